@@ -1,0 +1,1 @@
+"""Fine-tune, evaluate and deploy the GLM family on MindSpore."""

@@ -1,0 +1,67 @@
+"""Errors that a user can act on: each is one line that says what was read, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user can repair. The command line prints it as one line and exits with `exit_status`."""
+
+    exit_status = 2
+
+
+class ConfigError(UserError, ValueError):
+    """A configuration value is wrong. Carries the dotted key, what was read, and how to repair it."""
+
+    def __init__(self, key: str, got: Any, fix: str) -> None:
+        super().__init__(f"{key}: got {shorten(got)}. {fix}")
+        self.key, self.got, self.fix = key, got, fix
+
+
+class ConfigErrors(ConfigError):
+    """Everything that is wrong with one configuration, a line for each fault."""
+
+    def __init__(self, source: str, errors: Sequence[ConfigError]) -> None:
+        lines = "\n".join(f"  {error}" for error in errors)
+        plural = "s" if len(errors) > 1 else ""
+        UserError.__init__(self, f"{source}: {len(errors)} fault{plural}\n{lines}")
+        self.key, self.got, self.fix = errors[0].key, errors[0].got, errors[0].fix
+        self.errors = list(errors)
+
+
+class DataError(UserError, ValueError):
+    """A data file cannot be used. `place` names the file and, where there is one, the line."""
+
+    def __init__(self, place: str, fault: str, fix: str) -> None:
+        super().__init__(f"{place}: {fault}. {fix}")
+        self.place = place
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint is missing, damaged, or does not fit the network."""
+
+    def __init__(self, place: str, fault: str, fix: str) -> None:
+        super().__init__(f"{place}: {fault}. {fix}")
+        self.place = place
+
+
+class DeviceError(UserError, RuntimeError):
+    """The requested device, or an optional package for it, is not on this machine."""
+
+
+class GenerationError(UserError, ValueError):
+    """A prompt or a generation setting that the model cannot honour."""
+
+
+class TrainingStopped(UserError, RuntimeError):
+    """Training ended early: a loss that is not finite, or an interrupt. Says how to go on."""
+
+    exit_status = 1
+
+
+def shorten(value: Any, limit: int = 120) -> str:
+    """The repr of a value on one line, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

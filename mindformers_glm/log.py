@@ -1,0 +1,67 @@
+"""Logging as MindFormers users know it: console lines and `<output>/log/rank_R/{info,error}.log`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+_FILE_BYTES, _FILE_COUNT = 50 * 1024 * 1024, 5
+_PACKAGE = Path(__file__).resolve().parent
+logger = logging.getLogger("mindformers_glm")
+_said: set[str] = set()
+
+
+class _Formatter(logging.Formatter):
+    """`<date time,ms> - mindformers[<file>:<line>] - LEVEL - message`, the file relative to the package."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        path = Path(record.pathname)
+        place = path.relative_to(_PACKAGE).as_posix() if path.is_relative_to(_PACKAGE) else path.name
+        prefix = f"{self.formatTime(record)} - mindformers[{place}:{record.lineno}] - {record.levelname} - "
+        text = prefix + record.getMessage()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _Console(logging.StreamHandler):
+    """Writes to the standard output of the moment, so that a redirected or captured stream gets the lines."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout
+        super().emit(record)
+
+
+def set_up_logging(output_dir: str | Path | None = None, *, rank: int = 0, console: bool = True) -> None:
+    """Sends log lines to the console and, when `output_dir` is given, to `<output_dir>/log/rank_R/`."""
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if console:
+        _add(_Console(), logging.INFO)
+    if output_dir is not None:
+        folder = Path(output_dir) / "log" / f"rank_{rank}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, level in (("info.log", logging.INFO), ("error.log", logging.ERROR)):
+            handler = RotatingFileHandler(
+                folder / name, maxBytes=_FILE_BYTES, backupCount=_FILE_COUNT, encoding="utf-8", delay=False
+            )
+            _add(handler, level)
+
+
+def log_once(message: str, *, level: int = logging.INFO) -> None:
+    """Logs a message the first time it is given in this process."""
+    if message not in _said:
+        _said.add(message)
+        logger.log(level, message, stacklevel=2)
+
+
+def _add(handler: logging.Handler, level: int) -> None:
+    handler.setLevel(level)
+    handler.setFormatter(_Formatter())
+    logger.addHandler(handler)

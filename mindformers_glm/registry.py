@@ -1,0 +1,206 @@
+"""Names that YAML may write, and the classes behind them: one Registry for each kind of component.
+
+`type: NAME` picks the class, every other key is an argument. Arguments are checked against the class's own
+signature before it is called, so a wrong key or type is reported with its dotted place and not from inside.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pydantic
+
+from mindformers_glm.errors import ConfigError
+
+
+class Registry:
+    """Name -> class or function of one kind."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable] = {}
+
+    def register(self, *aliases: str) -> Callable[[Callable], Callable]:
+        """Decorator: registers a class or function under its own name and under each alias."""
+
+        def add(factory: Callable) -> Callable:
+            for name in (factory.__name__, *aliases):
+                if self._factories.get(name, factory) is not factory:
+                    raise KeyError(f"{self.kind} {name!r} is registered twice; rename one of them")
+                self._factories[name] = factory
+            return factory
+
+        return add
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._factories
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted(self._factories)
+
+    def get(self, name: Any, key: str = "") -> Callable:
+        """The factory of a name.
+
+        Raises:
+            ConfigError: nothing of this kind has such a name.
+        """
+        if isinstance(name, str) and name in self._factories:
+            return self._factories[name]
+        near = difflib.get_close_matches(str(name), self._factories, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(self.names())}."
+        raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
+
+    def check(self, spec: Any, key: str, *, runtime: Iterable[str] = ()) -> list[ConfigError]:
+        """Faults of `spec` (a mapping with `type`), none when it can be built.
+
+        `runtime` names the arguments that the program supplies and YAML cannot.
+        """
+        if not isinstance(spec, Mapping):
+            return [ConfigError(key, spec, "Expected a mapping with `type`.")]
+        if "type" not in spec:
+            return [ConfigError(f"{key}.type", None, f"Name a {self.kind}: {', '.join(self.names())}.")]
+        try:
+            factory = self.get(spec["type"], f"{key}.type")
+        except ConfigError as error:
+            return [error]
+        given = {name: value for name, value in spec.items() if name != "type"}
+        if isinstance(factory, type) and issubclass(factory, pydantic.BaseModel):
+            return _model_faults(factory, given, key)
+        return _signature_faults(factory, given, key, set(runtime))
+
+    def build(self, spec: Mapping[str, Any], key: str, **runtime: Any) -> Any:
+        """The component that `spec` describes; `runtime` are objects that YAML cannot name.
+
+        Raises:
+            ConfigError: `type` is missing or unknown, or an argument is unknown, missing or of a wrong type.
+        """
+        faults = self.check(spec, key, runtime=runtime)
+        if faults:
+            raise faults[0]
+        factory = self.get(spec["type"], f"{key}.type")
+        given = {name: value for name, value in spec.items() if name != "type"}
+        accepted = _accepted(factory)
+        supplied = runtime if accepted is None else {k: v for k, v in runtime.items() if k in accepted}
+        return factory(**{**given, **supplied})
+
+
+CONFIGS = Registry("model config")
+MODELS = Registry("model")
+TOKENIZERS = Registry("tokenizer")
+PROCESSORS = Registry("processor")
+DATA_LOADERS = Registry("data loader")
+DATASETS = Registry("dataset")
+LR_SCHEDULES = Registry("learning-rate schedule")
+OPTIMIZERS = Registry("optimizer")
+WRAPPERS = Registry("runner wrapper")
+SCALE_SENSES = Registry("loss scale")
+CALLBACKS = Registry("callback")
+METRICS = Registry("metric")
+TRAINERS = Registry("trainer")
+PIPELINES = Registry("pipeline")
+
+# Behaviour that a lower layer offers under its own name and a higher layer provides, for example
+# `model.generate`: the model looks it up here, so that it need not import upward.
+SERVICES: dict[str, Callable] = {}
+
+
+def service(name: str) -> Callable:
+    """The registered service.
+
+    Raises:
+        LookupError: the package that provides it has not been imported.
+    """
+    if name not in SERVICES:
+        raise LookupError(f"{name!r} is not available: import mindformers_glm, which registers every service")
+    return SERVICES[name]
+
+
+def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:
+    """The fault of a key nobody knows, with the nearest known one. `key` is dotted."""
+    leaf, known = key.rpartition(".")[2], list(known)
+    near = difflib.get_close_matches(leaf, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
+    return ConfigError(key, got, f"Unknown key. {hint}")
+
+
+def pydantic_faults(error: pydantic.ValidationError, key: str, known: Iterable[str]) -> list[ConfigError]:
+    """Pydantic's report as our own lines: dotted key, value, repair."""
+    faults = []
+    for item in error.errors():
+        path = ".".join([key, *(str(part) for part in item["loc"])]).strip(".")
+        if item["type"] == "extra_forbidden":
+            faults.append(unknown_key(path, item["input"], known))
+        elif item["type"] == "missing":
+            faults.append(ConfigError(path, None, "This key must be given."))
+        elif isinstance(item.get("ctx", {}).get("error"), ConfigError):
+            inner = item["ctx"]["error"]
+            faults.append(ConfigError(f"{key}.{inner.key}".strip("."), inner.got, inner.fix))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            faults.append(ConfigError(path, item["input"], message[:1].upper() + message[1:].rstrip(".") + "."))
+    return faults
+
+
+def _accepted(factory: Callable) -> set[str] | None:
+    """Names of the arguments a factory takes; None when it takes any."""
+    if isinstance(factory, type) and issubclass(factory, pydantic.BaseModel):
+        return set(factory.model_fields)
+    parameters = inspect.signature(factory).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _model_faults(model: type[pydantic.BaseModel], given: dict[str, Any], key: str) -> list[ConfigError]:
+    try:
+        model.model_validate(given)
+    except pydantic.ValidationError as error:
+        return pydantic_faults(error, key, model.model_fields)
+    except ConfigError as error:
+        return [ConfigError(f"{key}.{error.key}", error.got, error.fix)]
+    return []
+
+
+def _signature_faults(factory: Callable, given: dict[str, Any], key: str, runtime: set[str]) -> list[ConfigError]:
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    hints = _hints(factory)
+    faults = []
+    for name, value in given.items():
+        if name not in named or name in runtime:
+            if not open_ended:
+                faults.append(unknown_key(f"{key}.{name}", value, set(named) - runtime))
+        elif name in hints:
+            faults += _type_faults(hints[name], value, f"{key}.{name}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in given and name not in runtime:
+            faults.append(ConfigError(f"{key}.{name}", None, "This key must be given."))
+    return faults
+
+
+def _hints(factory: Callable) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    except (NameError, TypeError):
+        return {}
+
+
+def _type_faults(hint: Any, value: Any, key: str) -> list[ConfigError]:
+    try:
+        adapter = pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+    except pydantic.PydanticUserError:  # a type that carries its own configuration
+        adapter = pydantic.TypeAdapter(hint)
+    except pydantic.errors.PydanticSchemaGenerationError:
+        return []
+    try:
+        adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]["msg"].removeprefix("Value error, ")
+        return [ConfigError(key, value, first[:1].upper() + first[1:] + ".")]
+    return []

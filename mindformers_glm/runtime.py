@@ -1,0 +1,101 @@
+"""The device, its mode, the seed and the rank. The only module that sets the MindSpore context."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from mindformers_glm.errors import ConfigError, DeviceError
+
+GRAPH_MODE, PYNATIVE_MODE = ms.GRAPH_MODE, ms.PYNATIVE_MODE
+_MODES = {0: GRAPH_MODE, 1: PYNATIVE_MODE, "GRAPH_MODE": GRAPH_MODE, "PYNATIVE_MODE": PYNATIVE_MODE}
+_TARGETS = ("CPU", "Ascend")
+_DIRECT_KEYS = ("max_call_depth", "save_graphs", "save_graphs_path", "graph_kernel_flags", "enable_graph_kernel")
+
+
+def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None, use_parallel: bool = False) -> None:
+    """Selects mode and device, starts communication when asked, and seeds every generator.
+
+    `context` is the YAML section of that name. Keys that mean nothing on the chosen device are the
+    configuration's affair (config/legacy.py) and are passed over here.
+
+    Raises:
+        ConfigError: an unknown mode or device name.
+        DeviceError: the named device is not on this machine. Nothing is replaced silently.
+    """
+    context = dict(context or {})
+    mode = context.get("mode", GRAPH_MODE)
+    if mode not in _MODES:
+        raise ConfigError("context.mode", mode, "Use 0 (graph mode) or 1 (PyNative).")
+    target = context.get("device_target", "CPU")
+    if target not in _TARGETS:
+        raise ConfigError("context.device_target", target, f"Use one of {', '.join(_TARGETS)}.")
+    require_device(target)
+    device_id = int(os.environ.get("DEVICE_ID", context.get("device_id", 0))) if target == "Ascend" else 0
+    ms.set_context(mode=_MODES[mode])
+    if "MS_ROLE" in os.environ or target == "CPU":  # with msrun the launcher gives the device number
+        ms.set_device(target)
+    else:
+        ms.set_device(target, device_id)
+    if context.get("max_call_depth"):
+        ms.set_recursion_limit(int(context["max_call_depth"]))
+    if target == "Ascend" and str(context.get("max_device_memory", "")).endswith("GB"):
+        ms.runtime.set_memory(max_size=context["max_device_memory"])
+    if use_parallel and rank_size() > 1:
+        _start_communication()
+    if seed is not None:
+        set_seed(seed)
+
+
+def require_device(target: str) -> None:
+    """Raises DeviceError when MindSpore on this machine cannot drive `target`."""
+    if target == "CPU":
+        return
+    try:
+        available = ms.hal.is_available(target)
+    except (ValueError, RuntimeError):
+        available = False
+    if not available:
+        raise DeviceError(
+            f"context.device_target: got {target!r}, and this machine has no {target} device that MindSpore can use. "
+            "Run on the processor with --device_target CPU, or install the Ascend driver and CANN."
+        )
+
+
+def device_target() -> str:
+    """The device in use: "CPU" or "Ascend"."""
+    return ms.get_context("device_target")
+
+
+def is_graph_mode() -> bool:
+    """True in graph mode, False in PyNative."""
+    return ms.get_context("mode") == GRAPH_MODE
+
+
+def set_seed(seed: int) -> None:
+    """Seeds MindSpore, NumPy and Python. Seed 0 is a seed like any other."""
+    ms.set_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def rank() -> int:
+    """Number of this process among all, from RANK_ID or msrun's environment; 0 alone."""
+    return int(os.environ.get("RANK_ID", 0))
+
+
+def rank_size() -> int:
+    """How many processes work together; 1 alone."""
+    return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", 1)))
+
+
+def _start_communication() -> None:
+    from mindspore.communication import get_group_size, init  # noqa: PLC0415 - starts libraries when imported
+
+    init()
+    os.environ["RANK_SIZE"] = str(get_group_size())

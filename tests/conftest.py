@@ -1,0 +1,45 @@
+"""What every test shares: the folder of reference data, and a CPU context."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data beside the checkout, or in $GLM_SHARED; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("GLM_SHARED", ROOT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"reference data is missing in CI: {folder}")
+        pytest.skip("reference data (../shared or $GLM_SHARED) is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    """Outputs of the official models and of MindFormers."""
+    return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def glm2_vocab(shared: Path) -> str:
+    """The real ChatGLM2 sentencepiece file."""
+    return str(shared / "data/tokenizer/chatglm2-6b/tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def glm3_vocab(shared: Path) -> str:
+    """The real ChatGLM3 sentencepiece file."""
+    return str(shared / "data/tokenizer/chatglm3-6b/tokenizer.model")
