@@ -1,0 +1,36 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each sets up what it needs; a second call is quick.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export PYTHON
+
+.PHONY: demo test check format slow oracle lite venv help
+
+help:
+	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
+	@echo "make test     set up and run the tests"
+	@echo "make check    formatting and lint"
+	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
+
+venv:
+	@scripts/set_up_venv.sh $(VENV)
+
+demo: venv
+	@$(PY) demo/run_demo.py $(if $(PRODUCT),--product "$(PRODUCT)")
+
+test: venv
+	@$(PY) -m pytest
+
+check: venv
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+
+format: venv
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+slow: venv
+	@$(PY) -m pytest -m slow
+
+oracle:
+	@scripts/set_up_venv.sh .venv-oracle oracle
+	@.venv-oracle/bin/python -m pytest -m oracle
