@@ -1,0 +1,46 @@
+"""The model names that users may write, and what each stands for."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindformers_glm.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ASSETS = PACKAGE / "assets"
+CONFIGS_DIR = PACKAGE.parent / "configs"
+DOWNLOAD_DIR = Path("checkpoint_download")
+
+
+class ModelName(NamedTuple):
+    """One registered name."""
+
+    family: str  # folder below checkpoint_download/ and configs/: the part before the first "_"
+    yaml: str  # default configuration, relative to configs/
+    tokenizer_type: str
+    hub_id: str | None = None  # repository on a Hugging Face compatible hub, used only when the user asks
+
+
+MODEL_NAMES: dict[str, ModelName] = {
+    "glm2_6b": ModelName("glm2", "glm2/run_glm2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
+    "glm2_6b_lora": ModelName("glm2", "glm2/run_glm2_6b_lora.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
+    "glm2_6b_32k": ModelName("glm2", "glm2/run_glm2_6b_32k.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b-32k"),
+    "glm3_6b": ModelName("glm3", "glm3/run_glm3_6b.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b"),
+    "glm3_6b_32k": ModelName("glm3", "glm3/run_glm3_6b_32k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-32k"),
+    "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny.yaml", "ChatGLM2Tokenizer"),
+}
+
+
+def model_name(name: Any, key: str = "model") -> ModelName:
+    """The row of a registered name.
+
+    Raises:
+        ConfigError: no such name; the nearest one is given.
+    """
+    if name in MODEL_NAMES:
+        return MODEL_NAMES[name]
+    near = difflib.get_close_matches(str(name), MODEL_NAMES, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Registered names: {', '.join(sorted(MODEL_NAMES))}."
+    raise ConfigError(key, name, f"No model has this name, and no file or folder either. {hint}")
