@@ -1,0 +1,1 @@
+"""What is added to a network to fine-tune it with few parameters."""

@@ -1,0 +1,93 @@
+"""What `pet_config` may say. No MindSpore here: a configuration is checked before anything is compiled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.registry import pydantic_faults
+
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    BeforeValidator(lambda value: value if isinstance(value, str) else str(value).lower()),
+]
+_KINDS = ("lora", "ptuning2")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) and value != "None" else None if value == "None" else value
+
+
+Patterns = Annotated[list[str] | None, BeforeValidator(_listed)]
+
+
+class LoraConfig(pydantic.BaseModel):
+    """Low-rank adapters: y = W x + b + (lora_alpha / lora_rank) * B A dropout(x), all else frozen.
+
+    `target_modules` and `exclude_layers` are regular expressions matched from the start of a layer's own name
+    ("query_key_value"); `freeze_include` and `freeze_exclude` are shell patterns over whole parameter names that
+    freeze more, or train more, than the rule "all but the adapters is frozen".
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    pet_type: Literal["lora"] = "lora"
+    lora_rank: int = Field(8, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.01, ge=0, lt=1)
+    target_modules: str = ".*dense*|.*linear*"
+    exclude_layers: Patterns = None
+    freeze_include: Patterns = None
+    freeze_exclude: Patterns = None
+    param_init_type: Dtype = "float32"
+    compute_dtype: Dtype | None = None
+
+    @pydantic.field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_pattern(cls, value: Any) -> Any:
+        if value is None or value == "None":
+            return cls.model_fields["target_modules"].default
+        return "|".join(value) if isinstance(value, list) else value
+
+    @pydantic.field_validator("target_modules", "exclude_layers")
+    @classmethod
+    def _compiles(cls, value: Any) -> Any:
+        for pattern in [value] if isinstance(value, str) else value or []:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return value
+
+
+class PrefixConfig(pydantic.BaseModel):
+    """P-Tuning v2: `pre_seq_len` trained keys and values before the first token of every layer, all else frozen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pet_type: Literal["ptuning2"] = "ptuning2"
+    pre_seq_len: int = Field(128, ge=1)
+    prefix_projection: bool = False
+    projection_dim: int = Field(128, ge=1)
+    dropout_prob: float = Field(0.0, ge=0, lt=1)
+
+
+def read_pet_config(given: Mapping[str, Any], *, key: str = "pet_config") -> LoraConfig | PrefixConfig:
+    """The adapter that `pet_config` describes, every value checked.
+
+    Raises:
+        ConfigError: an unknown kind or key, or a wrong value.
+    """
+    kind = str(given.get("pet_type", "lora")).lower()
+    if kind not in _KINDS:
+        raise ConfigError(f"{key}.pet_type", given["pet_type"], f"Use one of {', '.join(_KINDS)}.")
+    model = LoraConfig if kind == "lora" else PrefixConfig
+    try:
+        return model.model_validate({**given, "pet_type": kind})
+    except pydantic.ValidationError as error:
+        raise pydantic_faults(error, key, model.model_fields)[0] from error

@@ -1,0 +1,1 @@
+"""ChatGLM2 and ChatGLM3: configuration, weight table, network."""

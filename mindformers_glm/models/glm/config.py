@@ -1,0 +1,227 @@
+"""What a ChatGLM2 or ChatGLM3 network looks like, and the defaults for generating with it. No MindSpore here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from mindformers_glm.adapters.config import Dtype, read_pet_config
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.registry import CONFIGS
+
+Size = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+# A flag whose other value would need a network that is not here: key -> (the value that works, why).
+_FIXED = {
+    "is_sample_acceleration": (False, "The network returns logits; sampling happens outside it. Use False."),
+    "use_ring_attention": (False, "Ring attention is not implemented. Use False."),
+    "use_rearrange_rope": (False, "Rows of query and key are kept in the official order. Use False."),
+    "post_self_attn_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
+    "post_mlp_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
+    "mask_generate": (None, "The mask is always causal. Leave this key out."),
+    "quantization_bit": (0, "Quantised weights cannot be loaded or trained. Use 0 and give full weights."),
+}
+
+
+class RecomputeConfig(BaseModel):
+    """Which layers compute their activations again in the backward pass instead of keeping them.
+
+    `recompute`: all (True), none, or the number of layers counted from the first; a list gives that number for each
+    pipeline stage. `select_recompute` recomputes attention scores and the MLP's activation only, in the same forms.
+    The three flags about communication are MindFormers' and act in its automatic parallel mode only.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    recompute: bool | int | list[int] = False
+    select_recompute: bool | int | list[int] = False
+    parallel_optimizer_comm_recompute: bool = False
+    mp_comm_recompute: bool = True
+    recompute_slice_activation: bool = False
+
+    def layers(self, form: bool | int | list[int], num_layers: int) -> range:
+        """Indices of the layers that one of the two keys selects."""
+        if isinstance(form, bool):
+            return range(num_layers if form else 0)
+        if isinstance(form, list):
+            if len(form) != 1:
+                raise ConfigError(
+                    "recompute_config.recompute", form, "One number for each pipeline stage, and there is one stage."
+                )
+            form = form[0]
+        return range(min(form, num_layers))
+
+
+@CONFIGS.register("chatglm2", "glm2", "glm3")
+class ChatGLM2Config(BaseModel):
+    """Shape, numerics and generation defaults of ChatGLM2/3; keys and defaults are those of MindFormers 0.8-2.1.
+
+    Keys that need a word:
+
+    - `rope_ratio` with `rope_method`: "base" multiplies the rotary base by the ratio (MindFormers, ChatGLM3-32k: 50,
+      GLM-4: 500), "linear" divides positions by it (ChatGLM2-32k: 16).
+    - `apply_query_key_layer_scaling`: scores are divided by sqrt(kv_channels) whatever it says, as in the official
+      model; MindFormers left the division out when it was False.
+    - `attention_softmax_in_fp32`, `bias_dropout_fusion`: softmax is always float32; fusing is the device's affair.
+    - `layernorm_compute_type` is the type of the norms and, unless `residual_dtype` says otherwise, of the residual
+      stream.
+    - `use_past`, `batch_size` and the keys of flash and paged attention choose no other network: the cache is an
+      argument of `forward_cached`, for any batch.
+    - `max_length` None means `seq_length`.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    # shape
+    num_layers: Size = 28
+    padded_vocab_size: Size = 65024
+    vocab_size: int | None = None  # MindFormers' second name of padded_vocab_size
+    hidden_size: Size = 4096
+    ffn_hidden_size: Size = 13696
+    kv_channels: Size = 128
+    num_attention_heads: Size = 32
+    multi_query_attention: bool = True
+    multi_query_group_num: Size = 2
+    seq_length: Size = 2048
+    # variants of the block
+    rmsnorm: bool = True
+    layernorm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    apply_residual_connection_post_layernorm: bool = False
+    post_layer_norm: bool = True
+    add_bias_linear: bool = False
+    add_qkv_bias: bool = True
+    apply_query_key_layer_scaling: bool = True
+    rope_ratio: Annotated[float, Field(gt=0)] = 1.0
+    rope_method: Literal["base", "linear"] = "base"
+    # regularisation
+    hidden_dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    # numerics
+    param_init_type: Dtype = "float16"
+    compute_dtype: Dtype = "float16"
+    layernorm_compute_type: Dtype = "float32"
+    embedding_type: Dtype = "float32"
+    residual_dtype: Dtype | None = None
+    rotary_dtype: Dtype | None = None
+    mask_type: str = "float32"
+    attention_softmax_in_fp32: bool = True
+    fp32_residual_connection: bool = False
+    quantization_bit: int = 0
+    # fine-tuning
+    pet_config: dict[str, Any] | None = None
+    pre_seq_len: Annotated[int, Field(ge=0), BeforeValidator(lambda value: value or 0)] = 0
+    prefix_projection: bool = False
+    recompute_config: RecomputeConfig = Field(default_factory=RecomputeConfig)
+    no_recompute_layers: list[int] | None = None
+    # generation
+    max_length: Size | None = None
+    max_decode_length: Size | None = None
+    max_new_tokens: Size | None = None
+    do_sample: bool = True
+    top_k: Annotated[int, Field(ge=0)] = 1
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    num_beams: Size = 1
+    eos_token_id: int | list[int] = 2
+    pad_token_id: int = 0
+    bos_token_id: int | None = None
+    gmask_token_id: int | None = None
+    # where the weights are
+    checkpoint_name_or_path: str | None = None
+    # how MindFormers ran it: accepted, no other network
+    batch_size: Size = 1
+    use_past: bool = False
+    bias_dropout_fusion: bool = True
+    use_flash_attention: bool = False
+    use_prompt_flash_attention: bool = False
+    use_incre_flash_attention: bool = False
+    use_paged_attention: bool = False
+    use_kvcache_op: bool = False
+    use_ring_attention: bool = False
+    is_dynamic: bool = False
+    is_flexible_shape: bool = False
+    is_sample_acceleration: bool = False
+    block_size: Size = 16
+    num_blocks: Size = 512
+    prefix_name: str = "glm2"
+    enable_high_performance: bool = False
+    offset: int | list[int] = 0
+    pp_interleave_num: Size = 1
+    fine_grain_interleave: int | None = None
+    mlp_concat: bool = True
+    qkv_concat: bool = True
+    use_rearrange_rope: bool = False
+    mask_generate: str | None = None
+    post_self_attn_layernorm: bool = False
+    post_mlp_layernorm: bool = False
+    parallel_config: dict[str, Any] | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "None" else value
+
+    @field_validator("pet_config")
+    @classmethod
+    def _pet(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value:
+            read_pet_config(value)
+        return value or None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ChatGLM2Config:
+        for key, (works, why) in _FIXED.items():
+            if getattr(self, key) != works:
+                raise ConfigError(key, getattr(self, key), why)
+        if self.vocab_size not in (None, self.padded_vocab_size):
+            raise ConfigError(
+                "vocab_size", self.vocab_size, f"It is another name of padded_vocab_size ({self.padded_vocab_size})."
+            )
+        if self.kv_channels % 4:
+            raise ConfigError("kv_channels", self.kv_channels, "Half of it is rotated in pairs: use a multiple of 4.")
+        if self.num_attention_heads % self.num_kv_heads:
+            raise ConfigError(
+                "multi_query_group_num",
+                self.multi_query_group_num,
+                f"It must divide num_attention_heads ({self.num_attention_heads}).",
+            )
+        for index in self.no_recompute_layers or []:
+            if not 0 <= index < self.num_layers:
+                raise ConfigError("no_recompute_layers", index, f"Layers are numbered 0 to {self.num_layers - 1}.")
+        return self
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values: the groups, or one for each query head."""
+        return self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads
+
+    @property
+    def stream_dtype(self) -> str:
+        """Type of the residual stream."""
+        return self.residual_dtype or ("float32" if self.fp32_residual_connection else self.layernorm_compute_type)
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Every id that ends a reply."""
+        return self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any], **overrides: Any) -> ChatGLM2Config:
+        """The configuration that an official `config.json` (already parsed) states; see hf_config.py.
+
+        Raises:
+            ConfigError: the file describes another network.
+        """
+        from mindformers_glm.models.glm.hf_config import from_hf  # noqa: PLC0415 - it imports this class
+
+        return from_hf(given, **overrides)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a `config.json` that the official code and `from_hf` read."""
+        from mindformers_glm.models.glm.hf_config import to_hf  # noqa: PLC0415 - it imports this class
+
+        return to_hf(self)

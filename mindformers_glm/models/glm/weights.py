@@ -1,0 +1,159 @@
+"""The one table of weight names: ours (MindFormers 1.0), official, MindFormers 1.2, and how tensor parallelism cuts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+
+Names = Literal["ours", "hf", "mf12"]
+
+
+class Weight(NamedTuple):
+    """One weight, `{}` for the layer number.
+
+    `shard_axis` is what tensor parallelism cuts, None for a weight that every rank holds whole. `parts` gives the
+    sizes of blocks fused along axis 0, each of which is cut alone, and `split` the names under which MindFormers
+    1.5 and later keep these blocks as weights of their own.
+    """
+
+    ours: str
+    hf: str
+    mf12: str
+    shape: Callable[[ChatGLM2Config], tuple[int, ...]]
+    shard_axis: int | None = None
+    parts: Callable[[ChatGLM2Config], list[int]] | None = None
+    split: tuple[str, ...] = ()
+    present: Callable[[ChatGLM2Config], bool] = lambda config: True
+
+
+def qkv_parts(config: ChatGLM2Config) -> list[int]:
+    """Rows of query, key, value in the fused projection; one block when heads are interleaved (no groups)."""
+    if not config.multi_query_attention:
+        return [3 * config.num_attention_heads * config.kv_channels]
+    kv = config.num_kv_heads * config.kv_channels
+    return [config.num_attention_heads * config.kv_channels, kv, kv]
+
+
+def gate_up_parts(config: ChatGLM2Config) -> list[int]:
+    """Rows of gate and up in the MLP's first projection."""
+    return [config.ffn_hidden_size] * 2
+
+
+def _projection(config: ChatGLM2Config) -> int:
+    return config.num_attention_heads * config.kv_channels
+
+
+def _same(name: str, shape: Callable, shard_axis: int | None = None, **more) -> Weight:
+    return Weight(name, name, name, shape, shard_axis, **more)
+
+
+_LAYER = "transformer.encoder.layers.{}."
+_QKV = _LAYER + "self_attention.query_key_value"
+_DENSE = _LAYER + "self_attention.dense"
+_UP, _DOWN = _LAYER + "mlp.dense_h_to_4h", _LAYER + "mlp.dense_4h_to_h"
+_QKV_SPLIT = tuple(_LAYER + f"self_attention.{name}" for name in ("wq", "wk", "wv"))
+_UP_SPLIT = tuple(_LAYER + f"mlp.{name}" for name in ("dense_left", "dense_right"))
+
+
+def _with(suffix: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name + suffix for name in names)
+
+
+def _norm(name: str, present: Callable[[ChatGLM2Config], bool] = lambda c: True) -> list[Weight]:
+    def bias(config: ChatGLM2Config) -> bool:
+        return present(config) and not config.rmsnorm
+
+    return [
+        _same(name + ".weight", lambda c: (c.hidden_size,), present=present),
+        _same(name + ".bias", lambda c: (c.hidden_size,), present=bias),
+    ]
+
+
+WEIGHTS: tuple[Weight, ...] = (
+    Weight(
+        "transformer.embedding.embedding_table",
+        "transformer.embedding.word_embeddings.weight",
+        "transformer.embedding.embedding_weight",
+        lambda c: (c.padded_vocab_size, c.hidden_size),
+        0,
+    ),
+    *_norm(_LAYER + "input_layernorm"),
+    _same(
+        _QKV + ".weight",
+        lambda c: (sum(qkv_parts(c)), c.hidden_size),
+        0,
+        parts=qkv_parts,
+        split=_with(".weight", _QKV_SPLIT),
+    ),
+    _same(
+        _QKV + ".bias",
+        lambda c: (sum(qkv_parts(c)),),
+        0,
+        parts=qkv_parts,
+        split=_with(".bias", _QKV_SPLIT),
+        present=lambda c: c.add_bias_linear or c.add_qkv_bias,
+    ),
+    _same(_DENSE + ".weight", lambda c: (c.hidden_size, _projection(c)), 1),
+    _same(_DENSE + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
+    *_norm(_LAYER + "post_attention_layernorm"),
+    _same(
+        _UP + ".weight",
+        lambda c: (sum(gate_up_parts(c)), c.hidden_size),
+        0,
+        parts=gate_up_parts,
+        split=_with(".weight", _UP_SPLIT),
+    ),
+    _same(
+        _UP + ".bias",
+        lambda c: (sum(gate_up_parts(c)),),
+        0,
+        parts=gate_up_parts,
+        split=_with(".bias", _UP_SPLIT),
+        present=lambda c: c.add_bias_linear,
+    ),
+    _same(_DOWN + ".weight", lambda c: (c.hidden_size, c.ffn_hidden_size), 1),
+    _same(_DOWN + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
+    *_norm("transformer.encoder.final_layernorm", lambda c: c.post_layer_norm),
+    _same("transformer.output_layer.weight", lambda c: (c.padded_vocab_size, c.hidden_size), 0),
+)
+_ROWS = {names: {getattr(row, names): row for row in WEIGHTS} for names in ("ours", "hf", "mf12")}
+_NUMBER = re.compile(r"\.layers\.(\d+)\.")
+
+
+def is_ignored(name: str) -> bool:
+    """True for entries of real checkpoints that the network computes itself: the rotary frequencies."""
+    return name.endswith("rotary_pos_emb.inv_freq")
+
+
+def weight(name: str, names: Names = "ours") -> Weight | None:
+    """The row of the table that a name with its layer number belongs to; None for a stranger."""
+    return _ROWS[names].get(_NUMBER.sub(".layers.{}.", name, count=1))
+
+
+def rename(name: str, source: Names, target: Names) -> str:
+    """The same weight's name in another column of the table.
+
+    Raises:
+        CheckpointError: the table has no such weight.
+    """
+    row = weight(name, source)
+    if row is None:
+        raise CheckpointError(
+            name, f"no weight of ChatGLM2/3 has this name (looked up as {source!r})", "Is it another model's file?"
+        )
+    number = _NUMBER.search(name)
+    return getattr(row, target).format(*number.groups() if number else ())
+
+
+def expected_shapes(config: ChatGLM2Config) -> dict[str, tuple[int, ...]]:
+    """Our name -> shape of every weight that a network of this configuration has, without adapters."""
+    shapes = {}
+    for row in WEIGHTS:
+        if row.present(config):
+            layers = range(config.num_layers) if "{}" in row.ours else (0,)
+            shapes.update({row.ours.format(layer): row.shape(config) for layer in layers})
+    return shapes

@@ -1,0 +1,1 @@
+"""The formulas of the network, each behind one function that a device kernel may replace."""
