@@ -1,0 +1,63 @@
+"""A tokenizer on disk: tokenizer.model and tokenizer_config.json in one folder, each written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.errors import DataError
+
+VOCABULARY, SETTINGS = "tokenizer.model", "tokenizer_config.json"
+
+
+def save(folder: Path, vocab_file: Path, config: dict[str, Any] | None) -> tuple[str, ...]:
+    """Writes the vocabulary and, when given, the settings; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / VOCABULARY]
+    _write(written[0], vocab_file.read_bytes())
+    if config is not None:
+        written.append(folder / SETTINGS)
+        _write(written[1], (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    return tuple(str(path) for path in written)
+
+
+def load(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The vocabulary file and the settings beside it, of a folder or of the vocabulary file itself.
+
+    Raises:
+        DataError: the folder has no vocabulary, or its settings are not a JSON object.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        fix = "Give a folder with tokenizer.model; names such as glm2_tiny are known to AutoTokenizer.from_pretrained"
+        raise DataError(str(path), "there is no such folder or file", fix)
+    folder, vocab_file = (path, path / VOCABULARY) if path.is_dir() else (path.parent, path)
+    if not vocab_file.is_file():
+        raise DataError(str(folder), f"the folder has no {VOCABULARY}", "Copy it from the original checkpoint")
+    settings = folder / SETTINGS
+    if not settings.is_file():
+        return vocab_file, {}
+    try:
+        config = json.loads(settings.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(str(settings), f"not valid JSON ({error})", "Delete or repair the file") from error
+    if not isinstance(config, dict):
+        raise DataError(str(settings), "expected a JSON object", "Delete or repair the file")
+    return vocab_file, config
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,110 @@
+"""The sentencepiece file of a tokenizer, and the special tokens that follow its last piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from mindformers_glm.errors import ConfigError, DataError
+
+_SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
+_REPAIR = "Give the tokenizer.model of the checkpoint: --options processor.tokenizer.vocab_file=PATH or `vocab_file:`"
+
+
+class Vocabulary:
+    """Pieces of a sentencepiece file, then special tokens that no text can spell.
+
+    Ids `0 .. text_size - 1` are pieces; special tokens follow from `special_start` in the order given.
+    """
+
+    def __init__(
+        self, vocab_file: str | Path | None, specials: Sequence[str], *, special_start: int | None = None
+    ) -> None:
+        self.path = _readable(vocab_file)
+        self.processor = _load(self.path)
+        self.text_size: int = self.processor.piece_size()
+        start = self.text_size if special_start is None else special_start
+        if start < self.text_size:
+            fix = f"The file holds {self.text_size} pieces; special tokens can start there or later."
+            raise ConfigError("tokenizer.special_start", special_start, fix)
+        self.special_start = start
+        self.special_ids = {name: start + index for index, name in enumerate(specials)}
+        self.special_names = {number: name for name, number in self.special_ids.items()}
+        self.size = start + len(specials)
+        self.bos, self.eos, self.unk = _marks(self.processor, self.path)
+        self.pieces: list[str] = self.processor.id_to_piece(list(range(self.text_size)))
+        self.silent = {index for index in range(self.text_size) if self._is_silent(index)}
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of a text. Never a control piece or special token, whatever the text says."""
+        return self.processor.encode(_encodable(text))
+
+    def encode_many(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
+        """Piece ids of several texts."""
+        return self.processor.encode([_encodable(text) for text in texts], num_threads=threads)
+
+    def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, begin, end) of each piece, the last two counting characters of `text`."""
+        result = self.processor.encode(_encodable(text), out_type="immutable_proto")
+        return [(piece.id, piece.begin, piece.end) for piece in result.pieces]
+
+    def decode(self, ids: Iterable[int], *, show_specials: bool = False) -> str:
+        """Text of ids. Ids without text (control, padding, beyond the vocabulary, negative) give nothing."""
+        return self.processor.decode_pieces([self.written(int(index), show_specials=show_specials) for index in ids])
+
+    def written(self, index: int, *, show_specials: bool = False) -> str:
+        """The piece of an id as sentencepiece writes it; empty for ids without text."""
+        if 0 <= index < self.text_size:
+            return "" if index in self.silent else self.pieces[index]
+        return self.special_names.get(index, "") if show_specials else ""
+
+    def byte_of(self, index: int) -> int | None:
+        """The byte that a byte-fallback piece stands for, None for every other id."""
+        if 0 <= index < self.text_size and self.processor.is_byte(index):
+            return int(self.pieces[index][1:-1], 16)
+        return None
+
+    def text_of(self, index: int) -> str:
+        """Text of one ordinary piece, spaces as spaces; empty for byte pieces and ids without text."""
+        return "" if self.byte_of(index) is not None else self.written(index).replace(_SPACE, " ")
+
+    def _is_silent(self, index: int) -> bool:
+        processor = self.processor
+        return processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index)
+
+
+def _readable(vocab_file: str | Path | None) -> Path:
+    if not vocab_file:
+        raise ConfigError("tokenizer.vocab_file", vocab_file, f"A tokenizer needs its vocabulary. {_REPAIR}.")
+    path = Path(vocab_file).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.model"
+    if not path.is_file():
+        raise DataError(str(path), "there is no such tokenizer file", _REPAIR)
+    if path.stat().st_size == 0:
+        raise DataError(str(path), "the tokenizer file is empty", "Copy or download it again")
+    return path
+
+
+def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except (RuntimeError, OSError) as error:
+        fix = f"{_REPAIR}; a git-lfs pointer or an HTML page saved under this name is a common cause"
+        raise DataError(str(path), "this is not a sentencepiece model", fix) from error
+    return processor
+
+
+def _marks(processor: sentencepiece.SentencePieceProcessor, path: Path) -> tuple[int, int, int]:
+    marks = processor.bos_id(), processor.eos_id(), processor.unk_id()
+    if min(marks[1:]) < 0:
+        raise DataError(str(path), "the vocabulary has no unk or no eos piece", "Train it with unk_id and eos_id set")
+    return marks
+
+
+def _encodable(text: str) -> str:
+    """The text with lone surrogates replaced, which UTF-8 cannot carry."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
