@@ -1,0 +1,171 @@
+"""Old keys and old spellings: what each means here, or why it means nothing.
+
+`NO_EFFECT` is the one list of keys that are accepted and do nothing. A key is logged once, and only when its value
+would have changed something in MindFormers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mindformers_glm.log import log_once
+
+Values = Mapping[str, Any]
+
+
+class NoEffect(NamedTuple):
+    """A dotted key, when its value would have mattered, and why it does nothing here."""
+
+    key: str
+    matters: Callable[[Any, Values], bool]
+    reason: str
+
+
+def _true(value: Any, _: Values) -> bool:
+    return bool(value)
+
+
+def _never(value: Any, _: Values) -> bool:
+    return False
+
+
+def _above(limit: float) -> Callable[[Any, Values], bool]:
+    return lambda value, _: isinstance(value, (int, float)) and value > limit
+
+
+def _on_cpu(value: Any, values: Values) -> bool:
+    return bool(value) and lookup(values, "context.device_target") == "CPU"
+
+
+def _several_devices(value: Any, values: Values) -> bool:
+    return bool(value) and bool(values.get("use_parallel")) and lookup(values, "parallel.parallel_mode") in (1, 2)
+
+
+def _is_url(value: Any, _: Values) -> bool:
+    return "://" in str(value or "")
+
+
+_GRAPHS = "graph kernels are a compiler switch of Ascend; the fused operators of ops/ are chosen by device"
+_TUNE = "the dataset pipeline is plain Python and has nothing to tune"
+_PROFILE = "use `python -m mindformers_glm.benchmark train`, which times the parts of a step"
+_SEMI = "tensor parallel layers are explicit here; no compiler searches for a strategy"
+
+NO_EFFECT: tuple[NoEffect, ...] = (
+    NoEffect("remote_save_url", _is_url, "uploading belongs to ModelArts; copy output_dir yourself"),
+    NoEffect("moe_config.expert_num", _above(1), "ChatGLM2 and ChatGLM3 are dense"),
+    NoEffect("moe_config.capacity_factor", _never, "as moe_config.expert_num"),
+    NoEffect("moe_config.aux_loss_factor", _never, "as moe_config.expert_num"),
+    NoEffect("moe_config.num_experts_chosen", _never, "as moe_config.expert_num"),
+    NoEffect("moe_config.routing_policy", _never, "as moe_config.expert_num"),
+    NoEffect("moe_config.enable_sdrop", _never, "as moe_config.expert_num"),
+    NoEffect("moe_config.router_dense_type", _never, "as moe_config.expert_num"),
+    NoEffect("layer_scale", _true, "layer-wise rates exist for vision models only, in MindFormers too"),
+    NoEffect("layer_decay", _never, "as layer_scale"),
+    NoEffect("auto_tune", _true, _TUNE),
+    NoEffect("filepath_prefix", _never, "as auto_tune"),
+    NoEffect("autotune_per_step", _never, "as auto_tune"),
+    NoEffect("profile", _true, _PROFILE),
+    NoEffect("profile_start_step", _never, "as profile"),
+    NoEffect("profile_stop_step", _never, "as profile"),
+    NoEffect("init_start_profile", _never, "as profile"),
+    NoEffect("profile_communication", _never, "as profile"),
+    NoEffect("profile_memory", _never, "as profile"),
+    NoEffect("profile_level", _never, "as profile"),
+    NoEffect("trust_remote_code", _true, "code that comes with weights is never run"),
+    NoEffect("train_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
+    NoEffect("infer_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
+    NoEffect("print_separate_loss", _true, "there is one loss"),
+    NoEffect("monitor_config", _true, "the log line and SummaryMonitor show loss, scale, rate and gradient norm"),
+    NoEffect("swap_config", _true, "activations are not moved to the host"),
+    NoEffect("remove_redundancy", _true, "every rank writes its own shard only"),
+    NoEffect("use_graceful_exit", _true, "Ctrl-C and SIGTERM always save first"),
+    NoEffect("check_for_nan_in_loss_and_grad", _never, "always done"),
+    NoEffect("modal_type", _true, "there is one input, text"),
+    NoEffect("context.enable_graph_kernel", _true, _GRAPHS),
+    NoEffect(
+        "context.graph_kernel_flags", lambda value, v: bool(value and lookup(v, "context.enable_graph_kernel")), _GRAPHS
+    ),
+    NoEffect("context.max_device_memory", _never, "a limit for Ascend; the processor takes what it needs"),
+    NoEffect("context.save_graphs", _true, "set MS_DEV_SAVE_GRAPHS=1 in the environment instead"),
+    NoEffect("context.save_graphs_path", _never, "as context.save_graphs"),
+    NoEffect("context.enable_dump", _true, "set MINDSPORE_DUMP_CONFIG in the environment instead"),
+    NoEffect("context.save_dump_path", _never, "as context.enable_dump"),
+    NoEffect("context.memory_optimize_level", _on_cpu, "an Ascend setting"),
+    NoEffect("context.mempool_block_size", _on_cpu, "an Ascend setting"),
+    NoEffect("context.ascend_config", _on_cpu, "an Ascend setting"),
+    NoEffect("context.jit_level", _on_cpu, "an Ascend setting"),
+    NoEffect("context.jit_config", _on_cpu, "an Ascend setting"),
+    NoEffect("context.affinity_cpu_list", _true, "bind processes with taskset or msrun --bind_core"),
+    NoEffect("runner_config.num_classes", _never, "a key of vision models"),
+    NoEffect("runner_config.image_size", _never, "a key of vision models"),
+    NoEffect("runner_config.sink_per_epoch", _never, "sink_size: -1 means the same"),
+    NoEffect("parallel.loss_repeated_mean", _never, _SEMI),
+    NoEffect("parallel.enable_alltoall", _several_devices, _SEMI),
+    NoEffect("parallel.search_mode", _never, _SEMI),
+    NoEffect("parallel.auto_pipeline", _several_devices, _SEMI),
+    NoEffect("parallel.comm_fusion", _several_devices, "gradients are reduced in one flat buffer"),
+    NoEffect("parallel_config.expert_parallel", _above(1), "ChatGLM2 and ChatGLM3 are dense"),
+    NoEffect("parallel_config.gradient_aggregation_group", _never, "gradients are reduced in one flat buffer"),
+    NoEffect("parallel_config.mem_coeff", _never, _SEMI),
+    NoEffect("recompute_config.parallel_optimizer_comm_recompute", _several_devices, _SEMI),
+    NoEffect("recompute_config.mp_comm_recompute", _never, _SEMI),
+    NoEffect("recompute_config.recompute_slice_activation", _never, _SEMI),
+    NoEffect("recompute_config.select_comm_recompute", _several_devices, _SEMI),
+    NoEffect("train_dataset.numa_enable", _true, "bind processes with numactl or msrun --bind_core"),
+    NoEffect("eval_dataset.numa_enable", _true, "bind processes with numactl or msrun --bind_core"),
+    NoEffect("train_dataset.auto_tune", _true, _TUNE),
+    NoEffect("eval_dataset.auto_tune", _true, _TUNE),
+    NoEffect("train_dataset.profile", _true, _PROFILE),
+    NoEffect("eval_dataset.profile", _true, _PROFILE),
+)
+
+# Spellings that are interface in MindFormers, and the correct ones that users may write: kind -> {written: meant}.
+CALLBACK_KEYS = {
+    "step_upload_frequency": "step_upload_frequence",
+    "epoch_upload_frequency": "epoch_upload_frequence",
+}
+
+
+def normalise(values: Values) -> dict[str, Any]:
+    """The same file with the text 'None' as nothing and every accepted spelling in MindFormers' own."""
+    plain = _without_none_text(values)
+    for name in ("callbacks", "eval_callbacks"):
+        if isinstance(plain.get(name), dict):  # one callback written without the dash
+            plain[name] = [plain[name]]
+        if plain.get(name) is None:
+            plain.pop(name, None)
+        if isinstance(plain.get(name), list):
+            plain[name] = [_respelt(item, CALLBACK_KEYS) for item in plain[name]]
+    return plain
+
+
+def log_no_effect(values: Values) -> None:
+    """Says once, for each key of NO_EFFECT whose value would have mattered, that it does nothing and why."""
+    for row in NO_EFFECT:
+        value = lookup(values, row.key)
+        if value is not None and row.matters(value, values):
+            log_once(f"{row.key}: {value!r} has no effect here: {row.reason}.")
+
+
+def lookup(values: Any, key: str) -> Any:
+    """The value at a dotted key, None when a part of the way is missing."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping):
+            return None
+        values = values.get(part)
+    return values
+
+
+def _without_none_text(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_none_text(item) for item in value]
+    return None if isinstance(value, str) and value == "None" else value
+
+
+def _respelt(spec: Any, spellings: Mapping[str, str]) -> Any:
+    if not isinstance(spec, Mapping):
+        return spec
+    return {spellings.get(key, key): value for key, value in spec.items()}

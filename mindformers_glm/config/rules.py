@@ -1,0 +1,260 @@
+"""What must hold between values of different sections. Every rule says the numbers it saw and the repair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mindformers_glm.config.legacy import lookup
+from mindformers_glm.config.schema import REQUIRED
+from mindformers_glm.errors import ConfigError
+
+Values = Mapping[str, Any]
+Rule = Callable[[Values], list[ConfigError]]
+TRAINING = ("train", "finetune")
+GENERATING_METRICS = ("ADGENMetric", "EmF1Metric")
+
+
+def check_rules(values: Values) -> list[ConfigError]:
+    """Every contradiction in the file, in the order of RULES."""
+    return [fault for rule in RULES for fault in rule(values)]
+
+
+def required_sections(values: Values) -> list[ConfigError]:
+    """The sections that the run mode needs are there."""
+    mode = values.get("run_mode")
+    needed = list(REQUIRED.get(mode, ()))
+    if mode in TRAINING and values.get("do_eval"):
+        needed += [name for name in REQUIRED["eval"] if name not in needed]
+    reason = f"run_mode {mode}" + (" with do_eval" if values.get("do_eval") and mode in TRAINING else "")
+    return [
+        ConfigError(name, None, f"{reason} needs this section. Copy it from a file in configs/.")
+        for name in needed
+        if values.get(name) is None
+    ]
+
+
+def heads_and_groups(values: Values) -> list[ConfigError]:
+    """Query heads are divided evenly among key-value groups."""
+    config = lookup(values, "model.model_config") or {}
+    heads, groups = _whole(config, "num_attention_heads"), _whole(config, "multi_query_group_num")
+    if (
+        heads is None
+        or groups is None
+        or config.get("multi_query_attention") is False
+        or (groups and not heads % groups)
+    ):
+        return []
+    return [
+        ConfigError(
+            "model.model_config.multi_query_group_num",
+            groups,
+            f"It must divide num_attention_heads ({heads}): use one of {_divisors(heads)}.",
+        )
+    ]
+
+
+def training_length(values: Values) -> list[ConfigError]:
+    """seq_length is what KeyWordGenDataset makes: max_source_length + max_target_length + 1.
+
+    MindFormers' evaluation files (`use_past: True`, seq_length 256) say `run_mode: train` with shorter rows and are
+    started with `--run_mode eval`; they must load, so with `use_past` shorter rows are let through.
+    """
+    if values.get("run_mode") not in TRAINING or not _makes_keyword_rows(values, "train_dataset"):
+        return []
+    rows, length = _row_length(values, "train_dataset"), _seq_length(values)
+    if lookup(values, "model.model_config.use_past") is True and None not in (rows, length) and rows <= length:
+        return []
+    return _length_fault(values, "train_dataset")
+
+
+def evaluation_length(values: Values) -> list[ConfigError]:
+    """Prompts fit for a generated metric; rows have seq_length tokens for a loss."""
+    mode = values.get("run_mode")
+    if mode != "eval" and not (mode in TRAINING and values.get("do_eval")):
+        return []
+    if not _makes_keyword_rows(values, "eval_dataset"):
+        return []
+    names = [lookup(spec, "type") for spec in _metrics(values)]
+    if "PerplexityMetric" in names:
+        return _length_fault(values, "eval_dataset", metric="PerplexityMetric")
+    source, length = _whole(values.get("eval_dataset"), "max_source_length"), _seq_length(values)
+    if source is None or length is None or source <= length or not set(names) & set(GENERATING_METRICS):
+        return []
+    return [
+        ConfigError(
+            "eval_dataset.max_source_length",
+            source,
+            f"Prompts are padded to it and must fit in model.model_config.seq_length ({length}). "
+            f"Set max_source_length to {length} or less, or seq_length to {source}.",
+        )
+    ]
+
+
+def weights_named(values: Values) -> list[ConfigError]:
+    """A run says where its weights come from, or that random ones are wanted."""
+    mode = values.get("run_mode")
+    if values.get("load_checkpoint") or values.get("allow_random_weights") or values.get("resume_training"):
+        return []
+    if mode == "finetune":
+        fix = "run_mode finetune starts from weights: name a model, file or folder, or use run_mode train."
+        return [ConfigError("load_checkpoint", values.get("load_checkpoint"), fix)]
+    if lookup(values, "model.model_config.checkpoint_name_or_path"):
+        return []
+    fix = f"run_mode {mode} needs weights: name a model, file or folder, or set allow_random_weights: True."
+    return [ConfigError("load_checkpoint", values.get("load_checkpoint"), fix)]
+
+
+def rates(values: Values) -> list[ConfigError]:
+    """There is a learning rate, and it falls."""
+    if values.get("run_mode") not in TRAINING or not isinstance(values.get("optimizer"), Mapping):
+        return []
+    schedule, own = values.get("lr_schedule"), lookup(values, "optimizer.learning_rate")
+    if schedule is None and own is None:
+        fix = "Give lr_schedule, or optimizer.learning_rate."
+        return [ConfigError("lr_schedule", None, fix)]
+    key, spec = ("lr_schedule", schedule) if schedule is not None else ("optimizer.learning_rate", own)
+    if not isinstance(spec, Mapping):
+        return []
+    rate, end = _number(spec, "learning_rate"), _number(spec, "lr_end")
+    if rate is None or end is None or rate > end or "constant" in str(spec.get("type", "")).lower():
+        return []
+    return [ConfigError(f"{key}.lr_end", end, f"It must be below {key}.learning_rate ({rate:g}).")]
+
+
+def warm_up(values: Values) -> list[ConfigError]:
+    """Warm-up is shorter than the whole, and a ratio lies between 0 and 1."""
+    schedule = values.get("lr_schedule")
+    if not isinstance(schedule, Mapping):
+        return []
+    faults = []
+    ratio = _number(schedule, "warmup_ratio")
+    if ratio is not None and not 0 <= ratio <= 1:
+        faults.append(ConfigError("lr_schedule.warmup_ratio", ratio, "It is a share of all steps, from 0 to 1."))
+    warm, total = _whole(schedule, "warmup_steps"), _whole(schedule, "total_steps")
+    if warm is not None and total is not None and total > 0 and warm > total:
+        faults.append(ConfigError("lr_schedule.warmup_steps", warm, f"It must not exceed total_steps ({total})."))
+    if warm is not None and warm < 0:
+        faults.append(ConfigError("lr_schedule.warmup_steps", warm, "Use 0 for no warm-up."))
+    return faults
+
+
+def sinking(values: Values) -> list[ConfigError]:
+    """sink_size is a number of steps, or -1 for a whole epoch."""
+    size = _whole(values.get("runner_config") or {}, "sink_size")
+    if size is None or size == -1 or size > 0:
+        return []
+    return [ConfigError("runner_config.sink_size", size, "Use a number of steps above 0, or -1 for a whole epoch.")]
+
+
+def devices(values: Values) -> list[ConfigError]:
+    """In semi-auto and auto mode the axes together make up the processes that were started."""
+    world = world_size()
+    if not values.get("use_parallel") or world is None or lookup(values, "parallel.parallel_mode") not in (1, 2):
+        return []
+    sizes = values.get("parallel_config") or {}
+    axes = {name: _whole(sizes, name) or 1 for name in ("data_parallel", "model_parallel", "pipeline_stage")}
+    product = axes["data_parallel"] * axes["model_parallel"] * axes["pipeline_stage"]
+    if product == world:
+        return []
+    shown = " x ".join(f"{name} {size}" for name, size in axes.items())
+    rest = axes["model_parallel"] * axes["pipeline_stage"]
+    repair = f" Set data_parallel to {world // rest}." if rest and world % rest == 0 else ""
+    fix = f"{shown} = {product}, and {world} processes were started: the two must be equal.{repair}"
+    return [ConfigError("parallel_config.data_parallel", axes["data_parallel"], fix)]
+
+
+def micro_batches(values: Values) -> list[ConfigError]:
+    """A pipeline needs at least as many micro batches as stages."""
+    sizes = values.get("parallel_config") or {}
+    stages, batches = _whole(sizes, "pipeline_stage") or 1, _whole(sizes, "micro_batch_num") or 1
+    if not values.get("use_parallel") or batches >= stages:
+        return []
+    fix = f"It must be at least pipeline_stage ({stages})."
+    return [ConfigError("parallel_config.micro_batch_num", batches, fix)]
+
+
+def exported_length(values: Values) -> list[ConfigError]:
+    """The exported graph is as long as the network."""
+    length, asked = _seq_length(values), _whole(values.get("infer"), "infer_seq_length")
+    if length is None or asked is None or asked == length:
+        return []
+    fix = f"It must equal model.model_config.seq_length ({length}). Change one of the two."
+    return [ConfigError("infer.infer_seq_length", asked, fix)]
+
+
+def world_size() -> int | None:
+    """How many processes a launcher started, from its environment; None when there was no launcher."""
+    text = os.environ.get("RANK_SIZE") or os.environ.get("MS_WORKER_NUM")
+    return int(text) if text and text.isdigit() else None
+
+
+RULES: tuple[Rule, ...] = (
+    required_sections,
+    heads_and_groups,
+    training_length,
+    evaluation_length,
+    weights_named,
+    rates,
+    warm_up,
+    sinking,
+    devices,
+    micro_batches,
+    exported_length,
+)
+
+
+def _length_fault(values: Values, dataset: str, *, metric: str = "") -> list[ConfigError]:
+    rows, length = _row_length(values, dataset), _seq_length(values)
+    if rows is None or length is None or rows == length:
+        return []
+    source, target = (_whole(values[dataset], f"max_{side}_length") for side in ("source", "target"))
+    cause = f" ({metric} compares rows of this length)" if metric else ""
+    repair = f"Set seq_length to {rows}"
+    if length - source - 1 > 0:
+        repair += f", or max_target_length to {length - source - 1}"
+    fix = (
+        f"It must equal {dataset}.max_source_length + max_target_length + 1 = {source} + {target} + 1 = {rows}{cause}. "
+        f"{repair}."
+    )
+    return [ConfigError("model.model_config.seq_length", length, fix)]
+
+
+def _row_length(values: Values, dataset: str) -> int | None:
+    section = values.get(dataset)
+    source, target = _whole(section, "max_source_length"), _whole(section, "max_target_length")
+    return None if source is None or target is None else source + target + 1
+
+
+def _seq_length(values: Values) -> int | None:
+    return _whole(lookup(values, "model.model_config"), "seq_length")
+
+
+def _makes_keyword_rows(values: Values, dataset: str) -> bool:
+    kind = lookup(values, f"{dataset}_task.type") or "KeyWordGenDataset"
+    return kind == "KeyWordGenDataset" and lookup(values, f"{dataset}.data_loader.type") != "MindDataset"
+
+
+def _metrics(values: Values) -> list[Any]:
+    metric = values.get("metric")
+    return metric if isinstance(metric, list) else [metric]
+
+
+def _number(section: Any, key: str) -> float | None:
+    value = section.get(key) if isinstance(section, Mapping) else None
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _whole(section: Any, key: str) -> int | None:
+    number = _number(section, key)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -1,0 +1,230 @@
+"""A checked configuration: sections by attribute, components as plain dicts, and the way from a file to it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mindformers_glm.config.components import check_components
+from mindformers_glm.config.legacy import log_no_effect, lookup, normalise
+from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_text
+from mindformers_glm.config.overrides import apply, parse_overrides
+from mindformers_glm.config.rules import TRAINING, check_rules
+from mindformers_glm.config.schema import RunSchema, check_schema, known_keys, section_of
+from mindformers_glm.errors import ConfigError, ConfigErrors
+from mindformers_glm.log import log_once
+
+
+class Section(dict):
+    """A mapping whose known keys are attributes too; a known key that was not given reads as None."""
+
+    def __init__(self, values: Mapping[str, Any], known: Sequence[str]) -> None:
+        super().__init__(values)
+        object.__setattr__(self, "_known", frozenset(known))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        if name in self.__dict__.get("_known", ()):
+            return None
+        raise AttributeError(f"{name!r} is not a key of this section; known: {', '.join(sorted(self._known))}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._known and name not in self:
+            raise AttributeError(f"{name!r} is not a key of this section; known: {', '.join(sorted(self._known))}")
+        self[name] = value
+
+    def __deepcopy__(self, memo: dict) -> Section:
+        return Section({key: copy.deepcopy(value, memo) for key, value in self.items()}, tuple(self._known))
+
+    def __reduce__(self) -> tuple:
+        return Section, (dict(self), tuple(self._known))
+
+
+class RunConfig(Section):
+    """Everything a run needs to know, checked. `config.runner_config.epochs`, `config.optimizer["type"]`.
+
+    Sections (context, runner_config, parallel, ...) have attributes; components (optimizer, model.model_config,
+    callbacks, ...) are plain dicts with `type`, ready for `Registry.build`.
+    `train_dataset_task.dataset_config` is the object `train_dataset`.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        super().__init__(values, known_keys())
+        object.__setattr__(self, "source", source)
+
+    def __deepcopy__(self, memo: dict) -> RunConfig:
+        return RunConfig({key: copy.deepcopy(value, memo) for key, value in self.items()}, self.source)
+
+    def __reduce__(self) -> tuple:
+        return RunConfig, (dict(self), self.source)
+
+    @property
+    def initial_weights(self) -> str | None:
+        """The checkpoint or model name a run starts from; None when random weights were asked for.
+
+        `load_checkpoint`, else `model.model_config.checkpoint_name_or_path`. MindFormers trained from random weights
+        when load_checkpoint was empty, whatever the second said; here `allow_random_weights: True` asks for that.
+        """
+        if self.load_checkpoint:
+            return self.load_checkpoint
+        if self.allow_random_weights and self.run_mode in TRAINING:
+            return None
+        return lookup(self, "model.model_config.checkpoint_name_or_path") or None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole configuration as plain dicts and lists; a linked dataset stands once."""
+        plain = _plain(self)
+        for task in DATASET_TASKS:
+            if isinstance(plain.get(task), dict):
+                plain[task].pop("dataset_config", None)
+        return plain
+
+    def dump(self, path: str | Path) -> Path:
+        """Writes the resolved configuration as YAML that `load_config` reads again. Whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        given = {key: _without_null(value) for key, value in self.to_dict().items() if value is not None}
+        text = yaml.dump(given, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(f"# resolved from {Path(self.source).name}\n{text}")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def changed(self, change: Mapping[str, Any] | Sequence[str]) -> RunConfig:
+        """A new configuration with a nested mapping, or words such as `a.b=v`, laid over this one; checked again.
+
+        Raises:
+            ConfigErrors: the result is faulty.
+        """
+        nested = change if isinstance(change, Mapping) else parse_overrides(change)
+        return make_config(apply(self.to_dict(), nested), source=self.source)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
+    """The checked configuration of a YAML file with `overrides` (`["a.b=v", "--a.b", "v"]`, or a mapping) over it.
+
+    Import the packages that register components first: a component is checked only when its registry is filled.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        ConfigErrors: values are unknown, of a wrong type, or contradict each other; all of them.
+    """
+    nested = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return make_config(apply(read_yaml(path), nested), source=str(path))
+
+
+def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
+    """The checked configuration of a mapping with the keys of a YAML file.
+
+    Raises:
+        ConfigErrors: every fault in it.
+    """
+    values = normalise({"run_mode": default_mode(values), **values})
+    schema, faults = check_schema(values)
+    faults += check_components(values)
+    known = _typed(schema) if schema else values
+    faults = _first_of_each_key([*faults, *check_rules(known)])
+    if faults:
+        raise ConfigErrors(source, faults)
+    config = RunConfig(_sections(known), source)
+    _settle(config)
+    log_no_effect(config)
+    return config
+
+
+def default_mode(values: Mapping[str, Any]) -> str:
+    """The run mode of a file that names none, from the sections it has."""
+    if "infer" in values:
+        return "export"
+    return "train" if "train_dataset" in values else "predict"
+
+
+def _typed(schema: RunSchema) -> dict[str, Any]:
+    values = schema.model_dump(by_alias=True)
+    for name in DATASET_TASKS.values():
+        section = getattr(schema, name)
+        if section is not None:  # what was not written is left to the dataset class
+            values[name] = section.model_dump(by_alias=True, exclude_unset=True)
+    return values
+
+
+def _first_of_each_key(faults: Sequence[ConfigError]) -> list[ConfigError]:
+    """One fault for each place: the fault of a section hides those that follow from it."""
+    kept: dict[str, ConfigError] = {}
+    for fault in faults:
+        kept.setdefault(fault.key, fault)
+    return list(kept.values())
+
+
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings that the schema describes become Sections; components stay plain dicts."""
+
+    def convert(value: Any, path: tuple[str, ...]) -> Any:
+        model = section_of(path)
+        if not isinstance(value, dict) or model is None:
+            return value
+        known = (*known_keys(model), *value)
+        return Section({key: convert(item, (*path, key)) for key, item in value.items()}, known)
+
+    return {key: convert(value, (key,)) for key, value in values.items()}
+
+
+def _settle(config: RunConfig) -> None:
+    """Values that follow from others: batch size, seed and link of both datasets."""
+    size = config.runner_config.batch_size
+    for task, name in DATASET_TASKS.items():
+        dataset = config[name]
+        if dataset is None:
+            continue
+        if dataset.get("batch_size", size) != size:
+            log_once(f"{name}.batch_size: runner_config.batch_size ({size}) replaces {dataset['batch_size']}.")
+        dataset["batch_size"] = size
+        dataset["seed"] = config.seed
+        if config[task] is None:
+            config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
+        config[task]["dataset_config"] = dataset
+    if config.run_mode == "train" and not config.load_checkpoint and config.initial_weights:
+        log_once(
+            f"load_checkpoint is empty: training starts from checkpoint_name_or_path {config.initial_weights!r}. "
+            "Set allow_random_weights: True to train from random weights."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _without_null(value: Any) -> Any:
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """No anchors; text that our loader would read as something else is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if reads_as_text(text) else "'")
+
+
+_Dumper.add_representer(str, _text)

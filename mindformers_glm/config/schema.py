@@ -1,0 +1,252 @@
+"""Every key a run's YAML may hold, with type, default and the sections that each run mode needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator, Field
+
+from mindformers_glm.config.sections import (
+    ContextSection,
+    Count,
+    InferSection,
+    MoeSection,
+    Natural,
+    Number,
+    ParallelSection,
+    ParallelSizesSection,
+    QuantizationSection,
+    RecomputeSection,
+    RunnerSection,
+    SectionModel,
+    TrainerSection,
+)
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.registry import unknown_key
+
+RunMode = Literal["train", "finetune", "eval", "predict", "export"]
+Component = dict[str, Any]  # `type` and arguments, checked by its registry
+
+REQUIRED = {
+    "train": ("model", "train_dataset", "train_dataset_task", "runner_config", "optimizer"),
+    "finetune": ("model", "train_dataset", "train_dataset_task", "runner_config", "optimizer"),
+    "eval": ("model", "eval_dataset", "eval_dataset_task", "metric"),
+    "predict": ("model",),
+    "export": ("model",),
+}
+
+
+def _text_or_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ModelSection(SectionModel):
+    """`model`: shape and class of the network. The field is called `config` because pydantic owns the other name."""
+
+    config: Component = Field(alias="model_config")
+    arch: Component
+
+
+class DatasetSection(SectionModel):
+    """`train_dataset` and `eval_dataset`. A dataset class may take more keys than these: see components.py."""
+
+    data_loader: Component
+    tokenizer: Component | None = None
+    input_columns: Annotated[list[str], BeforeValidator(_text_or_list)] = ["input_ids", "labels"]
+    output_columns: Annotated[list[str], BeforeValidator(_text_or_list)] | None = None
+    max_source_length: Count | None = None
+    max_target_length: Count | None = None
+    max_seq_length: Count | None = None
+    ignore_pad_token_for_loss: bool = True
+    label_convention: Annotated[Literal["1.0", "0.8"], BeforeValidator(str)] = "1.0"
+    num_parallel_workers: Count = 1
+    python_multiprocessing: bool = False
+    drop_remainder: bool = True
+    batch_size: Count = 1
+    repeat: Count = 1
+    numa_enable: bool = False
+    prefetch_size: Count = 1
+    seed: Number | None = None
+    num_samples: Count | None = None
+    auto_tune: bool = False
+    filepath_prefix: str | None = None
+    autotune_per_step: Count | None = None
+    profile: bool = False
+    do_eval: bool = False
+    mask_policy: Any = None
+    dynamic_batch: bool = False
+
+
+class DatasetTaskSection(SectionModel):
+    """`train_dataset_task` and `eval_dataset_task`: the class that makes samples of a dataset's lines."""
+
+    type: str = "KeyWordGenDataset"
+    dataset_config: dict[str, Any] | None = None
+
+
+class RunSchema(SectionModel):
+    """The whole file."""
+
+    # the run
+    run_mode: RunMode = "train"
+    seed: Number = 0
+    output_dir: str = "./output"
+    load_checkpoint: str | None = None
+    allow_random_weights: bool = False
+    resume_training: bool | str = False
+    resume_by_last_timestamp_ckpt: bool = False
+    resume_gap_time: Natural | None = None
+    resume_limit_time: Natural | None = None
+    ignore_data_skip: bool = False
+    data_skip_steps: Natural | None = None
+    do_eval: bool = False
+    eval_step_interval: Number = 100
+    eval_epoch_interval: Number = -1
+    trainer: TrainerSection = Field(default_factory=TrainerSection)
+    runner_config: RunnerSection = Field(default_factory=RunnerSection)
+    # components
+    model: ModelSection | None = None
+    processor: Component | None = None
+    metric: Component | list[Component] | None = None
+    train_dataset: DatasetSection | None = None
+    train_dataset_task: DatasetTaskSection | None = None
+    eval_dataset: DatasetSection | None = None
+    eval_dataset_task: DatasetTaskSection | None = None
+    optimizer: Component | None = None
+    lr_schedule: Component | None = None
+    runner_wrapper: Component | None = None
+    callbacks: list[Component] = []
+    eval_callbacks: list[Component] = []
+    # predict and export
+    input_data: str | list[str] | None = None
+    predict_batch_size: Count | None = None
+    top_k: Natural | None = None
+    save_file: str | None = None
+    adapter_id: str | None = None
+    modal_type: str | list[str] | None = None
+    infer: InferSection | None = None
+    quantization: QuantizationSection | None = None
+    # the device, and several of them
+    context: ContextSection = Field(default_factory=ContextSection)
+    use_parallel: bool = False
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
+    parallel_config: ParallelSizesSection = Field(default_factory=ParallelSizesSection)
+    recompute_config: RecomputeSection = Field(default_factory=RecomputeSection)
+    micro_batch_interleave_num: Count = 1
+    auto_trans_ckpt: bool = False
+    src_strategy_path_or_dir: str | None = None
+    only_save_strategy: bool = False
+    transform_process_num: Count = 1
+    load_ckpt_format: Literal["ckpt", "safetensors"] | None = None
+    lr_scale: bool = False
+    lr_scale_factor: Count = 256
+    # users' own classes
+    register_path: str | None = None
+    # accepted without effect: see legacy.py
+    remote_save_url: str | None = None
+    moe_config: MoeSection | None = None
+    layer_scale: bool = False
+    layer_decay: float | None = None
+    auto_tune: bool = False
+    filepath_prefix: str | None = None
+    autotune_per_step: Count | None = None
+    profile: bool = False
+    profile_start_step: Natural | None = None
+    profile_stop_step: Natural | None = None
+    init_start_profile: bool = False
+    profile_communication: bool = False
+    profile_memory: bool = True
+    profile_level: int | None = None
+    trust_remote_code: bool = False
+    train_precision_sync: bool | None = None
+    infer_precision_sync: bool | None = None
+    print_separate_loss: bool | None = None
+    monitor_config: dict[str, Any] | None = None
+    swap_config: dict[str, Any] | None = None
+    remove_redundancy: bool = False
+    use_graceful_exit: bool = False
+    check_for_nan_in_loss_and_grad: bool = False
+
+
+def known_keys(model: type[pydantic.BaseModel] = RunSchema) -> list[str]:
+    """The keys of one section as they stand in a file."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def schema_keys(model: type[pydantic.BaseModel] = RunSchema, above: str = "") -> list[str]:
+    """Every dotted key of the schema, components excepted."""
+    keys = []
+    for name, field in model.model_fields.items():
+        key = f"{above}{field.alias or name}"
+        inner = _section_of(field.annotation)
+        keys += [key, *schema_keys(inner, f"{key}.")] if inner else [key]
+    return keys
+
+
+def section_of(path: tuple[str | int, ...]) -> type[pydantic.BaseModel] | None:
+    """The model that describes the mapping at `path`, None for a component or a plain value."""
+    model: type[pydantic.BaseModel] | None = RunSchema
+    for part in path:
+        if model is None:
+            return None
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _section_of(fields[part].annotation) if part in fields else None
+    return model
+
+
+def check_schema(values: Mapping[str, Any]) -> tuple[RunSchema | None, list[ConfigError]]:
+    """The typed file, or None and every fault in it."""
+    try:
+        return RunSchema.model_validate(_given(values, RunSchema)), []
+    except pydantic.ValidationError as error:
+        return None, _faults(error)
+
+
+def _given(values: Mapping[str, Any], model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """Without the known keys whose value is null: they keep their default, as if they were not written."""
+    fields = {field.alias or name: _section_of(field.annotation) for name, field in model.model_fields.items()}
+    given = {}
+    for key, value in values.items():
+        if value is None and key in fields:
+            continue
+        inner = fields.get(key)
+        given[key] = _given(value, inner) if inner and isinstance(value, Mapping) else value
+    return given
+
+
+def _faults(error: pydantic.ValidationError) -> list[ConfigError]:
+    faults: dict[str, ConfigError] = {}
+    for item in error.errors():
+        location = _plain_location(item["loc"])
+        key, got = ".".join(str(part) for part in location), item["input"]
+        if item["type"] == "extra_forbidden":
+            section = section_of(location[:-1]) or RunSchema
+            fault = unknown_key(key, got, known_keys(section))
+        elif item["type"] == "missing":
+            fault = ConfigError(key, None, "This key must be given.")
+        else:
+            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "It should be")
+            fault = ConfigError(key, got, message[:1].upper() + message[1:].rstrip(".") + ".")
+        if key in faults and fault.fix not in faults[key].fix:  # the other members of a union
+            fault = ConfigError(key, got, f"{faults[key].fix.rstrip('.')}, or: {fault.fix}")
+        faults[key] = fault
+    return list(faults.values())
+
+
+def _plain_location(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The place in the file: pydantic's own marks for the members of a union are left out."""
+    kept: list[str | int] = []
+    for part in location:
+        section = section_of(tuple(kept))
+        names = known_keys(section) if section else []
+        is_mark = isinstance(part, str) and (part in ("bool", "int", "str", "float") or "[" in part)
+        if part in names or not is_mark:
+            kept.append(part)
+    return tuple(kept)
+
+
+def _section_of(annotation: Any) -> type[pydantic.BaseModel] | None:
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)), None)

@@ -1,0 +1,187 @@
+"""Sections of the YAML about the device, several devices, and the course of a run: their keys, types and defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_PARALLEL_MODES = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel")
+
+
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("Expected a number")
+    return value
+
+
+def _mode(value: Any) -> Any:
+    names = {"graph_mode": 0, "graph": 0, "pynative_mode": 1, "pynative": 1}
+    return names.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _parallel_mode(value: Any) -> Any:
+    name = value.lower() if isinstance(value, str) else value
+    if name == "stand_alone":
+        return 0
+    return _PARALLEL_MODES.index(name) if name in _PARALLEL_MODES else value
+
+
+Number = Annotated[int, BeforeValidator(_not_a_switch)]
+Count = Annotated[int, BeforeValidator(_not_a_switch), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_not_a_switch), Field(ge=0)]
+
+
+class SectionModel(BaseModel):
+    """A mapping of the YAML in which every key is known; numbers are accepted where text is asked."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
+
+
+class ContextSection(SectionModel):
+    """`context`: the device and how MindSpore drives it."""
+
+    mode: Annotated[Literal[0, 1], BeforeValidator(_mode)] = 0  # 0 graph, 1 PyNative
+    device_target: Literal["CPU", "Ascend"] = "CPU"
+    device_id: Natural = 0
+    max_call_depth: Count | None = None
+    max_device_memory: str | None = None
+    save_graphs: bool | int = False
+    save_graphs_path: str | None = None
+    enable_graph_kernel: bool = False
+    graph_kernel_flags: str | None = None
+    enable_dump: bool = False
+    save_dump_path: str | None = None
+    enable_compile_cache: bool = False
+    compile_cache_path: str | None = None
+    memory_optimize_level: str | None = None
+    mempool_block_size: str | None = None
+    deterministic: str | None = None
+    jit_level: str | None = None
+    jit_config: dict[str, Any] | None = None
+    ascend_config: dict[str, Any] | None = None
+    runtime_num_threads: Count | None = None
+    affinity_cpu_list: Any = None
+    pynative_synchronize: bool = False
+
+
+class RunnerSection(SectionModel):
+    """`runner_config`: how long and in what portions a run goes."""
+
+    epochs: Count = 1
+    batch_size: Count = 1
+    sink_mode: bool = False
+    sink_size: Number = 1
+    sink_per_epoch: bool | None = None
+    gradient_accumulation_steps: Count = 1
+    num_classes: Count | None = None
+    image_size: Any = None
+    initial_epoch: Natural = 0
+    initial_step: Natural = 0
+    origin_epochs: Count | None = None
+    stop_step: Natural | None = None
+
+
+class StrategySection(SectionModel):
+    """`parallel.strategy_ckpt_config`: where the sharding strategy is written."""
+
+    save_file: str | None = None
+    load_file: str | None = None
+    only_trainable_params: bool = True
+
+
+class ParallelSection(SectionModel):
+    """`parallel`: the kind of parallelism."""
+
+    parallel_mode: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_parallel_mode)] = 0
+    gradients_mean: bool = False
+    loss_repeated_mean: bool = True
+    enable_alltoall: bool = False
+    full_batch: bool = False
+    dataset_strategy: Any = None
+    search_mode: str | None = None
+    enable_parallel_optimizer: bool = False
+    parallel_optimizer_config: dict[str, Any] | None = None
+    parallel_optimizer_threshold: Natural | None = None
+    strategy_ckpt_config: StrategySection = Field(default_factory=StrategySection)
+    strategy_ckpt_save_file: str | None = None
+    strategy_ckpt_load_file: str | None = None
+    pipeline_config: dict[str, Any] | None = None
+    comm_fusion: dict[str, Any] | None = None
+    device_num: Count | None = None
+    pipeline_stages: Count | None = None
+    auto_pipeline: bool = False
+
+
+class ParallelSizesSection(SectionModel):
+    """`parallel_config`: how many ways the work is divided along each axis."""
+
+    data_parallel: Count = 1
+    model_parallel: Count = 1
+    pipeline_stage: Count = 1
+    expert_parallel: Count = 1
+    context_parallel: Count = 1
+    micro_batch_num: Count = 1
+    vocab_emb_dp: bool = True
+    gradient_aggregation_group: Count = 4
+    use_seq_parallel: bool = False
+    optimizer_shard: bool | None = None
+    mem_coeff: float | None = None
+    seq_split_num: Count = 1
+    micro_batch_interleave_num: Count = 1
+
+
+class RecomputeSection(SectionModel):
+    """`recompute_config`: which activations are computed again in the backward pass."""
+
+    recompute: bool | int | list[int] = False
+    select_recompute: bool | int | list[int] = False
+    parallel_optimizer_comm_recompute: bool = False
+    mp_comm_recompute: bool = True
+    recompute_slice_activation: bool = False
+    select_comm_recompute: bool | list[Any] | None = None
+    select_recompute_exclude: bool | list[Any] | None = None
+
+
+class MoeSection(SectionModel):
+    """`moe_config`: present in every MindFormers file; GLM2 and GLM3 have no experts."""
+
+    expert_num: Count = 1
+    capacity_factor: float = 1.05
+    aux_loss_factor: float = 0.05
+    num_experts_chosen: Count = 1
+    routing_policy: str | None = None
+    enable_sdrop: bool | None = None
+    router_dense_type: str | None = None
+
+
+class TrainerSection(SectionModel):
+    """`trainer`: the class that runs the task, and the registered name of the model."""
+
+    type: str = "CausalLanguageModelingTrainer"
+    model_name: str | None = None
+
+
+class InferSection(SectionModel):
+    """`infer`: the exported graphs and the runtime that reads them."""
+
+    prefill_model_path: str | None = None
+    increment_model_path: str | None = None
+    infer_seq_length: Count | None = None
+    model_type: Literal["mindir", "mindir_lite"] = "mindir"
+    model_name: str | None = None
+    ge_config_path: str | None = None
+    target: str | None = None
+    device_id: Natural = 0
+    rank_id: Natural = 0
+    dynamic: bool = False
+    paged_attention: bool = False
+    pa_block_size: Count = 16
+    pa_num_blocks: Count = 512
+
+
+class QuantizationSection(SectionModel):
+    """`quantization`: weights kept in few bits."""
+
+    bits: Literal[4, 8]
+    group_size: Count = 32
