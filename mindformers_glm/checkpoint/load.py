@@ -1,0 +1,136 @@
+"""Weights into a network: every name and shape is checked before the first parameter changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite, name_of, typed
+from mindformers_glm.checkpoint.names import is_adapter
+from mindformers_glm.checkpoint.source import WeightSource, listed
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.log import logger
+
+_CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")
+
+
+class LoadReport(NamedTuple):
+    """What `load_into` did, by our names; `ignored` are entries of the file that no network needs."""
+
+    loaded: list[str]
+    missing: list[str]
+    surplus: list[str]
+    ignored: list[str]
+
+
+def load_into(
+    model: nn.Cell,
+    source: WeightSource | Mapping[str, np.ndarray],
+    *,
+    partial: bool = False,
+    new_adapter: bool = False,
+) -> LoadReport:
+    """Sets the network's parameters from `source` (or from arrays under our names), cast to their own types.
+
+    An adapter alone (LoRA or prefix) must fill all of the network's adapter parameters and nothing else. With
+    `new_adapter` a network's adapter may be absent from the file and keeps its initial values. `partial` accepts
+    missing and surplus names and reports them; a shape that does not fit is an error always.
+
+    Raises:
+        CheckpointError: missing, surplus or misshapen tensors, by name, or numbers that are not finite. Names and
+            shapes are checked before anything is changed.
+    """
+    weights = _Weights(source)
+    parameters = {parameter.name: parameter for parameter in model.get_parameters() if _is_weight(parameter.name)}
+    wanted = set(parameters)
+    if weights.only_adapter:
+        wanted = {name for name in wanted if is_adapter(name)}
+    elif new_adapter and not any(is_adapter(name) for name in weights.names):
+        wanted = {name for name in wanted if not is_adapter(name)}
+    missing = [name for name in parameters if name in wanted and name not in weights.names]
+    surplus = [name for name in weights.names if name not in parameters] + weights.unknown
+    fitting = [name for name in weights.names if name in parameters]
+    _check(weights, parameters, fitting, [] if partial else missing, [] if partial else surplus)
+    for name in fitting:
+        _set(parameters[name], weights, name)
+    if partial and (missing or surplus):
+        logger.warning(
+            "%s: loaded in part; %d parameters keep their values (%s), %d tensors were not used (%s)",
+            *(weights.place, len(missing), listed(missing), len(surplus), listed(surplus)),
+        )
+    return LoadReport(fitting, missing, surplus, weights.ignored)
+
+
+class _Weights:
+    """The same questions to a WeightSource and to a table of arrays."""
+
+    def __init__(self, source: WeightSource | Mapping[str, np.ndarray]) -> None:
+        self.source = source
+        self.names = list(source.names if isinstance(source, WeightSource) else source)
+        self.only_adapter = bool(self.names) and all(is_adapter(name) for name in self.names)
+        if isinstance(source, WeightSource):
+            self.place, self.unknown, self.ignored = str(source.path), source.unknown, list(source.ignored)
+        else:
+            self.place, self.unknown, self.ignored = "arrays", [], []
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.source.shape(name) if isinstance(self.source, WeightSource) else self.source[name].shape
+
+    def bits(self, name: str) -> tuple[np.ndarray, str]:
+        if isinstance(self.source, WeightSource):
+            return self.source.read_bits(name), self.source.dtype(name)
+        array = self.source[name]
+        dtype = name_of(array)
+        return array.view(np.uint16) if dtype == "bfloat16" else array, dtype
+
+
+def _is_weight(name: str) -> bool:
+    return not name.endswith(_CACHE_SUFFIXES)
+
+
+def _check(weights: _Weights, parameters: Mapping, fitting: list[str], missing: list[str], surplus: list[str]) -> None:
+    misshapen = [
+        f"{name} is {weights.shape(name)}, needs {tuple(parameters[name].shape)}"
+        for name in fitting
+        if weights.shape(name) != tuple(parameters[name].shape)
+    ]
+    faults = []
+    if misshapen:
+        faults.append(f"{len(misshapen)} of wrong shape: {listed(misshapen)}")
+    if missing:
+        faults.append(f"{len(missing)} missing: {listed(missing)}")
+    if surplus:
+        faults.append(f"{len(surplus)} that the network does not have: {listed(surplus)}")
+    if not fitting and not faults:
+        faults.append("it holds no weights")
+    if faults:
+        raise CheckpointError(weights.place, "; ".join(faults), _repair(parameters, missing, surplus, misshapen))
+
+
+def _repair(parameters: Mapping, missing: list[str], surplus: list[str], misshapen: list[str]) -> str:
+    if misshapen:
+        return "Compare num_layers, hidden_size and the other sizes of model_config with the checkpoint's."
+    if missing and all(is_adapter(name) for name in missing):
+        return "The file has no adapter for this network: give the adapter's own file as well, or leave out pet_config."
+    if surplus and all(is_adapter(name) for name in surplus):
+        return "The file holds an adapter: set model_config.pet_config, or merge it with tools/merge_lora.py."
+    return "Load a checkpoint of this network, or ask for a partial load (partial=True)."
+
+
+def _set(parameter: ms.Parameter, weights: _Weights, name: str) -> None:
+    bits, dtype = weights.bits(name)
+    if not is_finite(bits, dtype):
+        raise CheckpointError(
+            weights.place, f"{name} holds numbers that are not finite (NaN or infinity)", "Use an earlier checkpoint."
+        )
+    target = str(parameter.dtype).lower()
+    value = typed(np.ascontiguousarray(convert_bits(bits, dtype, target)), target)
+    if dtype != target and not is_finite(convert_bits(bits, dtype, target), target):
+        raise CheckpointError(
+            weights.place, f"{name} does not fit into {target}: a value becomes infinite", "Use float32 or bfloat16."
+        )
+    parameter.set_data(ms.Tensor(value, parameter.dtype))

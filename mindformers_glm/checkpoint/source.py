@@ -1,0 +1,254 @@
+"""Weights of any readable form under our names, read one tensor at a time: `read_weights(path)`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindformers_glm.checkpoint.dtypes import typed
+from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.names import Kind, Meaning, meaning
+from mindformers_glm.checkpoint.safetensors_file import open_safetensors
+from mindformers_glm.checkpoint.tensor_file import TensorFile
+from mindformers_glm.errors import CheckpointError
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SINGLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
+_STEP = re.compile(r"-(\d+)_(\d+)\.(?:ckpt|safetensors)$")
+_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+
+
+class Piece(NamedTuple):
+    """A tensor as one file holds it: a whole weight, or a block of its rows."""
+
+    file: TensorFile
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the file."""
+        return self.file.entries[self.name].shape
+
+    @property
+    def dtype(self) -> str:
+        """Type in the file."""
+        return self.file.entries[self.name].dtype
+
+
+class WeightSource:
+    """Tensors of one checkpoint under our names, in the order of the files; data is read on request.
+
+    `format` is ckpt, safetensors or bin. `generation` says whose names the files use: hf (official), mf10
+    (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
+    empty when the names are the same in all. `state` lists optimizer and counter entries, `ignored` gives the
+    reason for each entry that a network does not need, `unknown` lists the names nobody knows.
+    """
+
+    def __init__(self, path: Path, files: Sequence[TensorFile], *, rearranged_rope: int | None = None) -> None:
+        self.path, self.files, self.rearranged_rope = path, list(files), rearranged_rope
+        self.format = files[0].format if files else ""
+        self.metadata = {key: value for file in files for key, value in file.metadata.items()}
+        self.ignored: dict[str, str] = {}
+        self.unknown: list[str] = []
+        self.state: dict[str, Piece] = {}
+        self._pieces: dict[str, list[Piece | None]] = {}
+        generations = set()
+        for file in files:
+            for name in file.entries:
+                read = meaning(name)
+                self._place(read, Piece(file, name))
+                generations.add(read.generation)
+        self.generation = "mf15" if "mf15" in generations else "".join(sorted(generations - {""}))
+        self._check_complete()
+
+    @property
+    def names(self) -> list[str]:
+        """Our names of all weights and adapter parameters."""
+        return list(self._pieces)
+
+    @property
+    def kind(self) -> str:
+        """What the files hold: "weights", "adapter" (nothing but LoRA or a prefix), or "weights and adapter"."""
+        adapters = sum("mindpet_delta" in name for name in self._pieces)
+        if adapters == len(self._pieces):
+            return "adapter" if adapters else "nothing"
+        return "weights and adapter" if adapters else "weights"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pieces
+
+    def pieces(self, name: str) -> list[Piece]:
+        """The stored tensors that make up a weight, in the order of its rows."""
+        return list(self._pieces[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape under our name, fused parts together."""
+        shapes = [piece.shape for piece in self._pieces[name]]
+        return shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def dtype(self, name: str) -> str:
+        """Type in the file."""
+        return self._pieces[name][0].dtype
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor, in the type of the file; bfloat16 as MindSpore's NumPy type."""
+        return typed(self.read_bits(name), self.dtype(name))
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """The tensor's bits in a type that NumPy knows (see dtypes.py)."""
+        blocks = [piece.file.read_bits(piece.name) for piece in self._pieces[name]]
+        if self.rearranged_rope and len(blocks) == 3:
+            blocks[:2] = [official_row_order(block, self.rearranged_rope) for block in blocks[:2]]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def read_state(self, name: str) -> np.ndarray:
+        """An optimizer or counter entry."""
+        piece = self.state[name]
+        return typed(piece.file.read_bits(piece.name), piece.dtype)
+
+    def _place(self, read: Meaning, piece: Piece) -> None:
+        if read.kind is Kind.IGNORED:
+            self.ignored[piece.name] = read.reason
+        elif read.kind is Kind.UNKNOWN:
+            self.unknown.append(piece.name)
+        else:
+            table: dict[str, Any] = self.state if read.kind is Kind.STATE else self._pieces
+            if read.kind is Kind.STATE:
+                taken = read.ours in table
+                table[read.ours] = piece
+            else:
+                row = table.setdefault(read.ours, [None] * read.parts)
+                taken = len(row) != read.parts or row[read.part] is not None
+                row[min(read.part, len(row) - 1)] = piece
+            if taken:
+                raise CheckpointError(
+                    str(self.path),
+                    f"{piece.name!r} in {piece.file.path.name} is there a second time",
+                    "Keep one of the files, or name the one to load.",
+                )
+
+    def _check_complete(self) -> None:
+        holes = [name for name, row in self._pieces.items() if None in row]
+        if holes:
+            raise CheckpointError(
+                str(self.path),
+                f"parts of {len(holes)} weights are missing: {listed(holes)}",
+                "The file is incomplete: convert it again from its source.",
+            )
+
+
+def read_weights(path: str | Path, *, rank: int = 0, rearranged_rope: int | None = None) -> WeightSource:
+    """The weights in a file or folder, not yet read.
+
+    A file: .safetensors, MindSpore .ckpt, PyTorch .bin, or the index of shards. A folder: official or ours (index or
+    single file), PEFT adapter, a folder of one .ckpt, or `rank_N` folders, of which `rank` chooses one and its newest
+    step is taken. `rearranged_rope`: channels of a head when query and key rows were stored evens first
+    (MindFormers' use_rearrange_rope, which the file itself does not tell).
+
+    Raises:
+        CheckpointError: nothing readable there, a damaged file, or a shard that is missing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
+    return WeightSource(path, [open_file(file) for file in files_of(path, rank=rank)], rearranged_rope=rearranged_rope)
+
+
+def open_file(path: Path) -> TensorFile:
+    """The table of one file, its format told by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", "Check its permissions.") from error
+    if start[8:9] == b"{":
+        return open_safetensors(path)
+    return open_ckpt(path)
+
+
+def files_of(path: Path, *, rank: int = 0) -> list[Path]:
+    """The tensor files that a path stands for, in order."""
+    if path.is_file():
+        return shards(path) if path.name.endswith(".index.json") else [path]
+    for name in _INDEXES:
+        if (path / name).is_file():
+            return shards(path / name)
+    for name in _SINGLE:
+        if (path / name).is_file():
+            return [path / name]
+    here = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
+    if here:
+        return [here[0]] if len(here) == 1 else _newest_or_all(here)
+    return _rank_files(path, rank)
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, each there and holding what the index says.
+
+    Raises:
+        CheckpointError: the index is damaged or a shard is missing.
+    """
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(table.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(str(index), "not an index of shards", "Download the file again.") from error
+    if any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise CheckpointError(str(index), "it names a file outside its folder", "Download the file again.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            str(index), f"{len(missing)} of {len(names)} shards are missing: {listed(missing)}", "Download them."
+        )
+    return [index.parent / name for name in names]
+
+
+def official_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
+    """Rows of a query or key weight or bias back in pairs, from evens-then-odds within each head."""
+    heads = block.reshape(-1, 2, kv_channels // 2, *block.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(block.shape)
+
+
+def rearranged_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
+    """The inverse of `official_row_order`."""
+    heads = block.reshape(-1, kv_channels // 2, 2, *block.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(block.shape)
+
+
+def listed(names: Sequence[str], limit: int = 6) -> str:
+    """Names for a message, the first few and a count of the rest."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def step_of(path: Path) -> tuple[int, int] | None:
+    """(epoch, step) in a checkpoint's name `<prefix>-<epoch>_<step>.ckpt`, as numbers; None for other names."""
+    found = _STEP.search(path.name)
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def _newest_or_all(files: list[Path]) -> list[Path]:
+    """The newest of checkpoints of one run, otherwise all files (base weights and an adapter side by side)."""
+    steps = [step_of(file) for file in files]
+    return [max(files, key=lambda file: step_of(file) or (0, 0))] if all(steps) else files
+
+
+def _rank_files(path: Path, rank: int) -> list[Path]:
+    folders = [folder for folder in path.glob("rank_*") if folder.is_dir()]
+    if not folders:
+        raise CheckpointError(
+            str(path), "no weights in this folder", f"Expected {', '.join(_SUFFIXES[:3])}, an index, or rank_0/."
+        )
+    folder = path / f"rank_{rank}"
+    if folder not in folders:
+        raise CheckpointError(
+            str(path),
+            f"there is no rank_{rank}",
+            f"{len(folders)} others are: merge or split them with tools/transform_ckpt.py.",
+        )
+    return files_of(folder)

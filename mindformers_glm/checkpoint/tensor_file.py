@@ -1,0 +1,117 @@
+"""One file of tensors as a table of byte ranges: names, types and shapes cost a few kilobytes, data is read on request.
+
+Data is read with ordinary reads and not mapped, so that memory in use stays what was asked for and a file that
+shrinks meanwhile is an error and not a crash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mindformers_glm.checkpoint.dtypes import DTYPES
+from mindformers_glm.errors import CheckpointError
+
+
+class Span(NamedTuple):
+    """A run of bytes in the file."""
+
+    offset: int
+    size: int
+
+
+class Entry(NamedTuple):
+    """Where one tensor lies. `strides`, in elements, is given only when rows are not stored one after another."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    spans: tuple[Span, ...]
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor when stored densely."""
+        return math.prod(self.shape) * DTYPES[self.dtype].storage.itemsize
+
+
+@dataclass
+class TensorFile:
+    """The tensors of one file, in the order of the file."""
+
+    path: Path
+    format: str
+    entries: dict[str, Entry]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """The tensor's bits in its storage type (see dtypes.py), a new array of the tensor's shape."""
+        entry = self.entries[name]
+        storage = DTYPES[entry.dtype].storage
+        stored = np.empty(sum(span.size for span in entry.spans) // storage.itemsize, storage)
+        self._fill(entry, memoryview(stored).cast("B") if stored.size else memoryview(b""))
+        if entry.strides is None:
+            return stored.reshape(entry.shape)
+        strides = tuple(step * storage.itemsize for step in entry.strides)
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(stored, entry.shape, strides))
+
+    def stream(self, name: str, block_bytes: int = 1 << 24) -> Iterator[memoryview]:
+        """The tensor's bytes in order, in blocks of at most `block_bytes`; each block is valid until the next."""
+        entry = self.entries[name]
+        if entry.strides is not None:
+            yield memoryview(self.read_bits(name)).cast("B")
+            return
+        buffer = memoryview(bytearray(min(block_bytes, max(entry.size, 1))))
+        with open(self.path, "rb", buffering=0) as file:
+            for span in entry.spans:
+                file.seek(span.offset)
+                left = span.size
+                while left:
+                    block = buffer[: min(left, len(buffer))]
+                    _read_exactly(file, block, self.path)
+                    left -= len(block)
+                    yield block
+
+    def _fill(self, entry: Entry, target: memoryview) -> None:
+        with open(self.path, "rb", buffering=0) as file:
+            for span in entry.spans:
+                file.seek(span.offset)
+                _read_exactly(file, target[: span.size], self.path)
+                target = target[span.size :]
+
+
+def check_spans(path: Path, entry: Entry, limit: int) -> Entry:
+    """The entry itself when its bytes lie in the file and are as many as its shape needs.
+
+    Raises:
+        CheckpointError: otherwise; nothing has been allocated yet.
+    """
+    if any(size < 0 for size in entry.shape):
+        raise damaged(path, f"tensor {entry.name!r} has the impossible shape {entry.shape}")
+    if any(span.offset < 0 or span.size < 0 or span.offset + span.size > limit for span in entry.spans):
+        raise damaged(path, f"tensor {entry.name!r} lies outside the file ({limit:,} bytes)")
+    stored = sum(span.size for span in entry.spans)
+    if entry.strides is None and stored != entry.size:
+        raise damaged(
+            path,
+            f"tensor {entry.name!r} of shape {entry.shape} {entry.dtype} needs {entry.size:,} bytes, has {stored:,}",
+        )
+    return entry
+
+
+def damaged(path: str | Path, fault: str) -> CheckpointError:
+    """The error of a file that was cut or overwritten."""
+    return CheckpointError(str(path), fault, "The file is damaged or incomplete: copy or download it again.")
+
+
+def _read_exactly(file, target: memoryview, path: Path) -> None:
+    while len(target):
+        got = file.readinto(target)
+        if not got:
+            raise damaged(path, "the file ended in the middle of a tensor")
+        target = target[got:]
