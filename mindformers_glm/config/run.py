@@ -90,7 +90,10 @@ class RunConfig(Section):
         """Writes the resolved configuration as YAML that `load_config` reads again. Whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        given = {key: _without_null(value) for key, value in self.to_dict().items() if value is not None}
+        given = {key: value for key, value in self.to_dict().items() if value is not None}
+        for key, value in self.items():
+            if isinstance(value, Section):
+                given[key] = {name: item for name, item in given[key].items() if item is not None}
         text = yaml.dump(given, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -210,10 +213,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
-
-
-def _without_null(value: Any) -> Any:
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,16 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import unknown_key
 
 RunMode = Literal["train", "finetune", "eval", "predict", "export"]
+_MANY = 30  # a list of more keys than this helps nobody
+_WORDS = {
+    "a valid dictionary": "a mapping of `key: value` lines",
+    "a valid boolean": "True or False",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "greater than or equal to": "at least",
+}
 Component = dict[str, Any]  # `type` and arguments, checked by its registry
 
 REQUIRED = {
@@ -222,17 +233,35 @@ def _faults(error: pydantic.ValidationError) -> list[ConfigError]:
         location = _plain_location(item["loc"])
         key, got = ".".join(str(part) for part in location), item["input"]
         if item["type"] == "extra_forbidden":
-            section = section_of(location[:-1]) or RunSchema
-            fault = unknown_key(key, got, known_keys(section))
+            fault = _unknown(key, got, known_keys(section_of(location[:-1]) or RunSchema))
         elif item["type"] == "missing":
             fault = ConfigError(key, None, "This key must be given.")
         else:
-            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "It should be")
-            fault = ConfigError(key, got, message[:1].upper() + message[1:].rstrip(".") + ".")
+            fault = ConfigError(key, got, _sentence(item["msg"]))
         if key in faults and fault.fix not in faults[key].fix:  # the other members of a union
             fault = ConfigError(key, got, f"{faults[key].fix.rstrip('.')}, or: {fault.fix}")
         faults[key] = fault
     return list(faults.values())
+
+
+def _unknown(key: str, got: Any, known: list[str]) -> ConfigError:
+    """The fault of a key that its section does not know: a similar one beside it, or the same one elsewhere."""
+    leaf = key.rpartition(".")[2]
+    elsewhere = [name for name in schema_keys() if name.rpartition(".")[2] == leaf and name != key]
+    if difflib.get_close_matches(leaf, known, n=1) or (len(known) <= _MANY and not elsewhere):
+        return unknown_key(key, got, known)
+    hint = f"Did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else "No key of this section resembles it."
+    return ConfigError(key, got, f"Unknown key. {hint}")
+
+
+def _sentence(message: str) -> str:
+    """Pydantic's message in our words."""
+    message = (
+        message.removeprefix("Value error, ").partition(", unable to")[0].replace("Input should be", "It should be")
+    )
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message[:1].upper() + message[1:].rstrip(".") + "."
 
 
 def _plain_location(location: tuple[str | int, ...]) -> tuple[str | int, ...]:

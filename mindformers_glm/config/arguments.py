@@ -1,0 +1,236 @@
+"""The command line of run_mindformer.py: every option, the YAML key it sets, and the checked configuration it gives."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from mindformers_glm.config.extensions import import_user_classes
+from mindformers_glm.config.legacy import lookup
+from mindformers_glm.config.loader import merge, read_yaml
+from mindformers_glm.config.names import PACKAGE
+from mindformers_glm.config.overrides import apply, nest, parse_overrides, parse_value
+from mindformers_glm.config.run import RunConfig, default_mode, make_config
+from mindformers_glm.config.schema import known_keys
+from mindformers_glm.errors import ConfigError
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("Use true or false.")
+    return text.lower() == "true"
+
+
+def _switch_or_name(text: str) -> bool | str:
+    return text.lower() == "true" if text.lower() in ("true", "false") else text
+
+
+class Option(NamedTuple):
+    """One option, what its word means, and the keys it sets."""
+
+    flag: str
+    kind: Callable[[str], Any]
+    keys: tuple[str, ...]
+    help: str
+    nargs: str | None = None
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("--mode", parse_value, ("context.mode",), "0 graph mode, 1 PyNative"),
+    Option("--device_id", parse_value, ("context.device_id",), "number of the device"),
+    Option("--device_target", str, ("context.device_target",), "CPU or Ascend"),
+    Option("--run_mode", str, ("run_mode",), "train, finetune, eval, predict or export"),
+    Option("--do_eval", _switch, ("do_eval",), "evaluate while training"),
+    Option("--train_dataset_dir", str, ("train_dataset.data_loader.dataset_dir",), "file of training data"),
+    Option("--eval_dataset_dir", str, ("eval_dataset.data_loader.dataset_dir",), "file of evaluation data"),
+    Option(
+        "--predict_data", str, ("input_data",), r"prompts (\n is a line break), or a file with one in each line", "+"
+    ),
+    Option("--predict_batch_size", parse_value, ("predict_batch_size",), "prompts worked on together"),
+    Option("--load_checkpoint", str, ("load_checkpoint",), "model name, file or folder with weights"),
+    Option(
+        "--src_strategy_path_or_dir", str, ("src_strategy_path_or_dir",), "strategy that the weights were saved with"
+    ),
+    Option("--auto_trans_ckpt", _switch, ("auto_trans_ckpt",), "re-shard the weights for this run"),
+    Option("--only_save_strategy", _switch, ("only_save_strategy",), "write the strategy files and stop"),
+    Option("--resume_training", _switch_or_name, ("resume_training",), "go on from a checkpoint: true, or its name"),
+    Option("--strategy_load_checkpoint", str, ("parallel.strategy_ckpt_load_file",), "strategy file to use"),
+    Option("--remote_save_url", str, ("remote_save_url",), "no effect"),
+    Option("--seed", parse_value, ("seed",), "seed of every random generator"),
+    Option("--use_parallel", _switch, ("use_parallel",), "several devices"),
+    Option("--profile", _switch, ("profile",), "no effect"),
+    Option("--epochs", parse_value, ("runner_config.epochs",), "passes over the training data"),
+    Option("--batch_size", parse_value, ("runner_config.batch_size",), "rows in a batch; in export of the graph"),
+    Option(
+        "--gradient_accumulation_steps",
+        parse_value,
+        ("runner_config.gradient_accumulation_steps",),
+        "batches summed before an update",
+    ),
+    Option("--sink_mode", _switch, ("runner_config.sink_mode",), "count steps in sinks, as on Ascend"),
+    Option(
+        "--num_samples",
+        parse_value,
+        ("train_dataset.data_loader.num_samples", "eval_dataset.data_loader.num_samples"),
+        "use only so many lines of the data",
+    ),
+    Option("--output_dir", str, ("output_dir",), "folder for logs, checkpoints and the resolved configuration"),
+    Option("--register_path", str, ("register_path",), "folder of your own classes"),
+    Option("--modal_type", str, ("modal_type",), "no effect", "+"),
+    Option("--adapter_id", str, ("adapter_id",), "adapter to use in predict"),
+    Option("--transform_process_num", parse_value, ("transform_process_num",), "processes that re-shard"),
+    Option("--do_sample", _switch, ("model.model_config.do_sample",), "draw tokens instead of taking the best"),
+    Option("--trust_remote_code", _switch, ("trust_remote_code",), "no effect"),
+    Option("--allow_random_weights", _switch, ("allow_random_weights",), "train without a checkpoint"),
+)
+_OWN = ("--config", "--options", "--help")
+
+
+class Command(NamedTuple):
+    """What a command line says: the file, and a nested mapping of values to lay over it."""
+
+    path: Path
+    overrides: dict[str, Any]
+
+    def load(self) -> RunConfig:
+        """The checked configuration. Users' own classes are imported first.
+
+        Raises:
+            ConfigError: the file or a value is wrong.
+        """
+        values = apply(read_yaml(self.path), self.overrides)
+        folder = values.get("register_path") or os.environ.get("REGISTER_PATH")
+        if folder:
+            import_user_classes(folder)
+        return make_config(values, source=str(self.path))
+
+
+def parse_command_line(
+    argv: Sequence[str] | None = None, *, script_dir: Path | None = None
+) -> tuple[RunConfig, Command]:
+    """The checked configuration of a command line, and the command it came from. `argv` excludes the program.
+
+    Import the packages that register components first, as for `load_config`.
+
+    Raises:
+        ConfigError: an unknown option, a missing file, or faults of the configuration.
+    """
+    command = read_command_line(argv, script_dir=script_dir)
+    return command.load(), command
+
+
+def read_command_line(argv: Sequence[str] | None = None, *, script_dir: Path | None = None) -> Command:
+    """The file and overrides of a command line; the file is read only to learn its run mode and datasets.
+
+    Raises:
+        ConfigError: an unknown option, an option without a value, or a file that is not there.
+    """
+    known, free = _split(list(sys.argv[1:] if argv is None else argv))
+    given = vars(build_parser().parse_args(known))
+    if given["config"] is None:
+        raise ConfigError("--config", None, "Name a YAML file, for example --config configs/tiny/run_glm2_tiny.yaml.")
+    path = find_config(given["config"], script_dir=script_dir)
+    values = read_yaml(path)
+    overrides: dict[str, Any] = {}
+    for option in OPTIONS:
+        value = given[option.flag.removeprefix("--")]
+        if value is not None:
+            for key in _keys(option, given, values):
+                overrides = merge(overrides, nest(key, _meaning(option, value)))
+    return Command(path, merge(merge(overrides, parse_overrides(given["options"] or [])), parse_overrides(free)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every option; a fault raises ConfigError instead of printing the usage."""
+    parser = _Parser(
+        prog="run_mindformer.py",
+        allow_abbrev=False,
+        description="Fine-tune, evaluate and use ChatGLM2 and ChatGLM3 from one YAML.",
+        epilog="Any key of the YAML can be set: --runner_config.epochs 2 or --options runner_config.epochs=2",
+    )
+    parser.add_argument("--config", metavar="YAML", help="the configuration")
+    parser.add_argument("--options", nargs="+", metavar="KEY=VALUE", help="values laid over the YAML")
+    for option in OPTIONS:
+        text = f"{option.help} [{', '.join(option.keys)}]".replace("%", "%%")
+        parser.add_argument(option.flag, nargs=option.nargs, help=text, metavar="VALUE")
+    return parser
+
+
+def find_config(name: str, *, script_dir: Path | None = None) -> Path:
+    """The file of a `--config` value: from the current folder, else from the folder of run_mindformer.py.
+
+    Raises:
+        ConfigError: it is in neither; a file of a similar name is suggested.
+    """
+    places = [Path(name).expanduser(), (script_dir or PACKAGE.parent) / name]
+    for place in places:
+        if place.is_file():
+            return place
+    files = {file.name: file for file in sorted((PACKAGE.parent / "configs").rglob("*.yaml"))}
+    near = difflib.get_close_matches(Path(name).name, files, n=1)
+    hint = f" Did you mean {files[near[0]].relative_to(PACKAGE.parent).as_posix()}?" if near else ""
+    raise ConfigError("--config", name, f"There is no such file.{hint}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        argument, _, fault = message.removeprefix("argument ").partition(": ")
+        if argument == "unrecognized arguments":
+            raise ConfigError("command line", fault, "Options begin with --, for example --config YAML. See --help.")
+        raise ConfigError(argument if fault else "command line", None, f"{fault or message}. See --help.".capitalize())
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Words of known options, and words of `--a.b v` and `--a.b=v`."""
+    flags = {option.flag for option in OPTIONS} | set(_OWN)
+    known: list[str] = []
+    free: list[str] = []
+    waiting = list(argv)
+    while waiting:
+        word = waiting.pop(0)
+        flag, sign, value = word.partition("=")
+        if not flag.startswith("--") or flag in flags:
+            known.append(word)
+            continue
+        if not sign:
+            if not waiting or waiting[0].startswith("--"):
+                raise _unknown_option(flag, None) or ConfigError(flag, None, f"Give it a value: {flag} VALUE.")
+            value = waiting.pop(0)
+        if fault := _unknown_option(flag, value):
+            raise fault
+        free.append(f"{flag}={value}")
+    return known, free
+
+
+def _unknown_option(flag: str, value: str | None) -> ConfigError | None:
+    """The fault of an option without a dot that is no key of the file either."""
+    name = flag.removeprefix("--")
+    if "." in name or name in known_keys():
+        return None
+    near = difflib.get_close_matches(flag, [option.flag for option in OPTIONS] + list(_OWN), n=1)
+    hint = f"Did you mean {near[0]}?" if near else "See --help, or set a key of the YAML: --section.key value."
+    return ConfigError(flag, value, f"Unknown option. {hint}")
+
+
+def _keys(option: Option, given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """The keys that an option sets in this file and run mode."""
+    mode = given["run_mode"] or values.get("run_mode") or default_mode(values)
+    if option.flag == "--batch_size" and mode == "export":
+        return ["model.model_config.batch_size"]
+    if option.flag == "--num_samples":
+        return [key for key in option.keys if lookup(values, key.partition(".")[0])]
+    return list(option.keys)
+
+
+def _meaning(option: Option, value: str | list[str]) -> Any:
+    words = value if isinstance(value, list) else [value]
+    try:
+        meant = [option.kind(word) for word in words]
+    except ValueError as error:
+        raise ConfigError(option.flag, value, str(error)) from None
+    return meant[0] if len(meant) == 1 else meant
