@@ -1,0 +1,145 @@
+"""The parts of the network. Shapes: B batch, T tokens, N = B * T rows, S cache, D hidden, H heads, K kv heads,
+E head_dim, F ffn, V vocabulary. Activations are rows (N, .) so that no part but attention need know B and T.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.ops.attention import attention, cached_attention, group_rows, ungroup_rows
+from mindformers_glm.ops.linear import linear
+from mindformers_glm.ops.rms_norm import layer_norm, rms_norm
+from mindformers_glm.ops.rotary import apply_rotary
+from mindformers_glm.ops.swiglu import swiglu
+
+INIT_SIGMA = 0.02
+
+
+class Linear(nn.Cell):
+    """A weight (out, in), and a bias where the layer has one, in `param_init_type`."""
+
+    def __init__(self, columns: int, rows: int, *, bias: bool, config: ChatGLM2Config, sigma: float = INIT_SIGMA):
+        super().__init__()
+        kind = getattr(ms, config.param_init_type)
+        self.in_channels, self.out_channels = columns, rows
+        self.weight = Parameter(initializer(Normal(sigma), (rows, columns), kind), name="weight")
+        self.bias = Parameter(initializer("zeros", (rows,), kind), name="bias") if bias else None
+        self.dtype = getattr(ms, config.compute_dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
+        return linear(ops.cast(x, self.dtype), self.weight, self.bias)
+
+
+class Norm(nn.Cell):
+    """RMSNorm, or LayerNorm with `rmsnorm: False`."""
+
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__()
+        self.dtype = getattr(ms, config.layernorm_compute_type)
+        self.weight = Parameter(initializer("ones", (config.hidden_size,), self.dtype), name="weight")
+        self.bias = None
+        if not config.rmsnorm:
+            self.bias = Parameter(initializer("zeros", (config.hidden_size,), self.dtype), name="bias")
+        self.eps = config.layernorm_epsilon
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Normed rows in `layernorm_compute_type`: (N, D) -> (N, D)."""
+        x = ops.cast(x, self.dtype)
+        if self.bias is None:
+            return rms_norm(x, self.weight, eps=self.eps)
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class SelfAttention(nn.Cell):
+    """Causal attention of grouped heads with rotary positions.
+
+    `place` is (cos, sin, mask, B): cos and sin (N, 1, E) of the rows' positions, the causal mask (., 1, T * G, T) among
+    them. `past` is (keys, values, mask): (B, K, S, E) twice, and (B, 1, 1, S) hiding the cache's unused slots.
+    """
+
+    def __init__(self, config: ChatGLM2Config, turn: Tensor, sigma: float):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
+        self.fused = config.multi_query_attention
+        width = (self.heads + 2 * self.kv_heads) * self.head_dim
+        bias = config.add_qkv_bias or config.add_bias_linear
+        self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
+        self.dense = Linear(
+            self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
+        )
+        self.drop = nn.Dropout(p=config.attention_dropout) if config.attention_dropout else None
+        self.turn, self.scale, self.dtype = turn, self.head_dim**-0.5, getattr(ms, config.compute_dtype)
+
+    def construct(self, x: Tensor, place: tuple, past: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (N, D) -> (N, D), and the new keys and values (B, K, T, E)."""
+        cos, sin, mask, batch = place
+        q, k, v = self.project(x, cos, sin, batch)
+        if past is None:
+            out = attention(q, k, v, mask, drop=self.drop)
+        else:
+            past_k, past_v, past_mask = past
+            out = cached_attention(q, k, v, mask, past_k, past_v, past_mask)
+        return self.dense(ungroup_rows(out, batch=batch, heads=self.heads)), k, v
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated, scaled queries (B, K, T * G, E); rotated keys and values (B, K, T, E)."""
+        h, k, e = self.heads, self.kv_heads, self.head_dim
+        qkv = self.query_key_value(x)
+        if self.fused:  # rows q | k | v
+            qk, value = qkv[:, : (h + k) * e].reshape(-1, h + k, e), qkv[:, (h + k) * e :]
+        else:  # for each head its q, k, v
+            qkv = qkv.reshape(-1, h, 3 * e)
+            qk = ops.concat((qkv[:, :, :e], qkv[:, :, e : 2 * e]), 1)
+            value = qkv[:, :, 2 * e :]
+        qk = apply_rotary(qk, cos, sin, self.turn)
+        query = ops.cast(qk[:, :h] * self.scale, self.dtype)
+        query = group_rows(query, batch=batch, kv_heads=k, head_dim=e)
+        key = ops.cast(qk[:, h:], self.dtype).reshape(batch, -1, k, e).transpose(0, 2, 1, 3)
+        return query, key, value.reshape(batch, -1, k, e).transpose(0, 2, 1, 3)
+
+
+class MLP(nn.Cell):
+    """Two projections around SwiGLU."""
+
+    def __init__(self, config: ChatGLM2Config, sigma: float):
+        super().__init__()
+        hidden, ffn, bias = config.hidden_size, config.ffn_hidden_size, config.add_bias_linear
+        self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
+        self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, D) -> (N, D)."""
+        return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(x)))
+
+
+class Block(nn.Cell):
+    """One layer: attention and MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, config: ChatGLM2Config, turn: Tensor):
+        super().__init__()
+        sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the stream 2 L times keeps its size
+        self.input_layernorm = Norm(config)
+        self.self_attention = SelfAttention(config, turn, sigma)
+        self.post_attention_layernorm = Norm(config)
+        self.mlp = MLP(config, sigma)
+        self.drop = nn.Dropout(p=config.hidden_dropout) if config.hidden_dropout else None
+        self.residual_is_norm = config.apply_residual_connection_post_layernorm
+        self.dtype = getattr(ms, config.stream_dtype)
+
+    def construct(self, x: Tensor, place: tuple, past: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (N, D) -> (N, D) in the type of the stream, and the layer's new keys and values; see SelfAttention."""
+        normed = self.input_layernorm(x)
+        out, key, value = self.self_attention(normed, place, past)
+        x = self.add(normed if self.residual_is_norm else x, out)
+        normed = self.post_attention_layernorm(x)
+        return self.add(normed if self.residual_is_norm else x, self.mlp(normed)), key, value
+
+    def add(self, residual: Tensor, out: Tensor) -> Tensor:
+        """The sum residual + dropout(out) in the type of the stream."""
+        if self.drop is not None:
+            out = self.drop(out)
+        return ops.cast(residual, self.dtype) + ops.cast(out, self.dtype)
