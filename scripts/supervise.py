@@ -1,0 +1,342 @@
+"""Starts the processes of a job, shows one log, and ends them all together: when one fails, or at Ctrl-C.
+
+    supervise.py ranks --ranks 0:4,1:5 --log 'DIR/rank_{rank}/mindformer.log' -- COMMAND...
+    supervise.py msrun --first_rank 0 --log_dir DIR --log '...' -- MSRUN_OPTIONS... SCRIPT ARGUMENTS...
+
+`ranks` starts one process for each rank:device pair (RANK_ID and DEVICE_ID are set). `msrun` starts MindSpore's own
+launcher and watches its workers: msrun alone waits half a minute for its scheduler after a failure, answers Ctrl-C by
+killing workers that are saving and with exit status 0, and leaves workers behind when it is killed itself.
+The exit status is 0, or that of the first rank that failed, or 128 + the signal that ended the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+_TICK = 0.2
+_STOP_SECONDS = float(os.environ.get("MF_STOP_SECONDS", 60))  # how long ranks may save after Ctrl-C
+_TERM_SECONDS = 5.0
+_LAST_LINES = 20
+_FAILURE = re.compile(r"Worker process (\d+) exit with exception. Error code: (-?\d+)")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class Failure(NamedTuple):
+    """The rank that failed first, and its exit status as a shell counts it."""
+
+    rank: int | None
+    status: int
+
+
+class Process(NamedTuple):
+    """A process told apart from a later one with the same number by its start time."""
+
+    pid: int
+    started: str
+
+
+def shell_status(code: int) -> int:
+    """Exit status as a shell reports it: 128 + signal for a process that a signal ended."""
+    return 128 - code if code < 0 else code
+
+
+def process_stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; [] when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def identify(pid: int) -> Process | None:
+    """The living process with this number."""
+    fields = process_stat(pid)
+    return Process(pid, fields[19]) if fields and fields[0] not in "ZX" else None
+
+
+def is_alive(process: Process) -> bool:
+    """False once it has ended, reaped or not."""
+    return identify(process.pid) == process
+
+
+def children(parent: int) -> list[Process]:
+    """Living processes that `parent` started."""
+    found = []
+    for entry in os.listdir("/proc"):
+        fields = process_stat(int(entry)) if entry.isdigit() else []
+        if fields and int(fields[1]) == parent and fields[0] not in "ZX":
+            found.append(Process(int(entry), fields[19]))
+    return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment a process was started with; empty when it cannot be read."""
+    try:
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def send(process: Process, number: int) -> None:
+    """Signals a process and everything in its group, which is its own."""
+    if is_alive(process):
+        try:
+            os.killpg(process.pid, number) if os.getpgid(process.pid) == process.pid else os.kill(process.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def start(command: list[str], log: Path, *, death_signal: int, **environment: str) -> subprocess.Popen:
+    """Starts a command in a session of its own, output into `log`; it gets `death_signal` if this process is killed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_symlink():
+        log.unlink()
+    with open(log, "wb") as stream:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment},
+            preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal),
+        )
+
+
+class Ranks:
+    """One process for each rank and device, as a rank table lists them."""
+
+    def __init__(self, pairs: dict[int, int], log: str, command: list[str]) -> None:
+        self.logs = {rank: Path(log.replace("{rank}", str(rank))) for rank in pairs}
+        self._running: dict[int, subprocess.Popen] = {}
+        for rank, device in pairs.items():
+            print(f"rank {rank} on device {device}: log {self.logs[rank]}", flush=True)
+            self._running[rank] = start(
+                command, self.logs[rank], death_signal=signal.SIGTERM, RANK_ID=str(rank), DEVICE_ID=str(device)
+            )
+
+    def finished(self) -> bool:
+        """True when every rank has ended."""
+        return all(process.poll() is not None for process in self._running.values())
+
+    def failure(self) -> Failure | None:
+        """The first rank that ended with a status other than 0."""
+        for rank, process in self._running.items():
+            if process.poll():
+                return Failure(rank, shell_status(process.returncode))
+        return None
+
+    def hold(self) -> None:
+        """Nothing beside the ranks could interfere with their end."""
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to every rank that still runs."""
+        for process in self._running.values():
+            found = identify(process.pid) if process.poll() is None else None
+            if found:
+                send(found, number)
+
+    def ranks_alive(self) -> bool:
+        """True while a rank runs."""
+        return not self.finished()
+
+    def release(self) -> None:
+        """Nothing is left but the ranks."""
+
+
+class Msrun:
+    """The workers and the scheduler of MindSpore's launcher."""
+
+    def __init__(self, first_rank: int, workers: int, log_dir: Path, log: str, command: list[str]) -> None:
+        self.logs = {rank: Path(log.replace("{rank}", str(rank))) for rank in range(first_rank, first_rank + workers)}
+        self._own_log = log_dir / "msrun.log"
+        self._workers: dict[Process, int | None] = {}
+        self._others: set[Process] = set()
+        for rank, path in self.logs.items():
+            print(f"rank {rank}: log {path}", flush=True)
+            self._link(path, log_dir / f"worker_{rank}.log")
+        launcher = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
+        hidden = "--tail_worker_log=1000000"  # no such worker: this process shows a log itself
+        self._launcher = start([*launcher, hidden, *command], self._own_log, death_signal=signal.SIGINT)
+
+    @staticmethod
+    def _link(path: Path, target: Path) -> None:
+        """Makes the documented place of a rank's log lead to the file that msrun writes."""
+        target.unlink(missing_ok=True)
+        if path.absolute() != target.absolute():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(os.path.relpath(target, path.parent))
+
+    def _look(self) -> None:
+        known = self._others | set(self._workers)
+        for process in children(self._launcher.pid):
+            if process not in known:
+                environment = environment_of(process.pid)
+                if environment.get("MS_ROLE") == "MS_WORKER":
+                    rank = environment.get("MS_NODE_ID")
+                    self._workers[process] = int(rank) if rank else None
+                elif environment.get("MS_ROLE") == "MS_SCHED":
+                    self._others.add(process)
+
+    def finished(self) -> bool:
+        """True when msrun has ended."""
+        self._look()
+        return self._launcher.poll() is not None
+
+    def failure(self) -> Failure | None:
+        """The worker that msrun reports as failed, or msrun's own failure."""
+        text = self._own_log.read_text(errors="replace") if self._own_log.exists() else ""
+        match = _FAILURE.search(text)
+        if match:
+            ranks = {process.pid: rank for process, rank in self._workers.items()}
+            return Failure(ranks.get(int(match.group(1))), shell_status(int(match.group(2))))
+        if self._launcher.poll():
+            self.logs = {-1: self._own_log}
+            return Failure(None, shell_status(self._launcher.returncode))
+        return None
+
+    def hold(self) -> None:
+        """Stops msrun: it would kill workers that are still saving as soon as one has ended."""
+        self._look()
+        if self._launcher.poll() is None:
+            os.kill(self._launcher.pid, signal.SIGSTOP)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to every worker that still runs."""
+        for process in self._workers:
+            send(process, number)
+
+    def ranks_alive(self) -> bool:
+        """True while a worker runs."""
+        return any(is_alive(process) for process in self._workers)
+
+    def release(self) -> None:
+        """Ends the scheduler and msrun itself."""
+        for process in self._others:
+            send(process, signal.SIGKILL)
+        if self._launcher.poll() is None:
+            self._launcher.kill()
+        self._launcher.wait()
+
+
+class Console:
+    """Copies what a log gains to the standard output."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._place = path, 0
+
+    def show(self) -> None:
+        """Prints what has been written since the last call."""
+        if not self._path.exists():
+            return
+        with open(self._path, "rb") as stream:
+            stream.seek(self._place)
+            sys.stdout.buffer.write(stream.read())
+            self._place = stream.tell()
+        sys.stdout.flush()
+
+
+def wait_for_end(job: Ranks | Msrun, seconds: float, impatient: list[int]) -> bool:
+    """True when every rank ended within the time; a further signal in `impatient` ends the waiting."""
+    deadline, already = time.monotonic() + seconds, len(impatient)
+    while time.monotonic() < deadline and len(impatient) == already:
+        if not job.ranks_alive():
+            return True
+        time.sleep(_TICK)
+    return False
+
+
+def end_all(job: Ranks | Msrun, signals: list[int], *, gently: bool) -> None:
+    """Ends every process of the job; `gently` lets the ranks answer an interrupt and save first."""
+    job.hold()
+    steps = ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _TERM_SECONDS))
+    for number, seconds in (((signal.SIGINT, _STOP_SECONDS),) if gently else ()) + steps:
+        job.signal(number)
+        if wait_for_end(job, seconds, signals):
+            break
+    job.release()
+
+
+def report(job: Ranks | Msrun, failure: Failure) -> None:
+    """Names the rank that failed, its log, and the end of it."""
+    log = job.logs.get(failure.rank if failure.rank is not None else -1)
+    who = "the launcher" if failure.rank is None else f"rank {failure.rank}"
+    place = f" Log: {log}" if log else ""
+    print(f"\n{who} ended with exit status {failure.status}; the job is ended.{place}", file=sys.stderr)
+    if log and log.exists():
+        for line in log.read_text(errors="replace").splitlines()[-_LAST_LINES:]:
+            print(f"  | {line}", file=sys.stderr)
+
+
+def watch(job: Ranks | Msrun, console: Console, signals: list[int]) -> int:
+    """Waits for the end of the job and returns its exit status."""
+    while True:
+        console.show()
+        done = job.finished()
+        failure = job.failure()
+        if signals:
+            print(f"\nsignal {signals[0]}: ending every rank (again: at once)", file=sys.stderr, flush=True)
+            end_all(job, signals, gently=True)
+            console.show()
+            return 128 + signals[0]
+        if failure:
+            end_all(job, signals, gently=False)
+            console.show()
+            report(job, failure)
+            return failure.status if 0 < failure.status < 256 else 1
+        if done:
+            console.show()
+            return 0
+        time.sleep(_TICK)
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Options before `--`, the command after it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=("ranks", "msrun"))
+    parser.add_argument("--ranks", help="rank:device pairs with commas")
+    parser.add_argument("--first_rank", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="workers of msrun on this server")
+    parser.add_argument("--log", required=True, help="log of a rank; {rank} stands for its number")
+    parser.add_argument("--log_dir", type=Path, help="where msrun writes")
+    parser.add_argument("--order", help="more of the command as one text with shell quotes; nothing in it is executed")
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser.parse_args(arguments[:split])
+    args.command = arguments[split + 1 :]
+    if args.order is not None:
+        try:
+            args.command += shlex.split(args.order)
+        except ValueError as error:
+            parser.error(f"EXECUTE_ORDER: {error}: {args.order}")
+    return args
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a job to its end and returns its exit status."""
+    args = parse_arguments(arguments)
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, frame: signals.append(caught))
+    if args.kind == "ranks":
+        pairs = dict(map(int, pair.split(":")) for pair in args.ranks.split(","))
+        job: Ranks | Msrun = Ranks(pairs, args.log, args.command)
+    else:
+        job = Msrun(args.first_rank, args.workers, args.log_dir, args.log, args.command)
+    return watch(job, Console(next(iter(job.logs.values()))), signals)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
