@@ -1,0 +1,57 @@
+"""What a dataset hands to the trainer: arrays of equal length and the source line of each row.
+
+Shapes: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+IGNORED = -100  # the label of a position whose prediction does not count
+FILLER = 0  # the line number of a row that only evens out the ranks
+
+
+class Batch(NamedTuple):
+    """`labels[i]` is the token to predict at position i (shifted already), or -100."""
+
+    input_ids: np.ndarray  # (B, T) int32
+    labels: np.ndarray  # (B, T) int32; in the eval phase (B, T_target): reference answers
+    rows: np.ndarray  # (B,) int64: line numbers of the source, from 1; 0 for a filler row
+
+
+class Example(NamedTuple):
+    """One row before batching."""
+
+    input_ids: list[int]  # padded to T
+    labels: list[int]
+    used: int  # tokens before padding
+    cut: bool = False  # something was cut off to fit
+
+
+@dataclass
+class Statistics:
+    """Counts over the rows delivered so far."""
+
+    samples: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    cut: int = 0
+    unsupervised_samples: int = 0
+
+    def add(self, example: Example, supervised: int) -> None:
+        """Counts one row with so many supervised labels."""
+        self.samples += 1
+        self.tokens += example.used
+        self.supervised += supervised
+        self.cut += example.cut
+        self.unsupervised_samples += supervised == 0
+
+    def __str__(self) -> str:
+        share = 100 * self.supervised / max(self.tokens, 1)
+        return (
+            f"{self.samples} samples, {self.tokens} tokens, {self.supervised} supervised ({share:.1f} %), "
+            f"{self.cut} samples cut to fit"
+        )

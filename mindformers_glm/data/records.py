@@ -1,0 +1,156 @@
+"""Records of a JSON, JSON-lines or parquet file with their line numbers; what cannot be read is told by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.log import logger
+
+_SHOWN = 5  # faulty lines written out in a message; the rest is counted
+_OPTIONS = {"train": "--train_dataset_dir", "eval": "--eval_dataset_dir"}
+
+
+class Record(NamedTuple):
+    """A parsed value and the line it starts on, from 1."""
+
+    line: int
+    value: Any
+
+
+class Fault(NamedTuple):
+    """A line that cannot be used, and why."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+def data_file(path: str | Path, phase: str) -> Path:
+    """The path when it is a file with something in it.
+
+    Raises:
+        ConfigError: no path is given.
+        DataError: the path is missing, a folder, or empty.
+    """
+    option = _OPTIONS.get(phase, "--train_dataset_dir")
+    if not path:
+        raise ConfigError("data_loader.dataset_dir", path, f"Name the data file: {option} FILE.")
+    file = Path(path).expanduser()
+    if file.is_dir():
+        inside = sorted(item.name for item in file.iterdir() if item.suffix in (".json", ".jsonl", ".parquet"))
+        hint = f"; it holds {', '.join(inside[:_SHOWN])}" if inside else ""
+        raise DataError(str(file), f"this is a folder{hint}", f"Name the file itself: {option} {file}/FILE.json")
+    if not file.is_file():
+        raise DataError(str(file), "there is no such data file", f"Give its path: {option} FILE")
+    if file.stat().st_size == 0:
+        raise DataError(str(file), "the data file is empty", f"Give another one: {option} FILE")
+    return file
+
+
+def read_rows(file: Path, convert: Callable[[Record], Any], *, max_bad_ratio: float = 0.5) -> list[Any]:
+    """`convert` of every record. Records that are not JSON, or that `convert` refuses with ValueError, are
+    skipped, counted and reported by line.
+
+    Raises:
+        DataError: no record is usable, or more than `max_bad_ratio` of them are not.
+    """
+    rows, faults = [], []
+    for record in read_records(file):
+        if isinstance(record, Fault):
+            faults.append(record)
+            continue
+        try:
+            rows.append(convert(record))
+        except ValueError as error:
+            faults.append(Fault(record.line, str(error)))
+    _judge(file, len(rows), faults, max_bad_ratio)
+    return rows
+
+
+def read_records(file: Path) -> Iterator[Record | Fault]:
+    """Records of a file: parquet rows by its suffix, else elements of one JSON array, else a value per line."""
+    if file.suffix == ".parquet":
+        yield from _parquet(file)
+        return
+    raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if raw.lstrip()[:1] == b"[":
+        records = _array(raw)
+        if records is not None:
+            yield from records
+            return
+    yield from _lines(raw)
+
+
+def _lines(raw: bytes) -> Iterator[Record | Fault]:
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield Record(number, json.loads(line.decode("utf-8"), strict=False))
+        except UnicodeDecodeError:
+            yield Fault(number, "not UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield Fault(number, f"not JSON ({getattr(error, 'msg', None) or error})")
+
+
+def _array(raw: bytes) -> list[Record] | None:
+    """Elements of a file that is one JSON array; None when it is something else."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    decoder, records = json.JSONDecoder(strict=False), []
+    place, line, counted = _skip(text, text.index("[") + 1), 1, 0
+    while place < len(text) and text[place] != "]":
+        line += text.count("\n", counted, place)
+        counted = place
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return None
+        records.append(Record(line, value))
+        place = _skip(text, end)
+        if text[place : place + 1] == ",":
+            place = _skip(text, place + 1)
+    return records if place < len(text) and not text[place + 1 :].strip() else None
+
+
+def _skip(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def _parquet(file: Path) -> Iterator[Record]:
+    try:
+        from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        fix = "Install it: pip install 'mindformers_glm[parquet]', or convert the file to JSON lines"
+        raise DataError(str(file), "reading parquet needs pyarrow", fix) from error
+    try:
+        table = parquet.read_table(file)
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(str(file), "this is not a parquet file", "Convert it again, or rename it .jsonl") from error
+    for number, value in enumerate(table.to_pylist(), 1):
+        yield Record(number, value)
+
+
+def _judge(file: Path, kept: int, faults: list[Fault], max_bad_ratio: float) -> None:
+    total = kept + len(faults)
+    if not total:
+        raise DataError(str(file), "the file holds no records", "Fill it with one JSON object per line")
+    if not faults:
+        return
+    shown = "; ".join(str(fault) for fault in faults[:_SHOWN])
+    more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    counts = f"{len(faults)} of {total} records cannot be used: {shown}{more}"
+    if not kept or len(faults) > max_bad_ratio * total:
+        fix = "Repair these lines, or name the columns of this file (origin_columns)"
+        raise DataError(str(file), counts, fix)
+    logger.warning("%s: %s. They are skipped.", file, counts)
