@@ -15,6 +15,7 @@ from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.names import Kind, Meaning, meaning
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.tensor_file import TensorFile
+from mindformers_glm.checkpoint.torch_bin import is_torch_file, open_torch_bin
 from mindformers_glm.errors import CheckpointError
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -168,6 +169,8 @@ def open_file(path: Path) -> TensorFile:
         raise CheckpointError(str(path), f"cannot be read ({error.strerror})", "Check its permissions.") from error
     if start[8:9] == b"{":
         return open_safetensors(path)
+    if is_torch_file(start):
+        return open_torch_bin(path)
     return open_ckpt(path)
 
 

@@ -17,7 +17,8 @@ class Weight(NamedTuple):
 
     `shard_axis` is what tensor parallelism cuts, None for a weight that every rank holds whole. `parts` gives the
     sizes of blocks fused along axis 0, each of which is cut alone, and `split` the names under which MindFormers
-    1.5 and later keep these blocks as weights of their own.
+    1.5 and later keep these blocks as weights of their own. `native` is the name in the GlmForCausalLM that
+    transformers itself contains, one name or one for each block; empty where that network has no such weight.
     """
 
     ours: str
@@ -27,6 +28,7 @@ class Weight(NamedTuple):
     shard_axis: int | None = None
     parts: Callable[[ChatGLM2Config], list[int]] | None = None
     split: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
     present: Callable[[ChatGLM2Config], bool] = lambda config: True
 
 
@@ -51,11 +53,12 @@ def _same(name: str, shape: Callable, shard_axis: int | None = None, **more) -> 
     return Weight(name, name, name, shape, shard_axis, **more)
 
 
-_LAYER = "transformer.encoder.layers.{}."
+_LAYER, _NATIVE = "transformer.encoder.layers.{}.", "model.layers.{}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _DENSE = _LAYER + "self_attention.dense"
 _UP, _DOWN = _LAYER + "mlp.dense_h_to_4h", _LAYER + "mlp.dense_4h_to_h"
 _QKV_SPLIT = tuple(_LAYER + f"self_attention.{name}" for name in ("wq", "wk", "wv"))
+_NATIVE_QKV = tuple(_NATIVE + f"self_attn.{name}_proj" for name in "qkv")
 _UP_SPLIT = tuple(_LAYER + f"mlp.{name}" for name in ("dense_left", "dense_right"))
 
 
@@ -63,12 +66,12 @@ def _with(suffix: str, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name + suffix for name in names)
 
 
-def _norm(name: str, present: Callable[[ChatGLM2Config], bool] = lambda c: True) -> list[Weight]:
+def _norm(name: str, native: str, present: Callable[[ChatGLM2Config], bool] = lambda c: True) -> list[Weight]:
     def bias(config: ChatGLM2Config) -> bool:
         return present(config) and not config.rmsnorm
 
     return [
-        _same(name + ".weight", lambda c: (c.hidden_size,), present=present),
+        _same(name + ".weight", lambda c: (c.hidden_size,), present=present, native=(native + ".weight",)),
         _same(name + ".bias", lambda c: (c.hidden_size,), present=bias),
     ]
 
@@ -80,14 +83,16 @@ WEIGHTS: tuple[Weight, ...] = (
         "transformer.embedding.embedding_weight",
         lambda c: (c.padded_vocab_size, c.hidden_size),
         0,
+        native=("model.embed_tokens.weight",),
     ),
-    *_norm(_LAYER + "input_layernorm"),
+    *_norm(_LAYER + "input_layernorm", _NATIVE + "input_layernorm"),
     _same(
         _QKV + ".weight",
         lambda c: (sum(qkv_parts(c)), c.hidden_size),
         0,
         parts=qkv_parts,
         split=_with(".weight", _QKV_SPLIT),
+        native=_with(".weight", _NATIVE_QKV),
     ),
     _same(
         _QKV + ".bias",
@@ -95,17 +100,24 @@ WEIGHTS: tuple[Weight, ...] = (
         0,
         parts=qkv_parts,
         split=_with(".bias", _QKV_SPLIT),
+        native=_with(".bias", _NATIVE_QKV),
         present=lambda c: c.add_bias_linear or c.add_qkv_bias,
     ),
-    _same(_DENSE + ".weight", lambda c: (c.hidden_size, _projection(c)), 1),
+    _same(
+        _DENSE + ".weight",
+        lambda c: (c.hidden_size, _projection(c)),
+        1,
+        native=(_NATIVE + "self_attn.o_proj.weight",),
+    ),
     _same(_DENSE + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
-    *_norm(_LAYER + "post_attention_layernorm"),
+    *_norm(_LAYER + "post_attention_layernorm", _NATIVE + "post_attention_layernorm"),
     _same(
         _UP + ".weight",
         lambda c: (sum(gate_up_parts(c)), c.hidden_size),
         0,
         parts=gate_up_parts,
         split=_with(".weight", _UP_SPLIT),
+        native=(_NATIVE + "mlp.gate_up_proj.weight",),
     ),
     _same(
         _UP + ".bias",
@@ -115,10 +127,20 @@ WEIGHTS: tuple[Weight, ...] = (
         split=_with(".bias", _UP_SPLIT),
         present=lambda c: c.add_bias_linear,
     ),
-    _same(_DOWN + ".weight", lambda c: (c.hidden_size, c.ffn_hidden_size), 1),
+    _same(
+        _DOWN + ".weight",
+        lambda c: (c.hidden_size, c.ffn_hidden_size),
+        1,
+        native=(_NATIVE + "mlp.down_proj.weight",),
+    ),
     _same(_DOWN + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
-    *_norm("transformer.encoder.final_layernorm", lambda c: c.post_layer_norm),
-    _same("transformer.output_layer.weight", lambda c: (c.padded_vocab_size, c.hidden_size), 0),
+    *_norm("transformer.encoder.final_layernorm", "model.norm", lambda c: c.post_layer_norm),
+    _same(
+        "transformer.output_layer.weight",
+        lambda c: (c.padded_vocab_size, c.hidden_size),
+        0,
+        native=("lm_head.weight",),
+    ),
 )
 _ROWS = {names: {getattr(row, names): row for row in WEIGHTS} for names in ("ours", "hf", "mf12")}
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
