@@ -182,7 +182,8 @@ class _Parser(argparse.ArgumentParser):
         argument, _, fault = message.removeprefix("argument ").partition(": ")
         if argument == "unrecognized arguments":
             raise ConfigError("command line", fault, "Options begin with --, for example --config YAML. See --help.")
-        raise ConfigError(argument if fault else "command line", None, f"{fault or message}. See --help.".capitalize())
+        said = (fault or message).replace("expected", "It needs").replace("argument", "value")
+        raise ConfigError(argument if fault else "command line", None, f"{said}. See --help.")
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:

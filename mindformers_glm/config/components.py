@@ -30,9 +30,8 @@ RUNTIME = {
     "wrapper": ("network", "optimizer"),
     "metric": ("tokenizer",),
     "processor": ("tokenizer",),
+    "schedule": ("key", "steps_per_epoch"),
 }
-# Keys of lr_schedule that the trainer turns into warmup_steps and total_steps.
-SCHEDULE_KEYS = {"warmup_epochs": int, "warmup_ratio": float, "warmup_steps": int, "total_steps": int}
 
 
 def check_components(values: Mapping[str, Any]) -> list[ConfigError]:
@@ -72,18 +71,8 @@ def check_optimizer(spec: Any) -> list[ConfigError]:
 
 
 def check_schedule(spec: Any, key: str) -> list[ConfigError]:
-    """Faults of a learning-rate schedule; the lengths that the trainer works out may stand beside its arguments."""
-    if not isinstance(spec, Mapping):
-        return []
-    faults = []
-    for name, kind in SCHEDULE_KEYS.items():
-        if spec.get(name) is not None and not _is_number(spec[name], kind):
-            faults.append(ConfigError(f"{key}.{name}", spec[name], f"Expected {_WORDS[kind]}."))
-    plain = {name: value for name, value in spec.items() if name not in SCHEDULE_KEYS}
-    return faults + _check(LR_SCHEDULES, {key: plain}, key, "", runtime=tuple(SCHEDULE_KEYS))
-
-
-_WORDS = {int: "a whole number", float: "a number"}
+    """Faults of a learning-rate schedule."""
+    return _check(LR_SCHEDULES, {key: spec}, key, "", runtime=RUNTIME["schedule"])
 
 
 def _check_wrapper(spec: Any) -> list[ConfigError]:

@@ -17,6 +17,7 @@ from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_tex
 from mindformers_glm.config.overrides import apply, parse_overrides
 from mindformers_glm.config.rules import TRAINING, check_rules
 from mindformers_glm.config.schema import RunSchema, check_schema, known_keys, section_of
+from mindformers_glm.config.vocabulary import fill_vocabularies
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.log import log_once
 
@@ -200,6 +201,7 @@ def _settle(config: RunConfig) -> None:
         if config[task] is None:
             config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
         config[task]["dataset_config"] = dataset
+    fill_vocabularies(config, config.initial_weights)
     if config.run_mode == "train" and not config.load_checkpoint and config.initial_weights:
         log_once(
             f"load_checkpoint is empty: training starts from checkpoint_name_or_path {config.initial_weights!r}. "

@@ -30,6 +30,7 @@ from mindformers_glm.registry import unknown_key
 RunMode = Literal["train", "finetune", "eval", "predict", "export"]
 _MANY = 30  # a list of more keys than this helps nobody
 _WORDS = {
+    "Input should be": "It should be",
     "a valid dictionary": "a mapping of `key: value` lines",
     "a valid boolean": "True or False",
     "a valid integer": "a whole number",
