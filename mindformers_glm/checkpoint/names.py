@@ -1,4 +1,4 @@
-"""What each name in a file is: a weight (of which generation), an adapter's, training state, or nothing we need."""
+"""What each name in a file is, whichever program wrote it, and what our weights are called in each layout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from mindformers_glm.models.glm.weights import WEIGHTS, rename, weight
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, rename, weight
 
 # Entries beside the weights, as MindSpore's optimizers, wrappers and MindFormers' callbacks name them.
 _MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "accu_grads.", "vhat.")
@@ -16,15 +17,18 @@ _COUNTERS = {
     *("scaling_factor", "momentum", "global_batch_size"),
 }
 _CACHE = re.compile(r"\.(key_past|value_past|key_cache|value_cache)$")
-_PREFIXES = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
+_PREFIX = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _LORA = re.compile(r"\.(?:mindpet_delta_|tk_delta_)?lora_([abAB])(?:\.default)?(?:\.weight)?$")
-_LORA_NAME = ".mindpet_delta_lora_"
+
+LORA_NAME = ".mindpet_delta_lora_"
 PREFIX_NAME = "prefix_encoder.mindpet_delta_ptuning2_embedding.embedding_table"
-_PREFIX_SOURCES = {
+HF_PREFIX_NAME = "transformer.prefix_encoder.embedding.weight"
+_PREFIX_NAMES = {
     PREFIX_NAME,
     PREFIX_NAME.replace("mindpet_delta", "tk_delta"),
-    "prefix_encoder.embedding.weight",
-    "transformer.prefix_encoder.embedding.weight",
+    HF_PREFIX_NAME,
+    HF_PREFIX_NAME.removeprefix("transformer."),
 }
 
 
@@ -39,28 +43,83 @@ class Kind(Enum):
 
 
 class Meaning(NamedTuple):
-    """The reading of one name. `part` counts the pieces of a weight that its generation keeps apart."""
+    """The reading of one name: `part` of `parts` when its layout keeps blocks of a weight apart."""
 
     kind: Kind
     ours: str
-    generation: str = ""
+    layout: str = ""
     part: int = 0
     parts: int = 1
     reason: str = ""
 
 
-_SPLIT = {
-    name: (row.ours, index, len(row.split)) for row in WEIGHTS for index, name in enumerate(row.split) if row.split
+class Layout(NamedTuple):
+    """How a program names the weights. `rearranged`: query and key rows of each head evens first, then odds."""
+
+    name: str
+    split_qkv: bool = False
+    split_mlp: bool = False
+    rearranged: bool = False
+
+
+LAYOUTS = {
+    "mf10": Layout("mf10"),
+    "mf12": Layout("mf12"),
+    "mf15": Layout("mf15", split_qkv=True, split_mlp=True),
+    "hf": Layout("hf"),
+    "native": Layout("native"),
 }
-_NUMBER = re.compile(r"\.layers\.(\d+)\.")
+
+
+class Target(NamedTuple):
+    """One tensor of a layout: rows [start, stop) of our weight, after query and key rows were rearranged if asked."""
+
+    name: str
+    start: int
+    stop: int
+    rearranged: bool = False
+
+
+def _blocks(column: str) -> dict[str, tuple[str, int, int]]:
+    return {
+        name: (row.ours, index, len(getattr(row, column)))
+        for row in WEIGHTS
+        for index, name in enumerate(getattr(row, column))
+    }
+
+
+_SPLIT, _NATIVE = _blocks("split"), _blocks("native")
 
 
 def meaning(name: str) -> Meaning:
     """What `name` stands for, with a common prefix (`module.`, `base_model.model.`) taken off."""
     if name.startswith(_MOMENTS) or name in _COUNTERS or name.startswith("learning_rate"):
         return Meaning(Kind.STATE, name)
-    bare = _PREFIXES.sub("", name, count=1)
+    bare = _PREFIX.sub("", name, count=1)
     return _ignored(bare) or _weight(bare) or _adapter(bare) or Meaning(Kind.UNKNOWN, name)
+
+
+def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
+    """The tensors that hold our weight in a layout; empty when the layout has no place for it."""
+    row, number = weight(ours), _LAYER.search(ours)
+    if row is None:
+        return []
+    rows = row.shape(config)[0]
+    if layout.name == "native":
+        names: tuple[str, ...] = row.native
+    elif row.split and (layout.split_qkv if "query_key_value" in row.ours else layout.split_mlp):
+        names = row.split
+    else:
+        names = (getattr(row, {"hf": "hf", "mf10": "ours"}.get(layout.name, "mf12")),)
+    sizes = [rows] if len(names) == 1 else row.parts(config)
+    if len(names) != len(sizes):  # no such weight there, or heads that are interleaved
+        return []
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    reordered = layout.rearranged and "query_key_value" in row.ours
+    return [
+        Target(name.format(*number.groups() if number else ()), start, start + size, reordered)
+        for name, start, size in zip(names, starts, sizes, strict=True)
+    ]
 
 
 def is_adapter(name: str) -> bool:
@@ -69,8 +128,8 @@ def is_adapter(name: str) -> bool:
 
 
 def _ignored(name: str) -> Meaning | None:
-    if name.endswith("rotary_pos_emb.inv_freq"):
-        return Meaning(Kind.IGNORED, name, reason="rotary frequencies, computed by the network")
+    if is_ignored(name):
+        return Meaning(Kind.IGNORED, name, reason="rotary frequencies, which the network computes")
     if _CACHE.search(name):
         return Meaning(Kind.IGNORED, name, reason="key-value cache of a generation run")
     if name.endswith("delta_ptuning2_prefix"):
@@ -79,26 +138,25 @@ def _ignored(name: str) -> Meaning | None:
 
 
 def _weight(name: str) -> Meaning | None:
-    for column, generation in (("ours", "mf10"), ("hf", "hf"), ("mf12", "mf12")):
-        row = weight(name, column)
+    for column, layout in (("ours", "mf10"), ("hf", "hf"), ("mf12", "mf12")):
+        row: Weight | None = weight(name, column)
         if row is not None:
             shared = row.ours == row.hf
-            return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else generation)
-    number = _NUMBER.search(name)
-    found = _SPLIT.get(_NUMBER.sub(".layers.{}.", name, count=1))
-    if found is None or number is None:
-        return None
-    ours, part, parts = found
-    return Meaning(Kind.WEIGHT, ours.format(number.group(1)), "mf15", part, parts)
+            return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else layout)
+    number = _LAYER.search(name)
+    pattern = _LAYER.sub(".layers.{}.", name, count=1)
+    for layout, table in (("mf15", _SPLIT), ("native", _NATIVE)):
+        if pattern in table and (number is not None) == ("{}" in pattern):
+            ours, part, parts = table[pattern]
+            return Meaning(Kind.WEIGHT, ours.format(*number.groups() if number else ()), layout, part, parts)
+    return None
 
 
 def _adapter(name: str) -> Meaning | None:
-    if name in _PREFIX_SOURCES:
+    if name in _PREFIX_NAMES:
         return Meaning(Kind.ADAPTER, PREFIX_NAME)
     found = _LORA.search(name)
-    if found is None:
+    layer = name[: found.start()] if found else ""
+    if found is None or weight(layer + ".weight") is None:
         return None
-    layer = name[: found.start()]
-    if weight(layer + ".weight") is None:
-        return None
-    return Meaning(Kind.ADAPTER, layer + _LORA_NAME + found.group(1).lower())
+    return Meaning(Kind.ADAPTER, layer + LORA_NAME + found.group(1).lower())

@@ -1,39 +1,88 @@
-"""Where the weights of a name are: a file or folder as given, or what a registered model name stands for."""
+"""From what a user writes - a registered name, a file, a folder, a hub repository - to files on this disk."""
 
 from __future__ import annotations
 
-import difflib
+import os
 from pathlib import Path
+from typing import NamedTuple
 
-from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES
+from mindformers_glm.checkpoint.model_files import ModelFiles, model_files
+from mindformers_glm.checkpoint.peft import CONFIG as ADAPTER_CONFIG
+from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES, ModelName, model_name
 from mindformers_glm.errors import CheckpointError
 
+ACCEPT = "MINDFORMERS_GLM_DOWNLOAD"  # "1" in the environment accepts downloads that the program would ask about
+_FOLDER_MARKS = ("*.safetensors", "*.ckpt", "*.bin", "*.index.json", "rank_*")
 
-def resolve_weights(name: str | Path) -> Path:
-    """The file or folder that `name` means: a path, else a registered model that ships with the package or was
-    downloaded before. Nothing is downloaded here.
+
+class Resolved(NamedTuple):
+    """Where the parts of a model lie. `adapter` is the folder of a PEFT adapter, whose `weights` are then its own."""
+
+    name: str
+    weights: Path
+    files: ModelFiles
+    adapter: Path | None = None
+
+
+def resolve(name_or_path: str | Path, *, download: bool = False, source: str = "hub") -> Resolved:
+    """The weights that a name or path means, with the configuration and tokenizer beside them.
+
+    A path wins over a name. A registered name is looked for in the package (glm2_tiny) and in `checkpoint_download/`;
+    what is missing is fetched only with `download` (or MINDFORMERS_GLM_DOWNLOAD=1), from a Hugging Face compatible hub
+    or, with source="modelscope", from ModelScope.
 
     Raises:
-        CheckpointError: it is neither; says where was looked and how to get the weights.
+        CheckpointError: nothing there, and downloading was not asked for.
+        ConfigError: neither a path nor a name.
     """
-    path = Path(name).expanduser()
+    path = Path(name_or_path).expanduser()
     if path.exists():
-        return path
-    if str(name) in MODEL_NAMES:
-        places = known_places(str(name))
-        found = next((place for place in places if place.exists()), None)
-        if found:
-            return found
-        hub = MODEL_NAMES[str(name)].hub_id
-        looked = " and ".join(str(place) for place in places)
-        fix = f"Looked for {looked}. Put the official {hub} folder or a converted .ckpt there, or give its path"
-        raise CheckpointError(str(name), "the weights of this model are not on this machine", fix + ".")
-    near = difflib.get_close_matches(str(name), MODEL_NAMES, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Registered names: {', '.join(sorted(MODEL_NAMES))}."
-    raise CheckpointError(str(name), "there is no such file, folder or registered model", hint)
+        return _at(str(name_or_path), path)
+    name = str(name_or_path).removeprefix("mindspore/").removeprefix("MindSpore-Lab/")
+    hub_id = name if "/" in name else model_name(name, "checkpoint_name_or_path").hub_id
+    here = _downloaded(name)
+    if here is not None:
+        return _at(name, here)
+    if not (download or os.environ.get(ACCEPT) == "1") or hub_id is None:
+        raise _absent(name, hub_id)
+    from mindformers_glm.checkpoint.hub import download_model  # noqa: PLC0415 - the package behind it is optional
+
+    return _at(name, download_model(hub_id, folder_of(name), source=source))
 
 
-def known_places(name: str) -> list[Path]:
-    """Where the weights of a registered model may lie, best first."""
-    family = DOWNLOAD_DIR / MODEL_NAMES[name].family
-    return [ASSETS / name, family / f"{name}.ckpt", family / name]
+def resolve_weights(name_or_path: str | Path, *, download: bool = False) -> Path:
+    """The path of the weights alone; see `resolve`."""
+    return resolve(name_or_path, download=download).weights
+
+
+def folder_of(name: str) -> Path:
+    """Where a downloaded model of this name belongs: checkpoint_download/<family>/<name>."""
+    row = MODEL_NAMES.get(name)
+    return DOWNLOAD_DIR / (row.family if row else "hub") / name.replace("/", "--")
+
+
+def _at(name: str, path: Path) -> Resolved:
+    adapter = path if path.is_dir() and (path / ADAPTER_CONFIG).is_file() else None
+    if path.is_dir() and not any(True for mark in _FOLDER_MARKS for _ in path.glob(mark)):
+        raise CheckpointError(str(path), "no weights in this folder", "Give a folder with .safetensors, .ckpt or .bin.")
+    return Resolved(name, path, model_files(path), adapter)
+
+
+def _downloaded(name: str) -> Path | None:
+    """A packaged or downloaded copy: the package's assets, a folder of the name, or MindFormers' <family>/<name>.ckpt."""
+    row: ModelName | None = MODEL_NAMES.get(name)
+    candidates = [ASSETS / name, folder_of(name)]
+    if row is not None:
+        candidates.append(DOWNLOAD_DIR / row.family / f"{name}.ckpt")
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _absent(name: str, hub_id: str | None) -> CheckpointError:
+    places = f"{folder_of(name)} or {folder_of(name)}.ckpt"
+    if hub_id is None:
+        return CheckpointError(name, "the weights are not in this installation", "Install the package again.")
+    return CheckpointError(
+        name,
+        f"the weights are not on this machine ({places})",
+        f"Give a path, or accept the download of {hub_id} with {ACCEPT}=1 or download=True.",
+    )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import typed
+from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, array_blocks, file_blocks
+from mindformers_glm.checkpoint.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.names import Kind, Meaning, meaning
+from mindformers_glm.checkpoint.names import Kind, Meaning, is_adapter, meaning
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.checkpoint.torch_bin import is_torch_file, open_torch_bin
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import qkv_parts
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
@@ -46,25 +49,26 @@ class WeightSource:
 
     `format` is ckpt, safetensors or bin. `generation` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
-    empty when the names are the same in all. `state` lists optimizer and counter entries, `ignored` gives the
-    reason for each entry that a network does not need, `unknown` lists the names nobody knows.
+    native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
+    counter entries, `ignored` gives the reason for each entry that a network does not need, `unknown` lists the names
+    nobody knows.
     """
 
-    def __init__(self, path: Path, files: Sequence[TensorFile], *, rearranged_rope: int | None = None) -> None:
-        self.path, self.files, self.rearranged_rope = path, list(files), rearranged_rope
+    def __init__(self, path: Path, files: Sequence[TensorFile], *, rearranged: ChatGLM2Config | None = None) -> None:
+        self.path, self.files, self.rearranged = path, list(files), rearranged
         self.format = files[0].format if files else ""
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self.ignored: dict[str, str] = {}
         self.unknown: list[str] = []
         self.state: dict[str, Piece] = {}
         self._pieces: dict[str, list[Piece | None]] = {}
-        generations = set()
+        layouts: set[str] = set()
         for file in files:
             for name in file.entries:
                 read = meaning(name)
                 self._place(read, Piece(file, name))
-                generations.add(read.generation)
-        self.generation = "mf15" if "mf15" in generations else "".join(sorted(generations - {""}))
+                layouts.add(read.layout)
+        self.generation = "mf15" if "mf15" in layouts else "".join(sorted(layouts - {""}))
         self._check_complete()
 
     @property
@@ -75,7 +79,7 @@ class WeightSource:
     @property
     def kind(self) -> str:
         """What the files hold: "weights", "adapter" (nothing but LoRA or a prefix), or "weights and adapter"."""
-        adapters = sum("mindpet_delta" in name for name in self._pieces)
+        adapters = sum(is_adapter(name) for name in self._pieces)
         if adapters == len(self._pieces):
             return "adapter" if adapters else "nothing"
         return "weights and adapter" if adapters else "weights"
@@ -103,9 +107,28 @@ class WeightSource:
     def read_bits(self, name: str) -> np.ndarray:
         """The tensor's bits in a type that NumPy knows (see dtypes.py)."""
         blocks = [piece.file.read_bits(piece.name) for piece in self._pieces[name]]
-        if self.rearranged_rope and len(blocks) == 3:
-            blocks[:2] = [official_row_order(block, self.rearranged_rope) for block in blocks[:2]]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        if self.rearranged is not None and "query_key_value." in name and not is_adapter(name):
+            return reorder_rows(whole, self.rearranged, official_row_order)
+        return whole
+
+    def blocks(self, name: str, start: int, stop: int, *, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+        """Rows [start, stop) as flat arrays of bits, a block at a time; each is valid until the second next one."""
+        pieces = self._pieces[name]
+        shape = self.shape(name)
+        dense = all(piece.file.entries[piece.name].strides is None for piece in pieces)
+        if not shape or not dense or (self.rearranged is not None and "query_key_value." in name):
+            yield from array_blocks(self.read_bits(name), start, stop, block_bytes)
+            return
+        runs, position = [], 0
+        for piece in pieces:
+            row_bytes = piece.file.entries[piece.name].size // max(piece.shape[0], 1)
+            first, last = max(start - position, 0), min(stop - position, piece.shape[0])
+            if first < last:
+                spans = piece.file.spans(piece.name, first * row_bytes, last * row_bytes)
+                runs += [(piece.file.path, span) for span in spans]
+            position += piece.shape[0]
+        yield from file_blocks(runs, DTYPES[self.dtype(name)].storage, block_bytes)
 
     def read_state(self, name: str) -> np.ndarray:
         """An optimizer or counter entry."""
@@ -143,12 +166,12 @@ class WeightSource:
             )
 
 
-def read_weights(path: str | Path, *, rank: int = 0, rearranged_rope: int | None = None) -> WeightSource:
+def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config | None = None) -> WeightSource:
     """The weights in a file or folder, not yet read.
 
     A file: .safetensors, MindSpore .ckpt, PyTorch .bin, or the index of shards. A folder: official or ours (index or
     single file), PEFT adapter, a folder of one .ckpt, or `rank_N` folders, of which `rank` chooses one and its newest
-    step is taken. `rearranged_rope`: channels of a head when query and key rows were stored evens first
+    step is taken. `rearranged`: the shape of the network when query and key rows were stored evens first
     (MindFormers' use_rearrange_rope, which the file itself does not tell).
 
     Raises:
@@ -157,7 +180,7 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged_rope: int | None
     path = Path(path)
     if not path.exists():
         raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
-    return WeightSource(path, [open_file(file) for file in files_of(path, rank=rank)], rearranged_rope=rearranged_rope)
+    return WeightSource(path, [open_file(file) for file in files_of(path, rank=rank)], rearranged=rearranged)
 
 
 def open_file(path: Path) -> TensorFile:
@@ -221,6 +244,13 @@ def rearranged_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
     """The inverse of `official_row_order`."""
     heads = block.reshape(-1, kv_channels // 2, 2, *block.shape[1:])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(block.shape)
+
+
+def reorder_rows(whole: np.ndarray, config: ChatGLM2Config, order: Callable[..., np.ndarray]) -> np.ndarray:
+    """A fused query, key, value weight or bias with the rows of query and key in another order within each head."""
+    query, key, _ = qkv_parts(config)
+    blocks = [order(whole[:query], config.kv_channels), order(whole[query : query + key], config.kv_channels)]
+    return np.concatenate([*blocks, whole[query + key :]])
 
 
 def listed(names: Sequence[str], limit: int = 6) -> str:

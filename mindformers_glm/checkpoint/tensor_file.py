@@ -7,7 +7,6 @@ shrinks meanwhile is an error and not a crash.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -60,28 +59,21 @@ class TensorFile:
         strides = tuple(step * storage.itemsize for step in entry.strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(stored, entry.shape, strides))
 
-    def stream(self, name: str, block_bytes: int = 1 << 24) -> Iterator[memoryview]:
-        """The tensor's bytes in order, in blocks of at most `block_bytes`; each block is valid until the next."""
-        entry = self.entries[name]
-        if entry.strides is not None:
-            yield memoryview(self.read_bits(name)).cast("B")
-            return
-        buffer = memoryview(bytearray(min(block_bytes, max(entry.size, 1))))
-        with open(self.path, "rb", buffering=0) as file:
-            for span in entry.spans:
-                file.seek(span.offset)
-                left = span.size
-                while left:
-                    block = buffer[: min(left, len(buffer))]
-                    _read_exactly(file, block, self.path)
-                    left -= len(block)
-                    yield block
+    def spans(self, name: str, start: int, stop: int) -> list[Span]:
+        """Where bytes [start, stop) of a densely stored tensor lie."""
+        found, position = [], 0
+        for span in self.entries[name].spans:
+            first, last = max(start - position, 0), min(stop - position, span.size)
+            if first < last:
+                found.append(Span(span.offset + first, last - first))
+            position += span.size
+        return found
 
     def _fill(self, entry: Entry, target: memoryview) -> None:
         with open(self.path, "rb", buffering=0) as file:
             for span in entry.spans:
                 file.seek(span.offset)
-                _read_exactly(file, target[: span.size], self.path)
+                read_exactly(file, target[: span.size], self.path)
                 target = target[span.size :]
 
 
@@ -109,7 +101,8 @@ def damaged(path: str | Path, fault: str) -> CheckpointError:
     return CheckpointError(str(path), fault, "The file is damaged or incomplete: copy or download it again.")
 
 
-def _read_exactly(file, target: memoryview, path: Path) -> None:
+def read_exactly(file, target: memoryview, path: Path) -> None:
+    """Fills `target` from the file's position; an early end is a CheckpointError."""
     while len(target):
         got = file.readinto(target)
         if not got:

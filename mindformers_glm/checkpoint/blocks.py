@@ -1,0 +1,108 @@
+"""Tensors as a flow of blocks, so that a file larger than memory passes through a few megabytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite
+from mindformers_glm.checkpoint.tensor_file import Span, read_exactly
+from mindformers_glm.errors import CheckpointError
+
+BLOCK_BYTES = 1 << 23
+
+
+def array_blocks(bits: np.ndarray, start: int, stop: int, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+    """Rows [start, stop) of an array in memory, flat, a block at a time."""
+    rows = np.ascontiguousarray(bits if bits.ndim == 0 else bits[start:stop]).reshape(-1)
+    step = max(1, block_bytes // bits.itemsize)
+    for first in range(0, len(rows), step):
+        yield rows[first : first + step]
+
+
+def file_blocks(
+    runs: Sequence[tuple[Path, Span]], storage: np.dtype, block_bytes: int = BLOCK_BYTES
+) -> Iterator[np.ndarray]:
+    """Runs of bytes of files as arrays of `storage`, through two buffers in turn."""
+    total = sum(span.size for _, span in runs)
+    size = min(block_bytes, total)
+    buffers = [np.empty(size // storage.itemsize, storage) for _ in range(2 if total > size else 1)] if size else []
+    turn = 0
+    for path, span in runs:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(span.offset)
+            left = span.size
+            while left:
+                block = buffers[turn % len(buffers)][: left // storage.itemsize]
+                read_exactly(file, memoryview(block).cast("B"), path)
+                left -= block.nbytes
+                turn += 1
+                yield block
+
+
+def converted(
+    blocks: Iterator[np.ndarray], source: str, target: str, *, name: str, place: str | Path
+) -> Iterator[np.ndarray]:
+    """The blocks as bits of another float type.
+
+    Raises:
+        CheckpointError: a number is not finite, or becomes infinite in the narrower type.
+    """
+    for block in blocks:
+        if not is_finite(block, source):
+            raise CheckpointError(
+                str(place), f"{name} holds numbers that are not finite (NaN or infinity)", "Use another copy of it."
+            )
+        changed = convert_bits(block, source, target)
+        if changed is not block and not is_finite(changed, target):
+            raise CheckpointError(
+                str(place), f"{name} has numbers too large for {target}", "Convert to bfloat16 or float32."
+            )
+        yield changed
+
+
+class HashingFile:
+    """A file open for writing whose SHA-256 is computed in a second thread while the next block is read.
+
+    A block may be changed by its owner once the write after the next one has begun.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def write(self, data) -> None:
+        """Writes bytes or a contiguous array."""
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        self._settle()
+        self._pending = self._pool.submit(self._hash.update, view)
+        self.file.write(view)
+        self.size += len(view)
+
+    def hexdigest(self) -> str:
+        """The hash of all that was written; nothing can be written afterwards."""
+        self._settle()
+        self._pool.shutdown()
+        return self._hash.hexdigest()
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,257 @@
+"""What lies beside weights: the network's configuration in any of its forms, and the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.config.loader import read_yaml
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.hf_config import from_hf, to_hf
+from mindformers_glm.registry import CONFIGS
+from mindformers_glm.tokenizers import files as tokenizer_files
+
+CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
+_TOKENIZER_FILES = (tokenizer_files.VOCABULARY, tokenizer_files.SETTINGS)
+_NATIVE_TYPES = ("glm", "glm4")
+_UNUSED_IDS = 1024  # how many ids may lie between a tokenizer's last and the padded vocabulary
+
+
+class Storage(NamedTuple):
+    """How MindFormers 1.5 and later were told to keep the weights (keys of model_config)."""
+
+    qkv_concat: bool = True
+    mlp_concat: bool = True
+    use_rearrange_rope: bool = False
+
+
+class ModelFiles(NamedTuple):
+    """The files of one model beside its weights; None where there is none."""
+
+    config: ChatGLM2Config | None
+    storage: Storage
+    config_path: Path | None
+    tokenizer: Path | None
+
+
+def model_files(path: str | Path) -> ModelFiles:
+    """What is beside a weights file, or in a folder of weights.
+
+    Raises:
+        ConfigError: a configuration is there and describes another network.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    config_path = _config_path(Path(path), folder)
+    config, storage = read_config(config_path) if config_path else (None, Storage())
+    tokenizer = folder if (folder / tokenizer_files.VOCABULARY).is_file() else None
+    return ModelFiles(config, storage, config_path, tokenizer)
+
+
+def read_config(path: str | Path) -> tuple[ChatGLM2Config, Storage]:
+    """The network that a config.json, a run's YAML or a saved model's YAML describes, and how it stored its weights.
+
+    Raises:
+        ConfigError: unreadable, or not a ChatGLM2/3 configuration.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return _read_json(path), Storage()
+    values = read_yaml(path)
+    section = values.get("model", values)
+    section = dict(section.get("model_config", section) if isinstance(section, Mapping) else {})
+    flags = {key: bool(section.pop(key)) for key in Storage._fields if key in section}
+    section.setdefault("type", "ChatGLM2Config")
+    return CONFIGS.build(section, "model.model_config"), Storage(**flags)
+
+
+def write_config(folder: Path, config: ChatGLM2Config, layout: str) -> Path:
+    """Writes the configuration as the layout's readers want it, and returns the file.
+
+    `mf10`: config.yaml with model.arch and model.model_config; `hf`: the official config.json; `native`: the
+    config.json of transformers' GlmForCausalLM.
+    """
+    if layout == "hf":
+        path, text = folder / CONFIG_JSON, json.dumps(to_hf(config), indent=2)
+    elif layout == "native":
+        path, text = folder / CONFIG_JSON, json.dumps(to_native(config), indent=2)
+    else:
+        path, text = folder / CONFIG_YAML, yaml.safe_dump(to_yaml(config), sort_keys=False, allow_unicode=True)
+    path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    return path
+
+
+def to_yaml(config: ChatGLM2Config) -> dict[str, Any]:
+    """The `model` section of a YAML: every key whose value is not the default."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for key in ("checkpoint_name_or_path", "parallel_config", "batch_size", "use_past"):
+        values.pop(key, None)
+    shape = ("num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads")
+    types = ("seq_length", "param_init_type", "compute_dtype", "layernorm_compute_type")
+    stated = {key: getattr(config, key) for key in (*shape, *types)}
+    return {
+        "model": {
+            "model_config": {"type": "ChatGLM2Config", **stated, **values},
+            "arch": {"type": "ChatGLM2ForConditionalGeneration"},
+        }
+    }
+
+
+def to_native(config: ChatGLM2Config) -> dict[str, Any]:
+    """The config.json of GlmForCausalLM, the network inside transformers that needs no remote code.
+
+    Raises:
+        ConfigError: a flag that network does not have.
+    """
+    works = {
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "multi_query_attention": True,
+        "apply_residual_connection_post_layernorm": False,
+    }
+    for key, value in works.items():
+        if getattr(config, key) != value:
+            raise ConfigError(key, getattr(config, key), "GlmForCausalLM has no such network. Use --to hf.")
+    if config.rope_ratio != 1 and config.rope_method != "base":
+        raise ConfigError("rope_method", config.rope_method, "GlmForCausalLM can only change the base. Use --to hf.")
+    return {
+        "model_type": "glm",
+        "architectures": ["GlmForCausalLM"],
+        "vocab_size": config.padded_vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.ffn_hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.multi_query_group_num,
+        "head_dim": config.kv_channels,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0 * config.rope_ratio,
+        "hidden_act": "silu",
+        "attention_bias": True,
+        "attention_dropout": config.attention_dropout,
+        "rms_norm_eps": config.layernorm_epsilon,
+        "max_position_embeddings": config.seq_length,
+        "tie_word_embeddings": False,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": None,
+        "use_cache": True,
+        "torch_dtype": config.param_init_type,
+    }
+
+
+def from_native(given: Mapping[str, Any]) -> ChatGLM2Config:
+    """The inverse of `to_native`."""
+    rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
+    theta = given.get("rope_theta") or rope.get("rope_theta", 10000.0)
+    partial = given.get("partial_rotary_factor") or rope.get("partial_rotary_factor", 0.5)
+    if partial != 0.5 or given.get("tie_word_embeddings"):
+        raise ConfigError("config.json", partial, "Only GLM with half rotary heads and untied embeddings is read.")
+    dtype = given.get("torch_dtype") or given.get("dtype") or "float32"
+    return ChatGLM2Config(
+        num_layers=given["num_hidden_layers"],
+        padded_vocab_size=given["vocab_size"],
+        hidden_size=given["hidden_size"],
+        ffn_hidden_size=given["intermediate_size"],
+        kv_channels=given.get("head_dim", 128),
+        num_attention_heads=given["num_attention_heads"],
+        multi_query_group_num=given["num_key_value_heads"],
+        seq_length=given.get("max_position_embeddings", 2048),
+        layernorm_epsilon=given["rms_norm_eps"],
+        rope_ratio=theta / 10000.0,
+        eos_token_id=given.get("eos_token_id", 2),
+        pad_token_id=given.get("pad_token_id") or 0,
+        param_init_type=dtype,
+        compute_dtype=dtype,
+    )
+
+
+def infer_config(source: WeightSource, *, kv_channels: int = 128) -> ChatGLM2Config:
+    """The network that the shapes of the weights allow, for conversions that need no more than shapes.
+
+    The channels of one head are not in the shapes: they are `kv_channels`, or a common divisor where that cannot be.
+
+    Raises:
+        CheckpointError: not the weights of ChatGLM2/3.
+    """
+    layer = "transformer.encoder.layers.0."
+    try:
+        vocab, hidden = source.shape("transformer.embedding.embedding_table")
+        rows = source.shape(layer + "self_attention.query_key_value.weight")[0]
+        query = source.shape(layer + "self_attention.dense.weight")[1]
+        ffn = source.shape(layer + "mlp.dense_4h_to_h.weight")[1]
+    except KeyError as error:
+        raise CheckpointError(
+            str(source.path), f"{error.args[0]} is missing, so the network's shape is not known", "Give --config."
+        ) from error
+    key = (rows - query) // 2
+    channels = kv_channels if query % kv_channels == 0 == key % kv_channels else math.gcd(query, key)
+    layers = {name.split(".layers.")[1].split(".")[0] for name in source.names if ".layers." in name}
+    return ChatGLM2Config(
+        num_layers=len(layers),
+        padded_vocab_size=vocab,
+        hidden_size=hidden,
+        ffn_hidden_size=ffn,
+        kv_channels=channels,
+        num_attention_heads=query // channels,
+        multi_query_group_num=key // channels,
+    )
+
+
+def check_tokenizer(vocab_size: int, config: ChatGLM2Config, *, place: str | Path) -> None:
+    """Passes when a tokenizer of `vocab_size` ids belongs to a network of this configuration.
+
+    Raises:
+        CheckpointError: it has more ids than the network has rows, or far fewer.
+    """
+    rows = config.padded_vocab_size
+    if vocab_size > rows or rows - vocab_size > _UNUSED_IDS:
+        raise CheckpointError(
+            str(place),
+            f"the tokenizer has {vocab_size:,} ids and the network {rows:,} rows (padded_vocab_size)",
+            "Use the tokenizer that came with these weights.",
+        )
+
+
+def copy_tokenizer(source: Path, folder: Path) -> list[Path]:
+    """Copies the tokenizer's files into a checkpoint folder and returns them."""
+    copied: list[Path] = []
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
+            copied.append(folder / name)
+    return copied
+
+
+def _config_path(path: Path, folder: Path) -> Path | None:
+    candidates = [folder / CONFIG_YAML, folder / CONFIG_JSON]
+    if path.is_file():
+        candidates = [path.with_suffix(".yaml"), *candidates]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    others = sorted(folder.glob("*.yaml"))
+    return others[0] if len(others) == 1 else None
+
+
+def _read_json(path: Path) -> ChatGLM2Config:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(str(path), "something else than JSON", f"Repair or download it again ({error}).") from error
+    if not isinstance(given, dict):
+        raise ConfigError(str(path), given, "Expected a JSON object.")
+    if given.get("model_type") in _NATIVE_TYPES:
+        try:
+            return from_native(given)
+        except KeyError as error:
+            raise ConfigError(f"{path}: {error.args[0]}", None, "This key must be given.") from error
+    return from_hf(given)
