@@ -91,7 +91,7 @@ class TokenDataset(ABC):
                 self.statistics.add(example, self._supervised(example, None, self.statistics, int(line)))
 
     def _supervised(self, example: Example, index: int | None, found: Statistics, line: int | None = None) -> int:
-        count = len(example.labels) - example.labels.count(IGNORED)
+        count = len(example.labels) - example.labels.count(IGNORED) if self.counts_labels else 0
         if count or not self.counts_labels:
             return count
         if found.unsupervised_samples >= self._max_unsupervised:

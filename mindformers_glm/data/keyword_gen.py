@@ -48,7 +48,7 @@ class KeyWordGenDataset(TokenDataset):
         max_source_length: int = 64,
         max_target_length: int = 128,
         ignore_pad_token_for_loss: bool = True,
-        label_convention: Literal["1.0", "0.8"] = "1.0",
+        label_convention: Literal["1.0", "0.8"] | float = "1.0",  # YAML reads a bare 0.8 as a number
         keep_template: bool = False,
         eos_after_truncation: bool = True,
         batch_size: int = 8,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.registry import DATA_LOADERS, DATASETS, TOKENIZERS
+from mindformers_glm.tokenizers import GLMTokenizer
 
 C = TypeVar("C", bound=type)
 _THREAD = "one background thread turns text into tokens, faster than training uses them"
@@ -69,7 +70,7 @@ def built_loader(data_loader: Any, key: str) -> Any:
     return DATA_LOADERS.build(data_loader, key) if isinstance(data_loader, Mapping) else data_loader
 
 
-def built_tokenizer(tokenizer: Any, key: str) -> Any:
+def built_tokenizer(tokenizer: Any, key: str) -> GLMTokenizer:
     """The tokenizer that a mapping describes, or the object itself.
 
     Raises:

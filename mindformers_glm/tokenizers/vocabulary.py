@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
+from sentencepiece import sentencepiece_pb2
 
 from mindformers_glm.errors import ConfigError, DataError
 
@@ -36,6 +37,8 @@ class Vocabulary:
         self.bos, self.eos, self.unk = _marks(self.processor, self.path)
         self.pieces: list[str] = self.processor.id_to_piece(list(range(self.text_size)))
         self.silent = {index for index in range(self.text_size) if self._is_silent(index)}
+        self._bytes = {i: int(self.pieces[i][1:-1], 16) for i in range(self.text_size) if self.processor.is_byte(i)}
+        self.leading_space = self._leading_space()
 
     def encode(self, text: str) -> list[int]:
         """Piece ids of a text. Never a control piece or special token, whatever the text says."""
@@ -46,9 +49,10 @@ class Vocabulary:
         return self.processor.encode([_encodable(text) for text in texts], num_threads=threads)
 
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, begin, end) of each piece, the last two counting characters of `text`."""
-        result = self.processor.encode(_encodable(text), out_type="immutable_proto")
-        return [(piece.id, piece.begin, piece.end) for piece in result.pieces]
+        """(id, begin, end) of each piece; the last two count bytes of the text in UTF-8."""
+        raw = self.processor.encode(_encodable(text), out_type="serialized_proto")
+        pieces = sentencepiece_pb2.SentencePieceText.FromString(raw).pieces
+        return [(piece.id, piece.begin, piece.end) for piece in pieces]
 
     def decode(self, ids: Iterable[int], *, show_specials: bool = False) -> str:
         """Text of ids. Ids without text (control, padding, beyond the vocabulary, negative) give nothing."""
@@ -60,15 +64,21 @@ class Vocabulary:
             return "" if index in self.silent else self.pieces[index]
         return self.special_names.get(index, "") if show_specials else ""
 
+    def is_special(self, index: int) -> bool:
+        """True for ids that are no piece of text: special tokens, control, padding, beyond the vocabulary."""
+        return not 0 <= index < self.text_size or index in self.silent
+
     def byte_of(self, index: int) -> int | None:
         """The byte that a byte-fallback piece stands for, None for every other id."""
-        if 0 <= index < self.text_size and self.processor.is_byte(index):
-            return int(self.pieces[index][1:-1], 16)
-        return None
+        return self._bytes.get(index)
 
-    def text_of(self, index: int) -> str:
-        """Text of one ordinary piece, spaces as spaces; empty for byte pieces and ids without text."""
-        return "" if self.byte_of(index) is not None else self.written(index).replace(_SPACE, " ")
+    def _leading_space(self) -> str:
+        """What decode does with the spaces that open a text: "kept", "one dropped" or "all dropped"."""
+        spaced = next((piece for piece in self.pieces if piece[:1] == _SPACE and piece[1:2] not in ("", _SPACE)), None)
+        decode = self.processor.decode_pieces
+        if spaced is None or decode([spaced]).startswith(" "):
+            return "kept"
+        return "one dropped" if decode([spaced[:1], spaced]).startswith(" ") else "all dropped"
 
     def _is_silent(self, index: int) -> bool:
         processor = self.processor

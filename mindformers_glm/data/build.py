@@ -1,0 +1,69 @@
+"""A dataset from the sections of a configuration: `train_dataset` with `train_dataset_task`, and the same for eval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.registry import DATASETS
+
+_PHASES = ("train", "eval")
+
+
+def build_dataset(
+    section: Mapping[str, Any] | None,
+    *,
+    task: Mapping[str, Any],
+    seed: int | None,
+    rank: int = 0,
+    rank_size: int = 1,
+    batch_size: int | None = None,
+    phase: str = "train",
+    tokenizer: Any = None,
+) -> TokenDataset:
+    """The dataset that `section` describes, of the kind `task["type"]`, for one rank.
+
+    `batch_size` and `seed` of the run replace those of the section, as in MindFormers. `phase` only fills in
+    where the data loader names none. `tokenizer` is used where the section's tokenizer has no vocab_file.
+    The sections are not changed.
+
+    Raises:
+        ConfigError: a key is wrong; it is named from the root of the configuration.
+        DataError: the file is missing, or nothing in it can be used.
+    """
+    key = f"{phase}_dataset"
+    if phase not in _PHASES:
+        raise ConfigError("phase", phase, "Use train or eval.")
+    given = dict(section or task.get("dataset_config") or {})
+    if not given:
+        raise ConfigError(key, section, "Describe the data: data_loader, tokenizer, lengths.")
+    if "type" not in task:
+        raise ConfigError(f"{key}_task.type", None, f"Name a dataset: {', '.join(DATASETS.names())}.")
+    runtime: dict[str, Any] = {"rank": rank, "rank_size": rank_size}
+    if seed is not None:
+        runtime["seed"] = seed
+    if batch_size is not None:
+        runtime["batch_size"] = batch_size
+    chosen = _tokenizer(given.get("tokenizer"), tokenizer)
+    if chosen is not None:
+        runtime["tokenizer"] = chosen
+    given["data_loader"] = _with_phase(given.get("data_loader"), phase)
+    spec = {name: value for name, value in given.items() if name not in runtime and value is not None}
+    try:
+        return DATASETS.build({**spec, "type": task["type"]}, key, **runtime)
+    except ConfigError as error:
+        if error.key.startswith((key, f"{phase}_dataset")):
+            raise
+        raise ConfigError(f"{key}.{error.key}", error.got, error.fix) from error
+
+
+def _tokenizer(described: Any, given: Any) -> Any:
+    if isinstance(described, Mapping) and not described.get("vocab_file") and given is not None:
+        return given
+    return given if described is None else described
+
+
+def _with_phase(loader: Any, phase: str) -> Any:
+    return {"phase": phase, **loader} if isinstance(loader, Mapping) else loader

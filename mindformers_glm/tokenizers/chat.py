@@ -1,0 +1,207 @@
+r"""The one renderer from messages to ids and labels, for training, evaluation, chat and server.
+
+Learned tokens stand in braces, E is eos. ChatGLM2, rounds as one text, encoded at once:
+
+    [gMASK] sop [Round 1]\n\n问：q1\n\n答：{a1}\n\n[Round 2]\n\n问：q2\n\n答：{a2 E}
+
+The official prompt has no eos after a past reply, so the last token of a1 has the label eos while the next id is
+the newline of the template: the model learns to stop there, and prompts stay the official ones.
+
+ChatGLM3, each message by itself: role id, metadata and newline, content.
+
+    [gMASK] sop <|user|> \n q1 <|assistant|> {\n a1 <|user|>} \n q2 <|assistant|> {\n a2 E}
+
+The token that ends a reply (the next role, or eos) is learned: it is how the model stops. The role that opens a
+reply is not: the prompt ends with it. `prompt(messages)` is the beginning of `example(messages + [reply]).ids`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from mindformers_glm.errors import ConfigError, GenerationError
+from mindformers_glm.tokenizers.chatglm import GLMTokenizer, round_text
+from mindformers_glm.tokenizers.messages import Message, read_messages
+
+LossPolicy = Literal["all", "last", "per_message"]
+POLICIES = ("all", "last", "per_message")
+IGNORED = -100
+
+
+class Rendered(NamedTuple):
+    """`labels[i]` is the token to predict at position i, or -100; both lists are equally long."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+class Renderer:
+    """Messages -> ids by the rules of the tokenizer's generation.
+
+    `tools_indent` is how the descriptions of tools are printed: 4 as the official chat does, None on one line.
+    """
+
+    def __init__(self, tokenizer: GLMTokenizer, *, tools_indent: int | None = 4) -> None:
+        self.tokenizer = tokenizer
+        self._rules = _Rounds(tokenizer) if tokenizer.generation == 2 else _Roles(tokenizer, tools_indent)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a reply."""
+        return self.tokenizer.stop_ids
+
+    def prompt(self, history: Iterable[Any], query: str | None = None, **more: Any) -> list[int]:
+        """Ids that wait for the assistant's reply. `history` and `more` as for `read_messages`.
+
+        Raises:
+            GenerationError: the conversation has a form that this model does not know.
+        """
+        return self._rules.prompt(read_messages(history, query, **more))
+
+    def example(self, history: Iterable[Any], *, loss: LossPolicy = "all", **more: Any) -> Rendered:
+        """Ids and labels of a whole conversation.
+
+        `loss`: "all" learns every assistant message, "last" those after the last user message, "per_message"
+        those that say `loss: true`. A message's own `loss` decides over "all" and "last".
+
+        Raises:
+            GenerationError: the conversation has a form that this model does not know.
+        """
+        messages = read_messages(history, **more)
+        return self._rules.example(messages, learned_messages(messages, loss))
+
+
+def learned_messages(messages: list[Message], policy: LossPolicy) -> list[bool]:
+    """Which messages are learned.
+
+    Raises:
+        ConfigError: the policy has another name.
+    """
+    if policy not in POLICIES:
+        raise ConfigError("loss_policy", policy, f"Use one of {', '.join(POLICIES)}.")
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
+    recent = users[-1] if users else -1
+    usual = {"all": lambda index: True, "last": lambda index: index > recent, "per_message": lambda index: False}[
+        policy
+    ]
+    return [
+        message.role == "assistant" and (usual(index) if message.loss is None else bool(message.loss))
+        for index, message in enumerate(messages)
+    ]
+
+
+class _Roles:
+    """ChatGLM3."""
+
+    def __init__(self, tokenizer: GLMTokenizer, tools_indent: int | None) -> None:
+        self.tokenizer, self.indent = tokenizer, tools_indent
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        ids = self.tokenizer.get_prefix_tokens()
+        for message in messages:
+            ids += self._ids(message)
+        return [*ids, self.tokenizer.get_command("<|assistant|>")]
+
+    def example(self, messages: list[Message], learned: list[bool]) -> Rendered:
+        ids = self.tokenizer.get_prefix_tokens()
+        targets = [False] * len(ids)
+        before = False  # whether the previous message is learned, and so the token that ends it
+        for message, learn in zip(messages, learned, strict=True):
+            own = self._ids(message)
+            ids += own
+            targets += [before, *[learn] * (len(own) - 1)]
+            before = learn
+        if messages and messages[-1].role == "assistant":
+            ids.append(self.tokenizer.eos_token_id)
+            targets.append(before)
+        labels = [token if target else IGNORED for token, target in zip(ids, targets, strict=True)]
+        return Rendered(ids, [*labels[1:], IGNORED])
+
+    def _ids(self, message: Message) -> list[int]:
+        content = message.content
+        if message.tools:
+            tools = message.tools
+            content += "\n" + (tools if isinstance(tools, str) else self._printed(tools))
+        return self.tokenizer.build_single_message(message.role, message.metadata, content)
+
+    def _printed(self, tools: Any) -> str:
+        try:
+            return json.dumps(tools, indent=self.indent, ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GenerationError(f"tools: not JSON ({error})") from error
+
+
+class _Rounds:
+    """ChatGLM2."""
+
+    def __init__(self, tokenizer: GLMTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        system, rounds = self._rounds(messages)
+        if not rounds or rounds[-1][1] is not None:
+            raise GenerationError("history: the last message must be the user's, the model answers it")
+        return self.tokenizer.encode(system + "".join(self._texts(rounds)))
+
+    def example(self, messages: list[Message], learned: list[bool]) -> Rendered:
+        system, rounds = self._rounds(messages)
+        replies = [learn for message, learn in zip(messages, learned, strict=True) if message.role == "assistant"]
+        if not rounds or rounds[-1][1] is None:
+            return self._past(system, rounds, replies)
+        *past, (query, answer) = rounds
+        start = self._past(system, [*past, (query, None)], replies[:-1])
+        reply = [*self.tokenizer.encode(answer, add_special_tokens=False), self.tokenizer.eos_token_id]
+        target = reply if replies[-1] else [IGNORED] * len(reply)
+        return Rendered(start.ids + reply, start.labels[:-1] + target + [IGNORED])
+
+    def _past(self, system: str, rounds: list[tuple[str, str | None]], learned: list[bool]) -> Rendered:
+        """Rounds before the reply: one text, labels found by where each piece lies in it."""
+        texts = self._texts(rounds)
+        pieces = self.tokenizer.vocabulary.encode_with_offsets(system + "".join(texts))
+        prefix = self.tokenizer.get_prefix_tokens()
+        ids = prefix + [token for token, _, _ in pieces]
+        labels = [IGNORED] * len(ids)
+        begins = [-1] * len(prefix) + [begin for _, begin, _ in pieces]
+        end = _length(system)
+        for (_, reply), text, learn in zip(rounds, texts, [*learned, False], strict=False):
+            end += _length(text)
+            if reply and learn:
+                self._label(ids, labels, begins, range(end - _length(reply) - 2, end - 2))
+        return Rendered(ids, labels)
+
+    def _label(self, ids: list[int], labels: list[int], begins: list[int], reply: range) -> None:
+        """Labels for the pieces that begin inside a reply, and eos for where it ends."""
+        inside = [place for place, begin in enumerate(begins) if begin in reply]
+        for place in inside:
+            labels[place - 1] = ids[place]
+        if inside:
+            labels[inside[-1]] = self.tokenizer.eos_token_id
+
+    def _texts(self, rounds: list[tuple[str, str | None]]) -> list[str]:
+        return [round_text(index, *item) for index, item in enumerate(rounds, 1)]
+
+    def _rounds(self, messages: list[Message]) -> tuple[str, list[tuple[str, str | None]]]:
+        system = ""
+        if messages and messages[0].role == "system":
+            if messages[0].tools:
+                raise GenerationError("tools: ChatGLM2 knows no tools; use ChatGLM3")
+            system, messages = f"{messages[0].content}\n\n", messages[1:]
+        rounds: list[tuple[str, str | None]] = []
+        for message in messages:
+            if message.role == "user" and (not rounds or rounds[-1][1] is not None):
+                rounds.append((message.content, None))
+            elif message.role == "assistant" and not message.metadata and rounds and rounds[-1][1] is None:
+                rounds[-1] = (rounds[-1][0], message.content)
+            else:
+                roles = f"{message.role} in place {messages.index(message) + 1}"
+                raise GenerationError(
+                    f"history: {roles}. ChatGLM2 knows user and assistant in turn; use ChatGLM3 for more"
+                )
+        return system, rounds
+
+
+def _length(text: str) -> int:
+    """Bytes of a text, as the offsets of pieces count."""
+    return len(text.encode("utf-8", "replace"))

@@ -1,0 +1,105 @@
+"""Arguments of a tool call, read from what a model wrote without running any of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from typing import Any
+
+LONGEST = 65536  # characters of a call that are looked at
+_DEEPEST = 50  # nested brackets; Python's own parser gives up near 200
+_FENCE = re.compile(r"```[ \t]*\w*[ \t]*\r?\n?(.*?)(?:```|\Z)", re.DOTALL)
+_JSON_WORDS = {"true": True, "false": False, "null": None}
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Arguments of a call written as `tool_call(city='Beijing')` or as a JSON object, in a code block or bare.
+
+    A JSON object may be the arguments, or `{"name": ..., "arguments": {...}}`. Values are JSON values: literals
+    only, no names, no arithmetic, no calls.
+
+    Raises:
+        ValueError: the text is none of these; the message says why.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"a call of {len(text)} characters is too long")
+    fenced = _FENCE.search(text)
+    body = (fenced.group(1) if fenced else text).strip()
+    if _depth(body) > _DEEPEST:
+        raise ValueError("brackets are nested too deeply")
+    return _from_json(body) if body.startswith("{") else _from_python(body)
+
+
+def _from_json(body: str) -> dict[str, Any]:
+    value = json.loads(body, strict=False, parse_constant=_no_constant)
+    if not isinstance(value, dict):
+        raise ValueError("arguments are no object")
+    inner = value.get("arguments", value.get("parameters")) if isinstance(value.get("name"), str) else None
+    if isinstance(inner, str):
+        inner = json.loads(inner, strict=False, parse_constant=_no_constant)
+    return inner if isinstance(inner, dict) else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _from_python(body: str) -> dict[str, Any]:
+    try:
+        tree = ast.parse(body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not a call ({type(error).__name__})") from error
+    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr) or not isinstance(tree.body[0].value, ast.Call):
+        raise ValueError("expected one call")
+    call = tree.body[0].value
+    if not isinstance(call.func, ast.Name):
+        raise ValueError("expected a plain function name")
+    arguments: dict[str, Any] = {}
+    for positional in call.args:
+        value = _literal(positional)
+        if not isinstance(value, dict) or len(call.args) > 1:
+            raise ValueError("arguments need names")
+        arguments.update(value)
+    for item in call.keywords:
+        value = _literal(item.value)
+        if item.arg is not None:
+            arguments[item.arg] = value
+        elif isinstance(value, dict):
+            arguments.update(value)
+        else:
+            raise ValueError("** needs a dictionary")
+    return arguments
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, (str, int, float))):
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            raise ValueError("a number is too large")
+        return node.value
+    if isinstance(node, ast.Name) and node.id in _JSON_WORDS:
+        return _JSON_WORDS[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _literal(node.operand)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [None if key is None else _literal(key) for key in node.keys]
+        if all(isinstance(key, str) for key in keys):
+            return {key: _literal(value) for key, value in zip(keys, node.values, strict=True)}
+    raise ValueError(f"a value is not a literal ({type(node).__name__})")
+
+
+def _depth(body: str) -> int:
+    """Deepest nesting of brackets, those inside strings counted too: a bound is enough."""
+    depth = deepest = 0
+    for character in body:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth = max(depth - 1, 0)
+    return deepest
