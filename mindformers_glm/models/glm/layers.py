@@ -1,5 +1,8 @@
-"""The parts of the network. Shapes: B batch, T tokens, N = B * T rows, S cache, D hidden, H heads, K kv heads,
-E head_dim, F ffn, V vocabulary. Activations are rows (N, .) so that no part but attention need know B and T.
+"""The parts of a layer. Shapes: B batch, T tokens, N = B * T rows, S cache, D hidden, H heads, K kv heads,
+E head_dim, F ffn, V vocabulary. Activations are rows (N, .), so that nothing but attention need know B and T.
+
+What the parts are told of the rows' places: `cos`, `sin` (N, 1, E) of their positions, `mask` (., 1, T * G, T) among
+them, and `batch`, which is B. These are plain arguments: a recomputed Cell differentiates no tuples in PyNative mode.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.ops.attention import attention, cached_attention, group_rows, ungroup_rows
+from mindformers_glm.ops.attention import attention, blocked_attention, group_rows, ungroup_rows
 from mindformers_glm.ops.linear import linear
 from mindformers_glm.ops.rms_norm import layer_norm, rms_norm
 from mindformers_glm.ops.rotary import apply_rotary
@@ -54,42 +57,75 @@ class Norm(nn.Cell):
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
-class SelfAttention(nn.Cell):
-    """Causal attention of grouped heads with rotary positions.
+class CoreAttention(nn.Cell):
+    """What attention does between its projections: a Cell of its own, so that it can be recomputed alone."""
 
-    `place` is (cos, sin, mask, B): cos and sin (N, 1, E) of the rows' positions, the causal mask (., 1, T * G, T) among
-    them. `past` is (keys, values, mask): (B, K, S, E) twice, and (B, 1, 1, S) hiding the cache's unused slots.
-    """
+    def __init__(self, config: ChatGLM2Config):
+        super().__init__()
+        self.drop = nn.Dropout(p=config.attention_dropout) if config.attention_dropout else None
+
+    def construct(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor,
+        prefix_k: Tensor | None = None,
+        prefix_v: Tensor | None = None,
+    ) -> Tensor:
+        """Queries (B, K, T * G, E), keys and values (B, K, T, E), a prefix (B, K, P, E) -> (B, K, T * G, E)."""
+        if prefix_k is None:
+            return attention(q, k, v, mask, drop=self.drop)
+        return blocked_attention(q, ((prefix_k, prefix_v, None), (k, v, mask)), drop=self.drop)
+
+
+class SelfAttention(nn.Cell):
+    """Causal attention of grouped heads with rotary positions."""
 
     def __init__(self, config: ChatGLM2Config, turn: Tensor, sigma: float):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
-        self.fused = config.multi_query_attention
+        self.grouped, self.scale = config.multi_query_attention, config.kv_channels**-0.5
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
+        self.core = CoreAttention(config)
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
-        self.drop = nn.Dropout(p=config.attention_dropout) if config.attention_dropout else None
-        self.turn, self.scale, self.dtype = turn, self.head_dim**-0.5, getattr(ms, config.compute_dtype)
+        self.turn, self.dtype = turn, getattr(ms, config.compute_dtype)
 
-    def construct(self, x: Tensor, place: tuple, past: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (N, D) -> (N, D), and the new keys and values (B, K, T, E)."""
-        cos, sin, mask, batch = place
+    def construct(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        batch: int,
+        prefix_k: Tensor | None = None,
+        prefix_v: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row."""
         q, k, v = self.project(x, cos, sin, batch)
-        if past is None:
-            out = attention(q, k, v, mask, drop=self.drop)
-        else:
-            past_k, past_v, past_mask = past
-            out = cached_attention(q, k, v, mask, past_k, past_v, past_mask)
+        out = self.core(q, k, v, mask, prefix_k, prefix_v)
+        return self.dense(ungroup_rows(out, batch=batch, heads=self.heads))
+
+    def cached(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, past: tuple
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (N, D) -> (N, D), and the new keys and values (B, K, T, E).
+
+        `past` holds blocks (keys, values, mask) of (B, K, S, E) twice and a mask or None.
+        """
+        q, k, v = self.project(x, cos, sin, batch)
+        out = blocked_attention(q, (*past, (k, v, mask)))
         return self.dense(ungroup_rows(out, batch=batch, heads=self.heads)), k, v
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated, scaled queries (B, K, T * G, E); rotated keys and values (B, K, T, E)."""
+        """Rotated and scaled queries (B, K, T * G, E), rotated keys and plain values (B, K, T, E)."""
         h, k, e = self.heads, self.kv_heads, self.head_dim
         qkv = self.query_key_value(x)
-        if self.fused:  # rows q | k | v
+        if self.grouped:  # rows q | k | v
             qk, value = qkv[:, : (h + k) * e].reshape(-1, h + k, e), qkv[:, (h + k) * e :]
         else:  # for each head its q, k, v
             qkv = qkv.reshape(-1, h, 3 * e)
@@ -102,6 +138,14 @@ class SelfAttention(nn.Cell):
         return query, key, value.reshape(batch, -1, k, e).transpose(0, 2, 1, 3)
 
 
+class Activation(nn.Cell):
+    """SwiGLU as a Cell, so that it can be recomputed alone."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows [gate | up] (N, 2 F) -> (N, F)."""
+        return swiglu(x)
+
+
 class MLP(nn.Cell):
     """Two projections around SwiGLU."""
 
@@ -109,15 +153,16 @@ class MLP(nn.Cell):
         super().__init__()
         hidden, ffn, bias = config.hidden_size, config.ffn_hidden_size, config.add_bias_linear
         self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
+        self.activation = Activation()
         self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, D) -> (N, D)."""
-        return self.dense_4h_to_h(swiglu(self.dense_h_to_4h(x)))
+        return self.dense_4h_to_h(self.activation(self.dense_h_to_4h(x)))
 
 
 class Block(nn.Cell):
-    """One layer: attention and MLP, each behind a norm and added to the stream."""
+    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
 
     def __init__(self, config: ChatGLM2Config, turn: Tensor):
         super().__init__()
@@ -130,13 +175,34 @@ class Block(nn.Cell):
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
 
-    def construct(self, x: Tensor, place: tuple, past: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (N, D) -> (N, D) in the type of the stream, and the layer's new keys and values; see SelfAttention."""
+    def construct(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        batch: int,
+        prefix_k: Tensor | None = None,
+        prefix_v: Tensor | None = None,
+    ) -> Tensor:
+        """Rows (N, D) -> (N, D) in the type of the stream."""
         normed = self.input_layernorm(x)
-        out, key, value = self.self_attention(normed, place, past)
+        out = self.self_attention(normed, cos, sin, mask, batch, prefix_k, prefix_v)
+        return self.rest(x, normed, out)
+
+    def cached(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, past: tuple
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (N, D) -> (N, D), and the new keys and values (B, K, T, E); see SelfAttention.cached."""
+        normed = self.input_layernorm(x)
+        out, key, value = self.self_attention.cached(normed, cos, sin, mask, batch, past)
+        return self.rest(x, normed, out), key, value
+
+    def rest(self, x: Tensor, normed: Tensor, out: Tensor) -> Tensor:
+        """The layer after attention: rows x, their norm, attention's result -> (N, D)."""
         x = self.add(normed if self.residual_is_norm else x, out)
         normed = self.post_attention_layernorm(x)
-        return self.add(normed if self.residual_is_norm else x, self.mlp(normed)), key, value
+        return self.add(normed if self.residual_is_norm else x, self.mlp(normed))
 
     def add(self, residual: Tensor, out: Tensor) -> Tensor:
         """The sum residual + dropout(out) in the type of the stream."""

@@ -11,13 +11,19 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm import runtime
+from mindformers_glm.adapters.config import LoraConfig, PrefixConfig, read_pet_config
+from mindformers_glm.adapters.lora import add_lora
+from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import cross_entropy
 from mindformers_glm.ops.rotary import pair_turn, rotary_table
 from mindformers_glm.registry import CONFIGS, MODELS, service
+
+CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
 
 
 class Embedding(nn.Cell):
@@ -42,16 +48,36 @@ class Encoder(nn.Cell):
         turn = Tensor(pair_turn(config.kv_channels))
         self.layers = nn.CellList([Block(config, turn) for _ in range(config.num_layers)])
         self.final_layernorm = Norm(config) if config.post_layer_norm else None
+        self.set_recompute(config)
 
-    def construct(self, x: Tensor, place: tuple) -> Tensor:
-        """Rows (N, D) -> normed rows (N, D)."""
-        for layer in self.layers:
-            x, _, _ = layer(x, place)
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None = None
+    ) -> Tensor:
+        """Rows (N, D) -> normed rows (N, D). prefix (L, 2, B, K, P, E)."""
+        for i, layer in enumerate(self.layers):
+            if prefix is None:
+                x = layer(x, cos, sin, mask, batch)
+            else:
+                x = layer(x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
         return self.norm(x)
 
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
         return x if self.final_layernorm is None else self.final_layernorm(x)
+
+    def set_recompute(self, config: ChatGLM2Config) -> None:
+        """Marks what the backward pass computes again, as `recompute_config` says."""
+        form, kept = config.recompute_config, config.no_recompute_layers or []
+        whole = form.layers(form.recompute, config.num_layers)
+        part = form.layers(form.select_recompute, config.num_layers)
+        for i, layer in enumerate(self.layers):
+            if i in kept:
+                continue
+            if i in whole:
+                layer.recompute()
+            elif i in part:
+                layer.self_attention.core.recompute()
+                layer.mlp.activation.recompute()
 
 
 class ChatGLM2Model(nn.Cell):
@@ -63,106 +89,66 @@ class ChatGLM2Model(nn.Cell):
         self.encoder = Encoder(config)
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
         self.length, self.groups = config.seq_length, config.num_attention_heads // config.num_kv_heads
-        self.table = Tensor(
-            rotary_table(
-                length=config.seq_length,
-                channels=config.kv_channels,
-                ratio=config.rope_ratio,
-                method=config.rope_method,
-            )
+        table = rotary_table(
+            length=config.seq_length, channels=config.kv_channels, ratio=config.rope_ratio, method=config.rope_method
         )
-        self.slots = Tensor(np.arange(config.seq_length, dtype=np.int32))
+        self.table = Tensor(table)
+        self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
         self.group = Tensor(np.zeros((1, 1, self.groups), np.int32))
 
-    def construct(self, input_ids: Tensor) -> Tensor:
+    def construct(self, input_ids: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Token ids (B, T) -> normed rows (N, D)."""
-        return self.encoder(self.embedding(input_ids), self.place(input_ids))
+        cos, sin, mask = self.place(input_ids)
+        return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix)
 
-    def place(self, input_ids: Tensor) -> tuple:
-        """Where the tokens of whole sequences stand: row b holds positions 0 to T - 1."""
+    def place(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """cos, sin (N, 1, E) and mask (1, 1, T * G, T) of whole sequences: each row holds positions 0 to T - 1."""
         batch, tokens = input_ids.shape
         if tokens > self.length:
             raise ValueError(f"{tokens} tokens and the rotary table ends at seq_length {self.length}")
-        positions = self.slots[:tokens].reshape(1, -1)
-        cos, sin, mask, _ = self.turned(positions, batch)
+        cos, sin, mask = self.turned(self.slots[:tokens].reshape(1, -1))
         if batch > 1:
             cos, sin = ops.tile(cos, (batch, 1, 1)), ops.tile(sin, (batch, 1, 1))
-        return cos, sin, mask, batch
+        return cos, sin, mask
 
-    def turned(self, positions: Tensor, batch: int) -> tuple:
-        """The place of tokens at `positions` (B, T)."""
-        rows = (positions.expand_dims(-1) + self.group).reshape(positions.shape[0], 1, -1, 1)
-        mask = causal_mask(rows, positions.reshape(positions.shape[0], 1, 1, -1))
+    def turned(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """cos, sin (N, 1, E) and mask (B, 1, T * G, T) of tokens at `positions` (B, T)."""
+        batch = positions.shape[0]
+        rows = (positions.expand_dims(-1) + self.group).reshape(batch, 1, -1, 1)
+        mask = causal_mask(rows, positions.reshape(batch, 1, 1, -1))
         angles = ops.gather(self.table, positions.reshape(-1), 0)
-        return angles[:, :1], angles[:, 1:], mask, batch
+        return angles[:, :1], angles[:, 1:], mask
 
 
-class Cached(nn.Cell):
-    """The network over a cache that is an argument: `ChatGLM2ForConditionalGeneration.forward_cached` as a Cell.
-
-    One graph serves any length once `set_inputs` has declared the dimensions that vary.
-    """
-
-    def __init__(self, transformer: ChatGLM2Model):
-        super().__init__(auto_prefix=False)
-        self.transformer = transformer
-        self.slots = transformer.slots
-
-    def construct(
-        self,
-        input_ids: Tensor,
-        positions: Tensor,
-        past_length: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
-        last: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `ChatGLM2ForConditionalGeneration.forward_cached`."""
-        model, batch = self.transformer, input_ids.shape[0]
-        x, place = model.embedding(input_ids), model.turned(positions, batch)
-        hidden = self.slots[: key_cache.shape[3]].reshape(1, 1, 1, -1) >= past_length.reshape(-1, 1, 1, 1)
-        past_mask = ops.cast(hidden, ms.float32) * MASKED
-        keys, values = (), ()
-        for i, layer in enumerate(model.encoder.layers):
-            x, key, value = layer(x, place, (key_cache[i], value_cache[i], past_mask))
-            keys += (key.expand_dims(0),)
-            values += (value.expand_dims(0),)
-        if last is not None:
-            tokens = input_ids.shape[1]
-            x = ops.gather(x, ops.arange(batch).astype(ms.int32) * tokens + last, 0)
-        logits = ops.cast(model.output_layer(model.encoder.norm(x)), ms.float32)
-        if last is None:
-            logits = logits.reshape(batch, -1, logits.shape[-1])
-        return logits, ops.concat(keys), ops.concat(values)
-
-
-class Stream(nn.Cell):
-    """The residual stream at every depth, as a Cell: `ChatGLM2ForConditionalGeneration.hidden_states`."""
-
-    def __init__(self, transformer: ChatGLM2Model):
-        super().__init__(auto_prefix=False)
-        self.transformer = transformer
-
-    def construct(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Token ids (B, T) -> L + 1 times (B, T, D)."""
-        model, (batch, tokens) = self.transformer, input_ids.shape
-        x, place = model.embedding(input_ids), model.place(input_ids)
-        states = (x.reshape(batch, tokens, -1),)
-        for layer in model.encoder.layers:
-            x, _, _ = layer(x, place)
-            states += (x.reshape(batch, tokens, -1),)
-        return states
-
-
-@MODELS.register()
+@MODELS.register("ChatGLM2WithPtuning2")
 class ChatGLM2ForConditionalGeneration(nn.Cell):
-    """The network with its loss; generation is found by name, so that the network knows none of it."""
+    """The network with its loss; generation is found by name, so that the network knows none of it.
+
+    Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here.
+
+    Raises:
+        ConfigError: the device cannot compute in the configured type, or `pet_config` does not fit.
+    """
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
         check_device(config)
         self.config = config
         self.transformer = ChatGLM2Model(config)
+        self.loss = cross_entropy
+        self.prefix_encoder = None
+        adapter = adapter_of(config)
+        if isinstance(adapter, PrefixConfig):
+            self.prefix_encoder = PrefixEncoder(
+                adapter,
+                num_layers=config.num_layers,
+                kv_heads=config.num_kv_heads,
+                head_dim=config.kv_channels,
+                dtype=config.compute_dtype,
+            )
+            freeze_all_but_prefix(self)
+        elif adapter is not None:
+            add_lora(self, adapter)
         object.__setattr__(self, "_cached", None)
 
     def construct(self, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -170,11 +156,12 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
 
         Labels are shifted by the dataset already; -100 is not learned.
         """
-        logits = self.transformer.output_layer(self.transformer(input_ids))
+        batch, tokens = input_ids.shape
+        prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
+        logits = self.transformer.output_layer(self.transformer(input_ids, prefix))
         if labels is None:
-            batch, tokens = input_ids.shape
             return ops.cast(logits, ms.float32).reshape(batch, tokens, -1)
-        return cross_entropy(logits, labels.reshape(-1))
+        return self.loss(logits, labels.reshape(-1))
 
     def forward_cached(
         self,
@@ -192,12 +179,12 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         (B, V) at the row `last` (B,) of each sequence; new keys and new values (L, B, K, T, E).
         """
         if self._cached is None:
-            object.__setattr__(self, "_cached", Cached(self.transformer))
+            object.__setattr__(self, "_cached", Cached(self))
         return self._cached(input_ids, positions, past_length, key_cache, value_cache, last)
 
     def hidden_states(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         """The stream (B, T, D) after the embedding and after each layer, before the final norm."""
-        return Stream(self.transformer)(input_ids)
+        return Stream(self)(input_ids)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """New tokens after each prompt; see generation."""
@@ -212,20 +199,101 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         return service("stream_chat")(self, *args, **kwargs)
 
 
+class Cached(nn.Cell):
+    """The network over a cache that is an argument: `forward_cached` as a Cell, to compile and to export.
+
+    One graph serves every length once `set_inputs` has declared the dimensions that vary.
+    """
+
+    def __init__(self, model: ChatGLM2ForConditionalGeneration):
+        super().__init__(auto_prefix=False)
+        self.transformer, self.prefix_encoder = model.transformer, model.prefix_encoder
+        self.slots = model.transformer.slots
+
+    def construct(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        past_length: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        last: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `ChatGLM2ForConditionalGeneration.forward_cached`."""
+        model, batch = self.transformer, input_ids.shape[0]
+        x, (cos, sin, mask) = model.embedding(input_ids), model.turned(positions)
+        hidden = self.slots[: key_cache.shape[3]].reshape(1, 1, 1, -1) >= past_length.reshape(-1, 1, 1, 1)
+        past_mask = ops.cast(hidden, ms.float32) * MASKED
+        prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
+        keys, values = (), ()
+        for i, layer in enumerate(model.encoder.layers):
+            past = ((key_cache[i], value_cache[i], past_mask),)
+            if prefix is not None:
+                past = ((prefix[i, 0], prefix[i, 1], None), *past)
+            x, key, value = layer.cached(x, cos, sin, mask, batch, past)
+            keys += (key.expand_dims(0),)
+            values += (value.expand_dims(0),)
+        if last is not None:
+            x = ops.gather(x, ops.arange(batch).astype(ms.int32) * input_ids.shape[1] + last, 0)
+        logits = ops.cast(model.output_layer(model.encoder.norm(x)), ms.float32)
+        if last is None:
+            logits = logits.reshape(batch, -1, logits.shape[-1])
+        return logits, ops.concat(keys), ops.concat(values)
+
+
+class Stream(nn.Cell):
+    """The residual stream at every depth: `hidden_states` as a Cell."""
+
+    def __init__(self, model: ChatGLM2ForConditionalGeneration):
+        super().__init__(auto_prefix=False)
+        self.transformer = model.transformer
+
+    def construct(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """Token ids (B, T) -> L + 1 times (B, T, D)."""
+        model, (batch, tokens) = self.transformer, input_ids.shape
+        x, (cos, sin, mask) = model.embedding(input_ids), model.place(input_ids)
+        states = (x.reshape(batch, tokens, -1),)
+        for layer in model.encoder.layers:
+            x = layer(x, cos, sin, mask, batch)
+            states += (x.reshape(batch, tokens, -1),)
+        return states
+
+
+def adapter_of(config: ChatGLM2Config) -> LoraConfig | PrefixConfig | None:
+    """The adapter that `pet_config`, or `pre_seq_len` alone, asks for."""
+    if config.pet_config:
+        adapter = read_pet_config(config.pet_config)
+        length = adapter.pre_seq_len if isinstance(adapter, PrefixConfig) else 0
+        if config.pre_seq_len not in (0, length):
+            raise ConfigError("pre_seq_len", config.pre_seq_len, f"pet_config asks for a prefix of {length}.")
+        return adapter
+    if config.pre_seq_len:
+        return PrefixConfig(pre_seq_len=config.pre_seq_len, prefix_projection=config.prefix_projection)
+    return None
+
+
 def check_device(config: ChatGLM2Config) -> None:
-    """Raises ConfigError when the device in use cannot compute in the types of `config`."""
-    if runtime.device_target() == "CPU" and config.compute_dtype == "bfloat16":
-        raise ConfigError("model_config.compute_dtype", "bfloat16", "MindSpore has no bfloat16 MatMul on CPU: float32.")
+    """Raises ConfigError when the device in use cannot compute in the type that `config` names."""
+    if runtime.device_target() != "CPU":
+        return
+    if config.compute_dtype == "bfloat16":
+        raise ConfigError(
+            "compute_dtype", "bfloat16", "MindSpore multiplies no bfloat16 matrices on a CPU: use float32 there."
+        )
+    if config.compute_dtype == "float16":
+        log_once("compute_dtype float16 is about ten times slower than float32 on a CPU: use float32 there.")
 
 
 def build_model(spec: Mapping[str, Any] | ChatGLM2Config, *, key: str = "model") -> nn.Cell:
-    """The network of a YAML `model` section (`model_config` and `arch`) or of a configuration.
+    """The network of a YAML `model` section (`model_config` and `arch`), or of a configuration, with its adapters.
 
     Raises:
         ConfigError: a key or value of the section is wrong, or the device cannot run it.
     """
     if isinstance(spec, ChatGLM2Config):
         return ChatGLM2ForConditionalGeneration(spec)
+    if "model_config" not in spec:
+        raise ConfigError(f"{key}.model_config", None, "This key must be given.")
     config = CONFIGS.build({"type": "ChatGLM2Config", **spec["model_config"]}, f"{key}.model_config")
     arch = spec.get("arch") or {"type": "ChatGLM2ForConditionalGeneration"}
     return MODELS.get(arch.get("type"), f"{key}.arch.type")(config)

@@ -1,0 +1,108 @@
+"""Low-rank adapters (Hu et al., LoRA, 2021) under MindFormers' parameter names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import HeUniform, initializer
+
+from mindformers_glm.adapters.config import LoraConfig, read_pet_config
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.models.glm.layers import Linear
+from mindformers_glm.ops.linear import linear
+
+DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
+
+
+class LoraLinear(nn.Cell):
+    """W x + b + (alpha / rank) B A dropout(x), with W and b of the layer that it stands for."""
+
+    def __init__(self, base: Linear, config: LoraConfig):
+        super().__init__()
+        kind = getattr(ms, config.param_init_type)
+        self.in_channels, self.out_channels, self.dtype = base.in_channels, base.out_channels, base.dtype
+        self.weight, self.bias = base.weight, base.bias
+        down, up = (config.lora_rank, base.in_channels), (base.out_channels, config.lora_rank)
+        self.mindpet_delta_lora_a = Parameter(initializer(HeUniform(math.sqrt(5)), down, kind), name=DELTA + "_a")
+        self.mindpet_delta_lora_b = Parameter(initializer("zeros", up, kind), name=DELTA + "_b")
+        self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
+        self.scale = config.lora_alpha / config.lora_rank
+        self.delta_dtype = getattr(ms, config.compute_dtype) if config.compute_dtype else base.dtype
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, in) -> (N, out) in the type of the layer."""
+        x = ops.cast(x, self.dtype)
+        low = x if self.drop is None else self.drop(x)
+        low = linear(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
+        return linear(x, self.weight, self.bias) + ops.cast(linear(low, self.mindpet_delta_lora_b), self.dtype)
+
+
+def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.Cell:
+    """The same model with adapters on the layers that `pet_config` names; everything else is frozen.
+
+    Raises:
+        ConfigError: a wrong key or value, no layer with such a name, or adapters there already.
+    """
+    config = pet_config if isinstance(pet_config, LoraConfig) else read_pet_config(pet_config)
+    if not isinstance(config, LoraConfig):
+        raise ConfigError("pet_config.pet_type", config.pet_type, "add_lora attaches 'lora' only.")
+    cells = dict(model.cells_and_names())
+    if any(isinstance(cell, LoraLinear) for cell in cells.values()):
+        raise ConfigError("pet_config", dict(config), "This model has adapters already: attach them once.")
+    chosen = _chosen({path: cell for path, cell in cells.items() if isinstance(cell, Linear)}, config)
+    for path, cell in chosen.items():
+        parent, _, name = path.rpartition(".")
+        setattr(cells[parent], name, LoraLinear(cell, config))
+    for path, parameter in model.parameters_and_names():
+        parameter.name = path  # a weight that moved into a new Cell has lost its path
+        parameter.requires_grad = _trains(path, config)
+    return model
+
+
+def merge(model: nn.Cell) -> dict[str, np.ndarray]:
+    """The weights of the same network without adapters: name -> array, W + (alpha / rank) B A where there was one.
+
+    The sum is taken in float32 and returned in the type of W.
+    """
+    weights = {name: value.asnumpy() for name, value in model.parameters_dict().items() if DELTA not in name}
+    for path, cell in model.cells_and_names():
+        if isinstance(cell, LoraLinear):
+            down, up = (
+                matrix.astype(ms.float32).asnumpy() for matrix in (cell.mindpet_delta_lora_a, cell.mindpet_delta_lora_b)
+            )
+            base = weights[path + ".weight"]
+            weights[path + ".weight"] = (base.astype(np.float32) + cell.scale * (up @ down)).astype(base.dtype)
+    return weights
+
+
+def _chosen(layers: dict[str, Linear], config: LoraConfig) -> dict[str, Linear]:
+    """The layers whose own name matches `target_modules` and neither name nor path an excluded pattern."""
+    excluded = config.exclude_layers or []
+    chosen = {
+        path: cell
+        for path, cell in layers.items()
+        if re.match(config.target_modules, path.rpartition(".")[2])
+        and not any(re.match(pattern, name) for pattern in excluded for name in (path, path.rpartition(".")[2]))
+    }
+    if not chosen:
+        names = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
+        raise ConfigError(
+            "pet_config.target_modules",
+            config.target_modules,
+            f"No layer is left to adapt; the network's linear layers are {names}.",
+        )
+    return chosen
+
+
+def _trains(name: str, config: LoraConfig) -> bool:
+    def listed(patterns: list[str] | None) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns or [])
+
+    return (DELTA in name and not listed(config.freeze_include)) or listed(config.freeze_exclude)

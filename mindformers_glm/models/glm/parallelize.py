@@ -1,0 +1,159 @@
+"""A ChatGLM2 network over several processes: the same network with fewer heads, channels and words, and sums between.
+
+The network itself knows nothing of ranks. Each rank builds it at its own size; then the layers whose input or output
+is incomplete are wrapped, and embedding and loss are replaced by their vocabulary-parallel forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.parallel.collectives import GatherFromRanks
+from mindformers_glm.parallel.layers import ColumnParallel, ParallelCrossEntropy, RowParallel, VocabParallelEmbedding
+from mindformers_glm.parallel.mesh import Axis, Mesh, check_tensor_parallel
+
+_ADAPTER = "mindpet_delta_lora_"
+
+
+class Partial(NamedTuple):
+    """A parameter whose gradient is complete only after a sum over `axis`, from row `start` on."""
+
+    axis: Axis
+    start: int
+
+
+class Gathered(nn.Cell):
+    """The output layer over a divided vocabulary, giving all logits: for evaluation and generation."""
+
+    def __init__(self, layer: nn.Cell, axis: Axis):
+        super().__init__()
+        self.layer, self.join = layer, GatherFromRanks(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, D) -> (N, V)."""
+        return self.join(self.layer(x))
+
+
+def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
+    """Raises ConfigError when the network cannot be divided along this grid."""
+    check_tensor_parallel(config, mesh.tensor.size)
+    if mesh.tensor.size > 1 and (config.pet_config or {}).get("pet_type") in ("ptuning2", "prefixtuning"):
+        fix = "The prefix is not divided among tensor ranks: set parallel_config.model_parallel: 1."
+        raise ConfigError("model.model_config.pet_config.pet_type", config.pet_config["pet_type"], fix)
+
+
+def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
+    """The same model working along the grid; it must have been built with `local_config(config, mesh.tensor.size)`.
+
+    Call it last, after adapters are attached. Parameter names do not change; values are this rank's parts.
+    """
+    names = {id(parameter): parameter.name for parameter in model.get_parameters()}
+    if mesh.tensor.size > 1:
+        _wrap(model.transformer, mesh.tensor)
+    if mesh.size > 1:
+        model.loss = ParallelCrossEntropy(mesh.tensor, mesh.data)
+    for parameter in model.get_parameters():
+        parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
+    model.whole_config = config
+    return model
+
+
+def _wrap(transformer: nn.Cell, axis: Axis) -> None:
+    for block in transformer.encoder.layers:
+        attention, mlp = block.self_attention, block.mlp
+        attention.query_key_value = ColumnParallel(attention.query_key_value, axis)
+        attention.dense = RowParallel(attention.dense, axis)
+        mlp.dense_h_to_4h = ColumnParallel(mlp.dense_h_to_4h, axis)
+        mlp.dense_4h_to_h = RowParallel(mlp.dense_4h_to_h, axis)
+    embedding = transformer.embedding
+    transformer.embedding = VocabParallelEmbedding(embedding.embedding_table, axis, dtype=embedding.dtype)
+    transformer.output_layer = ColumnParallel(transformer.output_layer, axis)
+
+
+def gather_logits(model: nn.Cell, mesh: Mesh) -> nn.Cell:
+    """The same model with whole logits out of `construct` and `forward_cached`: for evaluation and generation."""
+    if mesh.tensor.size > 1:
+        names = {id(parameter): parameter.name for parameter in model.get_parameters()}
+        model.transformer.output_layer = Gathered(model.transformer.output_layer, mesh.tensor)
+        for parameter in model.get_parameters():
+            parameter.name = names[id(parameter)]
+    return model
+
+
+def partial_gradients(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mesh) -> dict[int, Partial]:
+    """Positions of parameters whose gradient a tensor rank sees only a part of, though it holds all they touch.
+
+    These are key and value rows that several ranks hold (each rank has other query heads), and the side of a LoRA
+    adapter that is not divided. Their gradients are added up after the backward pass.
+    """
+    if mesh.tensor.size == 1:
+        return {}
+    layout, found = Layout(config, mesh.tensor.size), {}
+    for position, parameter in enumerate(parameters):
+        start = layout.shared_rows(parameter.name, parameter.shape)
+        if start is not None:
+            found[position] = Partial(_sharers(mesh.tensor, config.num_kv_heads), start)
+        elif _ADAPTER in parameter.name and layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
+            found[position] = Partial(mesh.tensor, 0)
+    return found
+
+
+def square_shares(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mesh) -> list[float | np.ndarray]:
+    """For each parameter, 1 / (tensor ranks that hold the same rows): one number, or one for each row."""
+    size = mesh.tensor.size
+    layout, shares = Layout(config, size), []
+    for parameter in parameters:
+        start = layout.shared_rows(parameter.name, parameter.shape)
+        if layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
+            shares.append(1.0 / size)
+        elif start is None:
+            shares.append(1.0)
+        else:
+            rows = np.ones(parameter.shape[0], np.float32)
+            rows[start:] = config.num_kv_heads / size
+            shares.append(rows)
+    return shares
+
+
+class RankWeights(Mapping):
+    """The weights of a whole network as the part of one tensor rank, cut when read: for `load_into`."""
+
+    def __init__(self, source: Mapping[str, np.ndarray], layout: Layout, rank: int) -> None:
+        self._source, self._layout, self._rank = source, layout, rank
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._layout.cut(name, self._source[name], self._rank)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+
+def _sharers(axis: Axis, groups: int) -> Axis:
+    """The neighbours along `axis` that hold the same key-value group."""
+    count = axis.size // groups
+    first = axis.rank // count * count
+    return Axis(f"{axis.name}-kv", axis.ranks[first : first + count], axis.rank - first)
+
+
+def _whole(layout: Layout, parameter: Parameter) -> tuple[int, ...]:
+    return layout.whole_shape(parameter.name, parameter.shape)
+
+
+def local_size(config: ChatGLM2Config, mesh: Mesh) -> ChatGLM2Config:
+    """The configuration to build this rank's network with.
+
+    Raises:
+        ConfigError: the network cannot be divided along this grid.
+    """
+    check_network(config, mesh)
+    return local_config(config, mesh.tensor.size)
