@@ -1,7 +1,13 @@
 """Tokenizers of ChatGLM2 and ChatGLM3, and the one renderer from messages to ids."""
 
 from mindformers_glm.tokenizers.chat import Rendered, Renderer
-from mindformers_glm.tokenizers.chatglm import ChatGLM2Tokenizer, ChatGLM3Tokenizer, GLMTokenizer, check_fits
+from mindformers_glm.tokenizers.chatglm import (
+    ChatGLM2Tokenizer,
+    ChatGLM3Tokenizer,
+    GLMTokenizer,
+    check_fits,
+    tokenizer_from,
+)
 from mindformers_glm.tokenizers.messages import Message, read_messages
 from mindformers_glm.tokenizers.processor import GLMProcessor
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream, ToolCall, parse_reply
@@ -23,4 +29,5 @@ __all__ = [
     "parse_reply",
     "read_messages",
     "stream_text",
+    "tokenizer_from",
 ]

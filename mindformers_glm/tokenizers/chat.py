@@ -22,7 +22,8 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.errors import ConfigError, GenerationError
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer, round_text
+from mindformers_glm.tokenizers.chatglm import round_text
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.messages import Message, read_messages
 
 LossPolicy = Literal["all", "last", "per_message"]
@@ -59,6 +60,12 @@ class Renderer:
             GenerationError: the conversation has a form that this model does not know.
         """
         return self._rules.prompt(read_messages(history, query, **more))
+
+    def check(self, messages: list[Message]) -> None:
+        """Raises GenerationError when a conversation to learn from has a form that this model does not know."""
+        self._rules.check(messages)
+        if not any(message.role == "assistant" for message in messages):
+            raise GenerationError("no assistant message, nothing to learn")
 
     def example(self, history: Iterable[Any], *, loss: LossPolicy = "all", **more: Any) -> Rendered:
         """Ids and labels of a whole conversation.
@@ -98,6 +105,10 @@ class _Roles:
     def __init__(self, tokenizer: GLMTokenizer, tools_indent: int | None) -> None:
         self.tokenizer, self.indent = tokenizer, tools_indent
 
+    def check(self, messages: list[Message]) -> None:
+        for message in messages:
+            self._content(message)
+
     def prompt(self, messages: list[Message]) -> list[int]:
         ids = self.tokenizer.get_prefix_tokens()
         for message in messages:
@@ -120,11 +131,13 @@ class _Roles:
         return Rendered(ids, [*labels[1:], IGNORED])
 
     def _ids(self, message: Message) -> list[int]:
-        content = message.content
-        if message.tools:
-            tools = message.tools
-            content += "\n" + (tools if isinstance(tools, str) else self._printed(tools))
-        return self.tokenizer.build_single_message(message.role, message.metadata, content)
+        return self.tokenizer.build_single_message(message.role, message.metadata, self._content(message))
+
+    def _content(self, message: Message) -> str:
+        if not message.tools:
+            return message.content
+        tools = message.tools
+        return f"{message.content}\n{tools if isinstance(tools, str) else self._printed(tools)}"
 
     def _printed(self, tools: Any) -> str:
         try:
@@ -138,6 +151,9 @@ class _Rounds:
 
     def __init__(self, tokenizer: GLMTokenizer) -> None:
         self.tokenizer = tokenizer
+
+    def check(self, messages: list[Message]) -> None:
+        self._rounds(messages)
 
     def prompt(self, messages: list[Message]) -> list[int]:
         system, rounds = self._rounds(messages)

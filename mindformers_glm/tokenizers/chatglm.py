@@ -7,355 +7,18 @@ text "[gMASK]" or "<|user|>" is encoded as ordinary characters, so that a messag
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import TOKENIZERS
-from mindformers_glm.tokenizers import encoding, files
-from mindformers_glm.tokenizers.encoding import Encoding, Side
-from mindformers_glm.tokenizers.vocabulary import Vocabulary
+from mindformers_glm.tokenizers import files
+from mindformers_glm.tokenizers.encoding import Encoding
+from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
 
 History = Sequence[Any]  # pairs (query, reply) or messages {role, content, ...}
-GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 GLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-
-
-class GLMTokenizer:
-    """What both generations share: text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving."""
-
-    generation = 2
-    specials: tuple[str, ...] = GLM2_SPECIALS
-    prints_specials = False
-    gives_positions = False
-
-    def __init__(
-        self,
-        vocab_file: str | None = None,
-        bos_token: str = "<sop>",
-        eos_token: str = "<eop>",
-        end_token: str = "</s>",
-        mask_token: str = "[MASK]",
-        gmask_token: str = "[gMASK]",
-        pad_token: str = "<pad>",
-        unk_token: str = "<unk>",
-        padding_side: Side = "right",
-        truncation_side: Side = "right",
-        special_start: int | None = None,
-    ) -> None:
-        self.vocabulary = Vocabulary(vocab_file, self.specials, special_start=special_start)
-        self.vocab_file = str(self.vocabulary.path)
-        self.bos_token, self.eos_token, self.end_token = bos_token, eos_token, end_token
-        self.mask_token, self.gmask_token, self.pad_token, self.unk_token = (
-            mask_token,
-            gmask_token,
-            pad_token,
-            unk_token,
-        )
-        for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
-            if side not in ("left", "right"):
-                raise ConfigError(f"tokenizer.{name}", side, "Use 'left' or 'right'.")
-        self.padding_side, self.truncation_side = padding_side, truncation_side
-        self.special_start = special_start
-        self._commands = self._command_table()
-
-    # --- vocabulary -------------------------------------------------------------------------------------------
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that mean something: pieces and special tokens. The model's vocabulary is padded beyond it."""
-        return self.vocabulary.size
-
-    def __len__(self) -> int:
-        return self.vocab_size
-
-    @property
-    def pad_token_id(self) -> int:
-        """The unk piece, 0: the official vocabulary has no piece for padding."""
-        return self.vocabulary.unk
-
-    @property
-    def unk_token_id(self) -> int:
-        """The unk piece, 0."""
-        return self.vocabulary.unk
-
-    @property
-    def eos_token_id(self) -> int:
-        """The piece that ends a text, 2 (`</s>`), whatever `eos_token` is called."""
-        return self.vocabulary.eos
-
-    end_token_id = eos_token_id
-
-    @property
-    def bos_token_id(self) -> int:
-        """Id of `bos_token`: `sop` unless another name was given."""
-        return self.get_command(self.bos_token)
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `mask_token`."""
-        return self.get_command(self.mask_token)
-
-    @property
-    def gmask_token_id(self) -> int:
-        """Id of `gmask_token`."""
-        return self.get_command(self.gmask_token)
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids after which a reply is over."""
-        return (self.eos_token_id,)
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Every id that text cannot produce."""
-        marks = {self.vocabulary.unk, self.vocabulary.bos, self.vocabulary.eos} - {-1}
-        return sorted(marks | set(self.vocabulary.special_names))
-
-    def get_command(self, token: str) -> int:
-        """Id of a special token by its name, such as "[gMASK]", "sop", "<eos>" or "<|user|>".
-
-        Raises:
-            ConfigError: this tokenizer has no special token of the name.
-        """
-        if token not in self._commands:
-            raise ConfigError(
-                "tokenizer", token, f"No special token has this name. Known: {', '.join(self._commands)}."
-            )
-        return self._commands[token]
-
-    def get_prefix_tokens(self) -> list[int]:
-        """`[gMASK] sop`, which opens every text."""
-        return [self.vocabulary.special_ids["[gMASK]"], self.vocabulary.special_ids["sop"]]
-
-    def get_vocab(self) -> dict[str, int]:
-        """Piece -> id, special tokens included."""
-        return {**{piece: index for index, piece in enumerate(self.vocabulary.pieces)}, **self.vocabulary.special_ids}
-
-    def tokenize(self, text: str) -> list[str]:
-        """Pieces of a text, as sentencepiece writes them."""
-        return [self.vocabulary.pieces[index] for index in self.vocabulary.encode(text)]
-
-    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
-        """Piece or name of each id; `<id>` in angle brackets where an id has none."""
-        if not isinstance(ids, Iterable):
-            index = int(ids)
-            if 0 <= index < self.vocabulary.text_size:
-                return self.vocabulary.pieces[index]
-            return self.vocabulary.special_names.get(index, f"<{index}>")
-        return [self.convert_ids_to_tokens(index) for index in ids]
-
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """Id of each piece or special name; the unk id where there is none."""
-        if isinstance(tokens, str):
-            if tokens in self._commands:
-                return self._commands[tokens]
-            return self.vocabulary.processor.piece_to_id(tokens)
-        return [self.convert_tokens_to_ids(token) for token in tokens]
-
-    # --- text -> ids ------------------------------------------------------------------------------------------
-
-    def encode(
-        self,
-        text: str,
-        text_pair: str | None = None,
-        *,
-        add_special_tokens: bool = True,
-        max_length: int | None = None,
-        truncation: bool | str | None = None,
-    ) -> list[int]:
-        """Ids of a text: `[gMASK] sop text`, and with a pair `[gMASK] sop text pair eos`.
-
-        `max_length` alone truncates, as MindFormers does; the special tokens count and are never cut.
-
-        Raises:
-            ConfigError: no room for the special tokens, or an unknown truncation strategy.
-        """
-        first = self.vocabulary.encode(text)
-        second = None if text_pair is None else self.vocabulary.encode(text_pair)
-        return self._assemble(first, second, add_special_tokens, max_length, truncation)
-
-    def __call__(
-        self,
-        text: str | Sequence[Any],
-        text_pair: str | Sequence[str] | None = None,
-        *,
-        add_special_tokens: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str | None = None,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: Side | None = None,
-        return_tensors: str | None = None,
-        return_attention_mask: bool = True,
-        return_position_ids: bool | None = None,
-    ) -> Encoding:
-        """`input_ids` and `attention_mask` of one text, of several, or of pairs; rows as lists or arrays (B, T).
-
-        Raises:
-            ConfigError: an option has an unknown value, or arrays were asked for rows of unequal length.
-        """
-        single = isinstance(text, str)
-        texts = [text] if single else list(text)
-        pairs = self._pairs(texts, text_pair, single)
-        rows = [
-            self.encode(a, b, add_special_tokens=add_special_tokens, max_length=max_length, truncation=truncation)
-            for a, b in pairs
-        ]
-        columns = {"input_ids": rows}
-        if padding == "max_length" and max_length is None:
-            raise ConfigError("max_length", None, "padding='max_length' needs a length.")
-        return self._finish(
-            columns,
-            single and return_tensors is None,
-            padding=padding,
-            max_length=max_length,
-            multiple=pad_to_multiple_of,
-            side=padding_side or self.padding_side,
-            return_tensors=return_tensors,
-            attention_mask=return_attention_mask,
-            position_ids=self.gives_positions if return_position_ids is None else return_position_ids,
-        )
-
-    def pad(
-        self,
-        encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        *,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: Side | None = None,
-        return_tensors: str | None = None,
-    ) -> Encoding:
-        """Rows of `input_ids` (and `labels`, `position_ids`) made equally long, with their attention mask."""
-        rows = _columns(encoded)
-        masks = rows.pop("attention_mask", None)
-        return self._finish(
-            rows,
-            False,
-            padding=padding,
-            max_length=max_length,
-            multiple=pad_to_multiple_of,
-            side=padding_side or self.padding_side,
-            return_tensors=return_tensors,
-            attention_mask=True,
-            position_ids=False,
-            masks=masks,
-        )
-
-    # --- ids -> text ------------------------------------------------------------------------------------------
-
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
-        """Text of a row of ids (of one id, or a list of texts for several rows). Any integer is accepted.
-
-        ChatGLM2 never writes special tokens; ChatGLM3 writes them by name unless `skip_special_tokens`.
-        Ids beyond the vocabulary, which a padded model can produce, have no text.
-        """
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(ids, int):
-            ids = [ids]
-        ids = list(ids)
-        if ids and not isinstance(ids[0], int) and isinstance(ids[0], Iterable):
-            return [self.decode(row, skip_special_tokens) for row in ids]
-        show = self.prints_specials and not skip_special_tokens
-        return self.vocabulary.decode(ids, show_specials=show)
-
-    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
-        """The text of each row."""
-        return [self.decode(row, skip_special_tokens) for row in sequences]
-
-    # --- files ------------------------------------------------------------------------------------------------
-
-    def settings(self) -> dict[str, Any]:
-        """Constructor arguments that differ between tokenizers, as written to tokenizer_config.json."""
-        names = ("bos_token", "eos_token", "end_token", "mask_token", "gmask_token", "pad_token", "unk_token")
-        names += ("padding_side", "truncation_side", "special_start")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
-        """Writes tokenizer.model and tokenizer_config.json; returns their paths."""
-        config = {"tokenizer_class": type(self).__name__, **self.settings()}
-        return files.save(Path(save_directory), self.vocabulary.path, config)
-
-    def save_vocabulary(self, save_directory: str | Path) -> tuple[str, ...]:
-        """Writes tokenizer.model alone; returns its path."""
-        return files.save(Path(save_directory), self.vocabulary.path, None)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **changes: Any) -> GLMTokenizer:
-        """The tokenizer of a directory with tokenizer.model (Hugging Face's or ours), or of that file.
-
-        Raises:
-            DataError: no vocabulary there, or a configuration that is not JSON.
-        """
-        vocab_file, config = files.load(Path(path))
-        known = {name: value for name, value in config.items() if name in _SAVED and isinstance(value, _SAVED[name])}
-        return cls(str(vocab_file), **{**known, **changes})
-
-    # --- inside -----------------------------------------------------------------------------------------------
-
-    def _command_table(self) -> dict[str, int]:
-        marks = self.vocabulary
-        table = {"<unk>": marks.unk, "<pad>": marks.unk, "<bos>": marks.bos, "<eos>": marks.eos}
-        table |= marks.special_ids
-        table |= {"<sop>": table["sop"], "<eop>": table["eop"], "</s>": marks.eos, "<s>": marks.bos}
-        named = {self.pad_token: marks.unk, self.unk_token: marks.unk, self.end_token: marks.eos}
-        return {**named, **table}
-
-    def _assemble(
-        self,
-        first: list[int],
-        second: list[int] | None,
-        add_special_tokens: bool,
-        max_length: int | None,
-        truncation: bool | str | None,
-    ) -> list[int]:
-        prefix = self.get_prefix_tokens() if add_special_tokens else []
-        suffix = [self.eos_token_id] if add_special_tokens and second is not None else []
-        if max_length is not None and truncation not in (False, "do_not_truncate"):
-            room = max_length - len(prefix) - len(suffix)
-            if room < 0:
-                fix = f"The special tokens alone take {len(prefix) + len(suffix)} places."
-                raise ConfigError("max_length", max_length, fix)
-            strategy = "longest_first" if truncation in (None, True) else truncation
-            first, second = encoding.fit(first, second, room=room, side=self.truncation_side, strategy=strategy)
-        return [*prefix, *first, *(second or []), *suffix]
-
-    def _pairs(
-        self, texts: list[Any], text_pair: str | Sequence[str] | None, single: bool
-    ) -> list[tuple[str, str | None]]:
-        if text_pair is None:
-            return [tuple(item) if isinstance(item, (tuple, list)) else (item, None) for item in texts]
-        seconds = [text_pair] if single else list(text_pair)
-        if len(seconds) != len(texts):
-            raise ConfigError("text_pair", len(seconds), f"Give one second text for each of the {len(texts)} texts.")
-        return list(zip(texts, seconds, strict=True))
-
-    def _finish(
-        self,
-        columns: dict[str, list[list[int]]],
-        single: bool,
-        *,
-        padding: bool | str,
-        max_length: int | None,
-        multiple: int | None,
-        side: Side,
-        return_tensors: str | None,
-        attention_mask: bool,
-        position_ids: bool,
-        masks: list[list[int]] | None = None,
-    ) -> Encoding:
-        if attention_mask:
-            columns["attention_mask"] = masks or [[1] * len(row) for row in columns["input_ids"]]
-        if position_ids:
-            columns["position_ids"] = [list(range(len(row))) for row in columns["input_ids"]]
-        padded = encoding.pad_rows(
-            columns, padding=padding, max_length=max_length, multiple=multiple, side=side, pad_id=self.pad_token_id
-        )
-        if single:
-            return Encoding({name: rows[0] for name, rows in padded.items()})
-        return Encoding(encoding.as_arrays(padded, return_tensors))
 
 
 @TOKENIZERS.register()
@@ -462,14 +125,22 @@ def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
         raise ConfigError("model.model_config.padded_vocab_size", padded_vocab_size, fix)
 
 
-_SAVED = {
-    **dict.fromkeys(
-        ("bos_token", "eos_token", "end_token", "mask_token", "gmask_token", "pad_token", "unk_token"), str
-    ),
-    "padding_side": str,
-    "truncation_side": str,
-    "special_start": int,
-}
+def tokenizer_from(path: str | Path) -> GLMTokenizer:
+    """The tokenizer of a folder, of the class that its tokenizer_config.json names or lets conclude.
+
+    Hugging Face folders of both generations name the same class; ChatGLM3 is told by its name or chat template.
+
+    Raises:
+        DataError: no vocabulary there.
+        ConfigError: the folder belongs to another tokenizer.
+    """
+    _, config = files.load(Path(path))
+    name = config.get("tokenizer_class", "ChatGLM2Tokenizer")
+    if name == "ChatGLMTokenizer":
+        third = "glm3" in str(config.get("name_or_path", "")).lower() or "chat_template" in config
+        name = "ChatGLM3Tokenizer" if third else "ChatGLM2Tokenizer"
+    kind = TOKENIZERS.get(name, "tokenizer_class")
+    return kind.from_pretrained(path)
 
 
 def _rounds(history: History) -> list[tuple[str, str]]:
@@ -493,17 +164,3 @@ def _messages(history: History) -> list[dict[str, Any]]:
             query, reply = item
             messages += [{"role": "user", "content": query}, {"role": "assistant", "content": reply}]
     return messages
-
-
-def _columns(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
-    """Columns of rows, from one mapping of rows, one mapping of a row, or a list of such mappings."""
-    if not isinstance(encoded, Mapping):
-        encoded = {name: [item[name] for item in encoded] for name in encoded[0]}
-    columns = {name: [list(map(int, row)) for row in _as_rows(rows)] for name, rows in encoded.items()}
-    if "input_ids" not in columns:
-        raise ConfigError("pad", sorted(columns), "Rows need `input_ids`.")
-    return columns
-
-
-def _as_rows(rows: Any) -> Any:
-    return rows if len(rows) and hasattr(rows[0], "__len__") else [rows]

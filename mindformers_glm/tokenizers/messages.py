@@ -114,7 +114,7 @@ def _read(item: Any) -> list[Message]:
     if role == "assistant":
         return _assistant(item)
     tools = item.get("tools") if role == "system" else None
-    return [Message(role, _text(item.get("content")), _line(item.get("metadata")), tools, item.get("loss"))]
+    return [Message(role, _text(item.get("content")), _line(item.get("metadata")), tools, _loss(item))]
 
 
 def _assistant(item: Mapping[str, Any]) -> list[Message]:
@@ -122,7 +122,7 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
     if item.get("function_call"):
         calls.append({"function": item["function_call"]})
     said = _text(item.get("content"))
-    plain = [Message("assistant", said, _line(item.get("metadata")), None, item.get("loss"))]
+    plain = [Message("assistant", said, _line(item.get("metadata")), None, _loss(item))]
     if not calls:
         return plain
     messages: list[Message] = plain if said.strip() else []
@@ -131,14 +131,20 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise GenerationError("tool_calls: every call needs function.name and function.arguments")
         body = call_text(function.get("arguments") or {})
-        messages.append(_Call("assistant", body, _line(function["name"]), None, item.get("loss"), call.get("id")))
+        messages.append(_Call("assistant", body, _line(function["name"]), None, _loss(item), call.get("id")))
     return messages
+
+
+def _loss(item: Mapping[str, Any]) -> bool | None:
+    """Whether the message says that it is learned: `loss` of ChatGLM3 data, `weight` of OpenAI's."""
+    given = item.get("loss", item.get("weight"))
+    return None if given is None else bool(given)
 
 
 def _training_turn(item: Mapping[str, Any]) -> list[Message]:
     observation = item.get("observation", "")
     said = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False)
-    name, loss = _line(item.get("name")), item.get("loss")
+    name, loss = _line(item.get("name")), _loss(item)
     if not name:
         raise GenerationError("role tool: a call needs a name")
     return [Message("assistant", call_text(item["parameters"]), name, None, loss), Message("observation", said)]

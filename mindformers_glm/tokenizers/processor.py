@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindformers_glm.registry import PROCESSORS, TOKENIZERS
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer
 from mindformers_glm.tokenizers.encoding import Encoding
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 
 @PROCESSORS.register()

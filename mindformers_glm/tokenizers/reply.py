@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.stream import TextStream
 from mindformers_glm.tokenizers.toolcall import read_arguments
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 _BROKEN = "\ufffd"
 _LENGTHS = ((0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4))
