@@ -1,0 +1,167 @@
+"""Adam with decoupled weight decay: with MindFormers' numbers (no bias correction) and as published.
+
+Both keep float32 moments named `adam_m.<parameter>` and `adam_v.<parameter>` whatever the parameter's type. A float32
+parameter is updated in place by two fused kernels; another type is widened to float32, updated and rounded back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.optim.groups import flatten
+from mindformers_glm.registry import OPTIMIZERS
+
+
+class _DecoupledAdam(nn.Cell):
+    """m, v from the gradients; p -= rate * (m / (sqrt(v) + eps)) + learning_rate * decay * p.
+
+    Called with one gradient for each of `parameters`. `learning_rate` is a Parameter that the trainer assigns.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        learning_rate: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.beta1, self.beta2 = _inside("beta1", beta1), _inside("beta2", beta2)
+        self.eps = _above_zero("eps", eps)
+        rows = flatten(params, _not_negative("weight_decay", weight_decay))
+        self.parameters = ParameterTuple([row.parameter for row in rows])
+        self.decays = tuple(row.weight_decay for row in rows)
+        self.is_float32 = tuple(row.parameter.dtype == ms.float32 for row in rows)
+        self.moments1, self.moments2 = (_zeros_like(self.parameters, prefix) for prefix in ("adam_m", "adam_v"))
+        self.learning_rate = Parameter(
+            Tensor(float(learning_rate), ms.float32), name="learning_rate", requires_grad=False
+        )
+        self.size = len(rows)
+        self.descend, self.adam = ops.ApplyGradientDescent(), ops.Adam()
+        self.zero = Tensor(0.0, ms.float32)
+
+    def update(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor) -> None:
+        """Updates every parameter and its moments; `rate` and `eps` are those of this step."""
+        for i in range(self.size):
+            if self.is_float32[i]:
+                if self.decays[i] > 0:
+                    self.descend(self.parameters[i], self.learning_rate * self.decays[i], self.parameters[i])
+                self.adam(
+                    self.parameters[i], self.moments1[i], self.moments2[i], self.zero, self.zero,
+                    rate, self.beta1, self.beta2, eps, grads[i].astype(ms.float32),
+                )  # fmt: skip
+            else:
+                self._update_widened(i, grads[i].astype(ms.float32), rate, eps)
+
+    def _update_widened(self, i: int, grad: Tensor, rate: Tensor, eps: Tensor) -> None:
+        parameter = self.parameters[i]
+        wide = parameter.astype(ms.float32)
+        mean = self.moments1[i] * self.beta1 + grad * (1 - self.beta1)
+        square = self.moments2[i] * self.beta2 + grad * grad * (1 - self.beta2)
+        ops.assign(self.moments1[i], mean)
+        ops.assign(self.moments2[i], square)
+        wide = wide - rate * (mean / (ops.sqrt(square) + eps)) - self.learning_rate * self.decays[i] * wide
+        ops.assign(parameter, wide.astype(parameter.dtype))
+
+
+@OPTIMIZERS.register("fp32_adamw", "AdamWeightDecay", "adamw", "FusedAdamWeightDecay", "fused_adamw")
+class FP32StateAdamWeightDecay(_DecoupledAdam):
+    """MindFormers' Adam: p -= lr * (m / (sqrt(v) + eps) + weight_decay * p), moments without bias correction.
+
+    `AdamWeightDecay` (alias `adamw`) of MindSpore has the same formula. For the published one use `AdamW`.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
+        self.eps_tensor = Tensor(self.eps, ms.float32)
+
+    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
+        """Updates in place; returns the learning rate."""
+        self.update(grads, self.learning_rate, self.eps_tensor)
+        return self.learning_rate
+
+
+@OPTIMIZERS.register("adamw_bias_correction")
+class AdamW(_DecoupledAdam):
+    """The published AdamW: moments corrected for their zero start (Loshchilov and Hutter 2019, algorithm 2).
+
+    p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p); `global_step` counts the updates made.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
+        self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
+        self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
+
+    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
+        """Updates in place; returns the learning rate."""
+        step = self.global_step + 1
+        ops.assign(self.global_step, step)
+        count = step.astype(ms.float32).reshape(())
+        correction1 = -ops.expm1(count * self.log_beta1)  # 1 - beta1^t without losing digits
+        correction2 = ops.sqrt(-ops.expm1(count * self.log_beta2))
+        # m / c1 / (sqrt(v) / c2 + eps) = c2 / c1 * m / (sqrt(v) + eps * c2)
+        self.update(grads, self.learning_rate * correction2 / correction1, self.eps * correction2)
+        return self.learning_rate
+
+
+def _zeros_like(parameters: Sequence[Parameter], prefix: str) -> ParameterTuple:
+    return ParameterTuple(
+        [
+            Parameter(Tensor(np.zeros(p.shape, np.float32)), name=f"{prefix}.{p.name}", requires_grad=False)
+            for p in parameters
+        ]
+    )
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"optimizer.{name}", value, "Expected a number.") from None
+
+
+def _inside(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not 0 < number < 1:
+        raise ConfigError(f"optimizer.{name}", value, "Use a number between 0 and 1.")
+    return number
+
+
+def _above_zero(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not number > 0:
+        raise ConfigError(f"optimizer.{name}", value, "Use a number above 0.")
+    return number
+
+
+def _not_negative(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not number >= 0:
+        raise ConfigError(f"optimizer.{name}", value, "Use 0 or more.")
+    return number
