@@ -26,7 +26,7 @@ def build_dataset(
     """The dataset that `section` describes, of the kind `task["type"]`, for one rank.
 
     `batch_size` and `seed` of the run replace those of the section, as in MindFormers. `phase` only fills in
-    where the data loader names none. `tokenizer` is used where the section's tokenizer has no vocab_file.
+    where the data loader names none. `tokenizer`, when given, replaces the section's.
     The sections are not changed.
 
     Raises:
@@ -46,23 +46,16 @@ def build_dataset(
         runtime["seed"] = seed
     if batch_size is not None:
         runtime["batch_size"] = batch_size
-    chosen = _tokenizer(given.get("tokenizer"), tokenizer)
-    if chosen is not None:
-        runtime["tokenizer"] = chosen
+    if tokenizer is not None:
+        runtime["tokenizer"] = tokenizer
     given["data_loader"] = _with_phase(given.get("data_loader"), phase)
     spec = {name: value for name, value in given.items() if name not in runtime and value is not None}
     try:
         return DATASETS.build({**spec, "type": task["type"]}, key, **runtime)
     except ConfigError as error:
-        if error.key.startswith((key, f"{phase}_dataset")):
+        if error.key.startswith(key):
             raise
         raise ConfigError(f"{key}.{error.key}", error.got, error.fix) from error
-
-
-def _tokenizer(described: Any, given: Any) -> Any:
-    if isinstance(described, Mapping) and not described.get("vocab_file") and given is not None:
-        return given
-    return given if described is None else described
 
 
 def _with_phase(loader: Any, phase: str) -> Any:

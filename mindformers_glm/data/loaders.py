@@ -49,8 +49,13 @@ class FileLoader:
         self.phase = phase
         self.shuffle = phase == "train" if shuffle is None else shuffle
         self.shard = None if num_shards is None else (shard_id, num_shards)
-        self.rows: list[Any] = read_rows(self.path, self.convert, max_bad_ratio=max_bad_ratio)[:num_samples]
+        self.max_bad_ratio = max_bad_ratio
+        self.rows: list[Any] = self.read()[:num_samples]
         logger.info("Loading %d data success: %s", len(self.rows), self.path)
+
+    def read(self) -> list[Any]:
+        """Rows of the whole file."""
+        return read_rows(self.path, self.convert, max_bad_ratio=self.max_bad_ratio)
 
     def convert(self, record: Record) -> Any:
         """The row of a record.

@@ -69,7 +69,7 @@ def read_rows(file: Path, convert: Callable[[Record], Any], *, max_bad_ratio: fl
             rows.append(convert(record))
         except ValueError as error:
             faults.append(Fault(record.line, str(error)))
-    _judge(file, len(rows), faults, max_bad_ratio)
+    judge(file, len(rows), faults, max_bad_ratio)
     return rows
 
 
@@ -141,7 +141,12 @@ def _parquet(file: Path) -> Iterator[Record]:
         yield Record(number, value)
 
 
-def _judge(file: Path, kept: int, faults: list[Fault], max_bad_ratio: float) -> None:
+def judge(file: Path, kept: int, faults: list[Fault], max_bad_ratio: float) -> None:
+    """Warns of faulty records, or refuses the file when none or too few are left.
+
+    Raises:
+        DataError: no record is usable, or more than `max_bad_ratio` of them are not.
+    """
     total = kept + len(faults)
     if not total:
         raise DataError(str(file), "the file holds no records", "Fill it with one JSON object per line")
@@ -151,6 +156,6 @@ def _judge(file: Path, kept: int, faults: list[Fault], max_bad_ratio: float) -> 
     more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
     counts = f"{len(faults)} of {total} records cannot be used: {shown}{more}"
     if not kept or len(faults) > max_bad_ratio * total:
-        fix = "Repair these lines, or name the columns of this file (origin_columns)"
+        fix = "Repair these lines, or choose the data_loader and its columns (origin_columns) that fit this file"
         raise DataError(str(file), counts, fix)
     logger.warning("%s: %s. They are skipped.", file, counts)
