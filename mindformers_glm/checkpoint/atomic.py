@@ -84,6 +84,21 @@ def remove_abandoned(folder: str | Path) -> list[Path]:
     return removed
 
 
+def claim(path: str | Path) -> int | None:
+    """A handle that marks `path` as held by this process until `release` or its end; None when another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    if _lock(descriptor, wait=False) is False:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def release(descriptor: int | None) -> None:
+    """Gives up a claim."""
+    if descriptor is not None:
+        os.close(descriptor)
+
+
 def _create(path: Path) -> tuple[str, int]:
     """A new temporary file beside `path`, locked by this process for as long as it is open."""
     while True:

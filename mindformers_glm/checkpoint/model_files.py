@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mindformers_glm.checkpoint.names import Layout
 from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -71,20 +72,23 @@ def read_config(path: str | Path) -> tuple[ChatGLM2Config, Storage]:
     return CONFIGS.build(section, "model.model_config"), Storage(**flags)
 
 
-def write_config(folder: Path, config: ChatGLM2Config, layout: str) -> Path:
-    """Writes the configuration as the layout's readers want it, and returns the file.
+def config_file(config: ChatGLM2Config, form: str, layout: Layout) -> tuple[str, str]:
+    """Name and text of the configuration as the readers of a form want it.
 
-    `mf10`: config.yaml with model.arch and model.model_config; `hf`: the official config.json; `native`: the
-    config.json of transformers' GlmForCausalLM.
+    `mf10`: config.yaml with model.arch and model.model_config, and how `layout` keeps the weights; `hf`: the official
+    config.json; `native`: the config.json of transformers' GlmForCausalLM.
     """
-    if layout == "hf":
-        path, text = folder / CONFIG_JSON, json.dumps(to_hf(config), indent=2)
-    elif layout == "native":
-        path, text = folder / CONFIG_JSON, json.dumps(to_native(config), indent=2)
-    else:
-        path, text = folder / CONFIG_YAML, yaml.safe_dump(to_yaml(config), sort_keys=False, allow_unicode=True)
-    path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-    return path
+    if form == "mf10":
+        values = to_yaml(config)
+        flags = {
+            "qkv_concat": not layout.split_qkv,
+            "mlp_concat": not layout.split_mlp,
+            "use_rearrange_rope": layout.rearranged,
+        }
+        defaults = Storage()._asdict()
+        values["model"]["model_config"].update({k: v for k, v in flags.items() if v != defaults[k]})
+        return CONFIG_YAML, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return CONFIG_JSON, json.dumps(to_hf(config) if form == "hf" else to_native(config), indent=2) + "\n"
 
 
 def to_yaml(config: ChatGLM2Config) -> dict[str, Any]:
@@ -221,14 +225,9 @@ def check_tokenizer(vocab_size: int, config: ChatGLM2Config, *, place: str | Pat
         )
 
 
-def copy_tokenizer(source: Path, folder: Path) -> list[Path]:
-    """Copies the tokenizer's files into a checkpoint folder and returns them."""
-    copied: list[Path] = []
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-            copied.append(folder / name)
-    return copied
+def tokenizer_contents(folder: Path) -> dict[str, bytes]:
+    """The files of the tokenizer in a folder: name -> content."""
+    return {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def _config_path(path: Path, folder: Path) -> Path | None:

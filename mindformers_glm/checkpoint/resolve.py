@@ -69,7 +69,7 @@ def _at(name: str, path: Path) -> Resolved:
 
 
 def _downloaded(name: str) -> Path | None:
-    """A packaged or downloaded copy: the package's assets, a folder of the name, or MindFormers' <family>/<name>.ckpt."""
+    """A copy in the package, in a folder of the name, or where MindFormers downloaded it (<family>/<name>.ckpt)."""
     row: ModelName | None = MODEL_NAMES.get(name)
     candidates = [ASSETS / name, folder_of(name)]
     if row is not None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.dtypes import DTYPES, typed
+from mindformers_glm.checkpoint.folder import JOURNAL
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.names import Kind, Meaning, is_adapter, meaning
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
@@ -199,6 +200,8 @@ def open_file(path: Path) -> TensorFile:
 
 def files_of(path: Path, *, rank: int = 0) -> list[Path]:
     """The tensor files that a path stands for, in order."""
+    if (path / JOURNAL).is_file():
+        raise CheckpointError(str(path), "it is not finished", "Run the conversion again: it goes on where it stopped.")
     if path.is_file():
         return shards(path) if path.name.endswith(".index.json") else [path]
     for name in _INDEXES:

@@ -1,0 +1,190 @@
+"""Carries out a conversion plan, streamed: memory holds a few blocks, the result appears whole."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.atomic import atomic_write, write_text
+from mindformers_glm.checkpoint.blocks import HashingFile, array_blocks, converted
+from mindformers_glm.checkpoint.dtypes import DTYPES, convert_bits
+from mindformers_glm.checkpoint.folder import FolderWriter, check_free, disk_fault
+from mindformers_glm.checkpoint.mindspore_ckpt import value_heads
+from mindformers_glm.checkpoint.model_files import config_file, tokenizer_contents
+from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, ArraySource, OutFile, OutTensor, Plan, plan_conversion
+from mindformers_glm.checkpoint.safetensors_file import header_bytes
+from mindformers_glm.checkpoint.source import rearranged_row_order, reorder_rows
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+
+
+def run_plan(plan: Plan, *, overwrite: bool = False, progress: Callable[[int], None] = lambda done: None) -> Path:
+    """Writes what the plan says and returns its path. `progress` is told the bytes done, as they are done.
+
+    Raises:
+        CheckpointError: the disk is too small or full, the place is taken, or a number is not finite.
+    """
+    _check_place(plan, overwrite)
+    plan.out.parent.mkdir(parents=True, exist_ok=True)
+    space = shutil.disk_usage(plan.out.parent).free
+    if plan.size > space:
+        raise CheckpointError(str(plan.out), f"{plan.size:,} bytes are needed and {space:,} free", "Free disk space.")
+    if not plan.is_folder:
+        return _write_ckpt_file(plan, overwrite, progress)
+    with FolderWriter(plan.out, work=_work(plan), overwrite=overwrite) as folder:
+        for file in plan.files:
+            if folder.has(file.name):
+                progress(file.size)
+            folder.add(file.name, lambda out, file=file: _write_safetensors(plan, file, out, progress))
+        _write_index(plan, folder)
+        _write_beside(plan, folder)
+    return plan.out
+
+
+def save_directory(
+    folder: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    config: ChatGLM2Config,
+    *,
+    tokenizer: str | Path | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a checkpoint folder of ours from arrays under our names: config.yaml, shards, tokenizer, manifest.
+
+    `tokenizer` is a folder that holds its files. The folder appears whole or not at all.
+
+    Raises:
+        CheckpointError: the arrays are not those of `config`, the place is taken, or the disk is full.
+    """
+    plan = plan_conversion(
+        ArraySource(arrays),
+        folder,
+        "ours",
+        config=config,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        pet_config=config.pet_config,
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+    )
+    return run_plan(plan, overwrite=overwrite)
+
+
+def inv_freq_bits(config: ChatGLM2Config, dtype: str) -> np.ndarray:
+    """The rotary frequencies that official files carry, in their type: 1 / base^(2i / (channels / 2))."""
+    half = config.kv_channels // 2
+    base = 10000.0 * (config.rope_ratio if config.rope_method == "base" else 1.0)
+    exact = (1.0 / base ** (np.arange(0, half, 2, dtype=np.float32) / np.float32(half))).astype(np.float32)
+    return convert_bits(exact, "float32", dtype)
+
+
+def _blocks(plan: Plan, tensor: OutTensor) -> Iterator[np.ndarray]:
+    """The bits of one output tensor, flat, a block at a time."""
+    if not tensor.ours:
+        yield inv_freq_bits(plan.config, tensor.dtype)
+        return
+    source, target = plan.source, tensor.target
+    if target is not None and target.rearranged:
+        whole = reorder_rows(source.read_bits(tensor.ours), plan.config, rearranged_row_order)
+        blocks = array_blocks(whole, target.start, target.stop)
+    else:
+        shape = source.shape(tensor.ours)
+        rows = (target.start, target.stop) if target else (0, shape[0] if shape else 1)
+        blocks = source.blocks(tensor.ours, *rows)
+    yield from converted(blocks, source.dtype(tensor.ours), tensor.dtype, name=tensor.ours, place=source.path)
+
+
+def _write_safetensors(plan: Plan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
+    tensors = sorted(file.tensors, key=lambda t: -DTYPES[t.dtype].storage.itemsize)  # wide types first: aligned
+    out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}))
+    for tensor in tensors:
+        for block in _blocks(plan, tensor):
+            out.write(block)
+            progress(block.nbytes)
+
+
+def _write_ckpt_file(plan: Plan, overwrite: bool, progress: Callable[[int], None]) -> Path:
+    """One .ckpt, and beside it the YAML that MindFormers' from_pretrained wants, unless another is there."""
+    yaml_path = plan.out.with_suffix(".yaml")
+    try:
+        with atomic_write(plan.out) as file:
+            for tensor in plan.files[0].tensors:
+                _write_ckpt_tensor(plan, tensor, file, progress)
+        if plan.config is not None and plan.config_is_exact and (overwrite or not yaml_path.exists()):
+            write_text(yaml_path, config_file(plan.config, "mf10", plan.layout)[1])
+    except OSError as error:
+        raise disk_fault(plan.out, error) from error
+    return plan.out
+
+
+def _check_place(plan: Plan, overwrite: bool) -> None:
+    if plan.is_folder:
+        check_free(plan.out, overwrite=overwrite)
+    elif plan.out.suffix != ".ckpt":
+        raise CheckpointError(str(plan.out), f"the form {plan.form} is one file", "End its name in .ckpt.")
+    elif plan.out.exists() and (plan.out.is_dir() or not overwrite):
+        raise CheckpointError(str(plan.out), "it exists already", "Choose another name, or allow overwriting it.")
+
+
+def _write_ckpt_tensor(plan: Plan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
+    heads = iter(value_heads(tensor.name, tensor.dtype, tensor.shape))
+    left = 0
+    for block in _blocks(plan, tensor):
+        data = memoryview(block).cast("B")
+        while len(data):
+            if left == 0:
+                head, left = next(heads)
+                file.write(head)
+            file.write(data[:left])
+            progress(min(left, len(data)))
+            taken = min(left, len(data))
+            data, left = data[taken:], left - taken
+
+
+def _write_index(plan: Plan, folder: FolderWriter) -> None:
+    if len(plan.files) == 1:
+        return
+    table = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
+    index = {"metadata": {"total_size": plan.size}, "weight_map": dict(sorted(table.items()))}
+    text = json.dumps(index, indent=2).encode() + b"\n"
+    folder.add("model.safetensors.index.json", lambda out: out.write(text))
+
+
+def _write_beside(plan: Plan, folder: FolderWriter) -> None:
+    contents: dict[str, bytes] = {}
+    if plan.form == "peft":
+        layers = peft.adapted_layers([tensor.ours for tensor in plan.files[0].tensors])
+        contents[peft.CONFIG] = (
+            json.dumps(peft.adapter_config(plan.pet_config or {}, layers), indent=2).encode() + b"\n"
+        )
+    else:
+        name, text = config_file(plan.config, FORMS[plan.form], plan.layout)
+        contents[name] = text.encode()
+    if plan.tokenizer is not None:
+        contents.update(tokenizer_contents(plan.tokenizer))
+    for name, content in contents.items():
+        folder.add(name, lambda out, content=content: out.write(content))
+
+
+def _work(plan: Plan) -> dict[str, Any]:
+    """What must be equal for an interrupted conversion to go on, and what the manifest says about the content."""
+    files = [file.path for file in getattr(plan.source, "files", [])]
+    sources = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    types = sorted({tensor.dtype for file in plan.files for tensor in file.tensors})
+    about = {"form": plan.form, "dtypes": types, "tensors": sum(len(file.tensors) for file in plan.files)}
+    return {
+        "about": about,
+        "sources": sources,
+        "config": plan.config.model_dump(mode="json") if plan.config else None,
+        "files": [[file.name, file.size] for file in plan.files],
+        "layout": list(plan.layout),
+        "unique": "" if files else secrets.token_hex(8),  # arrays in memory cannot be compared with an earlier run's
+    }

@@ -1,0 +1,183 @@
+"""A folder of files that appears whole: written beside its place, resumable, named and hashed in a manifest at the end.
+
+While it is written it is called `<name>.unfinished` and holds a journal of the files that are complete. Another start
+with the same work goes on from there; the last step gives the folder its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.checkpoint.atomic import atomic_write, claim, release, remove_abandoned, sync_folder, write_text
+from mindformers_glm.checkpoint.blocks import HashingFile
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.version import __version__
+
+MANIFEST, JOURNAL, _LOCK = "manifest.json", "journal.json", ".lock"
+UNFINISHED = ".unfinished"
+_FORMAT, _FORMAT_VERSION = "mindformers_glm checkpoint", 1
+_PACKAGES = ("mindspore", "numpy", "safetensors", "sentencepiece")
+
+
+class FolderWriter:
+    """Writes the files of one folder. Use as a context; the folder has its name when the block ends without error.
+
+    `work` identifies what is being written: files of an interrupted run are kept only when it is equal.
+    """
+
+    def __init__(self, out: str | Path, *, work: dict[str, Any], overwrite: bool = False) -> None:
+        self.out = Path(out)
+        self.folder = self.out.with_name(self.out.name + UNFINISHED)
+        self.work, self.overwrite = json.loads(json.dumps(work)), overwrite
+        self.files: dict[str, dict[str, Any]] = {}
+        self._claim: int | None = None
+
+    def __enter__(self) -> FolderWriter:
+        check_free(self.out, overwrite=self.overwrite)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim = claim(self.folder / _LOCK)
+        if self._claim is None:
+            raise CheckpointError(str(self.out), "another process is writing this folder", "Wait for it, or stop it.")
+        try:
+            self._take_up()
+        except BaseException:
+            release(self._claim)
+            raise
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            release(self._claim)
+
+    def has(self, name: str) -> bool:
+        """True when an interrupted run has written this file already."""
+        row = self.files.get(name)
+        path = self.folder / name
+        return row is not None and path.is_file() and path.stat().st_size == row["bytes"]
+
+    def add(self, name: str, write: Callable[[HashingFile], None]) -> None:
+        """Writes one file through `write`, unless it is there already.
+
+        Raises:
+            CheckpointError: the disk is full or not writable. What is complete stays for the next run.
+        """
+        if self.has(name):
+            return
+        try:
+            with atomic_write(self.folder / name) as file:
+                hashing = HashingFile(file)
+                try:
+                    write(hashing)
+                finally:
+                    digest = hashing.hexdigest()
+        except OSError as error:
+            raise disk_fault(self.folder / name, error) from error
+        self._record(name, hashing.size, digest)
+
+    def _record(self, name: str, size: int, digest: str) -> None:
+        self.files[name] = {"bytes": size, "sha256": digest}
+        write_text(self.folder / JOURNAL, json.dumps({"work": self.work, "files": self.files}, indent=1))
+
+    def _take_up(self) -> None:
+        remove_abandoned(self.folder)
+        journal = read_json(self.folder / JOURNAL)
+        if journal is not None and journal.get("work") == self.work:
+            self.files = dict(journal["files"])
+            return
+        for name in (journal or {}).get("files", {}):  # another run's files, ours by name
+            (self.folder / Path(name).name).unlink(missing_ok=True)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        rows = dict(sorted(self.files.items()))
+        manifest = {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            **self.work.get("about", {}),
+            "versions": versions(),
+            "files": rows,
+        }
+        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+        for name in (JOURNAL, _LOCK):
+            (self.folder / name).unlink(missing_ok=True)
+        self._give_name()
+
+    def _give_name(self) -> None:
+        """Renames the finished folder; what had the name is moved aside first and removed last."""
+        previous = None
+        if self.out.is_dir() and not any(self.out.iterdir()):
+            self.out.rmdir()
+        elif self.out.exists():
+            previous = self.out.with_name(self.out.name + ".previous")
+            check_free(previous, overwrite=True)
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(self.out, previous)
+        os.rename(self.folder, self.out)
+        sync_folder(self.out.parent)
+        if previous is not None:
+            shutil.rmtree(previous)
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Passes when `out` may be written: absent, empty, or a folder of ours that may be replaced.
+
+    Raises:
+        CheckpointError: something of the user's is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise CheckpointError(str(out), "it exists already", "Choose another name, or allow overwriting it.")
+    if not out.is_dir() or read_manifest(out) is None or extra_files(out):
+        raise CheckpointError(
+            str(out),
+            "it is not a checkpoint of ours, or holds other files as well",
+            "Move it away, or choose another name.",
+        )
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """The manifest of a folder that this program wrote, or None."""
+    manifest = read_json(Path(folder) / MANIFEST)
+    return manifest if manifest is not None and manifest.get("format") == _FORMAT else None
+
+
+def extra_files(folder: Path) -> list[str]:
+    """Names in a folder that its manifest does not have."""
+    manifest = read_manifest(folder) or {"files": {}}
+    return sorted({path.name for path in folder.iterdir()} - set(manifest["files"]) - {MANIFEST})
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None when it is absent or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program and of what it stands on."""
+    found = {"mindformers_glm": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def disk_fault(path: str | Path, error: OSError) -> CheckpointError:
+    """The error of a write that the system refused."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return CheckpointError(str(path), f"could not be written ({reason})", "Free disk space or repair the folder.")

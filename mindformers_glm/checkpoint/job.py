@@ -1,0 +1,201 @@
+"""A conversion from what a command line says: paths, a form, a few switches. The tools are thin callers of this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sentencepiece
+
+from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.dtypes import float_name
+from mindformers_glm.checkpoint.model_files import (
+    Storage,
+    check_tokenizer,
+    infer_config,
+    read_config,
+)
+from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout
+from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, Plan, check_adapter, plan_conversion
+from mindformers_glm.checkpoint.resolve import resolve
+from mindformers_glm.checkpoint.source import WeightSource, listed, read_weights
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
+from mindformers_glm.tokenizers.files import VOCABULARY
+
+KV_CHANNELS = 128
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Opened(NamedTuple):
+    """A checkpoint with what is known about its network. `exact` is False when only shapes told the configuration."""
+
+    source: WeightSource
+    config: ChatGLM2Config | None
+    exact: bool
+    pet_config: dict[str, Any] | None
+    tokenizer: Path | None
+
+
+def open_checkpoint(
+    name_or_path: str | Path,
+    *,
+    config: str | Path | None = None,
+    rank: int = 0,
+    download: bool = False,
+    lora_alpha: float | None = None,
+    storage: Storage | None = None,
+) -> Opened:
+    """A checkpoint by name or path, its network, its adapter's settings and its tokenizer.
+
+    `storage` says how MindFormers kept the weights where no file beside them does.
+
+    Raises:
+        CheckpointError, ConfigError: unreadable, or the configuration does not fit.
+    """
+    found = resolve(name_or_path, download=download)
+    known, kept = found.files.config, found.files.storage
+    if config is not None:
+        known, given = read_config(config)
+        kept = given if found.files.config is None else kept
+    kept = storage or kept
+    source = read_weights(found.weights, rank=rank)
+    network = known or _guess(source)
+    if kept.use_rearrange_rope:
+        source = read_weights(found.weights, rank=rank, rearranged=network)
+    pet = _pet_config(source, found.adapter, network, lora_alpha)
+    exact = known is not None or network == ChatGLM2Config()
+    return Opened(source, network, exact, pet, found.files.tokenizer)
+
+
+def plan_job(
+    input_path: str | Path,
+    output_path: str | Path,
+    form: str,
+    *,
+    config: str | Path | None = None,
+    dtype: str | None = None,
+    tokenizer: str | Path | None = None,
+    shard_size: str | int = SHARD_BYTES,
+    rank: int = 0,
+    download: bool = False,
+    lora_alpha: float | None = None,
+    read_storage: Storage | None = None,
+    write_storage: Storage | None = None,
+) -> Plan:
+    """The plan of one conversion.
+
+    `read_storage` and `write_storage` say how MindFormers 1.5 keeps rows and parts, on either side.
+
+    Raises:
+        CheckpointError, ConfigError: as `open_checkpoint` and `plan_conversion`.
+    """
+    opened = open_checkpoint(
+        input_path, config=config, rank=rank, download=download, lora_alpha=lora_alpha, storage=read_storage
+    )
+    if not opened.exact and form not in ("mindformers", "mindformers-1.2", "mindformers-1.5", "peft"):
+        raise ConfigError(
+            "config", None, f"The shapes do not tell the channels of a head, which {form} writes down: give --config."
+        )
+    network = opened.config
+    if form == "ours" and any(LORA_NAME in name for name in opened.source.names):
+        network = network.model_copy(update={"pet_config": _needed(opened)})
+    vocabulary = _tokenizer_folder(tokenizer) if tokenizer else opened.tokenizer
+    if vocabulary is not None and opened.exact:
+        check_tokenizer(vocabulary_size(vocabulary), opened.config, place=vocabulary)
+    return plan_conversion(
+        opened.source,
+        output_path,
+        form,
+        config=network,
+        dtype=float_name(dtype) if dtype else None,
+        layout=layout_of(form, write_storage),
+        shard_bytes=byte_count(shard_size),
+        pet_config=_needed(opened) if form == "peft" else opened.pet_config,
+        tokenizer=None if form == "peft" else vocabulary,
+        config_is_exact=opened.exact,
+    )
+
+
+def layout_of(form: str, storage: Storage | None) -> Layout | None:
+    """The layout of a form, with the parts and row order that `storage` states."""
+    if storage is None or form not in FORMS or not form.startswith("mindformers"):
+        return None
+    layout = LAYOUTS[FORMS[form]]
+    return Layout(layout.name, not storage.qkv_concat, not storage.mlp_concat, storage.use_rearrange_rope)
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Ids of the tokenizer in a folder: pieces and the five special tokens that every GLM has."""
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.Load(str(folder / VOCABULARY))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(str(folder / VOCABULARY), "not a sentencepiece model", "Copy it again.") from error
+    return processor.GetPieceSize() + len(GLM2_SPECIALS)
+
+
+def byte_count(text: str | int) -> int:
+    """Bytes of "2GB", "500MB" or a plain number.
+
+    Raises:
+        ConfigError: something else.
+    """
+    digits = str(text).upper().replace(" ", "")
+    unit = next((name for name in sorted(_UNITS, key=len, reverse=True) if digits.endswith(name)), "")
+    try:
+        count = int(float(digits.removesuffix(unit)) * _UNITS.get(unit, 1))
+    except ValueError:
+        count = 0
+    if count <= 0:
+        raise ConfigError("shard_size", text, "Use a number of bytes, or a number with KB, MB or GB.")
+    return count
+
+
+def _guess(source: WeightSource) -> ChatGLM2Config | None:
+    """What the shapes tell; for an adapter alone the 6B network where it fits, otherwise nothing."""
+    if source.kind == "adapter":
+        try:
+            check_adapter(source, source.names, ChatGLM2Config(), None)
+        except CheckpointError:
+            return None
+        return ChatGLM2Config()
+    config = infer_config(source, kv_channels=KV_CHANNELS)
+    shape = ChatGLM2Config()
+    same = all(getattr(config, key) == getattr(shape, key) for key in ("hidden_size", "ffn_hidden_size", "num_layers"))
+    return shape if same and config.padded_vocab_size == shape.padded_vocab_size else config
+
+
+def _pet_config(
+    source: WeightSource, folder: Path | None, config: ChatGLM2Config | None, lora_alpha: float | None
+) -> dict[str, Any] | None:
+    if folder is not None:
+        return peft.read_adapter_config(folder)
+    if config is not None and config.pet_config:
+        return dict(config.pet_config)
+    layers = peft.adapted_layers(source.names)
+    if lora_alpha is None or not layers:
+        return None
+    rank = source.shape(layers[0] + LORA_NAME + "a")[0]
+    leaves = sorted({layer.rpartition(".")[2] + "$" for layer in layers})
+    return {"pet_type": "lora", "lora_rank": rank, "lora_alpha": lora_alpha, "target_modules": "|".join(leaves)}
+
+
+def _needed(opened: Opened) -> dict[str, Any]:
+    if opened.pet_config is None:
+        layers = peft.adapted_layers(opened.source.names)
+        raise CheckpointError(
+            str(opened.source.path),
+            f"it has LoRA on {len(layers)} layers ({listed(layers, 2)}), and its alpha is in no file",
+            "Give --lora_alpha, or --config with pet_config.",
+        )
+    return opened.pet_config
+
+
+def _tokenizer_folder(path: str | Path) -> Path:
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if not (folder / VOCABULARY).is_file():
+        raise CheckpointError(str(path), f"no {VOCABULARY} there", "Give the folder of the tokenizer.")
+    return folder

@@ -1,0 +1,130 @@
+"""LoRA into the weights it adapts, a layer at a time, and the proof that nothing else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.blocks import array_blocks
+from mindformers_glm.checkpoint.dtypes import convert_bits
+from mindformers_glm.checkpoint.names import LORA_NAME, is_adapter
+from mindformers_glm.checkpoint.plan import check_adapter, check_complete
+from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+
+_EPSILON = {"float64": 0.0, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+class LayerCheck(NamedTuple):
+    """How far the merged layer is from layer plus adapter on random input, relative to the output's size."""
+
+    layer: str
+    error: float
+    limit: float
+
+
+class MergedSource:
+    """Base weights with an adapter added: W + (alpha / rank) B A in float32, in the type of W.
+
+    Raises:
+        CheckpointError: the adapter does not fit the base, or there is none.
+    """
+
+    def __init__(self, base: WeightSource, adapter: WeightSource, config: ChatGLM2Config, pet_config: dict) -> None:
+        self.path, self.files = base.path, [*base.files, *(f for f in adapter.files if f not in base.files)]
+        self.format, self.generation, self.kind = base.format, base.generation, "weights"
+        self.base, self.adapter = base, adapter
+        self.layers = peft.adapted_layers(adapter.names)
+        if not self.layers:
+            raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
+        check_complete(base, self.names, config)
+        check_adapter(adapter, adapter.names, config, pet_config)
+        rank = adapter.shape(self.layers[0] + LORA_NAME + "a")[0]
+        self.scale = float(pet_config["lora_alpha"]) / rank
+        self._adapted = {layer + ".weight": layer for layer in self.layers}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the base weights."""
+        return [name for name in self.base.names if not is_adapter(name)]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a base weight."""
+        return self.base.shape(name)
+
+    def dtype(self, name: str) -> str:
+        """Type of a base weight."""
+        return self.base.dtype(name)
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """Bits of a weight, merged where it is adapted."""
+        bits = self.base.read_bits(name)
+        if name not in self._adapted:
+            return bits
+        wide = convert_bits(bits, self.dtype(name), "float32")
+        wide = wide if wide is not bits else bits.astype(np.float32)
+        down, up = self.matrices(self._adapted[name])
+        wide += np.float32(self.scale) * (up @ down)
+        return convert_bits(wide, "float32", self.dtype(name))
+
+    def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows as flat blocks."""
+        if name not in self._adapted:
+            return self.base.blocks(name, start, stop)
+        return array_blocks(self.read_bits(name), start, stop)
+
+    def matrices(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """A (rank, in) and B (out, rank) of a layer in float32."""
+        names = [layer + LORA_NAME + letter for letter in "ab"]
+        return tuple(convert_bits(self.adapter.read_bits(n), self.adapter.dtype(n), "float32") for n in names)
+
+    def check_layers(self, merged: WeightSource, *, seed: int = 0) -> list[LayerCheck]:
+        """Each adapted layer of the written file against base plus adapter, on random rows.
+
+        `limit` is what rounding W to its type may cost.
+
+        Raises:
+            CheckpointError: a layer differs by more.
+        """
+        random, checks = np.random.default_rng(seed), []
+        for name, layer in self._adapted.items():
+            x = random.standard_normal((4, self.shape(name)[1])).astype(np.float32)
+            base = convert_bits(self.base.read_bits(name), self.dtype(name), "float32")
+            down, up = self.matrices(layer)
+            wanted = x @ base.T + np.float32(self.scale) * ((x @ down.T) @ up.T)
+            got = x @ convert_bits(merged.read_bits(name), merged.dtype(name), "float32").T
+            error = float(np.abs(got - wanted).max() / np.abs(wanted).max())
+            checks.append(LayerCheck(layer, error, 2 * max(_EPSILON[merged.dtype(name)], _EPSILON["float32"] * 64)))
+        wrong = [check for check in checks if not check.error <= check.limit]
+        if wrong:
+            raise CheckpointError(
+                str(merged.path), f"{wrong[0].layer} differs by {wrong[0].error:.2g} after merging", "Merge it again."
+            )
+        return checks
+
+
+def logits_differ(with_adapter: np.ndarray, merged: np.ndarray) -> float:
+    """Largest difference of two arrays of logits, in standard deviations of the first."""
+    return float(np.abs(with_adapter - merged).max() / with_adapter.std())
+
+
+def network_logits(
+    source: WeightSource, config: ChatGLM2Config, tokens: np.ndarray, *parts: WeightSource
+) -> np.ndarray:
+    """Logits (B, T, V) of a float32 network with the given weights (and adapter) for token ids (B, T)."""
+    import mindspore as ms  # noqa: PLC0415 - merging itself needs no network
+
+    from mindformers_glm.checkpoint.load import load_into  # noqa: PLC0415
+    from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
+
+    wide = {"param_init_type": "float32", "compute_dtype": "float32", "embedding_type": "float32"}
+    model = build_model(config.model_copy(update=wide))
+    model.set_train(False)
+    load_into(model, source, new_adapter=bool(parts))
+    for part in parts:
+        load_into(model, part)
+    return model(ms.Tensor(tokens.astype(np.int32))).asnumpy()

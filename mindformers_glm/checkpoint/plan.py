@@ -1,0 +1,284 @@
+"""What a conversion will write, decided and checked before the first byte.
+
+Forms: `ours` (folder: config.yaml, safetensors shards with MindFormers 1.0 names, tokenizer, manifest), `hf` (the
+official folder), `transformers` (folder for GlmForCausalLM), `mindformers`, `mindformers-1.2`, `mindformers-1.5`
+(one .ckpt each) and `peft` (adapter folder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.blocks import array_blocks
+from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, name_of
+from mindformers_glm.checkpoint.names import (
+    HF_PREFIX_NAME,
+    LAYOUTS,
+    LORA_NAME,
+    PREFIX_NAME,
+    Layout,
+    Target,
+    is_adapter,
+    targets,
+)
+from mindformers_glm.checkpoint.source import WeightSource, listed
+from mindformers_glm.checkpoint.tensor_file import Entry
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import expected_shapes
+
+FORMS = {
+    "ours": "mf10",
+    "hf": "hf",
+    "transformers": "native",
+    "mindformers": "mf10",
+    "mindformers-1.2": "mf12",
+    "mindformers-1.5": "mf15",
+    "peft": "mf10",
+}
+SHARD_BYTES = 2 * 10**9
+
+
+class ArraySource:
+    """Arrays in memory under our names, as a source for writing."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.path, self._arrays = Path("arrays"), dict(arrays)
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the given order."""
+        return list(self._arrays)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one array."""
+        return self._arrays[name].shape
+
+    def dtype(self, name: str) -> str:
+        """Our name of its type."""
+        return name_of(self._arrays[name])
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """Its bits."""
+        return bits_of(self._arrays[name])
+
+    def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows as flat blocks."""
+        return array_blocks(self.read_bits(name), start, stop)
+
+
+Source = WeightSource | ArraySource
+
+
+class OutTensor(NamedTuple):
+    """One tensor to write: `target` says which rows of our weight it takes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    ours: str
+    target: Target | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return Entry(self.name, self.dtype, self.shape, ()).size
+
+
+class OutFile(NamedTuple):
+    """One file to write."""
+
+    name: str
+    tensors: list[OutTensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.size for tensor in self.tensors)
+
+
+@dataclass
+class Plan:
+    """Everything a conversion will do, before it does it."""
+
+    source: Source
+    out: Path
+    form: str
+    layout: Layout
+    config: ChatGLM2Config | None
+    files: list[OutFile]
+    left_out: dict[str, str] = field(default_factory=dict)
+    pet_config: dict[str, Any] | None = None
+    tokenizer: Path | None = None
+    config_is_exact: bool = True
+
+    @property
+    def is_folder(self) -> bool:
+        """True for forms that are folders."""
+        return not self.form.startswith("mindformers")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(file.size for file in self.files)
+
+    def lines(self) -> Iterator[str]:
+        """The plan in words, a line at a time."""
+        yield f"output {self.out} ({self.form}), {sum(len(f.tensors) for f in self.files)} tensors, {self.size:,} bytes"
+        for file in self.files:
+            yield f"  {file.name}: {len(file.tensors)} tensors, {file.size:,} bytes"
+        for name, reason in self.left_out.items():
+            yield f"  left out: {name} ({reason})"
+
+
+def plan_conversion(
+    source: Source,
+    out: str | Path,
+    form: str,
+    *,
+    config: ChatGLM2Config | None,
+    dtype: str | None = None,
+    layout: Layout | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    pet_config: dict[str, Any] | None = None,
+    tokenizer: Path | None = None,
+    config_is_exact: bool = True,
+) -> Plan:
+    """The plan of a conversion; nothing is written. An adapter alone needs no `config`.
+
+    Raises:
+        CheckpointError: tensors are missing, surplus or misshapen for `config`, or have no place in the form.
+        ConfigError: an unknown form.
+    """
+    if form not in FORMS:
+        raise ConfigError("to", form, f"Use one of {', '.join(FORMS)}.")
+    layout = layout or LAYOUTS[FORMS[form]]
+    names, left_out = _chosen(source, form)
+    if config is not None:
+        check_complete(source, names, config)
+    check_adapter(source, names, config, pet_config)
+    tensors = [tensor for name in names for tensor in _tensors(source, name, form, layout, config, dtype)]
+    if form == "hf" and any(not is_adapter(name) for name in names):
+        tensors.append(_inv_freq(config, dtype or source.dtype(names[0])))
+    files = _files(Path(out), tensors, form, shard_bytes)
+    return Plan(source, Path(out), form, layout, config, files, left_out, pet_config, tokenizer, config_is_exact)
+
+
+def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> None:
+    """Passes when the base weights among `names` are those of `config`, each of the right shape.
+
+    Raises:
+        CheckpointError: lists what is missing, surplus or misshapen.
+    """
+    wanted = expected_shapes(config)
+    base = [name for name in names if not is_adapter(name)]
+    if not base:
+        return
+    missing = [name for name in wanted if name not in base]
+    surplus = [name for name in base if name not in wanted] + list(getattr(source, "unknown", []))
+    wrong = [
+        f"{name} is {source.shape(name)}, needs {wanted[name]}"
+        for name in base
+        if name in wanted and source.shape(name) != wanted[name]
+    ]
+    faults = [
+        f"{len(found)} {what}: {listed(found)}"
+        for found, what in (
+            (wrong, "of wrong shape"),
+            (missing, "missing"),
+            (surplus, "that the network does not have"),
+        )
+        if found
+    ]
+    if faults:
+        raise CheckpointError(str(source.path), "; ".join(faults), "Give the configuration of this checkpoint.")
+
+
+def check_adapter(
+    source: Source, names: list[str], config: ChatGLM2Config | None, pet_config: dict[str, Any] | None
+) -> None:
+    """Passes when LoRA parameters come in pairs of one rank that fit their layers (of `config`) and `pet_config`.
+
+    Raises:
+        CheckpointError: names the layers.
+    """
+    shapes = expected_shapes(config) if config else {}
+    wrong = []
+    for layer in peft.adapted_layers(names):
+        down, up = layer + LORA_NAME + "a", layer + LORA_NAME + "b"
+        if down not in names or up not in names:
+            wrong.append(f"{layer} has one of the two matrices only")
+            continue
+        rank = source.shape(down)[0]
+        rows, columns = shapes.get(layer + ".weight", (source.shape(up)[0], source.shape(down)[-1]))
+        if source.shape(down) != (rank, columns) or source.shape(up) != (rows, rank):
+            wrong.append(f"{layer}: {source.shape(down)} and {source.shape(up)} for a weight {(rows, columns)}")
+        elif pet_config and rank != pet_config.get("lora_rank", rank):
+            wrong.append(f"{layer} has rank {rank}, pet_config says {pet_config['lora_rank']}")
+    if wrong:
+        raise CheckpointError(
+            str(source.path),
+            f"its adapter does not fit: {listed(wrong)}",
+            "Give the configuration it was trained with.",
+        )
+
+
+def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:
+    """Our names to write, and the others with the reason."""
+    adapters = [name for name in source.names if is_adapter(name)]
+    base = [name for name in source.names if not is_adapter(name)]
+    left_out = dict(getattr(source, "ignored", {}))
+    left_out.update({name: "training state" for name in getattr(source, "state", {})})
+    if form == "peft":
+        chosen = [name for name in adapters if name != PREFIX_NAME]
+        if not chosen:
+            raise CheckpointError(str(source.path), "it has no LoRA to write as a PEFT adapter", "Give an adapter.")
+        left_out.update({name: "belongs to the base model" for name in base})
+        return chosen, left_out
+    if form in ("hf", "transformers") and adapters and (base or form == "transformers" or PREFIX_NAME not in adapters):
+        raise CheckpointError(
+            str(source.path),
+            f"it has {len(adapters)} adapter tensors, for which {form} has no place",
+            "Merge them first with tools/merge_lora.py, or write them with --to peft.",
+        )
+    return source.names, left_out
+
+
+def _tensors(
+    source: Source, name: str, form: str, layout: Layout, config: ChatGLM2Config | None, dtype: str | None
+) -> list[OutTensor]:
+    stored, shape = source.dtype(name), source.shape(name)
+    kind = dtype if dtype and stored in FLOATS else stored
+    if is_adapter(name):
+        new = peft.peft_name(name) if form == "peft" else HF_PREFIX_NAME if form == "hf" else name
+        return [OutTensor(new, kind, shape, name, None)]
+    found = targets(name, layout, config) if config else []
+    if not found:
+        raise CheckpointError(str(source.path), f"{name} has no place in the form {form}", "Choose another form.")
+    return [OutTensor(t.name, kind, (t.stop - t.start, *shape[1:]), name, t) for t in found]
+
+
+def _inv_freq(config: ChatGLM2Config, dtype: str) -> OutTensor:
+    return OutTensor("transformer.rotary_pos_emb.inv_freq", dtype, (config.kv_channels // 4,), "", None)
+
+
+def _files(out: Path, tensors: list[OutTensor], form: str, shard_bytes: int) -> list[OutFile]:
+    if form.startswith("mindformers"):
+        return [OutFile(out.name, tensors)]
+    if form == "peft":
+        return [OutFile(peft.WEIGHTS, tensors)]
+    shards: list[list[OutTensor]] = [[]]
+    for tensor in tensors:
+        if shards[-1] and sum(t.size for t in shards[-1]) + tensor.size > shard_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    if len(shards) == 1:
+        return [OutFile("model.safetensors", shards[0])]
+    count = len(shards)
+    return [OutFile(f"model-{i:05d}-of-{count:05d}.safetensors", shard) for i, shard in enumerate(shards, 1)]
