@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from mindformers_glm.config.schema import DatasetSection, known_keys
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import (
     CALLBACKS,
@@ -21,122 +23,124 @@ from mindformers_glm.registry import (
     TRAINERS,
     WRAPPERS,
     Registry,
+    unknown_key,
 )
 
+Values = Mapping[str, Any]
 # Arguments that the program supplies; YAML cannot.
-RUNTIME = {
-    "model": ("config", "network"),
-    "optimizer": ("params", "parameters"),
-    "wrapper": ("network", "optimizer"),
-    "metric": ("tokenizer",),
-    "processor": ("tokenizer",),
-    "schedule": ("key", "steps_per_epoch"),
-}
+_MODEL = ("config", "network")
+_DATASET = ("dataset_config", "rank", "rank_size")
+_OPTIMIZER = ("params", "parameters")
+_SCHEDULE = ("key", "steps_per_epoch")
+_WRAPPER = ("network", "optimizer", "scale_sense")
+_PROCESSOR = _METRIC = ("tokenizer",)
 
 
-def check_components(values: Mapping[str, Any]) -> list[ConfigError]:
+def check_components(values: Values) -> list[ConfigError]:
     """Faults of every component that is given and whose registry has been filled."""
-    faults: list[ConfigError] = []
     model = _mapping(values.get("model"))
-    faults += _check(CONFIGS, model, "model_config", "model")
-    faults += _check(MODELS, model, "arch", "model", runtime=RUNTIME["model"])
-    faults += check_optimizer(values.get("optimizer"))
-    faults += check_schedule(values.get("lr_schedule"), "lr_schedule")
-    faults += _check_wrapper(values.get("runner_wrapper"))
-    faults += _check_metrics(values.get("metric"))
-    faults += _check_processor(values.get("processor"))
+    faults = [
+        *_check(CONFIGS, model.get("model_config"), "model.model_config"),
+        *_check(MODELS, model.get("arch"), "model.arch", _MODEL),
+        *_check_optimizer(values.get("optimizer")),
+        *_check(LR_SCHEDULES, values.get("lr_schedule"), "lr_schedule", _SCHEDULE),
+        *_check_wrapper(values.get("runner_wrapper")),
+        *_check_processor(values.get("processor")),
+        *_check_name(TRAINERS, values.get("trainer"), "trainer"),
+    ]
+    metric = values.get("metric")
+    for key, spec in _numbered("metric", metric) if isinstance(metric, list) else [("metric", metric)]:
+        faults += _check(METRICS, spec, key, _METRIC)
     for name in ("callbacks", "eval_callbacks"):
-        for index, spec in enumerate(values.get(name) or []):
-            faults += _check(CALLBACKS, {str(index): spec}, str(index), name)
+        for key, spec in _numbered(name, values.get(name)):
+            faults += _check(CALLBACKS, spec, key)
     for name in ("train_dataset", "eval_dataset"):
-        dataset = _mapping(values.get(name))
-        faults += _check(DATA_LOADERS, dataset, "data_loader", name)
-        faults += _check(TOKENIZERS, dataset, "tokenizer", name)
-        faults += _check_name(DATASETS, _mapping(values.get(f"{name}_task")), f"{name}_task")
-    return faults + _check_name(TRAINERS, _mapping(values.get("trainer")), "trainer")
+        faults += _check_dataset(_mapping(values.get(name)), _mapping(values.get(f"{name}_task")), name)
+    return faults
 
 
-def check_optimizer(spec: Any) -> list[ConfigError]:
+def _check_dataset(section: Values, task: Values, name: str) -> list[ConfigError]:
+    """Faults of loader, tokenizer, and of keys: those that the class does not take, and those that only it knows."""
+    faults = [
+        *_check(DATA_LOADERS, section.get("data_loader"), f"{name}.data_loader"),
+        *_check(TOKENIZERS, section.get("tokenizer"), f"{name}.tokenizer"),
+        *_check_name(DATASETS, task, f"{name}_task"),
+    ]
+    typed = known_keys(DatasetSection)
+    if not DATASETS.names():
+        return faults + [unknown_key(f"{name}.{key}", section[key], typed) for key in section if key not in typed]
+    kind = task.get("type", "KeyWordGenDataset")
+    if not section or not isinstance(kind, str) or kind not in DATASETS:
+        return faults
+    found = DATASETS.check({**section, "type": kind}, name, runtime=_DATASET)
+    by_class = [fault for fault in found if fault.key.removeprefix(f"{name}.") not in typed]
+    return faults + by_class + [fault for fault in found if fault not in by_class and "Unknown key" in fault.fix]
+
+
+def _check_optimizer(spec: Any) -> list[ConfigError]:
     """Faults of `optimizer`; its `learning_rate` may be a number or a schedule."""
-    if not isinstance(spec, Mapping):
-        return []
-    rate = spec.get("learning_rate")
-    plain = {key: value for key, value in spec.items() if key != "learning_rate"}
-    faults = _check(OPTIMIZERS, {"optimizer": plain}, "optimizer", "", runtime=RUNTIME["optimizer"])
+    rate = _mapping(spec).get("learning_rate")
+    faults = _check(OPTIMIZERS, _without(spec, "learning_rate"), "optimizer", _OPTIMIZER)
     if isinstance(rate, Mapping):
-        return faults + check_schedule(rate, "optimizer.learning_rate")
+        return faults + _check(LR_SCHEDULES, rate, "optimizer.learning_rate", _SCHEDULE)
     if rate is not None and not _is_number(rate):
         faults.append(ConfigError("optimizer.learning_rate", rate, "Give a number or a schedule with `type`."))
     return faults
 
 
-def check_schedule(spec: Any, key: str) -> list[ConfigError]:
-    """Faults of a learning-rate schedule."""
-    return _check(LR_SCHEDULES, {key: spec}, key, "", runtime=RUNTIME["schedule"])
-
-
 def _check_wrapper(spec: Any) -> list[ConfigError]:
-    if not isinstance(spec, Mapping):
-        return []
-    scale = spec.get("scale_sense")
-    plain = {key: value for key, value in spec.items() if key != "scale_sense"}
-    faults = _check(WRAPPERS, {"_": plain}, "_", "", runtime=(*RUNTIME["wrapper"], "scale_sense"))
-    faults = [_moved(fault, "_", "runner_wrapper") for fault in faults]
+    """Faults of `runner_wrapper`; its `scale_sense` may be a number or a loss scale."""
+    scale = _mapping(spec).get("scale_sense")
+    faults = _check(WRAPPERS, _without(spec, "scale_sense"), "runner_wrapper", _WRAPPER)
     if isinstance(scale, Mapping):
-        return faults + _check(SCALE_SENSES, spec, "scale_sense", "runner_wrapper")
+        return faults + _check(SCALE_SENSES, scale, "runner_wrapper.scale_sense")
     if scale is not None and not (_is_number(scale) and float(scale) > 0):
         fix = "Give a number above 0, or a mapping with `type: DynamicLossScaleUpdateCell`."
         faults.append(ConfigError("runner_wrapper.scale_sense", scale, fix))
     return faults
 
 
-def _check_metrics(spec: Any) -> list[ConfigError]:
-    if isinstance(spec, list):
-        named = {str(index): item for index, item in enumerate(spec)}
-        return [fault for name in named for fault in _check(METRICS, named, name, "metric", runtime=RUNTIME["metric"])]
-    return _check(METRICS, {"metric": spec}, "metric", "", runtime=RUNTIME["metric"])
-
-
 def _check_processor(spec: Any) -> list[ConfigError]:
-    if not isinstance(spec, Mapping):
-        return []
-    plain = {key: value for key, value in spec.items() if key != "tokenizer"}
-    faults = _check(PROCESSORS, {"processor": plain}, "processor", "", runtime=RUNTIME["processor"])
-    return faults + _check(TOKENIZERS, spec, "tokenizer", "processor")
+    return [
+        *_check(PROCESSORS, _without(spec, "tokenizer"), "processor", _PROCESSOR),
+        *_check(TOKENIZERS, _mapping(spec).get("tokenizer"), "processor.tokenizer"),
+    ]
 
 
-def _check(
-    registry: Registry, section: Mapping[str, Any], name: str, above: str, *, runtime: tuple[str, ...] = ()
-) -> list[ConfigError]:
-    """Faults of `section[name]`; none where it is absent, or nothing of its kind has been registered."""
-    spec = section.get(name)
+def _check(registry: Registry, spec: Any, key: str, runtime: tuple[str, ...] = ()) -> list[ConfigError]:
+    """Faults of a component; none where it is absent, no mapping (the schema says so), or nothing is registered."""
     if not isinstance(spec, Mapping) or not registry.names():
         return []
-    return registry.check(spec, f"{above}.{name}".strip("."), runtime=runtime)
+    return registry.check(spec, key, runtime=runtime)
 
 
-def _check_name(registry: Registry, section: Mapping[str, Any], key: str) -> list[ConfigError]:
-    if not registry.names() or not isinstance(section.get("type"), str):
+def _check_name(registry: Registry, section: Any, key: str) -> list[ConfigError]:
+    name = _mapping(section).get("type")
+    if not registry.names() or not isinstance(name, str):
         return []
     try:
-        registry.get(section["type"], f"{key}.type")
+        registry.get(name, f"{key}.type")
     except ConfigError as error:
         return [error]
     return []
 
 
-def _moved(fault: ConfigError, old: str, new: str) -> ConfigError:
-    return ConfigError(fault.key.replace(old, new, 1), fault.got, fault.fix)
+def _numbered(name: str, specs: Any) -> list[tuple[str, Any]]:
+    return [(f"{name}.{index}", spec) for index, spec in enumerate(specs)] if isinstance(specs, list) else []
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _without(spec: Any, name: str) -> Any:
+    return {key: value for key, value in spec.items() if key != name} if isinstance(spec, Mapping) else spec
+
+
+def _mapping(value: Any) -> Values:
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_number(value: Any, kind: type = float) -> bool:
+def _is_number(value: Any) -> bool:
     if isinstance(value, bool):
         return False
     try:
-        return kind(value) == float(value)
+        return math.isfinite(float(value))
     except (TypeError, ValueError):
         return False

@@ -1,7 +1,7 @@
 """Old keys and old spellings: what each means here, or why it means nothing.
 
 `NO_EFFECT` is the one list of keys that are accepted and do nothing. A key is logged once, and only when its value
-would have changed something in MindFormers.
+would have changed something in MindFormers. Keys of a dataset belong to its class: data/section.py.
 """
 
 from __future__ import annotations
@@ -112,12 +112,6 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("recompute_config.mp_comm_recompute", _never, _SEMI),
     NoEffect("recompute_config.recompute_slice_activation", _never, _SEMI),
     NoEffect("recompute_config.select_comm_recompute", _several_devices, _SEMI),
-    NoEffect("train_dataset.numa_enable", _true, "bind processes with numactl or msrun --bind_core"),
-    NoEffect("eval_dataset.numa_enable", _true, "bind processes with numactl or msrun --bind_core"),
-    NoEffect("train_dataset.auto_tune", _true, _TUNE),
-    NoEffect("eval_dataset.auto_tune", _true, _TUNE),
-    NoEffect("train_dataset.profile", _true, _PROFILE),
-    NoEffect("eval_dataset.profile", _true, _PROFILE),
 )
 
 # Spellings that are interface in MindFormers, and the correct ones that users may write: kind -> {written: meant}.

@@ -19,7 +19,7 @@ _WORDS = {"true": True, "false": False, "null": None, "none": None}
 def parse_value(text: str) -> Any:
     """What a word on the command line means: bool, None, int, float, list, JSON, or the text itself.
 
-    `"8"` in quotes is text; `1,2` and `(1, 2)` are lists.
+    `"8"` and `'8'` in quotes are text; `1,2` and `(1, 2)` are lists.
     """
     word = text.strip()
     if word.lower() in _WORDS:
@@ -32,6 +32,8 @@ def parse_value(text: str) -> Any:
         return [parse_value(item) for item in word.split(",")]
     if word[:1] == "(" and word[-1:] == ")":
         return [parse_value(item) for item in word[1:-1].split(",") if item.strip()]
+    if len(word) > 1 and word[0] == word[-1] == "'":
+        return word[1:-1]
     if word[:1] in ("[", "{", '"'):
         return _structure(word)
     return text

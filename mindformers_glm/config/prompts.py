@@ -44,7 +44,7 @@ def _lines(path: Path) -> list[str]:
 def _is(word: str, kind: str) -> bool:
     """Whether a word names a file or folder; a prompt may be no file name at all."""
     try:
-        return getattr(Path(word), kind)()
+        return bool(word.strip()) and getattr(Path(word), kind)()
     except (OSError, ValueError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ def check_rules(values: Values) -> list[ConfigError]:
 def required_sections(values: Values) -> list[ConfigError]:
     """The sections that the run mode needs are there."""
     mode = values.get("run_mode")
-    needed = list(REQUIRED.get(mode, ()))
+    needed = list(REQUIRED.get(mode, ())) if isinstance(mode, str) else []
     if mode in TRAINING and values.get("do_eval"):
         needed += [name for name in REQUIRED["eval"] if name not in needed]
     reason = f"run_mode {mode}" + (" with do_eval" if values.get("do_eval") and mode in TRAINING else "")
@@ -37,7 +38,7 @@ def required_sections(values: Values) -> list[ConfigError]:
 
 def heads_and_groups(values: Values) -> list[ConfigError]:
     """Query heads are divided evenly among key-value groups."""
-    config = lookup(values, "model.model_config") or {}
+    config = lookup(values, "model.model_config")
     heads, groups = _whole(config, "num_attention_heads"), _whole(config, "multi_query_group_num")
     if (
         heads is None
@@ -142,7 +143,7 @@ def warm_up(values: Values) -> list[ConfigError]:
 
 def sinking(values: Values) -> list[ConfigError]:
     """sink_size is a number of steps, or -1 for a whole epoch."""
-    size = _whole(values.get("runner_config") or {}, "sink_size")
+    size = _whole(values.get("runner_config"), "sink_size")
     if size is None or size == -1 or size > 0:
         return []
     return [ConfigError("runner_config.sink_size", size, "Use a number of steps above 0, or -1 for a whole epoch.")]
@@ -153,7 +154,7 @@ def devices(values: Values) -> list[ConfigError]:
     world = world_size()
     if not values.get("use_parallel") or world is None or lookup(values, "parallel.parallel_mode") not in (1, 2):
         return []
-    sizes = values.get("parallel_config") or {}
+    sizes = values.get("parallel_config")
     axes = {name: _whole(sizes, name) or 1 for name in ("data_parallel", "model_parallel", "pipeline_stage")}
     product = axes["data_parallel"] * axes["model_parallel"] * axes["pipeline_stage"]
     if product == world:
@@ -167,7 +168,7 @@ def devices(values: Values) -> list[ConfigError]:
 
 def micro_batches(values: Values) -> list[ConfigError]:
     """A pipeline needs at least as many micro batches as stages."""
-    sizes = values.get("parallel_config") or {}
+    sizes = values.get("parallel_config")
     stages, batches = _whole(sizes, "pipeline_stage") or 1, _whole(sizes, "micro_batch_num") or 1
     if not values.get("use_parallel") or batches >= stages:
         return []
@@ -246,9 +247,10 @@ def _number(section: Any, key: str) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _whole(section: Any, key: str) -> int | None:

@@ -139,9 +139,8 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     """
     values = normalise({"run_mode": default_mode(values), **values})
     schema, faults = check_schema(values)
-    faults += check_components(values)
     known = _typed(schema) if schema else values
-    faults = _first_of_each_key([*faults, *check_rules(known)])
+    faults = _first_of_each_key([*faults, *check_components(known), *check_rules(known)])
     if faults:
         raise ConfigErrors(source, faults)
     config = RunConfig(_sections(known), source)
@@ -194,10 +193,9 @@ def _settle(config: RunConfig) -> None:
         dataset = config[name]
         if dataset is None:
             continue
-        if dataset.get("batch_size", size) != size:
+        if dataset.get("batch_size") not in (None, size):
             log_once(f"{name}.batch_size: runner_config.batch_size ({size}) replaces {dataset['batch_size']}.")
-        dataset["batch_size"] = size
-        dataset["seed"] = config.seed
+        dataset["batch_size"], dataset["seed"] = size, config.seed
         if config[task] is None:
             config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
         config[task]["dataset_config"] = dataset

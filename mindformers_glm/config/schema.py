@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from mindformers_glm.config.sections import (
     ContextSection,
@@ -29,6 +29,19 @@ from mindformers_glm.registry import unknown_key
 
 RunMode = Literal["train", "finetune", "eval", "predict", "export"]
 _MANY = 30  # a list of more keys than this helps nobody
+_OF_COMPONENTS = (  # keys of components that are often written in the wrong place
+    "lr_schedule.learning_rate",
+    "lr_schedule.warmup_steps",
+    "optimizer.weight_decay",
+    "model.model_config.seq_length",
+    "model.model_config.num_layers",
+    "model.model_config.use_past",
+    "model.model_config.pet_config",
+    "train_dataset.data_loader.dataset_dir",
+    "processor.tokenizer.vocab_file",
+    "runner_wrapper.use_clip_grad",
+    "callbacks.1.save_checkpoint_steps",
+)
 _WORDS = {
     "Input should be": "It should be",
     "a valid dictionary": "a mapping of `key: value` lines",
@@ -62,33 +75,31 @@ class ModelSection(SectionModel):
 
 
 class DatasetSection(SectionModel):
-    """`train_dataset` and `eval_dataset`. A dataset class may take more keys than these: see components.py."""
+    """`train_dataset` and `eval_dataset`: keys of MindFormers. What the dataset class takes beside: components.py."""
+
+    model_config = ConfigDict(extra="allow")
 
     data_loader: Component
     tokenizer: Component | None = None
-    input_columns: Annotated[list[str], BeforeValidator(_text_or_list)] = ["input_ids", "labels"]
-    output_columns: Annotated[list[str], BeforeValidator(_text_or_list)] | None = None
+    input_columns: Annotated[list[str], BeforeValidator(_text_or_list)] | None = None
     max_source_length: Count | None = None
     max_target_length: Count | None = None
     max_seq_length: Count | None = None
     ignore_pad_token_for_loss: bool = True
     label_convention: Annotated[Literal["1.0", "0.8"], BeforeValidator(str)] = "1.0"
-    num_parallel_workers: Count = 1
+    num_parallel_workers: Count | None = None
     python_multiprocessing: bool = False
     drop_remainder: bool = True
-    batch_size: Count = 1
+    batch_size: Count | None = None
     repeat: Count = 1
     numa_enable: bool = False
-    prefetch_size: Count = 1
+    prefetch_size: Count | None = None
     seed: Number | None = None
-    num_samples: Count | None = None
     auto_tune: bool = False
     filepath_prefix: str | None = None
     autotune_per_step: Count | None = None
     profile: bool = False
     do_eval: bool = False
-    mask_policy: Any = None
-    dynamic_batch: bool = False
 
 
 class DatasetTaskSection(SectionModel):
@@ -248,8 +259,10 @@ def _faults(error: pydantic.ValidationError) -> list[ConfigError]:
 def _unknown(key: str, got: Any, known: list[str]) -> ConfigError:
     """The fault of a key that its section does not know: a similar one beside it, or the same one elsewhere."""
     leaf = key.rpartition(".")[2]
-    elsewhere = [name for name in schema_keys() if name.rpartition(".")[2] == leaf and name != key]
-    if difflib.get_close_matches(leaf, known, n=1) or (len(known) <= _MANY and not elsewhere):
+    keys = (*schema_keys(), *_OF_COMPONENTS)
+    elsewhere = [name for name in keys if name.rpartition(".")[2] == leaf and name != key]
+    near = difflib.get_close_matches(leaf, known, n=1)
+    if not elsewhere and (near or len(known) <= _MANY):
         return unknown_key(key, got, known)
     hint = f"Did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else "No key of this section resembles it."
     return ConfigError(key, got, f"Unknown key. {hint}")

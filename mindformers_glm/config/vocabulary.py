@@ -32,15 +32,15 @@ def fill_vocabularies(values: Mapping[str, Any], weights: str | None) -> None:
 
 def of_model(name: Any) -> str | None:
     """The vocabulary of a registered model: shipped with the package, or downloaded earlier."""
-    if name not in MODEL_NAMES:
+    if not isinstance(name, str) or name not in MODEL_NAMES:
         return None
     places = [ASSETS / name / FILE, DOWNLOAD_DIR / MODEL_NAMES[name].family / FILE]
     return next((str(place) for place in places if place.is_file()), None)
 
 
-def beside(weights: str | None) -> str | None:
+def beside(weights: Any) -> str | None:
     """The vocabulary of a model name, in a folder of weights, or in the folder of a weight file."""
-    if not weights:
+    if not weights or not isinstance(weights, str):
         return None
     path = Path(weights)
     places = [path / FILE] if path.is_dir() else [path.parent / FILE] if path.is_file() else []

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from mindformers_glm.config import read_prompts
+from mindformers_glm.errors import ConfigError, DataError
+
+
+def test_a_word_is_a_prompt_with_its_line_breaks():
+    assert read_prompts("[Round 1]\\n\\n问：你好\\n\\n答：") == ["[Round 1]\n\n问：你好\n\n答："]
+
+
+def test_several_words_are_several_prompts():
+    assert read_prompts(["北京", "a\\nb"]) == ["北京", "a\nb"]
+
+
+def test_a_file_gives_its_lines_but_blank_ones(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("北京\n[Round 1]\\n\\n问：What is AI?\\n\\n答：\n\n  \nHello world\n", encoding="utf-8")
+    assert read_prompts(str(path)) == ["北京", "[Round 1]\n\n问：What is AI?\n\n答：", "Hello world"]
+
+
+def test_a_very_long_prompt_is_no_file_name():
+    assert read_prompts("长" * 5000) == ["长" * 5000]
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", []])
+def test_no_prompt(nothing):
+    with pytest.raises(ConfigError, match="at least one prompt"):
+        read_prompts(nothing)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="folder"):
+        read_prompts(str(tmp_path))
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("\n \n")
+    with pytest.raises(DataError, match="no line with text"):
+        read_prompts(str(path))

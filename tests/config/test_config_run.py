@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+
+import pytest
+import yaml
+
+from mindformers_glm import log
+from mindformers_glm.config import load_config, make_config, run
+from mindformers_glm.errors import ConfigErrors
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What was logged once."""
+    monkeypatch.setattr(log, "_said", set())
+    return log._said
+
+
+def test_sections_are_read_by_attribute_and_components_are_plain_dicts(written):
+    config = load_config(written())
+    assert config.runner_config.epochs == 2
+    assert config.context.device_target == "CPU"
+    assert config.context.mode == 0
+    assert type(config.optimizer) is dict
+    assert type(config.model.model_config) is dict
+    assert type(config.callbacks[1]) is dict
+    assert config.source.endswith("run.yaml")
+
+
+def test_a_known_key_that_is_not_given_is_none_and_an_unknown_one_an_error(written):
+    config = load_config(written())
+    assert config.infer is None
+    assert config.train_dataset.max_seq_length is None
+    with pytest.raises(AttributeError, match="not a key"):
+        _ = config.runner_config.epoch
+    with pytest.raises(AttributeError, match="not a key"):
+        config.runner_config.epoch = 3
+
+
+def test_the_batch_size_of_the_run_and_its_seed_are_those_of_both_datasets(written, said):
+    config = load_config(written("runner_config.batch_size=2", "eval_dataset.batch_size=9", "seed=5"))
+    assert config.train_dataset.batch_size == config.eval_dataset.batch_size == 2
+    assert config.train_dataset.seed == config.eval_dataset.seed == 5
+    assert "eval_dataset.batch_size: runner_config.batch_size (2) replaces 9." in said
+    assert "train_dataset.batch_size: runner_config.batch_size (2) replaces 4." in said
+
+
+def test_the_dataset_of_a_task_is_the_dataset(written):
+    config = load_config(written(), ["train_dataset.max_source_length=40", "model.model_config.seq_length=89"])
+    assert config.train_dataset_task.dataset_config is config.train_dataset
+    assert config.train_dataset_task.dataset_config.max_source_length == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights"),
+    [
+        ([], "start.ckpt"),
+        (["run_mode=train"], "start.ckpt"),
+        (["run_mode=train", "load_checkpoint=", "model.model_config.checkpoint_name_or_path=glm2_6b"], "glm2_6b"),
+        (["run_mode=eval", "load_checkpoint=", "model.model_config.checkpoint_name_or_path=glm2_6b"], "glm2_6b"),
+        (["load_checkpoint=", "allow_random_weights=true"], None),
+        (["load_checkpoint=", "allow_random_weights=true", "model.model_config.checkpoint_name_or_path=glm2_6b"], None),
+        (["run_mode=eval", "load_checkpoint=", "allow_random_weights=true"], None),
+        (["allow_random_weights=true"], "start.ckpt"),
+    ],
+)
+def test_where_the_weights_come_from(written, changes, weights):
+    assert load_config(written(*changes)).initial_weights == weights
+
+
+def test_training_from_the_second_name_is_said(written, said):
+    changes = ["run_mode=train", "load_checkpoint=", "model.model_config.checkpoint_name_or_path=glm2_6b"]
+    load_config(written(*changes))
+    assert any("allow_random_weights: True to train from random weights" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [({"infer": {}, "model": {}}, "export"), ({"train_dataset": {}}, "train"), ({"model": {}}, "predict")],
+)
+def test_a_file_without_a_mode_has_that_of_its_sections(values, mode):
+    assert run.default_mode(values) == mode
+
+
+def test_what_is_dumped_is_read_back_as_the_same(written, tmp_path):
+    config = load_config(
+        written("train_dataset.label_convention=0.8", "callbacks.1.prefix=None", "eval_step_interval=7")
+    )
+    config.callbacks[1]["prefix"] = "1e-5"  # text that looks like a number
+    again = load_config(config.dump(tmp_path / "out" / "resolved.yaml"))
+    assert again.to_dict() == config.to_dict()
+    assert again.callbacks[1]["prefix"] == "1e-5"
+    assert again.train_dataset.label_convention == "0.8"
+    assert os.listdir(tmp_path / "out") == ["resolved.yaml"]
+
+
+def test_a_dump_that_fails_leaves_the_old_file_and_no_other(written, tmp_path, monkeypatch):
+    config = load_config(written())
+    target = config.dump(tmp_path / "out" / "resolved.yaml")
+    before = target.read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        config.dump(target)
+    assert os.listdir(tmp_path / "out") == ["resolved.yaml"]
+    assert target.read_text() == before
+
+
+def test_the_dump_is_plain_yaml_without_anchors(written, tmp_path):
+    text = load_config(written()).dump(tmp_path / "resolved.yaml").read_text()
+    assert "&" not in text
+    assert yaml.safe_load(text)["train_dataset_task"] == {"type": "KeyWordGenDataset"}
+
+
+def test_a_changed_configuration_is_a_new_one_checked_again(written):
+    config = load_config(written())
+    assert config.changed(["runner_config.epochs=7"]).runner_config.epochs == 7
+    assert config.changed({"runner_config": {"epochs": 7}}).runner_config.epochs == 7
+    assert config.runner_config.epochs == 2
+    with pytest.raises(ConfigErrors, match="It should be at least 1"):
+        config.changed(["runner_config.epochs=0"])
+
+
+def test_a_configuration_can_be_copied(written):
+    config = load_config(written())
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other.to_dict() == config.to_dict()
+        assert other.runner_config.epochs == 2
+        assert other.source == config.source
+    other.runner_config.epochs = 9
+    assert config.runner_config.epochs == 2
+
+
+def test_a_mapping_is_checked_like_a_file_and_left_alone(small):
+    before = copy.deepcopy(small)
+    assert make_config(small).runner_config.batch_size == 4
+    assert small == before
+
+
+def test_a_vocabulary_is_found_beside_the_weights(written, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(b"x")
+    (folder / "start.ckpt").write_bytes(b"x")
+    for weights in (folder, folder / "start.ckpt"):
+        config = load_config(
+            written(f"load_checkpoint={weights}", 'eval_dataset.tokenizer={"type": "ChatGLM2Tokenizer"}')
+        )
+        assert config.eval_dataset.tokenizer["vocab_file"] == str(folder / "tokenizer.model")
+        assert config.train_dataset.tokenizer["vocab_file"] == "tokenizer.model"  # what is given stays
+
+
+def test_a_tokenizer_without_a_vocabulary_takes_that_of_another(written):
+    config = load_config(written('eval_dataset.tokenizer={"type": "ChatGLM2Tokenizer"}'))
+    assert config.eval_dataset.tokenizer["vocab_file"] == "tokenizer.model"
+
+
+def test_a_vocabulary_that_is_nowhere_is_left_to_the_tokenizer(written):
+    config = load_config(written('train_dataset.tokenizer={"type": "ChatGLM2Tokenizer", "vocab_file": null}'))
+    assert "vocab_file" not in config.train_dataset.tokenizer
