@@ -1,0 +1,105 @@
+"""How ranks exchange tensors inside a differentiable graph: Cells whose backward pass is the matching exchange.
+
+On CPU (MCCL) only a sum works for every group, in float32 and float16. What else is needed is made from it in one
+place, `gather_operator`; Ascend has the real operator there. That branch has not been run: no device was at hand.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindformers_glm import runtime
+from mindformers_glm.parallel.mesh import Axis
+
+
+class CopyToRanks(nn.Cell):
+    """Identity forward, sum backward: what enters a layer cut by rows."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.reduce = ops.AllReduce(group=axis.group)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """The same x on every rank."""
+        return x
+
+    def bprop(self, x: Tensor, out: Tensor, grad: Tensor) -> tuple[Tensor]:
+        """The ranks' gradients added up."""
+        return (self.reduce(grad),)
+
+
+class ReduceFromRanks(nn.Cell):
+    """Sum forward, identity backward: what leaves a layer cut by columns."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.reduce = ops.AllReduce(group=axis.group)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """The ranks' x added up."""
+        return self.reduce(x)
+
+    def bprop(self, x: Tensor, out: Tensor, grad: Tensor) -> tuple[Tensor]:
+        """The gradient, equal on every rank."""
+        return (grad,)
+
+
+class StackFromRanks(nn.Cell):
+    """The ranks' x in order, stacked along a new first axis: (...) -> (ranks, ...)."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.ranks, self.rank = axis.size, axis.rank
+        self.gather = gather_operator(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.gather(x.expand_dims(0))
+
+    def bprop(self, x: Tensor, out: Tensor, grad: Tensor) -> tuple[Tensor]:
+        """The own part of a gradient that is equal on every rank."""
+        return (grad[self.rank],)
+
+
+class GatherFromRanks(nn.Cell):
+    """The ranks' last axes joined, slice backward: (..., n) -> (..., ranks * n), for results that users see."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.stack = StackFromRanks(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        parts = ops.moveaxis(self.stack(x), 0, -2)
+        return parts.reshape(*x.shape[:-1], -1)
+
+
+class PaddedSum(nn.Cell):
+    """Rows joined over ranks, on devices without AllGather for every group: zeros elsewhere, then a sum."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.ranks, self.rank = axis.size, axis.rank
+        self.place = Tensor(np.eye(axis.size, dtype=np.float32)[axis.rank])
+        self.reduce = ops.AllReduce(group=axis.group)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (n, ...) -> (ranks * n, ...)."""
+        place = ops.cast(self.place, x.dtype).reshape(-1, *([1] * len(x.shape)))
+        return self.reduce(x.expand_dims(0) * place).reshape(-1, *x.shape[1:])
+
+
+def gather_operator(axis: Axis) -> nn.Cell | ops.Primitive:
+    """What joins the first axes of the ranks' tensors: (n, ...) -> (ranks * n, ...). No gradient."""
+    if runtime.device_target() == "Ascend":
+        return ops.AllGather(group=axis.group)
+    return PaddedSum(axis)
+
+
+def sum_over(axis: Axis, value: np.ndarray) -> np.ndarray:
+    """A small host array added up over the ranks, outside any graph: counts, flags, metrics (float32 precision)."""
+    if axis.size == 1:
+        return value
+    return ops.AllReduce(group=axis.group)(Tensor(value, ms.float32)).asnumpy()

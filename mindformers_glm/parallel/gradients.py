@@ -1,0 +1,119 @@
+"""Gradients that belong to several ranks: added up over data ranks, and measured over tensor ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindformers_glm.parallel.mesh import Axis, Mesh
+
+BUCKET_BYTES = 32 * 1024 * 1024
+
+
+def buckets(parameters: Sequence[Parameter], limit: int = BUCKET_BYTES) -> list[list[int]]:
+    """Positions of parameters that travel together: neighbours of one type, up to `limit` bytes."""
+    groups: list[list[int]] = []
+    used, kind = limit, None
+    for position, parameter in enumerate(parameters):
+        size = parameter.size * parameter.itemsize
+        if parameter.dtype != kind or used + size > limit:
+            groups.append([])
+            used, kind = 0, parameter.dtype
+        groups[-1].append(position)
+        used += size
+    return groups
+
+
+class Complete(nn.Cell):
+    """Rows from `start` on added up over ranks."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.reduce = ops.AllReduce(group=axis.group)
+
+    def construct(self, grad: Tensor, start: int) -> Tensor:
+        """The gradient (rows, ...), complete."""
+        if start == 0:
+            return self.reduce(grad)
+        return ops.concat((grad[:start], self.reduce(grad[start:])))
+
+
+class GradientSum(nn.Cell):
+    """Adds gradients up over the data ranks, many small tensors in one exchange.
+
+    The loss of a data rank is divided by the labels of all (ParallelCrossEntropy), so the sum is the gradient of the
+    mean over the whole job. `partial` says which parameters' gradients must be completed over tensor ranks first:
+    position -> (axis, first row), as models/glm/parallelize.py finds them.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], mesh: Mesh, *, partial: Mapping[int, Any] | None = None):
+        super().__init__()
+        partial = partial or {}
+        self.starts = tuple(partial[i].start if i in partial else -1 for i in range(len(parameters)))
+        self.completions = nn.CellList([Complete(partial[i].axis) for i in sorted(partial)])
+        self.alone = mesh.data.size == 1
+        self.groups = tuple(tuple(group) for group in buckets(parameters))
+        self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+        self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
+        self.reduce = None if self.alone else ops.AllReduce(group=mesh.data.group)
+
+    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """As many gradients, each complete and the sum over the data ranks."""
+        grads = self.complete(grads)
+        if self.alone:
+            return grads
+        summed = ()
+        for group in self.groups:
+            if len(group) == 1:
+                summed += (self.reduce(grads[group[0]]),)
+            else:
+                summed += self.together(grads, group)
+        return summed
+
+    def complete(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The gradients of shared rows, added up over the tensor ranks that share them."""
+        whole, used = (), 0
+        for i in range(len(self.starts)):
+            if self.starts[i] < 0:
+                whole += (grads[i],)
+            else:
+                whole += (self.completions[used](grads[i], self.starts[i]),)
+                used += 1
+        return whole
+
+    def together(self, grads: tuple[Tensor, ...], group: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """One bucket: joined, exchanged, taken apart."""
+        flat = ()
+        for position in group:
+            flat += (grads[position].reshape(-1),)
+        whole, start, parts = self.reduce(ops.concat(flat)), 0, ()
+        for position in group:
+            parts += (whole[start : start + self.sizes[position]].reshape(self.shapes[position]),)
+            start += self.sizes[position]
+        return parts
+
+
+class SquareSum(nn.Cell):
+    """Sum of squares of all gradients of the whole network, equal on every rank: what clipping by norm needs.
+
+    A weight that tensor ranks hold in parts counts the parts of all; one that they hold alike counts once.
+    `shares` gives for each parameter how much of its square this rank counts, 1 / (ranks that hold the same),
+    as one number, or as one number for each row where rows differ.
+    """
+
+    def __init__(self, shares: Sequence[float | np.ndarray], mesh: Mesh):
+        super().__init__()
+        self.reduce = ops.AllReduce(group=mesh.tensor.group) if mesh.tensor.size > 1 else nn.Identity()
+        self.shares = tuple(Tensor(np.asarray(share, np.float32)) for share in shares)
+
+    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
+        """Gradients in the order of the parameters -> a float32 scalar."""
+        total = ops.zeros((), ms.float32)
+        for i in range(len(self.shares)):
+            square = ops.square(ops.cast(grads[i], ms.float32)).reshape(grads[i].shape[0], -1).sum(-1)
+            total = total + (square * self.shares[i]).sum()
+        return self.reduce(total)

@@ -1,0 +1,100 @@
+"""Layers and the loss of a network cut over tensor ranks. Shapes: N rows, D hidden, V vocabulary of the whole network.
+
+Shoeybi et al., Megatron-LM, 2019: first cut by rows, then by columns, one sum forward and one backward.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindformers_glm.ops.cross_entropy import IGNORED
+from mindformers_glm.parallel.collectives import CopyToRanks, ReduceFromRanks, StackFromRanks
+from mindformers_glm.parallel.mesh import Axis
+
+_sum, _max = ops.ReduceSum(), ops.ReduceMax()
+
+
+class ColumnParallel(nn.Cell):
+    """A linear layer that holds some of the rows of its weight: input whole, output the rank's own channels."""
+
+    def __init__(self, layer: nn.Cell, axis: Axis):
+        super().__init__()
+        self.layer, self.enter = layer, CopyToRanks(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, in) -> (N, out / ranks)."""
+        return self.layer(self.enter(x))
+
+
+class RowParallel(nn.Cell):
+    """A linear layer that holds some of the columns of its weight: input the rank's channels, output whole.
+
+    A bias is held by every rank and added once, after the sum.
+    """
+
+    def __init__(self, layer: nn.Cell, axis: Axis):
+        super().__init__()
+        self.bias = layer.bias
+        if layer.bias is not None:
+            del layer.bias
+            layer.bias = None
+        self.layer, self.leave = layer, ReduceFromRanks(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, in / ranks) -> (N, out)."""
+        y = self.leave(self.layer(x))
+        return y if self.bias is None else y + ops.cast(self.bias, y.dtype)
+
+
+class VocabParallelEmbedding(nn.Cell):
+    """Vectors of tokens from a table whose rows are divided among ranks."""
+
+    def __init__(self, table: Parameter, axis: Axis, *, dtype: ms.dtype):
+        super().__init__()
+        self.embedding_table = table
+        self.rows, self.first, self.dtype = table.shape[0], table.shape[0] * axis.rank, dtype
+        self.leave = ReduceFromRanks(axis)
+
+    def construct(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T) -> rows (N, D), whole on every rank."""
+        local = input_ids.reshape(-1) - self.first
+        mine = ops.logical_and(local >= 0, local < self.rows)
+        found = ops.cast(ops.gather(self.embedding_table, local * ops.cast(mine, ms.int32), 0), self.dtype)
+        return self.leave(found * ops.cast(mine, self.dtype).reshape(-1, 1))
+
+
+class ParallelCrossEntropy(nn.Cell):
+    """Mean over the whole job of -log softmax(logits)[label], with classes divided over `tensor` and rows over `data`.
+
+    Equal to the loss of one process with all rows in one batch: the divisor counts the labels of all data ranks
+    (+ 1e-5), so the gradients of the data ranks are to be added up and not averaged.
+    """
+
+    def __init__(self, tensor: Axis, data: Axis):
+        super().__init__()
+        self.tensor_ranks, self.tensor_rank = tensor.size, tensor.rank
+        self.tops = StackFromRanks(tensor) if tensor.size > 1 else None
+        self.over_classes = ReduceFromRanks(tensor) if tensor.size > 1 else nn.Identity()
+        self.over_data = ReduceFromRanks(data) if data.size > 1 else nn.Identity()
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, V / ranks) of any float type, labels (N,) int32, -100 not learned -> a float32 scalar."""
+        kept = labels != IGNORED
+        weight = ops.cast(kept, ms.float32)
+        weight = weight / (ops.stop_gradient(self.over_data(_sum(weight))) + 1e-5)
+        target = ops.cast(kept, ms.int32) * labels
+        return -self.over_data(_sum(self.log_probability(ops.cast(logits, ms.float32), target) * weight))
+
+    def log_probability(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Log of the softmax at `target`: (N, V / ranks), (N,) -> (N,)."""
+        if self.tops is None:
+            return ops.gather_elements(ops.log_softmax(logits, -1), 1, target.reshape(-1, 1)).reshape(-1)
+        classes = logits.shape[-1]
+        top = ops.stop_gradient(_max(self.tops(_max(ops.stop_gradient(logits), -1)), 0))
+        shifted = logits - top.reshape(-1, 1)
+        local = target - classes * self.tensor_rank
+        mine = ops.logical_and(local >= 0, local < classes)
+        picked = ops.gather_elements(shifted, 1, (local * ops.cast(mine, ms.int32)).reshape(-1, 1)).reshape(-1)
+        both = self.over_classes(ops.stack((picked * ops.cast(mine, ms.float32), _sum(ops.exp(shifted), -1))))
+        return both[0] - ops.log(both[1])

@@ -1,0 +1,118 @@
+"""Real processes under msrun: data, tensor and optimizer parallel training gives the numbers of one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_glm.models.glm.shards import Layout
+
+sys.path.insert(0, str(Path(__file__).parent))
+from twenty_steps import tiny  # noqa: E402
+
+HERE = Path(__file__).parent
+
+
+def run(folder, processes, *variants, script="twenty_steps.py", timeout=400):
+    """Runs the script in `processes` processes and returns their output."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE.parents[1]),
+        "GLOG_v": "3",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={processes}"),
+            *(f"--local_worker_num={processes}", f"--master_port={port}", f"--log_dir={folder}/log", "--join=True"),
+            *("--tail_worker_log=1000000", str(HERE / script), str(folder), *variants),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    logs = {log.name: log.read_text()[-3000:] for log in (folder / "log").glob("worker_*.log")}
+    assert done.returncode == 0, "\n".join(f"{name}:\n{text}" for name, text in logs.items())
+
+
+def load(folder, variant):
+    paths = sorted(folder.glob(f"{variant}.rank*.npz"), key=lambda path: int(path.stem.rpartition("rank")[2]))
+    return [dict(np.load(path)) for path in paths]
+
+
+def options_of(variant):
+    return dict((word + "=").split("=")[:2] for word in variant.split(","))
+
+
+def compare(folder, reference, variant):
+    """Losses, gradient norms, weights and (undivided) optimizer state of every rank against one process."""
+    options, one = options_of(variant), load(folder, reference)[0]
+    dp, tp = int(options.get("dp", 1)), int(options.get("tp", 1))
+    ranks, layout = load(folder, variant)[: dp * tp], Layout(tiny(options), tp)
+    for rank in ranks:
+        np.testing.assert_allclose(rank.pop("losses"), one["losses"], rtol=1e-5)
+        np.testing.assert_allclose(rank.pop("norms"), one["norms"], rtol=1e-4)
+    for name in ranks[0]:
+        for data in range(dp):
+            parts = [ranks[data * tp + tensor][name] for tensor in range(tp)]
+            if parts[0].shape[0] * dp == one[name].shape[0] and "sharded" in options:
+                whole = np.concatenate([rank[name] for rank in ranks])
+            else:
+                whole = layout.merge(name, parts)
+            assert_close(name, whole, one)
+
+
+def assert_close(name, value, one):
+    """Within 1e-5 of the largest entry; a key bias has no gradient, and Adam turns its rounding noise into steps."""
+    expected, limit = one[name], 1e-4 if name.startswith("adam_") else 1e-5
+    tiny_gradient = one[f"adam_v.{name}"] < 1e-10 if f"adam_v.{name}" in one else np.zeros(expected.shape, bool)
+    difference = np.where(tiny_gradient, 0, np.abs(value - expected))
+    assert difference.max() <= limit * np.abs(expected).max(), name
+
+
+@pytest.mark.dist
+def test_two_processes_equal_one(tmp_path):
+    """Twenty steps: two data ranks, two tensor ranks, two data ranks with divided optimizer state."""
+    variants = ("dp=2", "tp=2", "dp=2,sharded")
+    run(tmp_path, 2, "dp=1", *variants)
+    for variant in variants:
+        compare(tmp_path, "dp=1", variant)
+    divided = load(tmp_path, "dp=2,sharded")
+    table = "adam_m.transformer.embedding.embedding_table"
+    assert [rank[table].shape[0] for rank in divided] == [52, 52]
+    first = load(tmp_path, "dp=1")[0]["losses"]
+    assert first[-1] < first[0]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_tensor_ranks_share_groups_adapters_and_biases(tmp_path):
+    """One key-value group on two ranks, LoRA on every layer, biases: gradients that need completing."""
+    pairs = [(f"dp=1,{options}", f"tp=2,{options}") for options in ("groups=1,bias,steps=6", "groups=1,lora,steps=6")]
+    run(tmp_path, 2, *(variant for pair in pairs for variant in pair))
+    for reference, variant in pairs:
+        compare(tmp_path, reference, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_four_processes_equal_one(tmp_path):
+    """Two by two, four tensor ranks on two key-value groups, and both with divided state or adapters."""
+    variants = ("dp=2,tp=2", "tp=4", "dp=2,tp=2,sharded", "dp=4,sharded")
+    run(tmp_path, 4, "dp=1", *variants, timeout=1200)
+    for variant in variants[:2]:
+        compare(tmp_path, "dp=1", variant)
+    for variant in variants:
+        for rank in load(tmp_path, variant):
+            np.testing.assert_allclose(rank["losses"], load(tmp_path, "dp=1")[0]["losses"], rtol=1e-5)

@@ -1,0 +1,135 @@
+"""The grid of processes: MindSpore's numbering, and every refusal with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.parallelize import check_network
+from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.parallel.gradients import buckets
+from mindformers_glm.parallel.mesh import SINGLE, make_mesh, mesh_from_config
+from mindformers_glm.parallel.optimizer import is_divided
+
+
+def sections(mode=1, use_parallel=True, **sizes):
+    names = {"dp": "data_parallel", "tp": "model_parallel", "pp": "pipeline_stage"}
+    sizes = {names.get(name, name): value for name, value in sizes.items()}
+    return {"use_parallel": use_parallel, "parallel": {"parallel_mode": mode}, "parallel_config": sizes}
+
+
+def shape(**changes):
+    values = {
+        "num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "multi_query_group_num": 2, "kv_channels": 8,
+        "ffn_hidden_size": 48, "padded_vocab_size": 104, "seq_length": 16,
+    }  # fmt: skip
+    return ChatGLM2Config(**{**values, **changes})
+
+
+def test_every_rank_has_one_place():
+    for dp, tp, pp in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 4, 2)):
+        meshes = [make_mesh(rank, dp=dp, tp=tp, pp=pp) for rank in range(dp * tp * pp)]
+        assert [mesh.rank for mesh in meshes] == list(range(dp * tp * pp))
+        for kind in ("data", "tensor", "stage"):
+            for mesh in meshes:
+                axis = getattr(mesh, kind)
+                assert axis.ranks[axis.rank] == mesh.rank
+                assert all(getattr(meshes[other], kind).ranks == axis.ranks for other in axis.ranks)
+
+
+def test_tensor_ranks_are_neighbours():
+    mesh = make_mesh(5, dp=2, tp=4)
+    assert mesh.tensor.ranks == (4, 5, 6, 7) and mesh.data.ranks == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "world", "expected"),
+    [
+        (sections(use_parallel=False, dp=8), 1, (1, 1)),
+        (sections(mode=0, dp=8), 4, (4, 1)),
+        (sections(mode=3), 2, (2, 1)),
+        (sections(mode=1, dp=2, tp=4), 8, (2, 4)),
+        (sections(mode=2, dp=8), 8, (8, 1)),
+    ],
+)
+def test_sections_of_old_files(config, world, expected):
+    mesh = mesh_from_config(config, rank=0, world=world)
+    assert (mesh.data.size, mesh.tensor.size) == expected
+    assert (mesh == SINGLE) == (world == 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "world", "said"),
+    [
+        (sections(use_parallel=False), 2, "use_parallel: got False. 2 processes were started"),
+        (sections(dp=8), 4, "data_parallel 8 x model_parallel 1 x pipeline_stage 1 = 8, and 4 processes"),
+        (sections(mode=0, tp=2), 2, "divides data only"),
+        (sections(pp=2), 2, "parallel_config.pipeline_stage"),
+        (sections(context_parallel=2), 1, "parallel_config.context_parallel"),
+        (sections(tp=2, use_seq_parallel=True), 2, "parallel_config.use_seq_parallel"),
+    ],
+)
+def test_refusals(config, world, said):
+    with pytest.raises(ConfigError, match="^[^\n]*$") as caught:
+        mesh_from_config(config, rank=0, world=world)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "said"),
+    [
+        ({}, 3, "num_attention_heads"),
+        ({"ffn_hidden_size": 50}, 4, "ffn_hidden_size"),
+        ({"padded_vocab_size": 101}, 2, "padded_vocab_size"),
+        ({"num_attention_heads": 24, "multi_query_group_num": 3, "padded_vocab_size": 96}, 2, "multi_query_group_num"),
+        ({"pet_config": {"pet_type": "ptuning2", "pre_seq_len": 8}}, 2, "pet_type"),
+    ],
+)
+def test_networks_that_do_not_divide(changes, size, said):
+    with pytest.raises(ConfigError) as caught:
+        check_network(shape(**changes), make_mesh(0, tp=size))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_merge_inverts_cut_and_shapes_are_the_ranks_network(groups, size):
+    config = shape(multi_query_group_num=groups, add_bias_linear=True)
+    layout, local, rng = Layout(config, size), expected_shapes(local_config(config, size)), np.random.default_rng(0)
+    whole = expected_shapes(config)
+    base = "transformer.encoder.layers.1."
+    for layer in ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):
+        rows, columns = whole[f"{base}{layer}.weight"]
+        whole |= {f"{base}{layer}.mindpet_delta_lora_a": (4, columns), f"{base}{layer}.mindpet_delta_lora_b": (rows, 4)}
+    for name, full in whole.items():
+        for prefix in ("", "adam_m."):
+            value = rng.normal(size=full).astype(np.float32)
+            parts = [layout.cut(prefix + name, value, rank) for rank in range(size)]
+            if name in local:
+                assert {part.shape for part in parts} == {local[name]}, name
+            merged = layout.merge(prefix + name, parts)
+            assert merged.dtype == value.dtype and merged.tobytes() == value.tobytes(), name
+
+
+def test_shared_rows_are_the_key_and_value_rows():
+    layout = Layout(shape(), 4)  # four ranks on two groups
+    name = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
+    assert layout.shared_rows(name, (8 + 8 + 8, 32)) == 8
+    assert Layout(shape(), 2).shared_rows(name, (16 + 8 + 8, 32)) is None
+
+
+class Row:
+    def __init__(self, size, dtype="float32"):
+        self.size, self.itemsize, self.dtype = size, 4, dtype
+
+
+def test_buckets_keep_order_type_and_limit():
+    rows = [Row(10), Row(10), Row(100), Row(10, "float16"), Row(10)]
+    assert buckets(rows, limit=80) == [[0, 1], [2], [3], [4]]
+
+
+def test_rows_that_divide():
+    assert is_divided((8, 3), 2) and not is_divided((7,), 2) and not is_divided((), 2) and not is_divided((8,), 1)
