@@ -57,7 +57,12 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> TokenDataset:
         raise ConfigError("--data", chosen.data, "Give --config FILE, or --data FILE and --tokenizer FOLDER.")
     vocab_file, _ = files.load(Path(chosen.tokenizer))
     section: dict[str, Any] = {
-        "data_loader": {"type": chosen.data_loader, "dataset_dir": chosen.data, "phase": chosen.phase, "shuffle": False},
+        "data_loader": {
+            "type": chosen.data_loader,
+            "dataset_dir": chosen.data,
+            "phase": chosen.phase,
+            "shuffle": False,
+        },
         "tokenizer": {"type": chosen.tokenizer_type, "vocab_file": str(vocab_file)},
     }
     section = apply(section, parse_overrides([item for item in others if item != "--options"]))

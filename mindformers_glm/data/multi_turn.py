@@ -68,9 +68,7 @@ class MultiTurnDataset(TokenDataset):
             rank=shard,
             rank_size=shards,
         )
-        super().__init__(
-            order=order, place=self.place, prefetch_size=prefetch_size, max_unsupervised=max_unsupervised
-        )
+        super().__init__(order=order, place=self.place, prefetch_size=prefetch_size, max_unsupervised=max_unsupervised)
         self.probe()
 
     def example(self, index: int) -> Example:

@@ -37,7 +37,9 @@ def table(dataset: TokenDataset, index: int, tokenizer: Any, *, limit: int | Non
         lines.append(f"... {len(rows) - len(shown)} more")
     cut = ", cut to fit" if example.cut else ""
     share = 100 * learned / max(example.used, 1)
-    lines.append(f"{learned} of {example.used} tokens are supervised ({share:.1f} %), row length {_length(example)}{cut}")
+    lines.append(
+        f"{learned} of {example.used} tokens are supervised ({share:.1f} %), row length {_length(example)}{cut}"
+    )
     return "\n".join([title, *lines])
 
 
@@ -50,7 +52,9 @@ def sample_of_line(dataset: TokenDataset, line: int) -> int:
     for index in range(dataset.num_rows):
         if dataset.line(index) == line:
             return index
-    raise DataError(f"{dataset.place}:{line}", "no sample comes from this line", "Choose a line that holds a usable record")
+    raise DataError(
+        f"{dataset.place}:{line}", "no sample comes from this line", "Choose a line that holds a usable record"
+    )
 
 
 def printable(piece: str) -> str:

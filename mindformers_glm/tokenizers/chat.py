@@ -18,6 +18,7 @@ reply is not: the prompt ends with it. `prompt(messages)` is the beginning of `e
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -189,11 +190,10 @@ class _Rounds:
 
     def _label(self, ids: list[int], labels: list[int], begins: list[int], reply: range) -> None:
         """Labels for the pieces that begin inside a reply, and eos for where it ends."""
-        inside = [place for place, begin in enumerate(begins) if begin in reply]
-        for place in inside:
-            labels[place - 1] = ids[place]
-        if inside:
-            labels[inside[-1]] = self.tokenizer.eos_token_id
+        first, last = bisect_left(begins, reply.start), bisect_left(begins, reply.stop)
+        labels[first - 1 : last - 1] = ids[first:last]
+        if first < last:
+            labels[last - 1] = self.tokenizer.eos_token_id
 
     def _texts(self, rounds: list[tuple[str, str | None]]) -> list[str]:
         return [round_text(index, *item) for index, item in enumerate(rounds, 1)]

@@ -74,11 +74,11 @@ class Vocabulary:
 
     def _leading_space(self) -> str:
         """What decode does with the spaces that open a text: "kept", "one dropped" or "all dropped"."""
-        spaced = next((piece for piece in self.pieces if piece[:1] == _SPACE and piece[1:2] not in ("", _SPACE)), None)
+        spaced = next((piece for piece in self.pieces if piece.startswith(_SPACE)), None)
         decode = self.processor.decode_pieces
-        if spaced is None or decode([spaced]).startswith(" "):
+        if spaced is None or decode([spaced]) == spaced.replace(_SPACE, " "):
             return "kept"
-        return "one dropped" if decode([spaced[:1], spaced]).startswith(" ") else "all dropped"
+        return "one dropped" if decode([spaced, spaced]).count(" ") == 2 * spaced.count(_SPACE) - 1 else "all dropped"
 
     def _is_silent(self, index: int) -> bool:
         processor = self.processor

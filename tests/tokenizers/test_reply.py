@@ -1,0 +1,164 @@
+"""Replies read from ids: text, tool calls, and nothing that is executed or shown too early."""
+
+import random
+
+import pytest
+
+from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer, ReplyStream, ToolCall, parse_reply
+from mindformers_glm.tokenizers.toolcall import read_arguments
+
+ASSISTANT, OBSERVATION, USER, EOS = 64796, 64797, 64795, 2
+
+
+@pytest.fixture(scope="module")
+def glm2(glm2_vocab):
+    return ChatGLM2Tokenizer(glm2_vocab)
+
+
+@pytest.fixture(scope="module")
+def glm3(glm3_vocab):
+    return ChatGLM3Tokenizer(glm3_vocab)
+
+
+def ids(tokenizer, *parts):
+    return [i for part in parts for i in ([part] if isinstance(part, int) else tokenizer.vocabulary.encode(part))]
+
+
+def test_plain_replies(glm2, glm3):
+    assert parse_reply(glm3, ids(glm3, "\n", " 你好 ", EOS)).content == "你好"
+    assert parse_reply(glm3, ids(glm3, "你好，没有换行", USER)).content == "你好，没有换行"
+    assert parse_reply(glm3, ids(glm3, "Sure, here:\n1. a\n2. b")).content == "Sure, here:\n1. a\n2. b"
+    assert parse_reply(glm3, ids(glm3, "yes")).content == "yes"
+    assert parse_reply(glm2, ids(glm2, "\n你好\n", EOS)).content == "你好"
+    assert parse_reply(glm2, []).content == ""
+    assert parse_reply(glm3, ids(glm3, "\n截止 [[训练时间]]。")).content == "截止 2023年。"
+
+
+def test_ends_are_told_apart(glm3):
+    for token, name in ((EOS, "eos"), (USER, "user"), (OBSERVATION, "observation"), (64794, "role")):
+        reply = parse_reply(glm3, ids(glm3, "\nhi", token, "hidden"))
+        assert (reply.end, reply.content) == (name, "hi")
+    assert parse_reply(glm3, ids(glm3, "\nhi")).end is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("```python\ntool_call(city='北京')\n```", {"city": "北京"}),
+        ("```python\ntool_call(city='北京'", None),
+        ("tool_call(n=[1, -2.5, (3,)], flag=true, none=null, d={'a': {'b': 'c'}})", 5),
+        ('```json\n{"city": "北京"}\n```', {"city": "北京"}),
+        ('{"name": "get_weather", "arguments": "{\\"city\\": \\"北京\\"}"}', {"city": "北京"}),
+        ('{"name": "get_weather", "parameters": {"city": 1}}', {"city": 1}),
+        ("```python\ntool_call(**{'a-b': 1}, c=2)```", {"a-b": 1, "c": 2}),
+        ("tool_call({'a': 1})", {"a": 1}),
+        ("tool_call()", {}),
+    ],
+)
+def test_calls_in_every_usual_form(glm3, body, expected):
+    reply = parse_reply(glm3, ids(glm3, f"get_weather\n{body}", OBSERVATION))
+    if expected is None:
+        assert reply.tool_calls == []
+        assert reply.faults
+        assert reply.content.startswith("get_weather\n")
+    elif expected == 5:
+        assert reply.tool_calls[0].arguments == {
+            "n": [1, -2.5, [3]],
+            "flag": True,
+            "none": None,
+            "d": {"a": {"b": "c"}},
+        }
+    else:
+        assert reply.tool_calls == [ToolCall("get_weather", expected)]
+        assert reply.content == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "tool_call(x=__import__('os').system('true'))",
+        "tool_call(x=open)",
+        "tool_call(x=1+1)",
+        "tool_call(x=[y for y in (1,)])",
+        "tool_call(x=f'{1}')",
+        "tool_call(x={1, 2})",
+        "tool_call(x={1: 2})",
+        "tool_call(x=b'1')",
+        "tool_call(x=...)",
+        "tool_call(x=1e999)",
+        "tool_call(1, 2)",
+        "tool_call(**[1])",
+        "a.b(x=1)",
+        "import os",
+        "x = 1; tool_call(x=x)",
+        "tool_call(x=1)\ntool_call(x=2)",
+        "[" * 5000,
+        "tool_call(x=" + "(" * 300 + ")" * 300 + ")",
+        '{"a": ' * 300,
+        '{"a": NaN}',
+        "{'a': 1}",
+        "[1, 2]",
+        "lambda: 0",
+        "",
+        "\0",
+        "tool_call(x='" + "a" * 70000 + "')",
+        "tool_call(x=" + "9" * 5000 + ")",
+    ],
+)
+def test_nothing_else_is_a_call(body):
+    with pytest.raises(ValueError):
+        read_arguments(body)
+
+
+def test_text_and_call_in_one_reply(glm3):
+    call = "```python\ntool_call(city='北京')\n```"
+    reply = parse_reply(glm3, ids(glm3, "\n我查一下。", ASSISTANT, f"get_weather\n{call}", OBSERVATION))
+    assert reply.content == "我查一下。"
+    assert reply.tool_calls == [ToolCall("get_weather", {"city": "北京"})]
+    two = parse_reply(glm3, ids(glm3, f"a\n{call}", ASSISTANT, f"b\n{call}", ASSISTANT, "\n好", ASSISTANT, "\n了"))
+    assert [item.name for item in two.tool_calls] == ["a", "b"]
+    assert two.content == "好\n了"
+
+
+def test_code_of_the_interpreter_is_kept_as_text(glm3):
+    reply = parse_reply(glm3, ids(glm3, "interpreter\n```python\nprint(1)\n```", OBSERVATION))
+    assert reply.tool_calls == [ToolCall("interpreter", {"code": "```python\nprint(1)\n```"})]
+
+
+def test_a_reply_streams_as_it_comes(glm3):
+    stream = ReplyStream(glm3)
+    pieces = [stream.push(index) for index in ids(glm3, "\n", "你好，世界。 再见 ", EOS, "more")]
+    assert "".join(pieces) == stream.reply.content == "你好，世界。 再见"
+    assert sum(map(bool, pieces)) > 3
+    stream = ReplyStream(glm3)
+    assert "".join(stream.push(index) for index in ids(glm3, "get\n```python\ntool_call(a=1)\n```")) == ""
+    assert stream.finish() == ""
+    assert stream.reply.tool_calls == [ToolCall("get", {"a": 1})]
+    assert stream.finish() == ""
+
+
+def test_random_ids_never_raise_and_stream_what_is_parsed(glm2, glm3):
+    chance = random.Random(5)
+    interesting = [
+        0,
+        1,
+        2,
+        13,
+        30910,
+        64790,
+        *range(64789, 64800),
+        65023,
+        70000,
+        -1,
+        *glm3.encode("get\n```python\ntool_call(a='", add_special_tokens=False),
+    ]
+    for _ in range(10_000):
+        row = [
+            chance.choice(interesting) if chance.random() < 0.4 else chance.randrange(65024)
+            for _ in range(chance.randrange(24))
+        ]
+        for tokenizer in (glm2, glm3):
+            stream = ReplyStream(tokenizer)
+            shown = "".join([stream.push(index) for index in row] + [stream.finish()])
+            assert shown == stream.reply.content
+            assert isinstance(tokenizer.decode(row), str)
