@@ -1,0 +1,95 @@
+"""Trains the sentencepiece model of glm2_tiny: BPE with byte fallback, with the settings of ChatGLM's vocabulary.
+
+python -m tools.glm2_tiny.make_tokenizer corpus.jsonl mindformers_glm/assets/glm2_tiny/tokenizer.model
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import sentencepiece
+
+from tools.glm2_tiny.grammar import characters, table
+
+VOCABULARY = 4064  # with the ids of ChatGLM2 (5) or ChatGLM3 (9) after it, below padded_vocab_size 4096
+_ASCII = "".join(map(chr, range(33, 127)))
+_MARKS = "，。！？、：；“”‘’（）《》「」…—·～￥％"
+
+
+def texts(path: str | Path, limit: int) -> Iterator[str]:
+    """Questions (as the prompt writes them), answers and plain texts of the first `limit` lines of a corpus."""
+    with Path(path).open(encoding="utf-8") as file:
+        for _, line in zip(range(limit), file, strict=False):
+            row = json.loads(line)
+            yield from [row["text"]] if "text" in row else ()
+            for number, (ask, answer) in enumerate(row.get("turns", ()), start=1):
+                yield from (f"[Round {number}]", f"问：{ask}", "答：", answer)
+                if answer.isascii():  # English is rare in the corpus and deserves words of its own
+                    yield answer
+
+
+def required_characters() -> str:
+    """Every character that must have an id of its own: ASCII, marks, common and used Chinese characters."""
+    used = "".join(
+        json.dumps(table(name), ensure_ascii=False)
+        for name in ("words", "clothes", "goods", "chat", "requests", "english", "live")
+    )
+    chosen = dict.fromkeys(_ASCII + _MARKS + characters() + used)
+    return "".join(mark for mark in chosen if not mark.isspace())
+
+
+def train(path: str | Path, *, limit: int = 30000, vocabulary: int = VOCABULARY) -> bytes:
+    """The bytes of a sentencepiece model trained on the corpus at `path`."""
+    required = required_characters()
+    lines = list(texts(path, limit))
+    rng = random.Random(0)
+    lines += ["".join(rng.sample(required, 8)) for _ in range(2000)]  # each required character is met
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocabulary,
+        required_chars=required,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        split_digits=True,
+        split_by_unicode_script=True,
+        split_by_whitespace=True,
+        split_by_number=True,
+        allow_whitespace_only_pieces=True,
+        max_sentencepiece_length=16,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=2,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus")
+    parser.add_argument("model", help="the tokenizer.model to write")
+    given = parser.parse_args()
+    path = Path(given.model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(train(given.corpus))
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
