@@ -83,8 +83,8 @@ def assert_close(name, value, one):
 
 @pytest.mark.dist
 def test_two_processes_equal_one(tmp_path):
-    """Twenty steps: two data ranks, two tensor ranks, two data ranks with divided optimizer state."""
-    variants = ("dp=2", "tp=2", "dp=2,sharded")
+    """Twenty steps: two data ranks (accumulating), two tensor ranks, two data ranks with divided state."""
+    variants = ("dp=2,accumulate=2", "tp=2", "dp=2,sharded")
     run(tmp_path, 2, "dp=1", *variants)
     for variant in variants:
         compare(tmp_path, "dp=1", variant)

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import sys
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
-from mindformers_glm.models.glm.parallelize import (
-    RankWeights,
-    local_size,
-    parallelize,
-    partial_gradients,
-    square_shares,
-)
+from mindformers_glm.models.glm.parallelize import RankWeights, local_size, parallelize
 from mindformers_glm.models.glm.shards import Layout
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim.adam import AdamW
-from mindformers_glm.parallel.gradients import GradientSum, SquareSum
+from mindformers_glm.optim.groups import decay_groups
 from mindformers_glm.parallel.mesh import make_mesh
-from mindformers_glm.parallel.optimizer import ShardedOptimizer
+from mindformers_glm.train.reduction import divided_optimizer, reduction_of
+from mindformers_glm.train.step import TrainStep
 
 BATCH, TOKENS, VOCAB = 8, 12, 104
 
@@ -65,25 +59,6 @@ def weights_of(config: ChatGLM2Config) -> dict[str, np.ndarray]:
     return values
 
 
-class Step(nn.Cell):
-    """Loss, gradients, clipping by the global norm, update."""
-
-    def __init__(self, model, optimizer, total, squares):
-        super().__init__(auto_prefix=False)
-        self.model, self.optimizer, self.total, self.squares = model, optimizer, total, squares
-        self.grad = ms.value_and_grad(self.model, None, optimizer.parameters)
-
-    def construct(self, input_ids, labels):
-        loss, grads = self.grad(input_ids, labels)
-        grads = self.total(grads)
-        norm = ops.sqrt(self.squares(grads))
-        scale = ops.minimum(Tensor(1.0, ms.float32), 1.0 / norm)
-        clipped = ()
-        for grad in grads:
-            clipped += (grad * scale,)
-        return ops.depend(loss, self.optimizer(clipped)), norm
-
-
 def train(folder: str, variant: str) -> None:
     options = dict((word + "=").split("=")[:2] for word in variant.split(","))
     dp, tp = int(options.get("dp", 1)), int(options.get("tp", 1))
@@ -92,28 +67,33 @@ def train(folder: str, variant: str) -> None:
     model = ChatGLM2ForConditionalGeneration(local_size(config, mesh))
     parallelize(model, config, mesh)
     load_into(model, RankWeights(weights_of(config), Layout(config, tp), mesh.tensor.rank))
-    step, states = make_step(model, config, mesh, sharded="sharded" in options)
+    step, states = make_step(model, config, mesh, options)
+    turns = int(options.get("accumulate", 1))
     rng, losses, norms = np.random.default_rng(2), [], []
     for _ in range(int(options.get("steps", 20))):
         ids = rng.integers(0, VOCAB, (BATCH, TOKENS)).astype(np.int32)
         labels = np.where(rng.random((BATCH, TOKENS)) < 0.4, -100, np.roll(ids, -1, 1)).astype(np.int32)
-        mine = slice(mesh.data.rank, None, dp)
-        loss, norm = step(Tensor(ids[mine]), Tensor(labels[mine]))
-        losses.append(float(loss.asnumpy()))
-        norms.append(float(norm.asnumpy()))
+        mine = [slice(mesh.data.rank + turn, None, dp * turns) for turn in range(0, dp * turns, dp)]
+        batches = [Batch(ids[rows], labels[rows], np.arange(BATCH)[rows]) for rows in mine]
+        result = step(batches, 1e-2)
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
     arrays = {p.name: p.asnumpy().copy() for p in [*model.get_parameters(), *states]}
     np.savez(f"{folder}/{variant}.rank{runtime.rank()}.npz", losses=losses, norms=norms, **arrays)
 
 
-def make_step(model, config, mesh, *, sharded):
+def make_step(model, config, mesh, options):
     def build(parameters):
-        return AdamW(parameters, learning_rate=1e-2, weight_decay=0.1)
+        return AdamW(decay_groups(parameters, 0.1), learning_rate=1e-2)
 
-    trained = list(model.trainable_params())
-    optimizer = ShardedOptimizer(build, trained, mesh.data) if sharded else build(trained)
-    ordered = list(optimizer.parameters)
-    total = GradientSum(ordered, mesh, partial=partial_gradients(ordered, config, mesh))
-    step = Step(model, optimizer, total, SquareSum(square_shares(ordered, config, mesh), mesh))
+    optimizer = divided_optimizer(build, list(model.trainable_params()), mesh, divide="sharded" in options)
+    step = TrainStep(
+        model,
+        optimizer,
+        max_grad_norm=1.0,
+        accumulation=int(options.get("accumulate", 1)),
+        reduction=reduction_of(optimizer.parameters, config, mesh),
+    )
     return step, [state for state in optimizer.get_parameters() if state.name.startswith(("adam_m.", "adam_v."))]
 
 
