@@ -1,0 +1,169 @@
+"""Keys and values of tokens that were seen. Shapes: L layers, R rows, K kv heads, S slots, E head_dim, T new tokens."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK = 64
+
+
+class CacheShape(NamedTuple):
+    """What one token takes: L x K x E numbers of `dtype`, twice."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: type = np.float32
+
+
+class KVCache:
+    """Rows of keys and values with different lengths in arrays (L, R, K, S, E) that grow by blocks of slots.
+
+    S follows the longest row: it grows by an eighth, at least by one block. Slots at and beyond `lengths[row]` hold
+    nothing that may be read.
+    """
+
+    def __init__(self, shape: CacheShape, rows: int, *, block: int = BLOCK) -> None:
+        self.shape, self.block = shape, block
+        self.lengths = np.zeros(rows, np.int32)
+        self.keys = self._empty(rows, 0)
+        self.values = self._empty(rows, 0)
+
+    @property
+    def rows(self) -> int:
+        """Rows there is room for."""
+        return len(self.lengths)
+
+    @property
+    def slots(self) -> int:
+        """Slots of a row, used or not."""
+        return self.keys.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def reserve(self, slots: int) -> None:
+        """Makes room for `slots` tokens in every row."""
+        if slots > self.slots:
+            wanted = max(slots, self.slots + self.slots // 8)
+            self._resize(self.rows, -(-wanted // self.block) * self.block)
+
+    def set_rows(self, rows: int) -> None:
+        """Makes room for `rows` rows, or drops those from `rows` on."""
+        if rows != self.rows:
+            self._resize(rows, self.slots)
+
+    def append(self, layer: int, keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
+        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer behind row r.
+
+        `reserve` comes before, `advance(counts)` after the last layer.
+        """
+        if keys.shape[2] == 1:
+            rows = np.flatnonzero(counts)
+            places = self.lengths[rows]
+            self.keys[layer, rows, :, places] = keys[rows, :, 0]
+            self.values[layer, rows, :, places] = values[rows, :, 0]
+            return
+        for row in np.flatnonzero(counts):
+            begin, count = self.lengths[row], counts[row]
+            self.keys[layer, row, :, begin : begin + count] = keys[row, :, :count]
+            self.values[layer, row, :, begin : begin + count] = values[row, :, :count]
+
+    def advance(self, counts: np.ndarray) -> None:
+        """Adds to the lengths what was appended."""
+        self.lengths += counts.astype(np.int32)
+
+    def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Row targets[i] becomes what row sources[i] was before the call."""
+        moved = [(target, source) for target, source in zip(targets, sources, strict=True) if target != source]
+        if not moved:
+            return
+        to, of = (list(side) for side in zip(*moved, strict=True))
+        used = int(self.lengths[of].max(initial=0))
+        self.keys[:, to, :, :used] = self.keys[:, of, :, :used]
+        self.values[:, to, :, :used] = self.values[:, of, :, :used]
+        self.lengths[to] = self.lengths[of]
+
+    def copy_row(self, target: int, other: KVCache, source: int) -> None:
+        """Row `target` becomes row `source` of another cache."""
+        used = int(other.lengths[source])
+        self.reserve(used)
+        self.keys[:, target, :, :used] = other.keys[:, source, :, :used]
+        self.values[:, target, :, :used] = other.values[:, source, :, :used]
+        self.lengths[target] = used
+
+    def row(self, source: int, length: int) -> KVCache:
+        """A cache of its own with the first `length` tokens of one row, and no slot more."""
+        one = KVCache(self.shape, 1, block=self.block)
+        one.keys = self.keys[:, source : source + 1, :, :length].copy()
+        one.values = self.values[:, source : source + 1, :, :length].copy()
+        one.lengths[0] = length
+        return one
+
+    def _empty(self, rows: int, slots: int) -> np.ndarray:
+        layers, kv_heads, head_dim, dtype = self.shape
+        return np.zeros((layers, rows, kv_heads, slots, head_dim), dtype)
+
+    def _resize(self, rows: int, slots: int) -> None:
+        kept, used = min(rows, self.rows), min(slots, self.slots)
+        for name in ("keys", "values"):  # one after the other: the old array is freed before the next is made
+            grown = self._empty(rows, slots)
+            grown[:, :kept, :, :used] = getattr(self, name)[:, :kept, :, :used]
+            setattr(self, name, grown)
+        lengths = np.zeros(rows, np.int32)
+        lengths[:kept] = self.lengths[:kept]
+        self.lengths = lengths
+
+
+class PrefixStore:
+    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return sum(len(ids) for ids in self._entries)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+
+    def take(self, ids: Sequence[int]) -> tuple[int, KVCache | None]:
+        """How many first tokens of `ids` are known, at most all but the last, and a cache of exactly these."""
+        best, found = 0, None
+        for known in self._entries:
+            length = _common(known, ids, len(ids) - 1)
+            if length > best:
+                best, found = length, known
+        if found is None:
+            return 0, None
+        self._entries.move_to_end(found)
+        return best, self._entries[found].row(0, best)
+
+    def put(self, ids: Sequence[int], cache: KVCache, row: int) -> None:
+        """Keeps the cache of `ids`, which row `row` holds; what these continue is given up for them."""
+        ids = tuple(ids)
+        if not 0 < len(ids) <= self.capacity:
+            return
+        for known in [known for known in self._entries if known == ids[: len(known)]]:
+            del self._entries[known]
+        while self._entries and self.tokens + len(ids) > self.capacity:
+            self._entries.popitem(last=False)
+        self._entries[ids] = cache.row(row, len(ids))
+
+
+def _common(known: Sequence[int], ids: Sequence[int], limit: int) -> int:
+    """Length of the common beginning, at most `limit`."""
+    size = min(len(known), limit)
+    if list(known[:size]) == list(ids[:size]):
+        return size
+    return next(place for place in range(size) if known[place] != ids[place])

@@ -1,0 +1,320 @@
+"""How to generate: one dataclass, whose names are the arguments of `model.generate` and the keys users know."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindformers_glm.errors import GenerationError, shorten
+from mindformers_glm.log import log_once
+
+_FROM_MODEL = (
+    "max_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "num_beams",
+    "eos_token_id",
+    "pad_token_id",
+    "bos_token_id",
+)
+_LENGTHS = {"max_length", "max_new_tokens", "max_decode_length"}
+# MindFormers' arguments that change nothing here: name -> why.
+_WITHOUT_EFFECT = {
+    "renormalize_logits": "probabilities are always normalised after filtering",
+    "encoder_repetition_penalty": "this model has no encoder",
+    "is_sample_acceleration": "sampling happens outside the network",
+    "bos_token_id": "prompts bring their own first tokens",
+}
+
+
+class Limits(NamedTuple):
+    """How many tokens a prompt may be followed by, and before how many new ones it must not end."""
+
+    max_new: int
+    min_new: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Settings of one request.
+
+    Length. `max_new_tokens` counts new tokens and wins where it is given; `max_length` counts prompt and new tokens
+    together, `max_decode_length` is its older name. Neither goes beyond the `seq_length` of the model (a warning
+    says so). A prompt that leaves no room for a new token is refused, never cut. `min_new_tokens` and `min_length`
+    forbid an end before; the larger demand holds.
+
+    Choice. `do_sample: False` takes the most probable token and ignores temperature, top_k and top_p. Otherwise
+    logits are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches
+    `top_p`. `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and
+    multiplies negative logits of every id of the row so far (never of padding: rows have none).
+
+    `seed` None draws a new one from NumPy's generator, which `seed:` of the YAML file seeds, and each result tells it.
+    With `num_beams` above 1 the result of beam search is returned; sampling is off then. A beam's score is the sum of
+    its log-probabilities over its new tokens ** `length_penalty`; `early_stopping` True ends with the first
+    `num_beams` finished ones, False when no open beam looks better, "never" when none can become better.
+
+    End. A row ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` gives True, or when full.
+    `use_past: False` computes every step from the first token: slower, the same tokens.
+
+    `output_logprobs` adds log softmax of the unprocessed logits for each chosen token, `top_logprobs` the same for
+    so many best ids. `logits_processor` holds functions (ids (1, T), logits (1, V)) -> logits, called before sampling.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    max_decode_length: int | None = None
+    min_length: int = 0
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return_sequences: int = 1
+    eos_token_id: int | Sequence[int] | None = None
+    pad_token_id: int = 0
+    bos_token_id: int | None = None
+    stop: Callable[[list[int]], bool] | None = None
+    seed: int | None = None
+    use_past: bool = True
+    output_logprobs: bool = False
+    top_logprobs: int = 0
+    logits_processor: Sequence[Callable] = ()
+    renormalize_logits: bool = False
+    encoder_repetition_penalty: float = 1.0
+    is_sample_acceleration: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, check = getattr(self, field.name), _CHECKS.get(field.name)
+            if value is None and field.name not in _OPTIONAL:
+                value = field.default
+            if check is not None and value is not None:
+                value = check(field.name, value)
+            object.__setattr__(self, field.name, value)
+        self._agree()
+
+    @classmethod
+    def from_model(cls, model_config: Any) -> GenerationConfig:
+        """The defaults that a model configuration states; its `seq_length` where it names no length."""
+        values = {name: getattr(model_config, name, None) for name in _FROM_MODEL}
+        values = {name: value for name, value in values.items() if value is not None}
+        if "max_new_tokens" not in values:
+            lengths = (getattr(model_config, name, None) for name in ("max_length", "max_decode_length", "seq_length"))
+            values["max_length"] = next((length for length in lengths if length is not None), None)
+        return cls(**values)
+
+    def updated(self, **changes: Any) -> GenerationConfig:
+        """A copy with other values; None leaves a value as it is. A length in `changes` replaces every length.
+
+        Raises:
+            GenerationError: an unknown name, with the nearest known one, or a value that makes no sense.
+        """
+        known = {field.name for field in fields(self)}
+        for name, value in changes.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+                raise GenerationError(f"{name}: got {shorten(value)}. No generation setting has this name. {hint}")
+            if name in _WITHOUT_EFFECT and value not in (None, getattr(type(self), name)):
+                log_once(f"generation setting {name} has no effect: {_WITHOUT_EFFECT[name]}")
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if _LENGTHS & set(changes):
+            changes = {**dict.fromkeys(_LENGTHS), **changes}
+        return replace(self, **changes)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a row."""
+        return self.eos_token_id or ()
+
+    @property
+    def greedy(self) -> bool:
+        """True when each step takes the most probable token."""
+        return not self.do_sample or self.temperature == 0 or self.top_k == 1 or self.top_p == 0
+
+    @property
+    def total_length(self) -> int | None:
+        """The limit of prompt and new tokens together, None where only new tokens are limited."""
+        if self.max_new_tokens is not None:
+            return None
+        return self.max_length if self.max_length is not None else self.max_decode_length
+
+    def limits(self, prompt: Sequence[int], *, seq_length: int, row: int = 0) -> Limits:
+        """The room for new tokens after a prompt.
+
+        Raises:
+            GenerationError: the prompt is empty, or leaves no room.
+        """
+        size = len(prompt)
+        if not size:
+            raise GenerationError(f"prompt {row} is empty. Give at least one id")
+        if size >= seq_length:
+            raise GenerationError(
+                f"prompt {row} has {size} tokens and the model's seq_length is {seq_length} for prompt and reply. "
+                "Shorten the prompt, or raise model.model_config.seq_length"
+            )
+        total = self.total_length
+        if total is not None and size >= total:
+            raise GenerationError(
+                f"prompt {row} has {size} tokens and max_length is {total}, prompt and reply together. "
+                "Raise max_length, or give max_new_tokens, which counts the reply alone"
+            )
+        wanted = self.max_new_tokens if total is None else total - size
+        wanted = seq_length - size if wanted is None else wanted
+        if wanted > seq_length - size:
+            log_once(f"generation stops at the model's seq_length {seq_length}, before the length that was asked for")
+        return Limits(min(wanted, seq_length - size), max(self.min_new_tokens, self.min_length - size))
+
+    def drawn_seed(self) -> int:
+        """The seed, or a new one from NumPy's global generator."""
+        return int(np.random.randint(2**31)) if self.seed is None else self.seed
+
+    def _agree(self) -> None:
+        if self.num_return_sequences > 1:
+            if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+                raise _wrong(
+                    "num_return_sequences", self.num_return_sequences, f"At most num_beams ({self.num_beams})."
+                )
+            if self.num_beams == 1 and self.greedy:
+                raise _wrong(
+                    "num_return_sequences", self.num_return_sequences, "Greedy search has one result: set do_sample."
+                )
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise _wrong("min_new_tokens", self.min_new_tokens, f"It exceeds max_new_tokens ({self.max_new_tokens}).")
+        total = self.total_length
+        if total is not None and self.min_length > total:
+            raise _wrong("min_length", self.min_length, f"It exceeds max_length ({total}).")
+
+
+def make_config(given: Any, model_config: Any, **changes: Any) -> GenerationConfig:
+    """The settings of a call: `given` (a GenerationConfig or a mapping) or the model's defaults, then `changes`.
+
+    Raises:
+        GenerationError: `given` is something else, or a name or value is wrong.
+    """
+    if given is None:
+        base = GenerationConfig.from_model(model_config)
+    elif isinstance(given, GenerationConfig):
+        base = given
+    elif isinstance(given, Mapping):
+        base = GenerationConfig.from_model(model_config).updated(**given)
+    else:
+        raise GenerationError(f"generation_config: got {shorten(given)}. Give a GenerationConfig or a mapping")
+    return base.updated(**changes) if changes else base
+
+
+def _wrong(name: str, value: Any, fix: str) -> GenerationError:
+    return GenerationError(f"{name}: got {shorten(value)}. {fix}")
+
+
+def _integer(least: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, (bool, str)) or int(value) != value or value < least:
+            raise _wrong(name, value, f"Use a whole number, {least} or more.")
+        return int(value)
+
+    return _readable(check)
+
+
+def _number(least: float, most: float = math.inf, *, open_below: bool = False) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        number = float(value)
+        if isinstance(value, (bool, str)) or not least <= number <= most or (open_below and number == least):
+            fix = f"Use a number {'above' if open_below else 'from'} {least:g}"
+            raise _wrong(name, value, fix + ("." if most == math.inf else f" to {most:g}."))
+        return number
+
+    return _readable(check)
+
+
+def _readable(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    def checked(name: str, value: Any) -> Any:
+        try:
+            return check(name, value)
+        except (TypeError, OverflowError) as error:
+            raise _wrong(name, value, "Use a number.") from error
+        except GenerationError:
+            raise
+        except ValueError as error:
+            raise _wrong(name, value, "Use a number.") from error
+
+    return checked
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise _wrong(name, value, "Use True or False.")
+    return bool(value)
+
+
+def _early(name: str, value: Any) -> bool | str:
+    if value != "never" and not isinstance(value, (bool, np.bool_)):
+        raise _wrong(name, value, "Use True, False or 'never'.")
+    return value
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    items = [value] if isinstance(value, (int, np.integer)) else value
+    return tuple(_integer(0)(name, item) for item in _listed(name, items))
+
+
+def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    words = tuple(_ids(name, word) for word in _listed(name, value or ()))
+    if any(not word for word in words):
+        raise _wrong(name, value, "A word has at least one id.")
+    return words
+
+
+def _functions(name: str, value: Any) -> tuple[Callable, ...]:
+    functions = (value,) if callable(value) else tuple(_listed(name, value or ()))
+    if not all(callable(function) for function in functions):
+        raise _wrong(name, value, "Give functions.")
+    return functions
+
+
+def _function(name: str, value: Any) -> Callable:
+    if not callable(value):
+        raise _wrong(name, value, "Give a function of the new ids that returns True to end the row.")
+    return value
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
+        raise _wrong(name, value, "Give a list.")
+    return list(value)
+
+
+_OPTIONAL = {*_LENGTHS, "eos_token_id", "bos_token_id", "stop", "seed"}
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(
+        ("max_length", "max_new_tokens", "max_decode_length", "num_beams", "num_return_sequences"), _integer(1)
+    ),
+    **dict.fromkeys(
+        ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "pad_token_id", "seed", "top_logprobs"),
+        _integer(0),
+    ),
+    "temperature": _number(0),
+    "top_p": _number(0, 1),
+    "repetition_penalty": _number(0, open_below=True),
+    "length_penalty": _number(-math.inf),
+    **dict.fromkeys(("do_sample", "use_past", "output_logprobs"), _flag),
+    "early_stopping": _early,
+    "eos_token_id": _ids,
+    "bad_words_ids": _words,
+    "stop": _function,
+    "logits_processor": _functions,
+}

@@ -1,0 +1,238 @@
+"""The engine: prompt ids in, new ids out, for many requests at once. It knows no text and no device.
+
+What a device must offer is a `Network`. One owner thread per engine drives it, and a lock lets one engine at a time
+use the device. Requests come and go between steps: a step is a forward over prompts that wait, or one token for every
+row that is on its way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mindformers_glm.errors import GenerationError
+from mindformers_glm.generation.beam import BeamSearch
+from mindformers_glm.generation.cache import KVCache, PrefixStore
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.sampling import log_probabilities
+from mindformers_glm.generation.scheduler import Job, Scheduler
+from mindformers_glm.generation.search import Samples
+from mindformers_glm.generation.ticket import Ticket
+
+_IDLE_SECONDS = 2.0
+_device = threading.Lock()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Network(Protocol):
+    """A causal language model on some device. R rows, T new tokens, V vocabulary."""
+
+    vocab_size: int
+    max_length: int
+
+    def new_cache(self, rows: int) -> KVCache:
+        """An empty cache for so many rows."""
+
+    def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
+        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each row (R, T) appended to the cache.
+
+        tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
+        """
+
+    def version(self) -> Hashable:
+        """Something that changes when the weights do."""
+
+
+class Score(NamedTuple):
+    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all."""
+
+    logprobs: np.ndarray
+    is_greedy: bool
+
+
+class Engine:
+    """Runs requests over a network.
+
+    `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
+    that memory for a long one stays linear and others go on in between. With `prefix_tokens` above 0 the caches of
+    finished requests are kept, so many tokens in all, and a prompt that begins like one of them starts from there.
+    """
+
+    def __init__(self, network: Network, *, max_rows: int = 16, chunk: int = 256, prefix_tokens: int = 0) -> None:
+        self.network, self.max_rows = network, max_rows
+        self.vocab_size, self.max_length = network.vocab_size, network.max_length
+        self._scheduler = Scheduler(network, max_rows=max_rows, chunk=chunk, prefixes=PrefixStore(prefix_tokens))
+        self._lock = threading.Condition()
+        self._arrived: deque[Job | _Call] = deque()
+        self._owner: threading.Thread | None = None
+        self._closed = False
+        _engines.add(self)
+
+    def submit(self, prompt: Sequence[int], config: GenerationConfig, *, index: int = 0) -> Ticket:
+        """A ticket that yields tokens as they come; `index` tells apart the random numbers of prompts of one call.
+
+        Raises:
+            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows.
+        """
+        prompt = [int(token) for token in prompt]
+        limits = config.limits(prompt, seq_length=self.max_length, row=index)
+        self._check_ids(prompt, index)
+        search = (
+            BeamSearch(prompt, config, limits) if config.num_beams > 1 else Samples(prompt, config, limits, index=index)
+        )
+        if search.num_rows > self.max_rows:
+            raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
+        job = Job(prompt, search, Ticket(search), use_past=config.use_past)
+        self._hand_over(job)
+        return job.ticket
+
+    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Score]:
+        """How probable each continuation is after the context, which is computed once.
+
+        Raises:
+            GenerationError: context or continuation is empty, or together they exceed the model's length.
+        """
+        if not len(context) or not all(len(continuation) for continuation in continuations):
+            raise GenerationError("score: context and continuations need at least one id each")
+        context = [int(token) for token in context]
+        continuations = [[int(token) for token in continuation] for continuation in continuations]
+        longest = len(context) + max((len(continuation) for continuation in continuations), default=0)
+        if longest > self.max_length:
+            raise GenerationError(f"score: {longest} tokens and the model's seq_length is {self.max_length}")
+        for ids in (context, *continuations):
+            self._check_ids(ids, 0)
+        call = _Call(lambda: score(self._scheduler, context, continuations))
+        self._hand_over(call)
+        return call.result()
+
+    def forget(self) -> None:
+        """Drops the kept prefixes, as a change of weights does."""
+        call = _Call(self._scheduler.prefixes.clear)
+        self._hand_over(call)
+        call.result()
+
+    def close(self) -> None:
+        """Ends the owner thread; requests on their way are cancelled."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+            owner = self._owner
+        if owner is not None and owner is not threading.current_thread():
+            owner.join()
+
+    def _check_ids(self, ids: list[int], row: int) -> None:
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
+            raise GenerationError(
+                f"prompt {row} holds id {wrong} and the model knows 0 to {self.vocab_size - 1}. "
+                "Do tokenizer and model belong together?"
+            )
+
+    def _hand_over(self, item: Job | _Call) -> None:
+        with self._lock:
+            if self._closed:
+                raise GenerationError("this engine is closed")
+            self._arrived.append(item)
+            if self._owner is None:
+                self._owner = threading.Thread(target=self._own, name="generation", daemon=True)
+                self._owner.start()
+            self._lock.notify_all()
+
+    def _own(self) -> None:
+        """The owner thread: lives while there is work, and a little longer."""
+        while True:
+            with self._lock:
+                if not self._arrived and not self._scheduler.has_work and not self._closed:
+                    self._lock.wait(_IDLE_SECONDS)
+                arrived = list(self._arrived)
+                self._arrived.clear()
+                if self._closed or not (arrived or self._scheduler.has_work):
+                    self._owner = None
+                    break
+            with _device:
+                self._serve(arrived)
+        if self._closed:
+            self._abandon(arrived)
+
+    def _abandon(self, arrived: list[Job | _Call]) -> None:
+        self._scheduler.abandon([item for item in arrived if isinstance(item, Job)])
+        for item in arrived:
+            if isinstance(item, _Call):
+                item.fail(GenerationError("this engine is closed"))
+
+    def _serve(self, arrived: list[Job | _Call]) -> None:
+        for item in arrived:
+            if isinstance(item, _Call):
+                item.run()
+            else:
+                self._scheduler.add(item)
+        self._scheduler.step()
+
+
+class _Call:
+    """A function that the owner thread runs for somebody who waits."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function, self._done = function, threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # noqa: BLE001 - handed to the one who waits
+            self._error = error
+        self._done.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._done.set()
+
+    def result(self) -> Any:
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]]) -> list[Score]:
+    """See Engine.score; the continuations run as rows of one batch after a common cache."""
+    first, cache = scheduler.prefill(context, scheduler.network.new_cache(1))
+    scores: list[Score] = []
+    for begin in range(0, len(continuations), scheduler.max_rows):
+        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows])
+    return scores
+
+
+def _score_rows(scheduler: Scheduler, first: np.ndarray, context: KVCache, rows: list[list[int]]) -> list[Score]:
+    logprobs = [[log_probabilities(first, np.asarray(row[:1]))] for row in rows]
+    greedy = [row[0] == int(first[0].argmax()) for row in rows]
+    width = max(len(row) for row in rows) - 1
+    cache = scheduler.network.new_cache(len(rows))
+    if width:
+        for target in range(len(rows)):
+            cache.copy_row(target, context, 0)
+    for begin in range(0, width, scheduler.chunk):
+        pieces = [row[begin : min(begin + scheduler.chunk, len(row) - 1)] for row in rows]
+        wanted = [(index, place) for index, piece in enumerate(pieces) for place in range(len(piece))]
+        logits = scheduler.forward(pieces, cache, wanted)
+        targets = np.asarray([rows[index][begin + place + 1] for index, place in wanted])
+        found = log_probabilities(logits, targets)
+        best = logits.argmax(-1) == targets
+        for index in range(len(rows)):
+            mine = [place for place, (owner, _) in enumerate(wanted) if owner == index]
+            logprobs[index].append(found[mine])
+            greedy[index] = greedy[index] and bool(best[mine].all())
+    return [Score(np.concatenate(parts), flag) for parts, flag in zip(logprobs, greedy, strict=True)]
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_engines):
+        engine.close()

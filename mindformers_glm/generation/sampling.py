@@ -1,0 +1,163 @@
+"""From logits to the next token, in NumPy. Shapes: B rows, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mindformers_glm.errors import GenerationError
+from mindformers_glm.generation.config import GenerationConfig
+
+FORBIDDEN = -np.inf
+_CANDIDATES = 256  # top-p looks at so many best tokens before it sorts the whole vocabulary
+
+
+class Choice(NamedTuple):
+    """A token, and where they were asked for its log-probability and the best ids with theirs."""
+
+    token: int
+    logprob: float | None = None
+    best: tuple[tuple[int, float], ...] = ()
+
+
+def process(
+    logits: np.ndarray, ids: Sequence[int], config: GenerationConfig, *, num_new: int, min_new: int
+) -> np.ndarray:
+    """The logits (V,) of a row after penalties and bans: a new array where something changed.
+
+    `ids` are prompt and new tokens of this row alone, without padding; `num_new` of them are new.
+    """
+    if config.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, ids, config.repetition_penalty)
+    for processor in config.logits_processor:
+        changed = processor(np.asarray(ids, np.int32)[None], logits[None].copy())
+        logits = np.asarray(changed, np.float32).reshape(logits.shape)
+    banned: list[int] = []
+    if config.no_repeat_ngram_size:
+        banned += repeated_ngram_ends(ids, config.no_repeat_ngram_size)
+    for word in config.bad_words_ids:
+        if len(ids) >= len(word) - 1 and tuple(ids[len(ids) - len(word) + 1 :]) == word[:-1]:
+            banned.append(word[-1])
+    if num_new < min_new:
+        banned += config.stop_ids
+    if banned:
+        logits = logits.copy()
+        logits[[token for token in banned if token < len(logits)]] = FORBIDDEN
+        if logits.max() == FORBIDDEN:
+            raise GenerationError("bad_words_ids and no_repeat_ngram_size together forbid every token")
+    return logits
+
+
+def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) -> np.ndarray:
+    """Logits (V,) with those of `ids` divided (positive) or multiplied (negative) by the penalty, each id once.
+
+    Keskar et al., CTRL, 2019.
+    """
+    seen = np.unique(np.asarray(ids, np.int64))
+    seen = seen[seen < len(logits)]
+    logits = logits.copy()
+    values = logits[seen]
+    logits[seen] = np.where(values < 0, values * penalty, values / penalty)
+    return logits
+
+
+def repeated_ngram_ends(ids: Sequence[int], size: int) -> list[int]:
+    """Tokens that would complete an n-gram of `size` tokens that the row holds already."""
+    if len(ids) < size:
+        return []
+    ids = list(ids)
+    if size == 1:
+        return ids
+    tail = ids[len(ids) - size + 1 :]
+    return [ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail]
+
+
+def choose(
+    raw: np.ndarray, processed: np.ndarray, configs: Sequence[GenerationConfig], uniforms: np.ndarray
+) -> list[Choice]:
+    """The next token of each row.
+
+    raw, processed (B, V): logits as the network gave them, and after `process`. `uniforms` (B,) in [0, 1) decide for
+    rows that sample, so that a row's choice depends on nothing but its own logits and number.
+    """
+    tokens = processed.argmax(-1)
+    for row, config in enumerate(configs):
+        if not config.greedy:
+            tokens[row] = sample(processed[row], config, uniforms[row])
+    return [_told(raw[row], int(tokens[row]), config) for row, config in enumerate(configs)]
+
+
+def sample(logits: np.ndarray, config: GenerationConfig, uniform: float) -> int:
+    """A token drawn from logits (V,): the inverse of the distribution function at `uniform`, ids best first."""
+    ids, probabilities = distribution(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    place = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
+    return int(ids[min(place, len(ids) - 1)])
+
+
+def distribution(logits: np.ndarray, *, temperature: float, top_k: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ids that can be drawn and their probabilities (float64, sum 1).
+
+    Logits over temperature, then all that reach the `top_k`-th best (0: everything), then the fewest that reach
+    `top_p`, the one that crosses it included (Holtzman et al., 2020). Best first unless neither filter is on.
+    """
+    size = len(logits)
+    if 0 < top_k < size:
+        limit = np.partition(logits, size - top_k)[size - top_k]
+        ids = np.flatnonzero(logits >= limit)
+        ids = ids[logits[ids] > FORBIDDEN] if limit == FORBIDDEN else ids
+    elif top_p < 1:
+        ids = _enough(logits, temperature, top_p)
+    else:
+        ids = np.arange(size)
+    if 0 < top_k < size or top_p < 1:
+        ids = ids[np.argsort(-logits[ids], kind="stable")]
+    scores = logits[ids].astype(np.float64) / temperature
+    weights = np.exp(scores - scores.max())
+    if top_p < 1:
+        total = weights.sum() if 0 < top_k < size else _mass(logits, temperature)
+        kept = int(np.searchsorted(np.cumsum(weights), top_p * total, side="left")) + 1
+        ids, weights = ids[:kept], weights[:kept]
+    return ids, weights / weights.sum()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis in float64. (..., V)."""
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The log-probability, log softmax(logits)[token], of each row in float64. logits (N, V), tokens (N,)."""
+    top = logits.max(-1, keepdims=True)
+    total = np.exp(logits - top).sum(-1, dtype=np.float64)
+    picked = np.take_along_axis(logits - top, np.asarray(tokens)[:, None], -1)[:, 0]
+    return picked.astype(np.float64) - np.log(total)
+
+
+def _told(raw: np.ndarray, token: int, config: GenerationConfig) -> Choice:
+    if not (config.output_logprobs or config.top_logprobs):
+        return Choice(token)
+    logprob = log_softmax(raw)
+    count = min(config.top_logprobs, len(raw))
+    best = np.argpartition(-raw, count - 1)[:count] if count else np.empty(0, int)
+    best = sorted(((int(index), float(logprob[index])) for index in best), key=lambda pair: (-pair[1], pair[0]))
+    return Choice(token, float(logprob[token]), tuple(best))
+
+
+def _enough(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+    """Ids that surely hold the mass `top_p`: a few of the best, or all where these do not suffice."""
+    size = len(logits)
+    if size <= _CANDIDATES:
+        return np.arange(size)
+    ids = np.argpartition(-logits, _CANDIDATES)[:_CANDIDATES]
+    scores = logits[ids].astype(np.float64) / temperature
+    held = np.exp(scores - scores.max()).sum()
+    return ids if held >= top_p * _mass(logits, temperature) else np.arange(size)
+
+
+def _mass(logits: np.ndarray, temperature: float) -> float:
+    """Sum of exp((logits - max) / temperature)."""
+    return float(np.exp((logits - logits.max()) / temperature).sum(dtype=np.float64))
