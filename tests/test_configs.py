@@ -28,7 +28,8 @@ KNOWN = [
     "glm2/run_glm2_6b_finetune_2k_910b", "glm2/run_glm2_6b_finetune_eval", "glm2/run_glm2_6b_lora",
     "glm2/run_glm2_6b_lora_910b", "glm2/run_glm2_6b_lora_2k", "glm2/run_glm2_6b_lora_2k_910b",
     "glm2/run_glm2_6b_lora_eval", "glm2/export_glm2_6b", "glm2/run_glm2_6b_32k", "glm3/run_glm3_6b",
-    "glm3/run_glm3_6b_finetune_2k_910b", "glm3/run_glm3_6b_32k", "glm3/export_glm3_6b", "tiny/run_glm2_tiny",
+    "glm3/run_glm3_6b_finetune_2k_910b", "glm3/run_glm3_6b_32k", "glm3/export_glm3_6b", "glm2/run_glm2_6b_ptuning2",
+    "glm3/run_glm3_6b_multiturn_finetune", "tiny/run_glm2_tiny",
     "tiny/run_glm2_tiny_finetune", "tiny/run_glm2_tiny_lora", "tiny/run_glm2_tiny_eval",
 ]  # fmt: skip
 
@@ -62,22 +63,24 @@ def test_a_file_loads_and_its_network_builds(name):
     model = build_model({"model_config": small, "arch": config.model.arch})
     names = [parameter.name for parameter in model.get_parameters()]
     assert "transformer.encoder.layers.1.mlp.dense_4h_to_h.weight" in names
-    assert any("mindpet_delta_lora" in item for item in names) == bool(shape.get("pet_config"))
+    kind = (shape.get("pet_config") or {}).get("pet_type", "no adapter")
+    assert {"lora": "delta_lora", "ptuning2": "delta_ptuning2"}.get(kind, "weight") in " ".join(names)
 
 
-MODES = [
-    (name, mode)
-    for name in FILES
-    for mode in ("train", "finetune", "eval", "predict")
-    if "export" not in name
-    and (mode in ("eval", "predict") or ("eval" not in name and name != "tiny/run_glm2_tiny.yaml"))
-]
+def modes(name: str) -> list[str]:
+    """The run modes that a file has the sections for."""
+    trains = "eval" not in name and name != "tiny/run_glm2_tiny.yaml"
+    evaluates = "multiturn" not in name
+    return [] if "export" in name else ["predict"] + ["train", "finetune"] * trains + ["eval"] * evaluates
+
+
+MODES = [(name, mode) for name in FILES for mode in modes(name)]
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
 def test_a_file_serves_the_modes_it_is_for(name, mode):
-    overrides = [f"run_mode={mode}", "load_checkpoint=x.ckpt"]
-    if load_config(CONFIGS / name).metric["type"] == "ADGENMetric":  # its prompts of 256 tokens need seq_length 256
+    overrides, config = [f"run_mode={mode}", "load_checkpoint=x.ckpt"], load_config(CONFIGS / name)
+    if config.eval_dataset and config.metric["type"] == "ADGENMetric":  # prompts of 256 tokens need seq_length 256
         overrides.append("eval_dataset.max_source_length=64")
     load_config(CONFIGS / name, overrides)
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from mindformers_glm.config.extensions import import_user_classes
 from mindformers_glm.config.legacy import lookup
-from mindformers_glm.config.loader import merge, read_yaml
+from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import PACKAGE
-from mindformers_glm.config.overrides import apply, nest, parse_overrides, parse_value
+from mindformers_glm.config.overrides import apply, nest, parse_value, read_pairs
 from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
 from mindformers_glm.errors import ConfigError
@@ -136,13 +136,12 @@ def read_command_line(argv: Sequence[str] | None = None, *, script_dir: Path | N
         raise ConfigError("--config", None, "Name a YAML file, for example --config configs/tiny/run_glm2_tiny.yaml.")
     path = find_config(given["config"], script_dir=script_dir)
     values = read_yaml(path)
-    overrides: dict[str, Any] = {}
+    pairs = []
     for option in OPTIONS:
-        value = given[option.flag.removeprefix("--")]
-        if value is not None:
-            for key in _keys(option, given, values):
-                overrides = merge(overrides, nest(key, _meaning(option, value)))
-    return Command(path, merge(merge(overrides, parse_overrides(given["options"] or [])), parse_overrides(free)))
+        words = given[option.flag.removeprefix("--")]
+        if words is not None:
+            pairs += [(key, _meaning(option, words)) for key in _keys(option, given, values)]
+    return Command(path, nest([*pairs, *read_pairs(given["options"] or []), *read_pairs(free)]))
 
 
 def build_parser() -> argparse.ArgumentParser:

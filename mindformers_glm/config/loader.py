@@ -63,15 +63,22 @@ def reads_as_text(word: str) -> bool:
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A new mapping: `change` over `base`, mapping into mapping; anything else replaces."""
+    """A new mapping: `change` over `base`, mapping into mapping; anything else replaces.
+
+    A component of another `type` replaces too: the arguments of the old class mean nothing to the new one.
+    """
     merged = {key: copy.deepcopy(value) for key, value in base.items()}
     for key, value in change.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, Mapping):
+        if isinstance(below, dict) and isinstance(value, Mapping) and _same_type(below, value):
             merged[key] = merge(below, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def _same_type(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return "type" not in above or "type" not in below or above["type"] == below["type"]
 
 
 def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:

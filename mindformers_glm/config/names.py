@@ -26,6 +26,7 @@ class ModelName(NamedTuple):
 MODEL_NAMES: dict[str, ModelName] = {
     "glm2_6b": ModelName("glm2", "glm2/run_glm2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
     "glm2_6b_lora": ModelName("glm2", "glm2/run_glm2_6b_lora.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
+    "glm2_6b_ptuning2": ModelName("glm2", "glm2/run_glm2_6b_ptuning2.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
     "glm2_6b_32k": ModelName("glm2", "glm2/run_glm2_6b_32k.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b-32k"),
     "glm3_6b": ModelName("glm3", "glm3/run_glm3_6b.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b"),
     "glm3_6b_32k": ModelName("glm3", "glm3/run_glm3_6b_32k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-32k"),

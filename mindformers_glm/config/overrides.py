@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mindformers_glm.config.loader import DATASET_TASKS, merge
+from mindformers_glm.config.loader import DATASET_TASKS
 from mindformers_glm.errors import ConfigError
 
 _INT = re.compile(r"[-+]?\d+$")
@@ -39,13 +39,22 @@ def parse_value(text: str) -> Any:
     return text
 
 
+class Whole(dict):
+    """A mapping written as JSON: it replaces what it is laid over, where dotted keys change single values."""
+
+
 def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
     """Nested mapping of tokens such as `a.b=v`, `--a.b=v`, or `--a.b` followed by `v`. A later token wins.
 
     Raises:
         ConfigError: a key without a value, a value without a key, or a key below another key's value.
     """
-    nested: dict[str, Any] = {}
+    return nest(read_pairs(tokens))
+
+
+def read_pairs(tokens: Sequence[str]) -> list[tuple[str, Any]]:
+    """(dotted key, value) of each override, see `parse_overrides`."""
+    pairs = []
     waiting = list(tokens)
     while waiting:
         token = waiting.pop(0)
@@ -59,19 +68,34 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, Any]:
             raise ConfigError("command line", token, "Write overrides as key=value or --key value.")
         if not all(key.split(".")):
             raise ConfigError("command line", token, "Write the key as section.key, with no empty part.")
-        nested = merge(nested, nest(key, parse_value(text)))
+        pairs.append((key, parse_value(text)))
+    return pairs
+
+
+def nest(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """[("a.b.c", v), ...] as {a: {b: {c: v}}}. Keys of a linked dataset go to the dataset itself.
+
+    Raises:
+        ConfigError: a key lies below the value of an earlier one.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in pairs:
+        *above, leaf = _of_dataset(key).split(".")
+        place = nested
+        for part in above:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(key, value, f"An earlier override gives `{part}` the value {place!r}.")
+        place[leaf] = value
     return nested
 
 
-def nest(key: str, value: Any) -> dict[str, Any]:
-    """`a.b.c` and v as {a: {b: {c: v}}}. Keys of a linked dataset go to the dataset itself."""
+def _of_dataset(key: str) -> str:
     for task, dataset in DATASET_TASKS.items():
         linked = f"{task}.dataset_config"
         if key == linked or key.startswith(f"{linked}."):
-            key = dataset + key[len(linked) :]
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+            return dataset + key[len(linked) :]
+    return key
 
 
 def apply(values: Mapping[str, Any], change: Mapping[str, Any], place: str = "") -> dict[str, Any]:
@@ -87,8 +111,8 @@ def apply(values: Mapping[str, Any], change: Mapping[str, Any], place: str = "")
 
 
 def _over(below: Any, value: Any, place: str) -> Any:
-    if not isinstance(value, Mapping):
-        return value
+    if not isinstance(value, Mapping) or isinstance(value, Whole):
+        return _plain(value)
     if isinstance(below, list) and value and all(name.isdigit() for name in value):
         items = list(below)
         for name, item in value.items():
@@ -102,10 +126,16 @@ def _over(below: Any, value: Any, place: str) -> Any:
     raise ConfigError(f"{place}.{leaf}", value.get(leaf), f"`{place}` is {below!r} and has no keys below it.")
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
 def _structure(word: str) -> Any:
     try:
-        return json.loads(word)
-    except json.JSONDecodeError:
+        return json.loads(word, object_hook=Whole)
+    except (json.JSONDecodeError, RecursionError):
         pass
     if word[:1] == "[" and word[-1:] == "]" and "[" not in word[1:] and "{" not in word:
         return [_unquoted(item) for item in word[1:-1].split(",") if item.strip()]

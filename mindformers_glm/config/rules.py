@@ -70,6 +70,15 @@ def training_length(values: Values) -> list[ConfigError]:
     return _length_fault(values, "train_dataset")
 
 
+def conversation_length(values: Values) -> list[ConfigError]:
+    """Conversations, which MultiTurnDataset pads to max_seq_length, fit in the network."""
+    rows, length = _whole(values.get("train_dataset"), "max_seq_length"), _seq_length(values)
+    if values.get("run_mode") not in TRAINING or rows is None or length is None or rows <= length:
+        return []
+    fix = f"It must not exceed model.model_config.seq_length ({length}). Set it to {length}, or seq_length to {rows}."
+    return [ConfigError("train_dataset.max_seq_length", rows, fix)]
+
+
 def evaluation_length(values: Values) -> list[ConfigError]:
     """Prompts fit for a generated metric; rows have seq_length tokens for a loss."""
     mode = values.get("run_mode")
@@ -195,6 +204,7 @@ RULES: tuple[Rule, ...] = (
     required_sections,
     heads_and_groups,
     training_length,
+    conversation_length,
     evaluation_length,
     weights_named,
     rates,

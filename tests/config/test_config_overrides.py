@@ -24,7 +24,8 @@ from mindformers_glm.errors import ConfigError
 def test_words(word, meant):
     value = parse_value(word)
     assert value == meant
-    assert type(value) is type(meant)
+    assert isinstance(value, type(meant))
+    assert isinstance(value, bool) == isinstance(meant, bool)
 
 
 def test_every_form_of_an_override():
@@ -40,6 +41,20 @@ def test_half_an_override_is_refused(tokens):
 
 def test_the_linked_dataset_is_the_dataset():
     assert parse_overrides(["train_dataset_task.dataset_config.batch_size=4"]) == {"train_dataset": {"batch_size": 4}}
+
+
+def test_json_replaces_and_dotted_keys_change():
+    values = {"optimizer": {"type": "adam", "eps": 1}}
+    assert apply(values, parse_overrides(["optimizer.type=sgd"])) == {"optimizer": {"type": "sgd", "eps": 1}}
+    assert apply(values, parse_overrides(['optimizer={"type": "sgd"}'])) == {"optimizer": {"type": "sgd"}}
+    both = parse_overrides(['--optimizer={"type": "sgd"}', "--optimizer.momentum", "0.9"])
+    assert type(apply(values, both)["optimizer"]) is dict
+    assert apply(values, both) == {"optimizer": {"type": "sgd", "momentum": 0.9}}
+
+
+def test_a_key_below_the_value_of_another_override():
+    with pytest.raises(ConfigError, match="An earlier override gives `a` the value 1"):
+        parse_overrides(["a=1", "a.b=2"])
 
 
 def test_items_of_a_list_are_numbered_from_0():

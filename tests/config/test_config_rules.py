@@ -50,6 +50,7 @@ RULES = [
         "divide num_attention_heads (4): use one of 1, 2, 4.",
     ),
     (["load_checkpoint="], "load_checkpoint", "finetune starts from weights"),
+    (["train_dataset.max_seq_length=99"], "train_dataset.max_seq_length", "seq_length (81). Set it to 81, or"),
     ([EVAL, "load_checkpoint="], "load_checkpoint", "allow_random_weights: True"),
     (["run_mode=train", "load_checkpoint="], "load_checkpoint", "allow_random_weights: True"),
     (["lr_schedule.lr_end=1e-3"], "lr_schedule.lr_end", "below lr_schedule.learning_rate (5e-05)"),
