@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Shows what training sees: each token of a sample with its piece, its label and whether it is learned.
+r"""Shows what training sees: each token of a sample with its piece, its label and whether it is learned.
 
     python tools/preview_data.py --config configs/glm2/run_glm2_6b_finetune.yaml --train_dataset_dir train.json
     python tools/preview_data.py --data train.json --tokenizer glm2_folder --options max_target_length=64
-    python tools/preview_data.py --data chats.jsonl --tokenizer glm3_folder --tokenizer_type ChatGLM3Tokenizer \\
+    python tools/preview_data.py --data chats.jsonl --tokenizer glm3_folder --tokenizer_type ChatGLM3Tokenizer \
         --dataset_type MultiTurnDataset --data_loader ConversationDataLoader --line 12
 
 With --config, other arguments are those of run_mindformer.py; without it, --options sets keys of the dataset.

@@ -79,12 +79,10 @@ def read_records(file: Path) -> Iterator[Record | Fault]:
         yield from _parquet(file)
         return
     raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if raw.lstrip()[:1] == b"[":
-        records = _array(raw)
-        if records is not None:
-            yield from records
-            return
-    yield from _lines(raw)
+    if raw.lstrip()[:1] == b"[" and not _is_value(raw.lstrip().partition(b"\n")[0], whole=raw):
+        yield from _array(file, raw)
+    else:
+        yield from _lines(raw)
 
 
 def _lines(raw: bytes) -> Iterator[Record | Fault]:
@@ -99,26 +97,48 @@ def _lines(raw: bytes) -> Iterator[Record | Fault]:
             yield Fault(number, f"not JSON ({getattr(error, 'msg', None) or error})")
 
 
-def _array(raw: bytes) -> list[Record] | None:
-    """Elements of a file that is one JSON array; None when it is something else."""
+def _is_value(line: bytes, *, whole: bytes) -> bool:
+    """Whether the first of several lines is a JSON value by itself, as in JSON lines."""
+    if len(line) >= len(whole.strip()):
+        return False
+    try:
+        json.loads(line, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _array(file: Path, raw: bytes) -> Iterator[Record]:
+    """Elements of a file that is one JSON array.
+
+    Raises:
+        DataError: the array is broken somewhere; nothing of such a file is used.
+    """
+    fix = "Repair the JSON array, or write one object per line"
     try:
         text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    decoder, records = json.JSONDecoder(strict=False), []
-    place, line, counted = _skip(text, text.index("[") + 1), 1, 0
-    while place < len(text) and text[place] != "]":
+    except UnicodeDecodeError as error:
+        raise DataError(str(file), f"not UTF-8 at byte {error.start}", "Save the file as UTF-8") from error
+    decoder, line, counted = json.JSONDecoder(strict=False), 1, 0
+    place = _skip(text, text.index("[") + 1)
+    while text[place : place + 1] != "]":
         line += text.count("\n", counted, place)
         counted = place
         try:
             value, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            return None
-        records.append(Record(line, value))
+        except (ValueError, RecursionError) as error:
+            at = line + text.count("\n", place, getattr(error, "pos", place))
+            fault = f"the JSON array breaks at line {at} ({getattr(error, 'msg', None) or error})"
+            raise DataError(str(file), fault, fix) from error
+        yield Record(line, value)
         place = _skip(text, end)
         if text[place : place + 1] == ",":
             place = _skip(text, place + 1)
-    return records if place < len(text) and not text[place + 1 :].strip() else None
+        elif text[place : place + 1] != "]":
+            fault = f"the JSON array breaks off at line {line + text.count(chr(10), counted, place)}"
+            raise DataError(str(file), fault, fix)
+    if text[place + 1 :].strip():
+        raise DataError(str(file), "there is more after the JSON array", fix)
 
 
 def _skip(text: str, place: int) -> int:
