@@ -100,15 +100,7 @@ class FolderWriter:
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        rows = dict(sorted(self.files.items()))
-        manifest = {
-            "format": _FORMAT,
-            "format_version": _FORMAT_VERSION,
-            **self.work.get("about", {}),
-            "versions": versions(),
-            "files": rows,
-        }
-        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+        write_text(self.folder / MANIFEST, manifest_text(self.files, self.work.get("about", {})))
         for name in (JOURNAL, _LOCK):
             (self.folder / name).unlink(missing_ok=True)
         self._give_name()
@@ -127,6 +119,12 @@ class FolderWriter:
         sync_folder(self.out.parent)
         if previous is not None:
             shutil.rmtree(previous)
+
+
+def manifest_text(files: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
+    """The manifest of a folder: what it is, the versions that wrote it, and size and SHA-256 of each file."""
+    head = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **about, "versions": versions()}
+    return json.dumps({**head, "files": dict(sorted(files.items()))}, indent=1)
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:

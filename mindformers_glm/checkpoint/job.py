@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.dtypes import float_name
 from mindformers_glm.checkpoint.model_files import (
     Storage,
     check_tokenizer,
@@ -109,7 +108,7 @@ def plan_job(
         output_path,
         form,
         config=network,
-        dtype=float_name(dtype) if dtype else None,
+        dtype=dtype,
         layout=layout_of(form, write_storage),
         shard_bytes=byte_count(shard_size),
         pet_config=_needed(opened) if form == "peft" else opened.pet_config,

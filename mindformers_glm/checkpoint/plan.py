@@ -16,7 +16,7 @@ import numpy as np
 
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.blocks import array_blocks
-from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, name_of
+from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, float_name, name_of
 from mindformers_glm.checkpoint.names import (
     HF_PREFIX_NAME,
     LAYOUTS,
@@ -159,6 +159,7 @@ def plan_conversion(
     if form not in FORMS:
         raise ConfigError("to", form, f"Use one of {', '.join(FORMS)}.")
     layout = layout or LAYOUTS[FORMS[form]]
+    dtype = float_name(dtype) if dtype else None
     names, left_out = _chosen(source, form)
     if config is not None:
         check_complete(source, names, config)

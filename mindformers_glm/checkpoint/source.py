@@ -181,7 +181,11 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     path = Path(path)
     if not path.exists():
         raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
-    return WeightSource(path, [open_file(file) for file in files_of(path, rank=rank)], rearranged=rearranged)
+    files = [open_file(file) for file in files_of(path, rank=rank)]
+    index = index_of(path)
+    if index is not None:
+        _check_index(index, files)
+    return WeightSource(path, files, rearranged=rearranged)
 
 
 def open_file(path: Path) -> TensorFile:
@@ -202,11 +206,11 @@ def files_of(path: Path, *, rank: int = 0) -> list[Path]:
     """The tensor files that a path stands for, in order."""
     if (path / JOURNAL).is_file():
         raise CheckpointError(str(path), "it is not finished", "Run the conversion again: it goes on where it stopped.")
+    index = index_of(path)
+    if index is not None:
+        return [index.parent / name for name in sorted(set(_index_table(index).values()))]
     if path.is_file():
-        return shards(path) if path.name.endswith(".index.json") else [path]
-    for name in _INDEXES:
-        if (path / name).is_file():
-            return shards(path / name)
+        return [path]
     for name in _SINGLE:
         if (path / name).is_file():
             return [path / name]
@@ -216,8 +220,15 @@ def files_of(path: Path, *, rank: int = 0) -> list[Path]:
     return _rank_files(path, rank)
 
 
-def shards(index: Path) -> list[Path]:
-    """The files that an index names, each there and holding what the index says.
+def index_of(path: Path) -> Path | None:
+    """The index of shards that a path is, or that its folder has."""
+    if path.is_file():
+        return path if path.name.endswith(".index.json") else None
+    return next((path / name for name in _INDEXES if (path / name).is_file()), None)
+
+
+def _index_table(index: Path) -> dict[str, str]:
+    """Tensor -> file, every file there.
 
     Raises:
         CheckpointError: the index is damaged or a shard is missing.
@@ -234,7 +245,17 @@ def shards(index: Path) -> list[Path]:
         raise CheckpointError(
             str(index), f"{len(missing)} of {len(names)} shards are missing: {listed(missing)}", "Download them."
         )
-    return [index.parent / name for name in names]
+    return table
+
+
+def _check_index(index: Path, files: Sequence[TensorFile]) -> None:
+    """Passes when every tensor is in the shard that the index names, and no shard holds others."""
+    there = {(name, file.path.name) for file in files for name in file.entries}
+    table = set(_index_table(index).items())
+    faults = [f"{name} is not in {file}" for name, file in sorted(table - there)]
+    faults += [f"{name} in {file} is not in the index" for name, file in sorted(there - table)]
+    if faults:
+        raise CheckpointError(str(index), listed(faults), "Index and shards belong to different downloads: repeat one.")
 
 
 def official_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:

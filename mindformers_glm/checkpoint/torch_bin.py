@@ -50,6 +50,7 @@ def open_torch_bin(path: str | Path) -> TensorFile:
         start = file.read(16)
     try:
         root, offsets = _legacy(path) if _is_legacy(start) else _zipped(path)
+        tensors = _tensors(root)
     except Refused as refused:
         raise CheckpointError(
             str(path),
@@ -57,7 +58,7 @@ def open_torch_bin(path: str | Path) -> TensorFile:
             "Only tensors are read. Ask for safetensors, or do not use the file.",
         ) from refused
     limit = path.stat().st_size
-    entries = {name: _entry(path, name, value, offsets, limit) for name, value in _tensors(root).items()}
+    entries = {name: _entry(path, name, value, offsets, limit) for name, value in tensors.items()}
     if not entries:
         raise CheckpointError(str(path), "it holds no tensors", "Give a file of weights.")
     return TensorFile(path, "bin", entries)
@@ -135,7 +136,9 @@ def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
                 if info.filename.startswith(prefix)
             }
             root = PickleMachine(archive.read(pickles[0]), _NAMES, _storage).run()
-    except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
         raise damaged(path, f"not a readable torch file ({error})") from error
     return root, offsets
 

@@ -1,0 +1,94 @@
+"""Safetensors files, both ways against the safetensors package."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mindformers_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors
+from mindformers_glm.errors import CheckpointError
+
+ARRAYS = {
+    "z": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "a": np.array([0.5, -2], np.float16),
+    "n": np.array(7, np.int64),
+    "e": np.zeros((0, 3), np.float32),
+    "b": np.array([True, False, True]),
+}
+
+
+def test_reads_what_the_package_writes(tmp_path):
+    save_file(ARRAYS, tmp_path / "x.safetensors", metadata={"format": "np"})
+    file = open_safetensors(tmp_path / "x.safetensors")
+    assert file.metadata == {"format": "np"}
+    assert set(file.entries) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        got = file.read_bits(name)
+        assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+def test_the_package_reads_what_we_write(tmp_path):
+    with open(tmp_path / "x.safetensors", "wb") as file:
+        write_safetensors(file, [(name, array.dtype.name, array) for name, array in ARRAYS.items()], {"k": "v"})
+    for name, array in load_file(tmp_path / "x.safetensors").items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_bfloat16_passes_as_bits(tmp_path):
+    bits = np.array([0x3F80, 0xC000], np.uint16)
+    with open(tmp_path / "x.safetensors", "wb") as file:
+        write_safetensors(file, [("w", "bfloat16", bits)])
+    table = open_safetensors(tmp_path / "x.safetensors")
+    assert table.entries["w"].dtype == "bfloat16"
+    np.testing.assert_array_equal(table.read_bits("w"), bits)
+
+
+def raw(header, data=b"", length=None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "header"),
+        (b"\x01\x00", "header"),
+        (raw({}, length=1 << 60), "announces"),
+        (raw(b"not json at all!"), "JSON"),
+        (raw(b"[1, 2]"), "table"),
+        (raw(b"[" * 5000), "JSON"),
+        (raw(b'{"a": 1, "a": 2}'), "twice"),
+        (raw({"w": F32}, b"1234567"), "outside"),
+        (raw({"w": F32}, b"123456789"), "end at byte"),
+        (raw({"w": {**F32, "shape": [3]}}, b"12345678"), "needs 12 bytes"),
+        (raw({"w": {**F32, "shape": [1 << 62, 1 << 62]}}, b"12345678"), "needs"),
+        (raw({"w": {**F32, "shape": [-2]}}, b"12345678"), "impossible shape"),
+        (raw({"w": {**F32, "data_offsets": [-8, 0]}}, b"12345678"), "outside"),
+        (raw({"w": {**F32, "data_offsets": [8, 0]}}, b"12345678"), "outside"),
+        (raw({"w": F32, "v": F32}, b"12345678"), "shares bytes"),
+        (raw({"w": {"dtype": "F32"}}), "not complete"),
+        (raw({"w": {**F32, "shape": ["2"]}}, b"12345678"), "whole numbers"),
+        (raw({"w": {**F32, "dtype": "F8_E4M3"}}, b"12345678"), "F8_E4M3"),
+        (raw({"__metadata__": {"a": 1}}), "metadata"),
+    ],
+)
+def test_damaged_headers_are_refused_with_one_line(tmp_path, content, fault):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=fault) as caught:
+        open_safetensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_shrinks_after_opening_is_an_error(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"w": np.zeros(1000, np.float32)}, path)
+    table = open_safetensors(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="middle of a tensor"):
+        table.read_bits("w")
