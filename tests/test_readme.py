@@ -1,0 +1,87 @@
+"""Every command and program in README.md runs as written; README_CN.md shows the same ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINKED = ("configs", "tools", "mindformers_glm", "run_mindformer.py", "Makefile", "scripts", "demo")
+SECONDS = 300
+
+
+def blocks(name: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+
+
+def commands() -> list[str]:
+    return [line for kind, text in blocks("README.md") if kind == "bash" for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder that looks like the checkout, so that what the commands write stays out of it."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(words: list[str] | str, folder: Path) -> subprocess.CompletedProcess:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        shell=isinstance(words, str),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def test_both_languages_show_the_same_commands():
+    assert blocks("README.md") == blocks("README_CN.md")
+    assert commands()
+
+
+def test_both_languages_have_the_same_sections():
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_CN.md"))
+    for mark in (r"^## ", r"^\| ", r"\]\([A-Za-z_/.]+\)"):
+        assert len(re.findall(mark, english, re.M)) == len(re.findall(mark, chinese, re.M))
+
+
+def test_links_lead_somewhere():
+    for name in ("README.md", "README_CN.md"):
+        for target in re.findall(r"\]\(([A-Za-z_/.]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_make_knows_the_targets(folder):
+    named = [line for line in commands() if line.startswith("make ")]
+    assert named
+    for line in named:
+        run(line.replace("make ", "make --dry-run ", 1), folder)  # tests/test_demo.py and CI run them
+
+
+def test_commands_run_as_written(folder):
+    python = [line for line in commands() if line.startswith("python ")]
+    assert len(python) == len([line for line in commands() if not line.startswith(("make ", ". "))])
+    for line in python:
+        run(line, folder)
+    assert list((folder / "output" / "checkpoint" / "rank_0").glob("*.ckpt"))
+    assert "rouge-1" in (folder / "output" / "log" / "rank_0" / "info.log").read_text(encoding="utf-8")
+    assert "你好" in (folder / "text_generation_result.txt").read_text(encoding="utf-8")
+    programs = [text for kind, text in blocks("README.md") if kind == "python"]
+    for number, text in enumerate(programs):
+        (folder / f"program_{number}.py").write_text(text, encoding="utf-8")
+        assert run([sys.executable, f"program_{number}.py"], folder).stdout.strip()
