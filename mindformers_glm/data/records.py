@@ -152,7 +152,7 @@ def _parquet(file: Path) -> Iterator[Record]:
         from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - an extra
     except ImportError as error:
         fix = "Install it: pip install 'mindformers_glm[parquet]', or convert the file to JSON lines"
-        raise DataError(str(file), "reading parquet needs pyarrow", fix) from error
+        raise DataError(str(file), f"reading parquet needs pyarrow ({error})", fix) from error
     try:
         table = parquet.read_table(file)
     except (ArrowInvalid, OSError) as error:

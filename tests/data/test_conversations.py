@@ -1,0 +1,188 @@
+"""Conversations from every form of file, as rows whose labels the renderer decides."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mindformers_glm.data import (
+    AlpacaDataLoader,
+    ConversationDataLoader,
+    KeyWordGenDataset,
+    MultiTurnDataset,
+    ShareGPTDataLoader,
+)
+from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.registry import DATA_LOADERS, DATASETS
+from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+
+
+@pytest.fixture(scope="module")
+def glm2(glm2_vocab):
+    return ChatGLM2Tokenizer(glm2_vocab)
+
+
+@pytest.fixture(scope="module")
+def glm3(glm3_vocab):
+    return ChatGLM3Tokenizer(glm3_vocab)
+
+
+def write(folder, *rows):
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def told(loader, index=0):
+    return [(message.role, message.metadata, message.content) for message in loader.rows[index].messages]
+
+
+TOOLS = [{"name": "get", "description": "查天气", "parameters": {"type": "object"}}]
+
+
+def test_glm3_openai_and_sharegpt_say_the_same(tmp_path):
+    result = '{"t": 3}'
+    forms = {
+        ConversationDataLoader: {
+            "tools": TOOLS,
+            "conversations": [
+                {"role": "user", "content": "天气"},
+                {"role": "tool", "name": "get", "parameters": {"city": "北京"}, "observation": result},
+                {"role": "assistant", "content": "三度"},
+            ],
+        },
+        ShareGPTDataLoader: {
+            "tools": json.dumps(TOOLS, ensure_ascii=False),
+            "conversations": [
+                {"from": "gpt", "value": "welcome"},
+                {"from": "human", "value": "天气"},
+                {"from": "function_call", "value": '{"name": "get", "arguments": {"city": "北京"}}'},
+                {"from": "observation", "value": result},
+                {"from": "gpt", "value": "三度"},
+            ],
+        },
+    }
+    openai = {
+        "tools": [{"type": "function", "function": TOOLS[0]}],
+        "messages": [
+            {"role": "user", "content": "天气"},
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "1", "function": {"name": "get", "arguments": '{"city": "北京"}'}}],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": result},
+            {"role": "assistant", "content": "三度"},
+        ],
+    }
+    stories = [told(kind(write(tmp_path, row))) for kind, row in [*forms.items(), (ConversationDataLoader, openai)]]
+    assert stories[0] == stories[1] == stories[2]
+    assert [role for role, _, _ in stories[0]] == ["system", "user", "assistant", "observation", "assistant"]
+    assert stories[0][2][1:] == ("get", "```python\ntool_call(city='北京')\n```")
+
+
+def test_alpaca_with_history_system_and_input(tmp_path):
+    row = {
+        "instruction": "翻译",
+        "input": "hello",
+        "output": "你好",
+        "system": "你是翻译",
+        "history": [["早", "早上好"]],
+    }
+    assert told(AlpacaDataLoader(write(tmp_path, row))) == [
+        ("system", "", "你是翻译"),
+        ("user", "", "早"),
+        ("assistant", "", "早上好"),
+        ("user", "", "翻译\nhello"),
+        ("assistant", "", "你好"),
+    ]
+
+
+def test_faults_are_told_by_line(tmp_path):
+    for kind, row, words in (
+        (ConversationDataLoader, {"messages": []}, "line 1: no list"),
+        (ConversationDataLoader, {"messages": [{"role": "user", "content": "x"}]}, "nothing to learn"),
+        (ConversationDataLoader, {"messages": [{"role": "robot", "content": "x"}]}, "role: got 'robot'"),
+        (ConversationDataLoader, [1], "not an object but int"),
+        (ShareGPTDataLoader, {"conversations": [{"from": "cat", "value": "x"}]}, "unknown speaker 'cat'"),
+        (ShareGPTDataLoader, {"conversations": [{"from": "gpt"}]}, "every turn needs"),
+        (ShareGPTDataLoader, {"conversations": [{"from": "function_call", "value": "{"}]}, "line 1"),
+        (ShareGPTDataLoader, {"conversations": [{"from": "human", "value": "x"}], "tools": "{"}, "line 1"),
+        (AlpacaDataLoader, {"instruction": "x"}, "needs text under"),
+        (AlpacaDataLoader, {"instruction": "x", "output": " "}, "blank"),
+        (AlpacaDataLoader, {"instruction": "x", "output": "y", "history": ["z"]}, "history"),
+    ):
+        with pytest.raises(DataError, match=words):
+            kind(write(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "rows"),
+    [
+        ("ToolAlpacaDataLoader", "instruct/chatglm3/toolcall_zh_from_glaive.jsonl", 298),
+        ("ConversationDataLoader", "advertisegen/chatglm3_conversations_dev.json", 1070),
+        ("ShareGPTDataLoader", "instruct/llamafactory/glaive_toolcall_zh_demo.json", 300),
+        ("ShareGPTDataLoader", "instruct/fastchat/dummy_conversation.json", 500),
+        ("AlpacaDataLoader", "instruct/llamafactory/oaast_sft_zh.json", 689),
+        ("AlpacaDataLoader", "instruct/belle/belle_dev1K.jsonl", 1000),
+    ],
+)
+def test_real_files_become_rows(shared, glm3, kind, file, rows):
+    loader = {"type": kind, "dataset_dir": str(shared / "data" / file)}
+    dataset = MultiTurnDataset(data_loader=loader, tokenizer=glm3, max_seq_length=1024, batch_size=8)
+    assert dataset.num_rows == rows
+    batch = next(dataset.batches(0))
+    assert batch.input_ids.shape == batch.labels.shape == (8, 1024)
+    assert ((batch.labels != -100).sum(1) > 0).all()
+    following = np.roll(batch.input_ids, -1, axis=1)[:, :-1]
+    learned = batch.labels[:, :-1] != -100
+    assert (batch.labels[:, :-1] == following)[learned].all()
+
+
+def test_one_round_of_glm2_equals_the_advertisement_dataset(shared, glm2):
+    loader = {"type": "ADGenDataLoader", "dataset_dir": str(shared / "data/advertisegen/dev.json"), "shuffle": False}
+    rounds = MultiTurnDataset(data_loader=loader, tokenizer=glm2, max_seq_length=193, batch_size=8)
+    pairs = KeyWordGenDataset(data_loader=loader, tokenizer=glm2, max_source_length=192, max_target_length=192)
+    same = 0
+    for index in range(200):
+        one, other = rounds.example(index), pairs.example(index)
+        if not one.cut:
+            same += 1
+            assert one.input_ids[: one.used] == other.input_ids[: other.used]
+            assert one.labels[: one.used] == other.labels[: other.used]
+    assert same > 150
+
+
+def test_conversations_that_do_not_fit(tmp_path, glm3):
+    rows = [
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "你好" * 5 * n}]}
+        for n in (1, 9)
+    ]
+    loader = {"type": "ConversationDataLoader", "dataset_dir": write(tmp_path, *rows), "shuffle": False}
+    common = {"data_loader": loader, "tokenizer": glm3, "max_seq_length": 24, "batch_size": 1}
+    cut = MultiTurnDataset(**common)
+    assert [cut.example(n).cut for n in (0, 1)] == [False, True]
+    assert 2 in cut.example(0).labels
+    assert 2 not in cut.example(1).labels
+    assert cut.example(1).labels[-1] != -100
+    assert MultiTurnDataset(**common, overlong="drop").num_rows == 1
+    with pytest.raises(DataError, match="rows.jsonl:2: .* more than max_seq_length"):
+        MultiTurnDataset(**common, overlong="error")
+    with pytest.raises(ConfigError, match="overlong"):
+        MultiTurnDataset(**common, overlong="shrink")
+
+
+def test_conversations_of_another_model_are_reported(tmp_path, glm2):
+    tools = {"tools": TOOLS, "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
+    plain = {"messages": tools["messages"]}
+    path = write(tmp_path, plain, plain, tools)
+    dataset = MultiTurnDataset(data_loader=ConversationDataLoader(path), tokenizer=glm2, batch_size=1)
+    assert dataset.num_rows == 2
+    with pytest.raises(DataError, match="ChatGLM2 knows no tools"):
+        MultiTurnDataset(data_loader=ConversationDataLoader(write(tmp_path, tools)), tokenizer=glm2, batch_size=1)
+
+
+def test_names_of_mindformers_are_registered():
+    for name in ("ToolAlpacaDataLoader", "ADGenDataLoader", "MindDataset"):
+        assert name in DATA_LOADERS
+    for name in ("KeyWordGenDataset", "MultiTurnDataset", "CausalLanguageModelDataset"):
+        assert name in DATASETS
