@@ -52,7 +52,7 @@ class LoraConfig(pydantic.BaseModel):
     def _one_pattern(cls, value: Any) -> Any:
         if value is None or value == "None":
             return cls.model_fields["target_modules"].default
-        return "|".join(value) if isinstance(value, list) else value
+        return "|".join(map(str, value)) if isinstance(value, list) else value
 
     @pydantic.field_validator("target_modules", "exclude_layers")
     @classmethod

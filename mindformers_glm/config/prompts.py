@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mindformers_glm.errors import ConfigError, DataError
@@ -19,9 +20,9 @@ def read_prompts(input_data: str | list[str]) -> list[str]:
     """
     if isinstance(input_data, list):
         prompts = [_unescaped(text) for text in input_data]
-    elif _is(input_data, "is_dir"):
+    elif os.path.isdir(input_data):
         raise ConfigError("input_data", input_data, "This is a folder; give prompts, or a text file with one per line.")
-    elif _is(input_data, "is_file"):
+    elif os.path.isfile(input_data):
         return _lines(Path(input_data))
     else:
         prompts = [_unescaped(input_data)]
@@ -39,14 +40,6 @@ def _lines(path: Path) -> list[str]:
     if not prompts:
         raise DataError(str(path), "the file has no line with text", "Write one prompt in each line.")
     return prompts
-
-
-def _is(word: str, kind: str) -> bool:
-    """Whether a word names a file or folder; a prompt may be no file name at all."""
-    try:
-        return bool(word.strip()) and getattr(Path(word), kind)()
-    except (OSError, ValueError):
-        return False
 
 
 def _unescaped(text: str) -> str:

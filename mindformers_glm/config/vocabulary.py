@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,6 @@ def beside(weights: Any) -> str | None:
     """The vocabulary of a model name, in a folder of weights, or in the folder of a weight file."""
     if not weights or not isinstance(weights, str):
         return None
-    path = Path(weights)
-    places = [path / FILE] if path.is_dir() else [path.parent / FILE] if path.is_file() else []
+    path = Path(weights)  # os.path answers False where the text can be no path at all
+    places = [path / FILE] if os.path.isdir(path) else [path.parent / FILE] if os.path.isfile(path) else []
     return of_model(weights) or next((str(place) for place in places if place.is_file()), None)
