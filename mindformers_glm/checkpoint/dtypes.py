@@ -86,8 +86,9 @@ def convert_bits(bits: np.ndarray, source: str, target: str) -> np.ndarray:
         return bits
     wide = _widen(bits) if source == "bfloat16" else bits
     if target != "bfloat16":
-        return wide.astype(DTYPES[target].storage)
-    return _narrow(wide.astype(np.float32))
+        with np.errstate(over="ignore"):  # callers look for the infinities
+            return wide.astype(DTYPES[target].storage)
+    return _narrow(wide.astype(np.float32, copy=False))
 
 
 def convert(array: np.ndarray, target: str) -> np.ndarray:

@@ -111,7 +111,7 @@ def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
         names = row.split
     else:
         names = (getattr(row, {"hf": "hf", "mf10": "ours"}.get(layout.name, "mf12")),)
-    sizes = [rows] if len(names) == 1 else row.parts(config)
+    sizes = [rows] if len(names) < 2 else row.parts(config)
     if len(names) != len(sizes):  # no such weight there, or heads that are interleaved
         return []
     starts = [sum(sizes[:index]) for index in range(len(sizes))]

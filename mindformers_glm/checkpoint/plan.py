@@ -17,6 +17,7 @@ import numpy as np
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.blocks import array_blocks
 from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, float_name, name_of
+from mindformers_glm.checkpoint.model_files import to_native
 from mindformers_glm.checkpoint.names import (
     HF_PREFIX_NAME,
     LAYOUTS,
@@ -163,6 +164,8 @@ def plan_conversion(
     names, left_out = _chosen(source, form)
     if config is not None:
         check_complete(source, names, config)
+        if form == "transformers":
+            to_native(config)  # raises where that network has no such flag
     check_adapter(source, names, config, pet_config)
     tensors = [tensor for name in names for tensor in _tensors(source, name, form, layout, config, dtype)]
     if form == "hf" and any(not is_adapter(name) for name in names):

@@ -1,0 +1,256 @@
+"""Sharding strategies in MindSpore's files: which slice of each parameter a rank holds.
+
+A strategy file is the protobuf `ParallelStrategyMap` (.ckpt) or the same as JSON. For each parameter it has a device
+matrix, whose coordinates number the ranks, and for each axis the matrix dimension (counted from the right) that
+divides it; -1 divides nothing. Optimizer parallelism divides axis 0 of the rank's slice once more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindformers_glm.checkpoint.atomic import atomic_write, write_text
+from mindformers_glm.errors import CheckpointError
+
+_MOMENTS = ("adam_m.", "adam_v.", "accu_grads.")
+Window = tuple[slice, ...]
+
+
+class Slicing(NamedTuple):
+    """How one parameter is divided among the ranks of a stage."""
+
+    dev_matrix: tuple[int, ...] = (1,)
+    tensor_map: tuple[int | tuple[int, ...], ...] = ()
+    opt_shard_step: int = 0
+    opt_shard_size: int = 0
+
+    @property
+    def devices(self) -> int:
+        """Ranks of the stage."""
+        return math.prod(self.dev_matrix)
+
+    def counts(self, ndim: int) -> tuple[int, ...]:
+        """Into how many pieces each axis is divided, optimizer parallelism included."""
+        counts = [math.prod(self.dev_matrix[d] for d in self._dimensions(axis)) for axis in range(ndim)]
+        if ndim and self.opt_shard_size > 1:
+            counts[0] *= self.opt_shard_size
+        return tuple(counts)
+
+    def place(self, rank: int, ndim: int) -> tuple[int, ...]:
+        """Which piece along each axis a rank holds."""
+        place = []
+        for axis in range(ndim):
+            index = 0
+            for dimension in self._dimensions(axis):
+                below = math.prod(self.dev_matrix[dimension + 1 :])
+                index = index * self.dev_matrix[dimension] + rank // below % self.dev_matrix[dimension]
+            place.append(index)
+        if ndim and self.opt_shard_size > 1:
+            place[0] = place[0] * self.opt_shard_size + rank // self.opt_shard_step % self.opt_shard_size
+        return tuple(place)
+
+    def whole_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the parameter of which a rank holds `shape`."""
+        return tuple(size * count for size, count in zip(shape, self.counts(len(shape)), strict=True))
+
+    def window(self, name: str, shape: Sequence[int], rank: int) -> Window:
+        """The slices of the whole parameter (of `shape`) that a rank holds.
+
+        Raises:
+            CheckpointError: an axis does not divide.
+        """
+        counts, place = self.counts(len(shape)), self.place(rank, len(shape))
+        for axis, (size, count) in enumerate(zip(shape, counts, strict=True)):
+            if size % count:
+                fault = f"axis {axis} has {size} entries, the strategy divides it by {count}"
+                raise CheckpointError(name, fault, "Is the strategy that of this network?")
+        return tuple(
+            slice(size // count * index, size // count * (index + 1))
+            for size, count, index in zip(shape, counts, place, strict=True)
+        )
+
+    def _dimensions(self, axis: int) -> list[int]:
+        named = self.tensor_map[axis] if axis < len(self.tensor_map) else -1
+        named = named if isinstance(named, tuple) else (named,)
+        return [len(self.dev_matrix) - 1 - one for one in named if one >= 0]
+
+
+WHOLE = Slicing()
+
+
+@dataclass
+class Strategy:
+    """The slicings of a job: parameter -> stage -> slicing."""
+
+    place: str = ""
+    slicings: dict[str, dict[int, Slicing]] = field(default_factory=dict)
+
+    @property
+    def devices(self) -> int:
+        """Ranks of one stage."""
+        return next((one.devices for stages in self.slicings.values() for one in stages.values()), 1)
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages."""
+        return 1 + max((stage for stages in self.slicings.values() for stage in stages), default=0)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the job."""
+        return self.devices * self.stages
+
+    def holds(self, name: str, rank: int) -> bool:
+        """False when the parameter lives on other stages than the rank's."""
+        stages = self._entry(name)
+        return not stages or rank // self.devices in stages
+
+    def slicing(self, name: str, rank: int) -> Slicing:
+        """The slicing of a parameter on a rank; optimizer moments without an entry follow their parameter."""
+        stages = self._entry(name)
+        return stages.get(rank // self.devices, WHOLE) if stages else WHOLE
+
+    def _entry(self, name: str) -> dict[int, Slicing] | None:
+        found = self.slicings.get(name)
+        for moment in _MOMENTS:
+            if found is None and name.startswith(moment):
+                found = self.slicings.get(name[len(moment) :])
+        return found
+
+    def add(self, name: str, stage: int, slicing: Slicing) -> None:
+        """Adds one entry.
+
+        Raises:
+            CheckpointError: the same parameter is divided in another way already, or among another number of ranks.
+        """
+        known = self.slicings.setdefault(name, {}).setdefault(stage, slicing)
+        if known != slicing or slicing.devices != self.devices:
+            fault = f"{name} is divided in two ways ({known} and {slicing})"
+            raise CheckpointError(self.place, fault, "Give the strategy files of one job, in a folder of their own.")
+
+
+def read_strategy(path: str | Path | None) -> Strategy | None:
+    """The strategy in a file, or in all the files of a folder; None for no path, "" or "None": complete weights.
+
+    Files are only read: a merged strategy that an earlier tool left in the folder is passed over when the ranks' own
+    files are there.
+
+    Raises:
+        CheckpointError: missing, unreadable, or files that contradict each other.
+    """
+    if path in (None, "", "None"):
+        return None
+    path = Path(path)
+    if path.is_dir():
+        files = sorted([*path.glob("*.ckpt"), *path.glob("*.json")])
+        own = [file for file in files if not file.name.startswith("merged_")]
+        files = [file for file in own if file.suffix == (own[0].suffix if own else "")] or files
+        if not files:
+            fix = "Name the folder output/strategy of the run, or one file in it."
+            raise CheckpointError(str(path), "no strategy file (.ckpt or .json) in this folder", fix)
+    else:
+        files = [path]
+    strategy = Strategy(str(path))
+    for file in files:
+        _read_into(strategy, file)
+    return strategy
+
+
+def write_strategy(path: str | Path, slicings: Mapping[str, Slicing], *, stage: int = 0) -> None:
+    """Writes a strategy file that MindSpore reads: protobuf, or JSON for a name that ends so. Whole or not at all."""
+    if str(path).endswith(".json"):
+        items = {
+            name: {
+                "dev_matrix": list(one.dev_matrix),
+                "tensor_map": list(one.tensor_map),
+                "param_split_shape": [],
+                "indices_offset": [],
+                "field": 0,
+                "opt_weight_shard_step": one.opt_shard_step,
+                "opt_weight_shard_size": one.opt_shard_size,
+            }
+            for name, one in slicings.items()
+        }
+        content = {"current_stage": stage, "parallel_strategy_item": {}, "parallel_layout_item": items}
+        write_text(path, json.dumps(content))
+        return
+    from mindspore.train.node_strategy_pb2 import ParallelStrategyMap  # noqa: PLC0415 - needs MindSpore's protobuf
+
+    message = ParallelStrategyMap(current_stage=stage)
+    for name, one in slicings.items():
+        item = message.parallel_layout_item.add()
+        item.param_name, layout = name, item.parallel_layouts
+        layout.dev_matrix.add().dim.extend(one.dev_matrix)
+        layout.tensor_map.add().dim.extend(one.tensor_map)
+        layout.param_split_shape.add()
+        layout.indices_offset.add()
+        layout.field = 0
+        layout.opt_weight_shard_step, layout.opt_weight_shard_size = one.opt_shard_step, one.opt_shard_size
+    with atomic_write(path) as file:
+        file.write(message.SerializeToString())
+
+
+def _read_into(strategy: Strategy, path: Path) -> None:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        fix = "Check the path of the strategy; leave it empty for complete weights."
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", fix) from error
+    stage, items = _json_items(path, data) if path.suffix == ".json" else _protobuf_items(path, data)
+    if not items:
+        fix = "It is no strategy file, or that of a run on one device."
+        raise CheckpointError(str(path), "no parameter layouts in it", fix)
+    for name, slicing in items:
+        number, dash, rest = name.partition("-")
+        if dash and number.isdigit():  # merge_pipeline_strategys puts the stage before the name
+            strategy.add(rest, int(number), slicing)
+        else:
+            strategy.add(name, stage, slicing)
+
+
+def _protobuf_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]]:
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with MindSpore
+    from mindspore.train.node_strategy_pb2 import ParallelStrategyMap  # noqa: PLC0415
+
+    message = ParallelStrategyMap()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise CheckpointError(str(path), "not a strategy file", "Name a file of output/strategy.") from error
+    items = []
+    for item in message.parallel_layout_item:
+        layout = item.parallel_layouts
+        maps = [tuple(one.dim) for one in layout.tensor_map if one.dim]
+        tensor_map = maps[0] if len(maps) == 1 else tuple(one[0] if len(one) == 1 else one for one in maps)
+        matrix = tuple(layout.dev_matrix[0].dim) if layout.dev_matrix else (1,)
+        steps = (layout.opt_weight_shard_step, layout.opt_weight_shard_size)
+        items.append((item.param_name, Slicing(matrix, tensor_map, *steps)))
+    return message.current_stage, items
+
+
+def _json_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]]:
+    def axis(value: Any) -> int | tuple[int, ...]:
+        return tuple(value) if isinstance(value, list) else int(value)
+
+    try:
+        content = json.loads(data)
+        items = [
+            (
+                name,
+                Slicing(
+                    tuple(one["dev_matrix"]),
+                    tuple(axis(value) for value in one["tensor_map"]),
+                    one.get("opt_weight_shard_step", 0),
+                    one.get("opt_weight_shard_size", 0),
+                ),
+            )
+            for name, one in content.get("parallel_layout_item", {}).items()
+        ]
+        return int(content.get("current_stage", 0)), items
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(str(path), f"not a strategy file ({error})", "Name a file of output/strategy.") from error
