@@ -220,3 +220,18 @@ def test_faults_of_real_components_come_all_at_once():
         "model.model_config.num_layer", "optimizer.beta3", "lr_schedule.lr_end",
         "train_dataset.data_loader.dataset_dri", "runner_config.epoch", "processor.tokenizer.vocabfile",
     }  # fmt: skip
+
+
+DATASET_KEYS = {  # section 6.2 of the compatibility document
+    "input_columns": ["input_ids", "labels"], "max_source_length": 64, "max_target_length": 127,
+    "ignore_pad_token_for_loss": True, "num_parallel_workers": 8, "python_multiprocessing": False,
+    "drop_remainder": True, "batch_size": 8, "repeat": 1, "numa_enable": False, "prefetch_size": 1, "seed": 0,
+    "auto_tune": False, "filepath_prefix": "./autotune", "autotune_per_step": 10, "profile": False, "do_eval": False,
+}  # fmt: skip
+
+
+def test_every_dataset_key_of_mindformers_is_taken():
+    path = CONFIGS / "glm2/run_glm2_6b_finetune.yaml"
+    config = load_config(path, {"train_dataset": DATASET_KEYS, "eval_dataset": DATASET_KEYS})
+    assert {**config.train_dataset, **DATASET_KEYS} == config.train_dataset
+    assert load_config(path, ["train_dataset.label_convention=0.8"]).train_dataset.label_convention == "0.8"
