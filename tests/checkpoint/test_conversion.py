@@ -384,9 +384,9 @@ def test_another_conversion_does_not_take_up_its_files(ours, tmp_path, monkeypat
 
 
 def test_two_writers_of_one_folder(ours, tmp_path):
-    with folder.FolderWriter(tmp_path / "x", work={"a": 1}):
-        with pytest.raises(CheckpointError, match="another process is writing"):
-            job(ours, tmp_path / "x", "hf")
+    busy = pytest.raises(CheckpointError, match="another process is writing")
+    with folder.FolderWriter(tmp_path / "x", work={"a": 1}), busy:
+        job(ours, tmp_path / "x", "hf")
 
 
 def test_a_full_disk(ours, tmp_path, monkeypatch):
