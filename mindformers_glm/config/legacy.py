@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mindformers_glm.log import log_once
-
 Values = Mapping[str, Any]
 
 
@@ -134,12 +132,14 @@ def normalise(values: Values) -> dict[str, Any]:
     return plain
 
 
-def log_no_effect(values: Values) -> None:
-    """Says once, for each key of NO_EFFECT whose value would have mattered, that it does nothing and why."""
-    for row in NO_EFFECT:
-        value = lookup(values, row.key)
-        if value is not None and row.matters(value, values):
-            log_once(f"{row.key}: {value!r} has no effect here: {row.reason}.")
+def without_effect(values: Values) -> list[str]:
+    """A sentence for each key of NO_EFFECT whose value would have mattered: that it does nothing, and why."""
+    found = ((row, lookup(values, row.key)) for row in NO_EFFECT)
+    return [
+        f"{row.key}: {value!r} has no effect here: {row.reason}."
+        for row, value in found
+        if value is not None and row.matters(value, values)
+    ]
 
 
 def lookup(values: Any, key: str) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.components import check_components
-from mindformers_glm.config.legacy import log_no_effect, lookup, normalise
+from mindformers_glm.config.legacy import lookup, normalise, without_effect
 from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_text
 from mindformers_glm.config.overrides import apply, parse_overrides
-from mindformers_glm.config.rules import TRAINING, check_rules
+from mindformers_glm.config.rules import TRAINING, check_rules, world_size
 from mindformers_glm.config.schema import RunSchema, check_schema, known_keys, section_of
 from mindformers_glm.config.vocabulary import fill_vocabularies
 from mindformers_glm.errors import ConfigError, ConfigErrors
@@ -53,18 +53,25 @@ class RunConfig(Section):
 
     Sections (context, runner_config, parallel, ...) have attributes; components (optimizer, model.model_config,
     callbacks, ...) are plain dicts with `type`, ready for `Registry.build`.
-    `train_dataset_task.dataset_config` is the object `train_dataset`.
+    `train_dataset_task.dataset_config` is the object `train_dataset`. `source` is the file; `notes` say what was
+    decided or ignored while reading it, for `log_notes` once there is a log.
     """
 
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+    def __init__(self, values: Mapping[str, Any], source: str, notes: Sequence[str] = ()) -> None:
         super().__init__(values, known_keys())
         object.__setattr__(self, "source", source)
+        object.__setattr__(self, "notes", list(notes))
 
     def __deepcopy__(self, memo: dict) -> RunConfig:
-        return RunConfig({key: copy.deepcopy(value, memo) for key, value in self.items()}, self.source)
+        return RunConfig({key: copy.deepcopy(value, memo) for key, value in self.items()}, self.source, self.notes)
 
     def __reduce__(self) -> tuple:
-        return RunConfig, (dict(self), self.source)
+        return RunConfig, (dict(self), self.source, self.notes)
+
+    def log_notes(self) -> None:
+        """Logs each note, once in a process."""
+        for note in self.notes:
+            log_once(note)
 
     @property
     def initial_weights(self) -> str | None:
@@ -144,8 +151,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     if faults:
         raise ConfigErrors(source, faults)
     config = RunConfig(_sections(known), source)
-    _settle(config)
-    log_no_effect(config)
+    config.notes.extend([*_settle(config), *without_effect(config)])
     return config
 
 
@@ -186,25 +192,29 @@ def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: convert(value, (key,)) for key, value in values.items()}
 
 
-def _settle(config: RunConfig) -> None:
-    """Values that follow from others: batch size, seed and link of both datasets."""
+def _settle(config: RunConfig) -> list[str]:
+    """Sets values that follow from others: batch size, seed and link of both datasets, vocabularies. Returns notes."""
+    notes = []
     size = config.runner_config.batch_size
     for task, name in DATASET_TASKS.items():
         dataset = config[name]
         if dataset is None:
             continue
         if dataset.get("batch_size") not in (None, size):
-            log_once(f"{name}.batch_size: runner_config.batch_size ({size}) replaces {dataset['batch_size']}.")
+            notes.append(f"{name}.batch_size: runner_config.batch_size ({size}) replaces {dataset['batch_size']}.")
         dataset["batch_size"], dataset["seed"] = size, config.seed
         if config[task] is None:
             config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
         config[task]["dataset_config"] = dataset
     fill_vocabularies(config, config.initial_weights)
     if config.run_mode == "train" and not config.load_checkpoint and config.initial_weights:
-        log_once(
+        notes.append(
             f"load_checkpoint is empty: training starts from checkpoint_name_or_path {config.initial_weights!r}. "
             "Set allow_random_weights: True to train from random weights."
         )
+    if config.use_parallel and world_size() in (None, 1):
+        notes.append("use_parallel is True and one process was started: start several with scripts/run_distribute.sh.")
+    return notes
 
 
 def _plain(value: Any) -> Any:

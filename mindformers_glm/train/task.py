@@ -39,3 +39,4 @@ def prepare(config: RunConfig) -> None:
         config.dump(output / f"{config.run_mode}_config.yaml")
     runtime.set_up(config.context, seed=config.seed, use_parallel=config.use_parallel)
     logger.info("run_mode %s, %s, configuration %s", config.run_mode, config.context.device_target, config.source)
+    config.log_notes()

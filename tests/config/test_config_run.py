@@ -12,13 +12,6 @@ from mindformers_glm.config import load_config, make_config, run
 from mindformers_glm.errors import ConfigErrors
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """What was logged once."""
-    monkeypatch.setattr(log, "_said", set())
-    return log._said
-
-
 def test_sections_are_read_by_attribute_and_components_are_plain_dicts(written):
     config = load_config(written())
     assert config.runner_config.epochs == 2
@@ -40,12 +33,14 @@ def test_a_known_key_that_is_not_given_is_none_and_an_unknown_one_an_error(writt
         config.runner_config.epoch = 3
 
 
-def test_the_batch_size_of_the_run_and_its_seed_are_those_of_both_datasets(written, said):
+def test_the_batch_size_of_the_run_and_its_seed_are_those_of_both_datasets(written):
     config = load_config(written("runner_config.batch_size=2", "eval_dataset.batch_size=9", "seed=5"))
     assert config.train_dataset.batch_size == config.eval_dataset.batch_size == 2
     assert config.train_dataset.seed == config.eval_dataset.seed == 5
-    assert "eval_dataset.batch_size: runner_config.batch_size (2) replaces 9." in said
-    assert "train_dataset.batch_size: runner_config.batch_size (2) replaces 4." in said
+    assert config.notes == [
+        "train_dataset.batch_size: runner_config.batch_size (2) replaces 4.",
+        "eval_dataset.batch_size: runner_config.batch_size (2) replaces 9.",
+    ]
 
 
 def test_the_dataset_of_a_task_is_the_dataset(written):
@@ -71,10 +66,27 @@ def test_where_the_weights_come_from(written, changes, weights):
     assert load_config(written(*changes)).initial_weights == weights
 
 
-def test_training_from_the_second_name_is_said(written, said):
+def test_training_from_the_second_name_is_said(written):
     changes = ["run_mode=train", "load_checkpoint=", "model.model_config.checkpoint_name_or_path=glm2_6b"]
-    load_config(written(*changes))
-    assert any("allow_random_weights: True to train from random weights" in line for line in said)
+    (note,) = load_config(written(*changes)).notes
+    assert "allow_random_weights: True to train from random weights" in note
+
+
+def test_several_devices_without_a_launcher_are_said(written, monkeypatch):
+    monkeypatch.delenv("RANK_SIZE", raising=False)
+    monkeypatch.delenv("MS_WORKER_NUM", raising=False)
+    assert "one process was started" in load_config(written("use_parallel=true")).notes[0]
+    monkeypatch.setenv("RANK_SIZE", "2")
+    assert load_config(written("use_parallel=true")).notes == []
+
+
+def test_notes_are_logged_once(written, monkeypatch, caplog):
+    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(log.logger, "propagate", True)
+    with caplog.at_level("INFO", logger=log.logger.name):
+        for _ in range(2):
+            load_config(written("auto_tune=true")).log_notes()
+    assert len([line for line in caplog.messages if line.startswith("auto_tune: True has no effect here")]) == 1
 
 
 @pytest.mark.parametrize(
