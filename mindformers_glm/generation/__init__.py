@@ -1,1 +1,24 @@
-"""Prompt ids in, new ids out: settings, sampling, beam search, cache, engine. Ids only; text is for tokenizers."""
+"""Prompt ids in, new ids out: settings, sampling, beam search, cache, engine. Ids only; text is for tokenizers.
+
+Importing this package registers the services behind `model.generate`, `model.chat` and `model.stream_chat`.
+"""
+
+from mindformers_glm.generation import chat as _chat  # noqa: F401 - registers chat and stream_chat
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.engine import Engine, Network, Score
+from mindformers_glm.generation.generate import MindSporeEngine, engine_of, generate
+from mindformers_glm.generation.search import Generation
+from mindformers_glm.generation.streamer import TextIteratorStreamer, TextStreamer
+
+__all__ = [
+    "Engine",
+    "Generation",
+    "GenerationConfig",
+    "MindSporeEngine",
+    "Network",
+    "Score",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "engine_of",
+    "generate",
+]

@@ -23,7 +23,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.sampling import log_probabilities
 from mindformers_glm.generation.scheduler import Job, Scheduler
 from mindformers_glm.generation.search import Samples
-from mindformers_glm.generation.ticket import Ticket
+from mindformers_glm.generation.ticket import Item, Ticket
 
 _IDLE_SECONDS = 2.0
 _device = threading.Lock()
@@ -60,13 +60,16 @@ class Engine:
     """Runs requests over a network.
 
     `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
-    that memory for a long one stays linear and others go on in between. With `prefix_tokens` above 0 the caches of
-    finished requests are kept, so many tokens in all, and a prompt that begins like one of them starts from there.
+    that memory for a long one stays linear and others go on in between. Requests that ask for it leave their cache
+    behind, at most `prefix_tokens` tokens in all (the model's length if None), for prompts that begin alike.
     """
 
-    def __init__(self, network: Network, *, max_rows: int = 16, chunk: int = 256, prefix_tokens: int = 0) -> None:
+    def __init__(
+        self, network: Network, *, max_rows: int = 16, chunk: int = 256, prefix_tokens: int | None = None
+    ) -> None:
         self.network, self.max_rows = network, max_rows
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
+        prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
         self._scheduler = Scheduler(network, max_rows=max_rows, chunk=chunk, prefixes=PrefixStore(prefix_tokens))
         self._lock = threading.Condition()
         self._arrived: deque[Job | _Call] = deque()
@@ -74,8 +77,18 @@ class Engine:
         self._closed = False
         _engines.add(self)
 
-    def submit(self, prompt: Sequence[int], config: GenerationConfig, *, index: int = 0) -> Ticket:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        *,
+        index: int = 0,
+        reuse_prefix: bool = False,
+        listener: Callable[[Item], None] | None = None,
+    ) -> Ticket:
         """A ticket that yields tokens as they come; `index` tells apart the random numbers of prompts of one call.
+
+        With `reuse_prefix` the prompt starts from a kept cache where one fits, and leaves its own behind.
 
         Raises:
             GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows.
@@ -88,7 +101,7 @@ class Engine:
         )
         if search.num_rows > self.max_rows:
             raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
-        job = Job(prompt, search, Ticket(search), use_past=config.use_past)
+        job = Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
         self._hand_over(job)
         return job.ticket
 

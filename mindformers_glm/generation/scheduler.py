@@ -27,8 +27,11 @@ _FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
 class Job:
     """A request on its way."""
 
-    def __init__(self, prompt: list[int], search: Search, ticket: Ticket, *, use_past: bool) -> None:
-        self.prompt, self.search, self.ticket, self.use_past = prompt, search, ticket, use_past
+    def __init__(
+        self, prompt: list[int], search: Search, ticket: Ticket, *, use_past: bool, reuse_prefix: bool
+    ) -> None:
+        self.prompt, self.search, self.ticket = prompt, search, ticket
+        self.use_past, self.reuse_prefix = use_past, reuse_prefix
         self.cache: KVCache | None = None  # while the prompt goes in: one row
         self.slots: list[int] = []  # afterwards: the group's rows, in the order of the search's open rows
         self.tokens: list[int] = []  # the newest token of each open row
@@ -156,7 +159,7 @@ class Scheduler:
             if not job.use_past:
                 self._uncached.append(job)
                 continue
-            if self.prefixes.capacity:
+            if job.reuse_prefix and self.prefixes.capacity:
                 self._forget_old_weights()
                 job.cache = self.prefixes.take(job.prompt)[1]
             self._prompts.append(job)
@@ -290,7 +293,7 @@ class Scheduler:
 
     def _keep(self, job: Job, cache: KVCache, row: int) -> None:
         """Remembers the cache of the first result; its newest token was never computed."""
-        if self.prefixes.capacity and job.search.num_rows == 1:
+        if job.reuse_prefix and job.search.num_rows == 1:
             ids = [*job.prompt, *job.search.results()[0].ids]
             self.prefixes.put(ids[: int(cache.lengths[row])], cache, row)
 

@@ -1,0 +1,112 @@
+"""`model.chat` and `model.stream_chat`: a message and the history in, the reply and the new history out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mindspore import nn
+
+from mindformers_glm.errors import GenerationError
+from mindformers_glm.generation.config import GenerationConfig, make_config
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.generate import engine_of, log_speed
+from mindformers_glm.registry import SERVICES
+from mindformers_glm.tokenizers.chat import Renderer
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.reply import Reply, ReplyStream
+
+
+class Turn(NamedTuple):
+    """A reply so far, and the conversation with it: pairs or messages, as the history was given."""
+
+    response: str
+    history: list[Any]
+
+
+class ReplyEvent(NamedTuple):
+    """New text of a reply (may be empty), the new id, and the reply as read by now."""
+
+    text: str
+    token: int | None
+    reply: Reply
+
+
+def stream_reply(
+    engine: Engine, tokenizer: GLMTokenizer, prompt: Sequence[int], config: GenerationConfig
+) -> Iterator[ReplyEvent]:
+    """A reply token by token; closing the iterator cancels it. The last event has no token.
+
+    The tokenizer's stop ids end the reply besides those of `config`, and the caches of earlier turns are reused.
+    """
+    config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
+    ticket = engine.submit(prompt, config, reuse_prefix=True)
+    stream = ReplyStream(tokenizer)
+    try:
+        for token in ticket:
+            yield ReplyEvent(stream.push(token.choice.token), token.choice.token, stream.reply)
+        yield ReplyEvent(stream.finish(), None, stream.reply)
+    finally:
+        ticket.cancel()
+
+
+def chat(
+    model: nn.Cell, tokenizer: GLMTokenizer, query: str, history: Sequence[Any] | None = None, **options: Any
+) -> Turn:
+    """The reply to `query` and the history with both; options as for `stream_chat`.
+
+    Where ChatGLM3 calls a tool, `history` ends with that call as a message with `tool_calls`.
+    """
+    begin = time.perf_counter()
+    turns = list(stream_chat(model, tokenizer, query, history, **options))
+    log_speed(time.perf_counter() - begin, len(turns) - 1)
+    return turns[-1]
+
+
+def stream_chat(
+    model: nn.Cell,
+    tokenizer: GLMTokenizer,
+    query: str,
+    history: Sequence[Any] | None = None,
+    *,
+    role: str = "user",
+    system: str | None = None,
+    tools: Any = None,
+    generation_config: GenerationConfig | dict | None = None,
+    **settings: Any,
+) -> Iterator[Turn]:
+    """The reply so far and the history with it, after every token.
+
+    `history` holds pairs (query, reply) or messages {role, content}, and comes back in its form (pairs for ChatGLM2,
+    messages for ChatGLM3 when it is empty). `settings` are fields of GenerationConfig.
+
+    Raises:
+        GenerationError: a history that the model's form of chat does not know, or a setting that makes no sense.
+    """
+    history = list(history or [])
+    if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
+        raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")
+    prompt = Renderer(tokenizer).prompt(history, query, role=role, system=system, tools=tools)
+    config = make_config(generation_config, model.config, **settings)
+    for event in stream_reply(engine_of(model), tokenizer, prompt, config):
+        yield Turn(event.reply.content, _extended(tokenizer, history, {"role": role, "content": query}, event.reply))
+
+
+def _extended(tokenizer: GLMTokenizer, history: list[Any], said: dict[str, str], reply: Reply) -> list[Any]:
+    as_messages = isinstance(history[0], Mapping) if history else tokenizer.generation == 3
+    if not as_messages and not reply.tool_calls and said["role"] == "user":
+        return [*history, (said["content"], reply.content)]
+    answer: dict[str, Any] = {"role": "assistant", "content": reply.content}
+    if reply.tool_calls:
+        answer["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in reply.tool_calls
+        ]
+    elif tokenizer.generation == 3:
+        answer["metadata"] = ""
+    return [*history, said, answer]
+
+
+SERVICES["chat"] = chat
+SERVICES["stream_chat"] = stream_chat

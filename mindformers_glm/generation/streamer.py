@@ -1,0 +1,84 @@
+"""Streamers in the form users know: `model.generate(..., streamer=TextStreamer(tokenizer))`."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.stream import TextStream
+
+_END = object()
+
+
+class TextStreamer:
+    """Prints text as it becomes certain: `put(ids)` with the prompt first, then each new id, then `end()`.
+
+    No broken character is shown, and all text together is the decoded whole. `decode_kwargs` are accepted for old
+    callers; only `skip_special_tokens` means something.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GLMTokenizer,
+        skip_prompt: bool = False,
+        skip_special_tokens: bool = True,
+        **decode_kwargs: Any,
+    ) -> None:
+        self.tokenizer, self.skip_prompt, self.skip_special_tokens = tokenizer, skip_prompt, skip_special_tokens
+        self._stream = self._new()
+        self._is_prompt = True
+
+    def put(self, value: int | Iterable[int]) -> None:
+        """Takes the prompt, then new ids."""
+        ids = [value] if not hasattr(value, "__iter__") else list(value)
+        is_prompt, self._is_prompt = self._is_prompt, False
+        if is_prompt and self.skip_prompt:
+            return
+        text = "".join(self._stream.push(int(index)) for index in ids)
+        if text:
+            self.on_finalized_text(text)
+
+    def end(self) -> None:
+        """Shows what is left and makes ready for another prompt."""
+        self.on_finalized_text(self._stream.flush(), stream_end=True)
+        self._stream, self._is_prompt = self._new(), True
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """What happens to new text: it is printed. Override it to do something else."""
+        print(text, flush=True, end="\n" if stream_end else "")
+
+    def _new(self) -> TextStream:
+        return TextStream(self.tokenizer, skip_special_tokens=self.skip_special_tokens)
+
+
+class TextIteratorStreamer(TextStreamer):
+    """Iterates over new text while `model.generate` runs in another thread.
+
+    Raises:
+        queue.Empty: nothing came within `timeout` seconds, where one is given.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GLMTokenizer,
+        skip_prompt: bool = False,
+        timeout: float | None = None,
+        skip_special_tokens: bool = True,
+        **decode_kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt, skip_special_tokens, **decode_kwargs)
+        self.timeout = timeout
+        self._texts: queue.Queue[Any] = queue.Queue()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Hands the text to the reader."""
+        if text:
+            self._texts.put(text)
+        if stream_end:
+            self._texts.put(_END)
+
+    def __iter__(self) -> Iterator[str]:
+        while (text := self._texts.get(timeout=self.timeout)) is not _END:
+            yield text
