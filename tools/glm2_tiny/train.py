@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
+import yaml
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.checkpoint.atomic import atomic_write, write_text
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
-from mindformers_glm.checkpoint.model_files import write_config
+from mindformers_glm.checkpoint.model_files import to_yaml
 from mindformers_glm.checkpoint.safetensors_file import write_safetensors
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -95,7 +96,7 @@ class Step(nn.Cell):
     """One update: loss, gradients, clipping to norm 1, AdamW. Returns the loss."""
 
     def __init__(self, model: nn.Cell, optimizer: nn.Cell) -> None:
-        super().__init__()
+        super().__init__(auto_prefix=False)
         self.optimizer = optimizer
         self.gradients = ops.value_and_grad(model, None, optimizer.parameters)
 
@@ -141,7 +142,7 @@ def export(model: nn.Cell, config: ChatGLM2Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as file:
         write_safetensors(file, rows, {"format": "mf10"})
-    write_config(folder, config, "mf10")
+    write_text(folder / "config.yaml", yaml.safe_dump(to_yaml(config), sort_keys=False))
 
 
 def run(given: argparse.Namespace) -> None:

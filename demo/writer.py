@@ -1,0 +1,37 @@
+"""Writes advertisements with the packaged weights, and with fine-tuned ones, while you watch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not part of the show
+
+from demo.screen import Typing  # noqa: E402
+from mindformers_glm import runtime  # noqa: E402
+from mindformers_glm.auto import AutoModel, AutoTokenizer  # noqa: E402
+from mindformers_glm.checkpoint.load import load_into  # noqa: E402
+from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
+from mindformers_glm.generation import chat  # noqa: E402, F401 - provides model.stream_chat
+
+
+class Writer:
+    """One network; the fine-tuned weights take the place of the packaged ones when they are asked for."""
+
+    def __init__(self) -> None:
+        runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
+        self.model = AutoModel.from_pretrained("glm2_tiny")
+        self.tokenizer = AutoTokenizer.from_pretrained("glm2_tiny")
+
+    def load(self, weights: Path) -> None:
+        """Takes the weights of a fine-tuning run."""
+        load_into(self.model, read_weights(weights))
+
+    def write(self, content: str) -> str:
+        """The answer to `content`, also typed on the screen as it comes."""
+        typing, text = Typing(), ""
+        for turn in self.model.stream_chat(self.tokenizer, content, do_sample=False, max_length=256):
+            typing.add(turn.response[len(text) :])
+            text = turn.response
+        typing.end()
+        return text

@@ -1,0 +1,147 @@
+"""The demo's parts: reading a product, reading a run's lines, the screen; among the slow tests, a small real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from demo import screen, stage  # noqa: E402
+from demo.product import read_product, word_tables  # noqa: E402
+from demo.run_demo import WAYS, Demo  # noqa: E402
+from tools.glm2_tiny.advert import mentions, read_content  # noqa: E402
+from tools.glm2_tiny.grammar import kinds  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("红色复古波点连衣裙", "类型#裙*颜色#红色*风格#复古*图案#波点*裙长#连衣裙"),
+        ("a red silk dress with dots", "类型#裙*材质#蚕丝*颜色#红色*图案#波点*裙长#连衣裙"),
+        ("Blue jeans", "类型#裤*材质#牛仔布*颜色#蓝色*裤长#长裤"),
+        ("浅蓝色衬衫", "类型#上衣*颜色#浅蓝色*衣样式#衬衫"),
+        ("一台静音又省电的电风扇", "类型#风扇*特点#省电*特点#静音"),
+        ("不锈钢保温杯，黑色", "类型#水杯*颜色#黑色*杯身#不锈钢*特点#保温"),
+        ("一款降噪蓝牙耳机", "类型#耳机*功能#蓝牙连接*功能#降噪"),
+        ("真皮手提包 品牌是星河", "类型#包*材质#真皮*包款#手提包*品牌#星河"),
+        ("类型#裙*颜色#红色", "类型#裙*颜色#红色"),
+    ],
+)
+def test_a_description_is_read_as_attributes(text, content):
+    assert read_product(text) == (content, True)
+
+
+@pytest.mark.parametrize("text", ["我家的猫", "happiness", "？！"])
+def test_an_unknown_product_becomes_a_request_in_the_users_words(text):
+    assert read_product(text) == (f"写广告：{text}", False)
+
+
+def test_every_english_word_names_something_in_the_tables():
+    unread = [word for word, chinese in word_tables()["english"].items() if not _known(chinese)]
+    assert unread == []
+
+
+def _known(chinese):
+    values = {v for kind in kinds().values() for spec in kind.attributes.values() for v in spec.values}
+    return chinese in values or read_product(chinese).understood
+
+
+def test_lines_of_a_run_are_read():
+    outcome = stage.Outcome()
+    line = "... - mindformers[x.py:1] - INFO - { Epoch:[  1/  2], step:[    4/   75], loss:[2.346/2.500], "
+    assert "step 4/75  loss 2.346" in stage._read(line, outcome)
+    assert "step 5/75" in stage._read("{ Epoch:[  1/  1], step:[    5/   75], loss: 2.125, per_step_time: 9ms", outcome)
+    assert outcome.losses == [2.346, 2.125]
+    assert stage._read("Step[2/5], cost time 1.0s", outcome) == "evaluating: batch 2 of 5"
+    assert stage._read("rouge-1: 31.0564", outcome) == ""
+    stage._read("bleu-4:  7.2294", outcome)
+    assert outcome.metrics == {"rouge-1": 31.0564, "bleu-4": 7.2294}
+
+
+def test_wrapped_text_fits_and_is_whole():
+    text = "家人们看过来，今天给大家上的是这款韩版风的围巾！GLM2-Tiny says: a red silk dress，轻便好带，点睛之笔！" * 3
+    lines = screen.wrap(text, 40)
+    assert all(screen._cells(line) <= 42 for line in lines)  # a mark may hang over the edge
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert not any(line.startswith(("，", "。", "！")) for line in lines)
+
+
+def test_a_curve_falls_with_its_values():
+    assert screen.curve([4.0, 3.0, 2.0, 1.0]) == "█▆▃▁"
+    assert len(screen.curve(list(range(200, 0, -1)))) <= 24
+    assert screen.curve([]) == ""
+
+
+def test_the_data_are_the_same_each_time_and_kept_apart(tmp_path, capsys):
+    for name in ("a", "b"):
+        Demo(tmp_path / name, train_lines=40, eval_lines=10).make_data()
+    for file in ("live_train.json", "live_eval.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    train, judged = (
+        [json.loads(line) for line in (tmp_path / "a" / file).read_text(encoding="utf-8").splitlines()]
+        for file in ("live_train.json", "live_eval.json")
+    )
+    assert (len(train), len(judged)) == (40, 10)
+    assert not {row["content"] for row in train} & {row["content"] for row in judged}
+    assert all(mentions(read_content(row["content"]), row["summary"]) for row in train + judged)
+
+
+def test_an_earlier_run_counts_only_with_its_weights_and_sizes(tmp_path):
+    demo = Demo(tmp_path, train_lines=40, eval_lines=10)
+    assert demo.earlier() is None
+    for way in WAYS:
+        demo.weights(way).parent.mkdir(parents=True)
+        demo.weights(way).write_bytes(b"x")
+    found = {"fingerprint": demo.fingerprint(), "metrics": {}, "losses": {}}
+    demo.results.write_text(json.dumps(found), encoding="utf-8")
+    assert demo.earlier() == found
+    assert Demo(tmp_path, train_lines=41, eval_lines=10).earlier() is None
+
+
+def test_a_failed_stage_shows_the_last_lines(tmp_path, capsys):
+    with pytest.raises(stage.StageFailed, match="error: .*nowhere.yaml"):
+        stage.run_stage(["--config", "nowhere.yaml"], tmp_path / "console.log")
+    assert "nowhere.yaml" in (tmp_path / "console.log").read_text(encoding="utf-8")
+
+
+SMALL = ["--train_lines", "64", "--eval_lines", "4"]
+
+
+@pytest.mark.slow
+def test_a_small_run_ends_with_a_table_and_an_advertisement(tmp_path):
+    command = [sys.executable, str(ROOT / "demo/run_demo.py"), "--output_dir", str(tmp_path), *SMALL]
+    environment = {key: value for key, value in os.environ.items() if key not in ("PRODUCT", "AGAIN")}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "glm2_tiny as it ships" in run.stdout
+    assert (tmp_path / "advertisement.txt").is_file()
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert found["metrics"]["full"]["rouge-l"] > found["metrics"]["before"]["rouge-l"]
+    again = subprocess.run(
+        [*command, "--product", "白色帆布鞋"], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert "earlier run" in again.stdout
+    assert "白色" in (tmp_path / "advertisement.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_and_its_child(tmp_path):
+    command = [sys.executable, str(ROOT / "demo/run_demo.py"), "--output_dir", str(tmp_path), *SMALL]
+    demo = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    time.sleep(15)
+    demo.send_signal(signal.SIGINT)
+    text, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert "Stopped" in text
+    assert "Traceback" not in text
