@@ -24,6 +24,7 @@ from mindformers_glm.config.overrides import apply, parse_overrides  # noqa: E40
 from mindformers_glm.data import preview  # noqa: E402
 from mindformers_glm.data.build import build_dataset  # noqa: E402
 from mindformers_glm.data.dataset import TokenDataset  # noqa: E402
+from mindformers_glm.data.section import built_tokenizer  # noqa: E402
 from mindformers_glm.errors import ConfigError  # noqa: E402
 from mindformers_glm.tokenizers import files  # noqa: E402
 
@@ -46,13 +47,14 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def dataset_of(chosen: argparse.Namespace, others: list[str]) -> TokenDataset:
-    """The dataset that the arguments describe."""
+def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenDataset, Any]:
+    """The dataset that the arguments describe, and a tokenizer to name its ids with."""
     if chosen.config:
         config, _ = parse_command_line(["--config", chosen.config, *others])
         key = f"{chosen.phase}_dataset"
         section, task = config[key], config[f"{key}_task"]
-        return build_dataset(section, task=task or {}, seed=config.seed, batch_size=1, phase=chosen.phase)
+        dataset = build_dataset(section, task=task or {}, seed=config.seed, batch_size=1, phase=chosen.phase)
+        return dataset, dataset.tokenizer or built_tokenizer((section or {}).get("tokenizer"), f"{key}.tokenizer")
     if not chosen.data or not chosen.tokenizer:
         raise ConfigError("--data", chosen.data, "Give --config FILE, or --data FILE and --tokenizer FOLDER.")
     vocab_file, _ = files.load(Path(chosen.tokenizer))
@@ -66,16 +68,17 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> TokenDataset:
         "tokenizer": {"type": chosen.tokenizer_type, "vocab_file": str(vocab_file)},
     }
     section = apply(section, parse_overrides([item for item in others if item != "--options"]))
-    return build_dataset(section, task={"type": chosen.dataset_type}, seed=0, batch_size=1, phase=chosen.phase)
+    dataset = build_dataset(section, task={"type": chosen.dataset_type}, seed=0, batch_size=1, phase=chosen.phase)
+    return dataset, dataset.tokenizer or built_tokenizer(section["tokenizer"], "--tokenizer")
 
 
 def show(argv: list[str] | None = None) -> None:
     """Prints the samples asked for."""
     chosen, others = arguments(argv)
-    dataset = dataset_of(chosen, others)
+    dataset, tokenizer = dataset_of(chosen, others)
     first = chosen.index if chosen.line is None else preview.sample_of_line(dataset, chosen.line)
     for index in range(first, min(first + chosen.count, max(dataset.num_rows, first + 1))):
-        print(preview.table(dataset, index, dataset.tokenizer, limit=chosen.limit), end="\n\n")
+        print(preview.table(dataset, index, tokenizer, limit=chosen.limit), end="\n\n")
     if chosen.statistics:
         print(dataset.survey())
 

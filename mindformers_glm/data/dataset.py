@@ -31,6 +31,9 @@ class TokenDataset(ABC):
         self.batch_size = order.batch_size
         self.statistics = Statistics()
         self._depth, self._max_unsupervised = prefetch_size, max_unsupervised
+        left_out = order.num_rows - len(order) * order.batch_size * order.rank_size // order.repeat
+        if left_out > 0 and not order.shuffle:
+            logger.warning("%s: %d rows fill no batch and are left out (drop_remainder: True)", place, left_out)
 
     @abstractmethod
     def example(self, index: int) -> Example:

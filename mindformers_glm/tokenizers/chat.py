@@ -23,7 +23,6 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.errors import ConfigError, GenerationError
-from mindformers_glm.tokenizers.chatglm import round_text
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.messages import Message, read_messages
 
@@ -154,16 +153,13 @@ class _Rounds:
         self.tokenizer = tokenizer
 
     def check(self, messages: list[Message]) -> None:
-        self._rounds(messages)
+        _rounds(messages)
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        system, rounds = self._rounds(messages)
-        if not rounds or rounds[-1][1] is not None:
-            raise GenerationError("history: the last message must be the user's, the model answers it")
-        return self.tokenizer.encode(system + "".join(self._texts(rounds)))
+        return self.tokenizer.encode(prompt_text(messages))
 
     def example(self, messages: list[Message], learned: list[bool]) -> Rendered:
-        system, rounds = self._rounds(messages)
+        system, rounds = _rounds(messages)
         replies = [learn for message, learn in zip(messages, learned, strict=True) if message.role == "assistant"]
         if not rounds or rounds[-1][1] is None:
             return self._past(system, rounds, replies)
@@ -175,7 +171,7 @@ class _Rounds:
 
     def _past(self, system: str, rounds: list[tuple[str, str | None]], learned: list[bool]) -> Rendered:
         """Rounds before the reply: one text, labels found by where each piece lies in it."""
-        texts = self._texts(rounds)
+        texts = _texts(rounds)
         pieces = self.tokenizer.vocabulary.encode_with_offsets(system + "".join(texts))
         prefix = self.tokenizer.get_prefix_tokens()
         ids = prefix + [token for token, _, _ in pieces]
@@ -195,27 +191,41 @@ class _Rounds:
         if first < last:
             labels[last - 1] = self.tokenizer.eos_token_id
 
-    def _texts(self, rounds: list[tuple[str, str | None]]) -> list[str]:
-        return [round_text(index, *item) for index, item in enumerate(rounds, 1)]
 
-    def _rounds(self, messages: list[Message]) -> tuple[str, list[tuple[str, str | None]]]:
-        system = ""
-        if messages and messages[0].role == "system":
-            if messages[0].tools:
-                raise GenerationError("tools: ChatGLM2 knows no tools; use ChatGLM3")
-            system, messages = f"{messages[0].content}\n\n", messages[1:]
-        rounds: list[tuple[str, str | None]] = []
-        for message in messages:
-            if message.role == "user" and (not rounds or rounds[-1][1] is not None):
-                rounds.append((message.content, None))
-            elif message.role == "assistant" and not message.metadata and rounds and rounds[-1][1] is None:
-                rounds[-1] = (rounds[-1][0], message.content)
-            else:
-                roles = f"{message.role} in place {messages.index(message) + 1}"
-                raise GenerationError(
-                    f"history: {roles}. ChatGLM2 knows user and assistant in turn; use ChatGLM3 for more"
-                )
-        return system, rounds
+def prompt_text(messages: list[Message]) -> str:
+    """The text of ChatGLM2 that waits for a reply to the last message.
+
+    Raises:
+        GenerationError: the messages are no rounds, or the last is not the user's.
+    """
+    system, rounds = _rounds(messages)
+    if not rounds or rounds[-1][1] is not None:
+        raise GenerationError("history: the last message must be the user's, the model answers it")
+    return system + "".join(_texts(rounds))
+
+
+def _texts(rounds: list[tuple[str, str | None]]) -> list[str]:
+    """The text of each round, open for the reply where there is none."""
+    heads = [f"[Round {number}]\n\n问：{query}\n\n答：" for number, (query, _) in enumerate(rounds, 1)]
+    return [head if reply is None else f"{head}{reply}\n\n" for head, (_, reply) in zip(heads, rounds, strict=True)]
+
+
+def _rounds(messages: list[Message]) -> tuple[str, list[tuple[str, str | None]]]:
+    system = ""
+    if messages and messages[0].role == "system":
+        if messages[0].tools:
+            raise GenerationError("tools: ChatGLM2 knows no tools; use ChatGLM3")
+        system, messages = f"{messages[0].content}\n\n", messages[1:]
+    rounds: list[tuple[str, str | None]] = []
+    for message in messages:
+        if message.role == "user" and (not rounds or rounds[-1][1] is not None):
+            rounds.append((message.content, None))
+        elif message.role == "assistant" and not message.metadata and rounds and rounds[-1][1] is None:
+            rounds[-1] = (rounds[-1][0], message.content)
+        else:
+            roles = f"{message.role} in place {messages.index(message) + 1}"
+            raise GenerationError(f"history: {roles}. ChatGLM2 knows user and assistant in turn; use ChatGLM3 for more")
+    return system, rounds
 
 
 def _length(text: str) -> int:

@@ -6,16 +6,17 @@ text "[gMASK]" or "<|user|>" is encoded as ordinary characters, so that a messag
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers import files
+from mindformers_glm.tokenizers.chat import Renderer, prompt_text
 from mindformers_glm.tokenizers.encoding import Encoding
 from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
+from mindformers_glm.tokenizers.messages import read_messages
 
 History = Sequence[Any]  # pairs (query, reply) or messages {role, content, ...}
 GLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -29,9 +30,11 @@ class ChatGLM2Tokenizer(GLMTokenizer):
         """The prompt text of a query after past rounds, ready for `encode`.
 
         `history` holds pairs (query, reply) or messages of the roles user and assistant.
+
+        Raises:
+            GenerationError: the history is no sequence of rounds.
         """
-        rounds = [*_rounds(history or []), (query, None)]
-        return "".join(round_text(index, *item) for index, item in enumerate(rounds, 1))
+        return prompt_text(read_messages(history or [], query))
 
     def build_inputs(self, query: str, history: History | None = None) -> Encoding:
         """`input_ids` (1, T) of the prompt."""
@@ -66,16 +69,7 @@ class ChatGLM3Tokenizer(GLMTokenizer):
 
     def build_chat_ids(self, query: str | None, history: History | None = None, role: str = "user") -> list[int]:
         """Ids of a whole conversation that waits for the assistant's answer."""
-        items = _messages(history or [])
-        if query is not None:
-            items.append({"role": role, "content": query})
-        ids = self.get_prefix_tokens()
-        for item in items:
-            content = item.get("content") or ""
-            if item["role"] == "system" and item.get("tools"):
-                content += "\n" + json.dumps(item["tools"], indent=4, ensure_ascii=False)
-            ids += self.build_single_message(item["role"], item.get("metadata"), content)
-        return [*ids, self.get_command("<|assistant|>")]
+        return Renderer(self).prompt(history or [], query, role=role)
 
     def build_chat_input(
         self, query: str | None, history: History | None = None, role: str = "user", return_tensors: str = "np"
@@ -103,12 +97,6 @@ class ChatGLM3Tokenizer(GLMTokenizer):
         rows = [self.build_chat_ids(*item) for item in zip(queries, histories, roles, strict=True)]
         encoded = {"input_ids": rows, "position_ids": [list(range(len(row))) for row in rows]}
         return self.pad(encoded, padding=padding, return_tensors=return_tensors)
-
-
-def round_text(index: int, query: str, reply: str | None) -> str:
-    """Text of one round of ChatGLM2, open for the reply when there is none yet."""
-    head = f"[Round {index}]\n\n问：{query}\n\n答："
-    return head if reply is None else f"{head}{reply}\n\n"
 
 
 def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
@@ -141,26 +129,3 @@ def tokenizer_from(path: str | Path) -> GLMTokenizer:
         name = "ChatGLM3Tokenizer" if third else "ChatGLM2Tokenizer"
     kind = TOKENIZERS.get(name, "tokenizer_class")
     return kind.from_pretrained(path)
-
-
-def _rounds(history: History) -> list[tuple[str, str]]:
-    """Past rounds as pairs, from pairs or from alternating messages."""
-    if history and isinstance(history[0], Mapping):
-        users = [item["content"] for item in history if item["role"] == "user"]
-        replies = [item["content"] for item in history if item["role"] == "assistant"]
-        if len(users) != len(replies) or len(users) + len(replies) != len(history):
-            raise ConfigError("history", [item["role"] for item in history], "Use user and assistant in turn.")
-        return list(zip(users, replies, strict=True))
-    return [(query, reply) for query, reply in history]
-
-
-def _messages(history: History) -> list[dict[str, Any]]:
-    """Past messages as dictionaries, from messages or from pairs."""
-    messages: list[dict[str, Any]] = []
-    for item in history:
-        if isinstance(item, Mapping):
-            messages.append(dict(item))
-        else:
-            query, reply = item
-            messages += [{"role": "user", "content": query}, {"role": "assistant", "content": reply}]
-    return messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import PROCESSORS, TOKENIZERS
 from mindformers_glm.tokenizers.encoding import Encoding
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -27,6 +28,8 @@ class GLMProcessor:
 
     def __call__(self, text: str | list[str], **options: Any) -> Encoding:
         """Encoding of a text or of several, arrays (B, T) unless `return_tensors=None`."""
+        if self.tokenizer is None:
+            raise ConfigError("processor.tokenizer", None, "Name a tokenizer: type and vocab_file.")
         texts = [text] if isinstance(text, str) else text
         defaults = {"max_length": self.max_length, "padding": self.padding, "return_tensors": self.return_tensors}
         return self.tokenizer(texts, **{**defaults, **options})

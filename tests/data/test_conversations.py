@@ -18,13 +18,23 @@ from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 
 
 @pytest.fixture(scope="module")
-def glm2(glm2_vocab):
-    return ChatGLM2Tokenizer(glm2_vocab)
+def glm2(root):
+    return ChatGLM2Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"))
 
 
 @pytest.fixture(scope="module")
-def glm3(glm3_vocab):
+def glm3(root):
+    return ChatGLM3Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"))
+
+
+@pytest.fixture(scope="module")
+def real3(glm3_vocab):
     return ChatGLM3Tokenizer(glm3_vocab)
+
+
+@pytest.fixture(scope="module")
+def real2(glm2_vocab):
+    return ChatGLM2Tokenizer(glm2_vocab)
 
 
 def write(folder, *rows):
@@ -126,9 +136,9 @@ def test_faults_are_told_by_line(tmp_path):
         ("AlpacaDataLoader", "instruct/belle/belle_dev1K.jsonl", 1000),
     ],
 )
-def test_real_files_become_rows(shared, glm3, kind, file, rows):
+def test_real_files_become_rows(shared, real3, kind, file, rows):
     loader = {"type": kind, "dataset_dir": str(shared / "data" / file)}
-    dataset = MultiTurnDataset(data_loader=loader, tokenizer=glm3, max_seq_length=1024, batch_size=8)
+    dataset = MultiTurnDataset(data_loader=loader, tokenizer=real3, max_seq_length=1024, batch_size=8)
     assert dataset.num_rows == rows
     batch = next(dataset.batches(0))
     assert batch.input_ids.shape == batch.labels.shape == (8, 1024)
@@ -138,10 +148,10 @@ def test_real_files_become_rows(shared, glm3, kind, file, rows):
     assert (batch.labels[:, :-1] == following)[learned].all()
 
 
-def test_one_round_of_glm2_equals_the_advertisement_dataset(shared, glm2):
+def test_one_round_of_glm2_equals_the_advertisement_dataset(shared, real2):
     loader = {"type": "ADGenDataLoader", "dataset_dir": str(shared / "data/advertisegen/dev.json"), "shuffle": False}
-    rounds = MultiTurnDataset(data_loader=loader, tokenizer=glm2, max_seq_length=193, batch_size=8)
-    pairs = KeyWordGenDataset(data_loader=loader, tokenizer=glm2, max_source_length=192, max_target_length=192)
+    rounds = MultiTurnDataset(data_loader=loader, tokenizer=real2, max_seq_length=193, batch_size=8)
+    pairs = KeyWordGenDataset(data_loader=loader, tokenizer=real2, max_source_length=192, max_target_length=192)
     same = 0
     for index in range(200):
         one, other = rounds.example(index), pairs.example(index)

@@ -12,13 +12,18 @@ from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 
 
 @pytest.fixture(scope="module")
-def glm2(glm2_vocab):
-    return ChatGLM2Tokenizer(glm2_vocab)
+def shipped(root):
+    return str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model")
 
 
 @pytest.fixture(scope="module")
-def glm3(glm3_vocab):
-    return ChatGLM3Tokenizer(glm3_vocab)
+def glm2(shipped):
+    return ChatGLM2Tokenizer(shipped)
+
+
+@pytest.fixture(scope="module")
+def glm3(shipped):
+    return ChatGLM3Tokenizer(shipped)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +103,8 @@ def test_counts_are_reported(file, glm2):
     assert "supervised" in str(found)
 
 
-def test_sections_are_not_changed_and_build_twice(file, glm2_vocab):
-    given = section(file, tokenizer={"type": "ChatGLM2Tokenizer", "vocab_file": glm2_vocab})
+def test_sections_are_not_changed_and_build_twice(file, shipped):
+    given = section(file, tokenizer={"type": "ChatGLM2Tokenizer", "vocab_file": shipped})
     before = json.dumps(given)
     task = {"type": "KeyWordGenDataset", "dataset_config": given}
     train = build_dataset(given, task=task, seed=0)
@@ -111,8 +116,8 @@ def test_sections_are_not_changed_and_build_twice(file, glm2_vocab):
     assert len(build_dataset({}, task=task, seed=0)) == len(train)
 
 
-def test_both_forms_of_a_section_build(file, glm2, glm2_vocab):
-    given = section(file, tokenizer={"type": "ChatGLM2Tokenizer", "vocab_file": glm2_vocab})
+def test_both_forms_of_a_section_build(file, glm2, shipped):
+    given = section(file, tokenizer={"type": "ChatGLM2Tokenizer", "vocab_file": shipped})
     direct = DATASETS.build({"type": "KeyWordGenDataset", **given}, "train_dataset", rank=1, rank_size=2)
     nested = DATASETS.build(
         {"type": "KeyWordGenDataset", "dataset_config": given}, "train_dataset", rank=1, rank_size=2

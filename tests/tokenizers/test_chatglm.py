@@ -215,7 +215,6 @@ def test_wrong_options_name_themselves(glm2, glm3, glm2_vocab):
         (lambda: glm2.encode("abc abc", max_length=3, truncation="shortest"), "truncation"),
         (lambda: glm2.get_command("<|user|>"), "special token"),
         (lambda: glm3.build_single_message("tool", "", "x"), "role"),
-        (lambda: glm2.build_prompt("x", [{"role": "system", "content": "y"}]), "history"),
         (lambda: ChatGLM2Tokenizer(glm2_vocab, padding_side="top"), "padding_side"),
         (lambda: ChatGLM2Tokenizer(glm2_vocab, special_start=5), "special_start"),
         (lambda: glm3.build_batch_input(["a"], [[], []]), "histories"),
@@ -246,4 +245,6 @@ def test_registry_builds_tokenizer_and_processor(glm2_vocab):
     assert TOKENIZERS.check({"type": "ChatGLM3Tokenizer", "bos_tokens": "x"}, "processor.tokenizer")
     processor = PROCESSORS.build({"type": "GLMProcessor", "return_tensors": "ms", "tokenizer": spec}, "processor")
     assert isinstance(processor, GLMProcessor)
+    with pytest.raises(ConfigError, match="processor.tokenizer"):
+        GLMProcessor()("x")
     assert processor("你好").input_ids.tolist() == [[64790, 64792, 36474, 54591]]

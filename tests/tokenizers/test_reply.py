@@ -7,21 +7,25 @@ import pytest
 from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer, ReplyStream, ToolCall, parse_reply
 from mindformers_glm.tokenizers.toolcall import read_arguments
 
-ASSISTANT, OBSERVATION, USER, EOS = 64796, 64797, 64795, 2
+ASSISTANT, OBSERVATION, USER, SYSTEM, EOS = "<|assistant|>", "<|observation|>", "<|user|>", "<|system|>", "</s>"
+SPECIALS = (ASSISTANT, OBSERVATION, USER, SYSTEM, EOS)
 
 
 @pytest.fixture(scope="module")
-def glm2(glm2_vocab):
-    return ChatGLM2Tokenizer(glm2_vocab)
+def glm2(root):
+    return ChatGLM2Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"))
 
 
 @pytest.fixture(scope="module")
-def glm3(glm3_vocab):
-    return ChatGLM3Tokenizer(glm3_vocab)
+def glm3(root):
+    return ChatGLM3Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"))
 
 
 def ids(tokenizer, *parts):
-    return [i for part in parts for i in ([part] if isinstance(part, int) else tokenizer.vocabulary.encode(part))]
+    found = []
+    for part in parts:
+        found += [tokenizer.get_command(part)] if part in SPECIALS else tokenizer.vocabulary.encode(part)
+    return found
 
 
 def test_plain_replies(glm2, glm3):
@@ -35,7 +39,7 @@ def test_plain_replies(glm2, glm3):
 
 
 def test_ends_are_told_apart(glm3):
-    for token, name in ((EOS, "eos"), (USER, "user"), (OBSERVATION, "observation"), (64794, "role")):
+    for token, name in ((EOS, "eos"), (USER, "user"), (OBSERVATION, "observation"), (SYSTEM, "role")):
         reply = parse_reply(glm3, ids(glm3, "\nhi", token, "hidden"))
         assert (reply.end, reply.content) == (name, "hi")
     assert parse_reply(glm3, ids(glm3, "\nhi")).end is None
@@ -137,7 +141,8 @@ def test_a_reply_streams_as_it_comes(glm3):
     assert stream.finish() == ""
 
 
-def test_random_ids_never_raise_and_stream_what_is_parsed(glm2, glm3):
+def test_random_ids_never_raise_and_stream_what_is_parsed(glm2_vocab, glm3_vocab):
+    glm2, glm3 = ChatGLM2Tokenizer(glm2_vocab), ChatGLM3Tokenizer(glm3_vocab)
     chance = random.Random(5)
     interesting = [
         0,
