@@ -8,10 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore
 import numpy as np
 import pytest
 
+from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.reshard import RankFiles
+from mindformers_glm.checkpoint.strategy import read_strategy
 from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.train.rank_state import Division, LocalState, RankState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from twenty_steps import tiny  # noqa: E402
@@ -37,6 +43,7 @@ def run(folder, processes, *variants, script="twenty_steps.py", timeout=400):
             *(f"--local_worker_num={processes}", f"--master_port={port}", f"--log_dir={folder}/log", "--join=True"),
             *("--tail_worker_log=1000000", str(HERE / script), str(folder), *variants),
         ],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -81,6 +88,31 @@ def assert_close(name, value, one):
     assert difference.max() <= limit * np.abs(expected).max(), name
 
 
+def check_files(folder, variant):
+    """The written slices merge to what the ranks held, here and in MindSpore, and resume in any division."""
+    options = options_of(variant)
+    division = Division(int(options.get("dp", 1)), int(options.get("tp", 1)), "sharded" in options)
+    config, ranks = tiny(options), load(folder, variant)[: division.ranks]
+    state = RankState(config, division, expected_shapes(config))
+    held = [{name: value for name, value in rank.items() if name not in ("losses", "norms")} for rank in ranks]
+    whole = {name: state.merge(name, [rank[name] for rank in held]) for name in held[0]}
+    source = state.read_whole(folder / variant)
+    from_strategy = RankFiles(folder / variant, read_strategy(folder / variant / "strategy"))
+    mindspore.transform_checkpoints(
+        str(folder / variant),
+        str(folder / f"{variant}-merged"),
+        "m",
+        str(folder / variant / "strategy/ckpt_strategy_rank_0.ckpt"),
+    )
+    merged = open_ckpt(folder / f"{variant}-merged/rank_0/m0.ckpt")
+    for name, value in whole.items():
+        for other in (source[name], from_strategy[name], merged.read_bits(name)):
+            assert other.shape == value.shape and other.tobytes() == value.tobytes(), name
+        for rank in range(division.ranks):
+            assert LocalState(source, state, rank)[name].tobytes() == held[rank][name].tobytes(), name
+    assert source["global_step"].tolist() == [3]
+
+
 @pytest.mark.dist
 def test_two_processes_equal_one(tmp_path):
     """Twenty steps: two data ranks (accumulating), two tensor ranks, two data ranks with divided state."""
@@ -88,6 +120,7 @@ def test_two_processes_equal_one(tmp_path):
     run(tmp_path, 2, "dp=1", *variants)
     for variant in variants:
         compare(tmp_path, "dp=1", variant)
+        check_files(tmp_path, variant)
     divided = load(tmp_path, "dp=2,sharded")
     table = "adam_m.transformer.embedding.embedding_table"
     assert [rank[table].shape[0] for rank in divided] == [52, 52]
@@ -113,6 +146,8 @@ def test_four_processes_equal_one(tmp_path):
     run(tmp_path, 4, "dp=1", *variants, timeout=1200)
     for variant in variants[:2]:
         compare(tmp_path, "dp=1", variant)
+    for variant in variants:
+        check_files(tmp_path, variant)
     for variant in variants:
         for rank in load(tmp_path, variant):
             np.testing.assert_allclose(rank["losses"], load(tmp_path, "dp=1")[0]["losses"], rtol=1e-5)

@@ -12,6 +12,7 @@ import numpy as np
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -21,6 +22,7 @@ from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim.adam import AdamW
 from mindformers_glm.optim.groups import decay_groups
 from mindformers_glm.parallel.mesh import make_mesh
+from mindformers_glm.train.rank_state import Division, RankState, whole_shapes
 from mindformers_glm.train.reduction import divided_optimizer, reduction_of
 from mindformers_glm.train.step import TrainStep
 
@@ -79,7 +81,18 @@ def train(folder: str, variant: str) -> None:
         losses.append(result.loss)
         norms.append(result.grad_norm)
     arrays = {p.name: p.asnumpy().copy() for p in [*model.get_parameters(), *states]}
+    save(f"{folder}/{variant}", arrays, model, config, mesh, options)
     np.savez(f"{folder}/{variant}.rank{runtime.rank()}.npz", losses=losses, norms=norms, **arrays)
+
+
+def save(folder, arrays, model, config, mesh, options):
+    """The rank's files as a run writes them."""
+    division = Division(mesh.data.size, mesh.tensor.size, "sharded" in options)
+    state = RankState(config, division, whole_shapes(model.get_parameters(), config, mesh.tensor.size))
+    written = {**state.on_disk(arrays, mesh), "global_step": np.array([3], np.int32)}
+    if mesh.rank == runtime.rank():
+        save_ckpt(f"{folder}/rank_{mesh.rank}/g_rank_{mesh.rank}-1_3.ckpt", written)
+        state.write_strategy(f"{folder}/strategy", arrays, mesh.rank)
 
 
 def make_step(model, config, mesh, options):
