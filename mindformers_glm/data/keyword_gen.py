@@ -18,7 +18,7 @@ from mindformers_glm.data.loaders import Pair
 from mindformers_glm.data.order import Order
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, takes_section
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.log import log_once, logger
+from mindformers_glm.log import logger
 from mindformers_glm.registry import DATASETS
 
 _REFUSED = {1: "Version 1 is ChatGLM-1, another model with its own masks. Use 2 for ChatGLM2, 3 for ChatGLM3."}
@@ -64,6 +64,7 @@ class KeyWordGenDataset(TokenDataset):
         self.phase, self.counts_labels = loader.phase, loader.phase == "train"
         self.source, self.target = max_source_length, max_target_length
         self.ignore_pad, self.convention = ignore_pad_token_for_loss, str(label_convention)
+        self._warned = False
         self.keep_template, self.eos_after_truncation = keep_template, eos_after_truncation
         require(self.convention in ("1.0", "0.8"), "label_convention", label_convention, "Use '1.0' or '0.8'.")
         require(max_source_length > 2, "max_source_length", max_source_length, "Use 3 or more: two go to [gMASK] sop.")
@@ -130,11 +131,20 @@ class KeyWordGenDataset(TokenDataset):
             return ids, False
         if self.keep_template:
             return self._shortened(pair), True
-        log_once(
-            f"{self.place}:{pair.line}: the prompt is longer than max_source_length {self.source} and loses its end; "
-            "raise it, or set keep_template: True to shorten the text inside the template"
-        )
+        self._warn_of_cut(pair)
         return ids[: self.source], True
+
+    def _warn_of_cut(self, pair: Pair) -> None:
+        """Warns of the first prompt that loses its end; `statistics.cut` counts them all."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s:%d: the prompt is longer than max_source_length %d and loses its end; raise it, or set "
+                "keep_template: True to shorten the text inside the template. Others are not named.",
+                self.place,
+                pair.line,
+                self.source,
+            )
 
     def _shortened(self, pair: Pair) -> list[int]:
         """The longest beginning of the prompt whose template still fits, by bisection over characters."""
@@ -157,7 +167,7 @@ class KeyWordGenDataset(TokenDataset):
             ids = self.tokenizer.encode(text[: self.source - 1], max_length=self.source)
             cut = len(text) > self.source - 1
             if cut:
-                logger.warning("%s:%d: the prompt loses its end, raise max_source_length", self.place, pair.line)
+                self._warn_of_cut(pair)
         labels = self.tokenizer.encode(pair.answer[: self.target - 1], max_length=self.target)
         padded = ids + [pad] * (self.source - len(ids))
         return Example(padded, labels + [pad] * (self.target - len(labels)), len(ids), cut)
