@@ -86,16 +86,24 @@ def remove_abandoned(folder: str | Path) -> list[Path]:
 
 def claim(path: str | Path) -> int | None:
     """A handle that marks `path` as held by this process until `release` or its end; None when another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    if _lock(descriptor, wait=False) is False:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if _lock(descriptor, wait=False) is False:
+            os.close(descriptor)
+            return None
+        with contextlib.suppress(FileNotFoundError):  # its last holder may have removed it meanwhile
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
         os.close(descriptor)
-        return None
-    return descriptor
 
 
-def release(descriptor: int | None) -> None:
-    """Gives up a claim."""
+def release(descriptor: int | None, path: str | Path) -> None:
+    """Gives up a claim and removes its file, if that is still the file at `path`."""
     if descriptor is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                os.unlink(path)
         os.close(descriptor)
 
 

@@ -49,7 +49,7 @@ class FolderWriter:
         try:
             self._take_up()
         except BaseException:
-            release(self._claim)
+            release(self._claim, self.folder / _LOCK)
             raise
         return self
 
@@ -58,7 +58,7 @@ class FolderWriter:
             if kind is None:
                 self._finish()
         finally:
-            release(self._claim)
+            release(self._claim, self.folder / _LOCK)
 
     def has(self, name: str) -> bool:
         """True when an interrupted run has written this file already."""
@@ -101,8 +101,8 @@ class FolderWriter:
 
     def _finish(self) -> None:
         write_text(self.folder / MANIFEST, manifest_text(self.files, self.work.get("about", {})))
-        for name in (JOURNAL, _LOCK):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        (self.folder / _LOCK).unlink(missing_ok=True)
         self._give_name()
 
     def _give_name(self) -> None:

@@ -78,16 +78,14 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     """Sets the generators to a state that `capture_rng` returned; an empty one changes nothing."""
     import mindspore as ms  # noqa: PLC0415
 
+    if state.get("mindspore_seed") is not None:
+        ms.set_seed(state["mindspore_seed"])  # first: it seeds the other generators too
     if "numpy" in state:
         kind, keys, *rest = state["numpy"]
         np.random.set_state((kind, np.array(keys, np.uint32), *rest))
     if "python" in state:
         version, internal, gauss_next = state["python"]
         random.setstate((version, tuple(internal), gauss_next))
-    if state.get("mindspore_seed") is not None:
-        ms.set_seed(state["mindspore_seed"])
-        if "numpy" in state:  # set_seed seeds NumPy too
-            np.random.set_state((kind, np.array(keys, np.uint32), *rest))
     if "mindspore" in state:
         ms.set_rng_state(ms.Tensor(np.array(state["mindspore"], np.uint8)))
 

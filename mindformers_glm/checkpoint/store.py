@@ -9,37 +9,24 @@ output/checkpoint_trainable/rank_R/<prefix>_rank_R-trainable_params.ckpt
 from __future__ import annotations
 
 import json
-import os
-import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-from mindformers_glm.checkpoint.atomic import sync_folder, write_text
+from mindformers_glm.checkpoint import saved
+from mindformers_glm.checkpoint.atomic import claim, release, sync_folder, write_text
+from mindformers_glm.checkpoint.folder import disk_fault
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.resume import TrainState, global_step_of, read_train_state, to_ckpt
-from mindformers_glm.checkpoint.source import step_of
-from mindformers_glm.errors import CheckpointError
-from mindformers_glm.log import logger
-
-_META = "meta.json"
-
-
-class Saved(NamedTuple):
-    """One training checkpoint of this rank on disk."""
-
-    path: Path
-    epoch: int
-    step: int
-    global_step: int
+from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
+from mindformers_glm.checkpoint.saved import META, Saved
 
 
 class CheckpointStore:
     """Saves training states of one rank and finds the newest that every rank has.
 
-    `keep` is the number of full checkpoints kept (0 keeps all). `exchange` is needed only when ranks do not see one
-    another's folders: it takes this rank's number and returns those of all ranks.
+    `keep` is the number of full checkpoints kept (0 keeps all). A prefix that another run uses or has used becomes
+    `<prefix>_1`, `_2`, ...; with `resume` the run that wrote last goes on under its own name. `exchange` is needed
+    only when ranks do not see one another's folders: it takes this rank's number and returns those of all ranks.
     """
 
     def __init__(
@@ -52,11 +39,16 @@ class CheckpointStore:
         keep: int = 5,
         save_network: bool = True,
         trainable: Iterable[str] | None = None,
+        resume: bool = False,
         exchange: Callable[[int], list[int]] | None = None,
     ) -> None:
-        self.root, self.prefix, self.rank, self.rank_size, self.keep = Path(root), prefix, rank, rank_size, keep
+        self.root, self.rank, self.rank_size, self.keep = Path(root), rank, rank_size, keep
         self.save_network, self.trainable, self.exchange = save_network, list(trainable or []), exchange
         self.folder = self.root / "checkpoint" / f"rank_{rank}"
+        try:
+            self.prefix = self._choose_prefix(prefix, resume)
+        except OSError as error:
+            raise disk_fault(self.folder, error) from error
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -89,22 +81,26 @@ class CheckpointStore:
             failure, self._failure = self._failure, None
             raise failure
 
+    def close(self) -> None:
+        """Waits for a background save and gives the prefix free."""
+        try:
+            self.wait()
+        finally:
+            release(self._claim, self._lock_path(self.prefix))
+            self._claim = None
+
     # finding
 
     def saved(self) -> list[Saved]:
         """The sound checkpoints of this rank and prefix, oldest first. Damaged files are passed over with a warning."""
-        return self._saved(self.rank)
+        return saved.of_rank(self.root / "checkpoint", self.prefix, self.rank)
 
     def newest(self) -> Saved | None:
         """The newest checkpoint that all ranks have completely; None when there is none."""
-        steps = {saved.global_step: saved for saved in self.saved()}
-        if self.exchange is not None:
-            return steps.get(self._agree(sorted(steps)))
-        for rank in range(self.rank_size):
-            if rank != self.rank:
-                there = {saved.global_step for saved in self._saved(rank)}
-                steps = {step: saved for step, saved in steps.items() if step in there}
-        return steps[max(steps)] if steps else None
+        if self.exchange is None:
+            return saved.newest_of_all(self.root / "checkpoint", self.prefix, self.rank, self.rank_size)
+        mine = {one.global_step: one for one in self.saved()}
+        return mine.get(saved.agree(list(mine), self.exchange))
 
     def load(self, which: bool | str | Path = True, *, steps_per_epoch: int = 0) -> TrainState:
         """The state to resume from: True for the newest complete one, or a file, or a name in this rank's folder.
@@ -112,20 +108,32 @@ class CheckpointStore:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        if which is True:
-            newest = self.newest()
-            if newest is None:
-                raise CheckpointError(
-                    str(self.folder), "no complete checkpoint to resume from", "Start without resume_training."
-                )
-            path = newest.path
-        else:
-            path = Path(which) if Path(which).is_file() else self.folder / self._of_this_rank(str(which))
-        if not path.is_file():
-            raise CheckpointError(str(path), "there is no such checkpoint", "Give a file name from this folder.")
+        newest = self.newest() if which is True else None
+        if newest is not None:
+            return read_train_state(newest.path, steps_per_epoch=steps_per_epoch)
+        path = saved.resume_file(self.root, which=which, rank=self.rank, rank_size=self.rank_size)
         return read_train_state(path, steps_per_epoch=steps_per_epoch)
 
     # inside
+
+    def _choose_prefix(self, prefix: str, resume: bool) -> str:
+        """The name to save under, claimed for this process; the same on all ranks."""
+        folder = self.root / "checkpoint"
+        last = saved.last_prefix(folder, prefix, self.rank, self.rank_size) if resume else None
+        free = 1 + max((saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)), default=-1)
+        number = free if last is None else saved.number_of(last, prefix)
+        exchange = self.exchange or (lambda value: [value])
+        while True:
+            number = max(exchange(number))
+            name = f"{prefix}_{number}" if number else prefix
+            self._claim = claim(self._lock_path(name))
+            if min(exchange(int(self._claim is not None))):
+                return name
+            release(self._claim, self._lock_path(name))
+            number = max(free, number + 1)
+
+    def _lock_path(self, prefix: str) -> Path:
+        return self.folder / f".{prefix}_rank_{self.rank}.lock"
 
     def _write_in_background(self, state: TrainState, path: Path) -> None:
         try:
@@ -143,65 +151,35 @@ class CheckpointStore:
             if self.trainable:
                 chosen = {name: state.weights[name] for name in self.trainable}
                 save_ckpt(self._beside("checkpoint_trainable", "trainable_params"), chosen)
+            self._drop_old(path)
         except OSError as error:
-            raise CheckpointError(
-                str(path),
-                f"could not be saved ({os.strerror(error.errno) if error.errno else error})",
-                "Free disk space or repair the folder; earlier checkpoints are intact.",
-            ) from error
-        self._drop_old(path)
+            raise disk_fault(path, error) from error
 
     def _beside(self, folder: str, kind: str) -> Path:
         return self.root / folder / f"rank_{self.rank}" / f"{self.prefix}_rank_{self.rank}-{kind}.ckpt"
 
     def _write_meta(self) -> None:
-        saved = self.saved()
-        rows = [{"file": s.path.name, "epoch": s.epoch, "step": s.step, "global_step": s.global_step} for s in saved]
+        there = self.saved()
+        last = there[-1]
+        rows = [{"file": s.path.name, "epoch": s.epoch, "step": s.step, "global_step": s.global_step} for s in there]
         meta = {
-            "last_epoch": saved[-1].epoch,
-            "last_step": saved[-1].step,
-            "last_ckpt_file": saved[-1].path.name,
-            "global_step": saved[-1].global_step,
+            "last_epoch": last.epoch,
+            "last_step": last.step,
+            "last_ckpt_file": last.path.name,
+            "global_step": last.global_step,
             "rank_size": self.rank_size,
             "checkpoints": rows,
         }
-        write_text(self.folder / _META, json.dumps(meta, indent=1))
+        write_text(self.folder / META, json.dumps(meta, indent=1))
 
     def _drop_old(self, written: Path) -> None:
         """Deletes what exceeds `keep`, but never the newest step that every rank has, nor the one just written."""
         if self.keep < 1:
             return
-        saved = self.saved()
-        shared = self.newest() if self.exchange is None else None
-        spared = {written, *(s.path for s in saved[-self.keep :]), *([shared.path] if shared else [])}
-        for old in saved:
+        there = self.saved()
+        shared = saved.newest_of_all(self.root / "checkpoint", self.prefix, self.rank, self.rank_size)
+        spared = {written, *(one.path for one in there[-self.keep :]), *([shared.path] if shared else [])}
+        for old in there:
             if old.path not in spared:
                 old.path.unlink(missing_ok=True)
         sync_folder(self.folder)
-
-    def _saved(self, rank: int) -> list[Saved]:
-        folder = self.root / "checkpoint" / f"rank_{rank}"
-        pattern = re.compile(re.escape(f"{self.prefix}_rank_{rank}") + r"-\d+_\d+\.ckpt")
-        found = []
-        for path in folder.glob("*.ckpt") if folder.is_dir() else ():
-            if not pattern.fullmatch(path.name):
-                continue
-            try:
-                found.append(Saved(path, *step_of(path), global_step_of(path)))
-            except (CheckpointError, FileNotFoundError) as error:
-                logger.warning("passed over: %s", error)
-        return sorted(found, key=lambda saved: (saved.global_step, saved.epoch, saved.step))
-
-    def _agree(self, steps: list[int]) -> int:
-        """The largest step that all ranks have, or -1, found with a few exchanges of one number."""
-        bound = max(steps, default=-1)
-        while True:
-            offer = max((step for step in steps if step <= bound), default=-1)
-            offers = self.exchange(offer)
-            if min(offers) == max(offers):
-                return offer
-            bound = min(offers)
-
-    def _of_this_rank(self, name: str) -> str:
-        name = re.sub(r"_rank_\d+-", f"_rank_{self.rank}-", name)
-        return name if name.endswith(".ckpt") else name + ".ckpt"

@@ -122,7 +122,8 @@ def test_a_claim_is_exclusive_until_released(tmp_path):
     first = claim(tmp_path / "lock")
     assert first is not None
     assert claim(tmp_path / "lock") is None
-    release(first)
+    release(first, tmp_path / "lock")
+    assert os.listdir(tmp_path) == []
     second = claim(tmp_path / "lock")
     assert second is not None
-    release(second)
+    release(second, tmp_path / "lock")

@@ -1,0 +1,158 @@
+"""Which training checkpoints are on disk, which of them are sound, and which one all ranks share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mindformers_glm.checkpoint.resume import global_step_of
+from mindformers_glm.checkpoint.source import step_of
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.log import logger
+
+META = "meta.json"
+_NAME = re.compile(r"(?P<prefix>.+)_rank_(?P<rank>\d+)-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
+
+
+class Saved(NamedTuple):
+    """One training checkpoint of a rank on disk."""
+
+    path: Path
+    epoch: int
+    step: int
+    global_step: int
+
+
+def of_rank(folder: Path, prefix: str, rank: int) -> list[Saved]:
+    """The sound checkpoints of a rank and prefix below `folder`, oldest first; damaged ones cost a warning."""
+    found = []
+    for path in _files(folder, rank):
+        if _NAME.fullmatch(path.name)["prefix"] != prefix:
+            continue
+        try:
+            found.append(Saved(path, *step_of(path), global_step_of(path)))
+        except (CheckpointError, FileNotFoundError) as error:
+            logger.warning("passed over: %s", error)
+    return sorted(found, key=lambda one: (one.global_step, one.epoch, one.step))
+
+
+def newest_of_all(folder: Path, prefix: str, rank: int, rank_size: int) -> Saved | None:
+    """The rank's own file of the newest step that every rank has completely; None when there is none."""
+    steps = {one.global_step: one for one in of_rank(folder, prefix, rank)}
+    for other in range(rank_size):
+        if other != rank:
+            there = {one.global_step for one in of_rank(folder, prefix, other)}
+            steps = {step: one for step, one in steps.items() if step in there}
+    return steps[max(steps)] if steps else None
+
+
+def agree(steps: list[int], exchange: Callable[[int], list[int]]) -> int:
+    """The largest step that all ranks have, or -1, found with a few exchanges of one number."""
+    bound = max(steps, default=-1)
+    while True:
+        offer = max((step for step in steps if step <= bound), default=-1)
+        offers = exchange(offer)
+        if min(offers) == max(offers):
+            return offer
+        bound = min(offers)
+
+
+def prefixes(folder: Path, prefix: str) -> set[str]:
+    """The prefix and its numbered successors that some rank has files of."""
+    names = {_NAME.fullmatch(path.name)["prefix"] for path in _files(folder)}
+    return {name for name in names if number_of(name, prefix) is not None}
+
+
+def number_of(name: str, prefix: str) -> int | None:
+    """0 for the prefix itself, n for `<prefix>_n`, None for others."""
+    if name == prefix:
+        return 0
+    rest = name.removeprefix(prefix + "_")
+    return int(rest) if rest != name and rest.isdigit() else None
+
+
+def last_prefix(folder: Path, prefix: str, rank: int, rank_size: int) -> str | None:
+    """The run that wrote last, by meta.json or by time, among those with a step that all ranks have."""
+    complete = {}
+    for name in prefixes(folder, prefix):
+        newest = newest_of_all(folder, name, rank, rank_size)
+        if newest is not None:
+            complete[name] = newest.path.stat().st_mtime
+    told = _NAME.fullmatch(str(_meta(folder / f"rank_{rank}").get("last_ckpt_file")))
+    if told and told["prefix"] in complete:
+        return told["prefix"]
+    return max(complete, key=complete.get) if complete else None
+
+
+def resume_file(place: str | Path, *, which: bool | str | Path = True, rank: int = 0, rank_size: int = 1) -> Path:
+    """The checkpoint of this rank to go on from.
+
+    `place` is a file, a rank's folder, a folder of rank_R folders (`output/checkpoint`), or a run's output folder.
+    `which`: True for the newest step that all ranks have, or a file's name, of any rank (`<prefix>_rank_0-1_8.ckpt`).
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or none that all ranks have.
+    """
+    place = Path(place)
+    if isinstance(which, (str, Path)) and str(which).lower() != "true":
+        return _named(place, str(which), rank)
+    if place.is_file():
+        return place
+    folder = _ranks_folder(place)
+    names = {_NAME.fullmatch(path.name)["prefix"] for path in _files(folder, rank)}
+    candidates = [newest_of_all(folder, name, rank, rank_size) for name in names]
+    candidates = [one for one in candidates if one is not None]
+    if not candidates:
+        raise CheckpointError(
+            str(folder / f"rank_{rank}"),
+            "no checkpoint that all ranks have completely",
+            "Start without resume_training, or name a checkpoint.",
+        )
+    told = str(_meta(folder / f"rank_{rank}").get("last_ckpt_file"))
+    run = _NAME.fullmatch(told)
+    same = [one for one in candidates if run and _NAME.fullmatch(one.path.name)["prefix"] == run["prefix"]]
+    return max(same or candidates, key=lambda one: one.path.stat().st_mtime).path
+
+
+def _named(place: Path, which: str, rank: int) -> Path:
+    if Path(which).is_file():
+        return Path(which)
+    name = re.sub(r"_rank_\d+-", f"_rank_{rank}-", Path(which).name)
+    name = name if name.endswith(".ckpt") else name + ".ckpt"
+    if "_rank_" not in name:
+        name = re.sub(r"-(\d+_\d+\.ckpt)$", rf"_rank_{rank}-\1", name)
+    path = _ranks_folder(place) / f"rank_{rank}" / name
+    if not path.is_file():
+        raise CheckpointError(
+            str(path), "there is no such checkpoint", "Name a file of this folder in resume_training."
+        )
+    return path
+
+
+def _ranks_folder(place: Path) -> Path:
+    """The folder above rank_R, from any of the places that users name."""
+    if place.is_file() or re.fullmatch(r"rank_\d+", place.name):
+        return place.parent.parent if place.is_file() else place.parent
+    return place / "checkpoint" if (place / "checkpoint").is_dir() else place
+
+
+def _files(folder: Path, rank: int | None = None) -> list[Path]:
+    """Training checkpoints by their names, of one rank or of all."""
+    pattern = "rank_*" if rank is None else f"rank_{rank}"
+    found = []
+    for path in sorted(folder.glob(f"{pattern}/*.ckpt")):
+        name = _NAME.fullmatch(path.name)
+        if name and path.parent.name == f"rank_{name['rank']}":
+            found.append(path)
+    return found
+
+
+def _meta(folder: Path) -> dict:
+    try:
+        value = json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,267 @@
+"""The checkpoints of a run: names, meta.json, keeping, agreeing, background, full disks."""
+
+import errno
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from mindformers_glm.checkpoint import store as store_module
+from mindformers_glm.checkpoint.atomic import is_temporary
+from mindformers_glm.checkpoint.resume import TrainState
+from mindformers_glm.checkpoint.saved import agree, resume_file
+from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.errors import CheckpointError
+
+NAME = "transformer.output_layer.weight"
+
+
+def state(step: int, per_epoch: int = 4) -> TrainState:
+    epoch, inside = divmod(step, per_epoch)
+    weights = {NAME: np.full((2, 3), step, np.float32)}
+    return TrainState(
+        epoch=epoch,
+        step_in_epoch=inside,
+        global_step=step,
+        weights=weights,
+        optimizer={f"adam_m.{NAME}": np.full((2, 3), -step, np.float32)},
+        steps_per_epoch=per_epoch,
+    )
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def steps(store) -> list[int]:
+    return [one.global_step for one in store.saved()]
+
+
+def test_names_and_meta_as_mindformers_wrote_them(tmp_path):
+    store = CheckpointStore(tmp_path, "glm2", trainable=[NAME])
+    path = store.save(state(3))
+    store.save(state(4))
+    assert path == tmp_path / "checkpoint/rank_0/glm2_rank_0-1_3.ckpt"
+    assert names(path.parent) == ["glm2_rank_0-1_3.ckpt", "glm2_rank_0-1_4.ckpt", "meta.json"]
+    meta = json.loads((path.parent / "meta.json").read_text())
+    assert (meta["last_epoch"], meta["last_step"], meta["last_ckpt_file"]) == (1, 4, "glm2_rank_0-1_4.ckpt")
+    assert [row["global_step"] for row in meta["checkpoints"]] == [3, 4]
+    network = tmp_path / "checkpoint_network/rank_0/glm2_rank_0-network.ckpt"
+    assert read_weights(network).read(NAME)[0, 0] == 4
+    trainable = tmp_path / "checkpoint_trainable/rank_0/glm2_rank_0-trainable_params.ckpt"
+    assert read_weights(trainable).names == [NAME]
+    assert store.load().global_step == 4
+    assert store.load("glm2-1_3").global_step == 3
+    assert store.load("glm2_rank_5-1_3.ckpt").global_step == 3
+    assert store.load(path).global_step == 3
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        store.load("glm2-7_7")
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, [5, 6]), (1, [6]), (0, [1, 2, 3, 4, 5, 6]), (9, [1, 2, 3, 4, 5, 6])])
+def test_keeping_the_newest(tmp_path, keep, left):
+    store = CheckpointStore(tmp_path, keep=keep)
+    for step in range(1, 7):
+        store.save(state(step))
+    assert steps(store) == left
+
+
+def test_damaged_files_do_not_count_as_kept(tmp_path, caplog):
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        store.save(state(step))
+    for one in store.saved():
+        one.path.write_bytes(one.path.read_bytes()[:-5])
+    assert store.newest() is None
+    with pytest.raises(CheckpointError, match="no checkpoint that all ranks have"):
+        store.load()
+    for step in (4, 5):
+        store.save(state(step))
+    assert steps(store) == [4, 5]
+    assert len(list(store.folder.glob("*.ckpt"))) == 4  # the damaged ones are the user's to look at
+
+
+def test_what_every_rank_has_is_kept_until_there_is_something_newer(tmp_path):
+    fast, slow = (CheckpointStore(tmp_path, keep=2, rank=rank, rank_size=2) for rank in (0, 1))
+    fast.save(state(1))
+    slow.save(state(1))
+    for step in (2, 3, 4, 5):
+        fast.save(state(step))
+    assert steps(fast) == [1, 4, 5]
+    assert fast.newest().global_step == slow.newest().global_step == 1
+    slow.save(state(4))
+    assert fast.newest().global_step == slow.newest().global_step == 4
+    fast.save(state(6))
+    assert steps(fast) == [4, 5, 6]
+    assert resume_file(tmp_path, rank=1, rank_size=2).name == "CKP_rank_1-1_4.ckpt"
+
+
+def test_ranks_that_see_only_their_own_folder_agree_by_numbers():
+    def run(all_steps: list[list[int]]) -> list[int]:
+        barrier, offers = threading.Barrier(len(all_steps)), [0] * len(all_steps)
+        results = [0] * len(all_steps)
+
+        def rank(index: int) -> None:
+            def exchange(value: int) -> list[int]:
+                offers[index] = value
+                barrier.wait()
+                seen = list(offers)
+                barrier.wait()
+                return seen
+
+            results[index] = agree(all_steps[index], exchange)
+
+        threads = [threading.Thread(target=rank, args=(i,)) for i in range(len(all_steps))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        return results
+
+    assert run([[1, 2, 3], [1, 2], [1, 2, 4]]) == [2, 2, 2]
+    assert run([[1, 3], [2, 4]]) == [-1, -1]
+    assert run([[], [5]]) == [-1, -1]
+    assert run([[7], [7]]) == [7, 7]
+
+
+def test_a_new_run_in_an_old_folder_takes_another_name(tmp_path):
+    first = CheckpointStore(tmp_path, "glm2")
+    first.save(state(4))
+    first.close()
+    second = CheckpointStore(tmp_path, "glm2")
+    assert second.prefix == "glm2_1"
+    assert second.newest() is None
+    second.save(state(1))
+    assert first.newest().global_step == 4
+
+
+def test_two_runs_at_once_take_different_names(tmp_path):
+    left, right = CheckpointStore(tmp_path), CheckpointStore(tmp_path)
+    assert (left.prefix, right.prefix) == ("CKP", "CKP_1")
+    left.save(state(1))
+    right.save(state(2))
+    assert (steps(left), steps(right)) == ([1], [2])
+    left.close()
+    right.close()
+    assert all(not path.name.endswith(".lock") for path in left.folder.iterdir())
+
+
+def test_resuming_goes_on_under_the_name_of_the_last_run(tmp_path):
+    for step in (5, 3):  # the second run is shorter, and the last
+        store = CheckpointStore(tmp_path)
+        store.save(state(step))
+        store.close()
+    again = CheckpointStore(tmp_path, resume=True)
+    assert again.prefix == "CKP_1"
+    assert again.load().global_step == 3
+    again.close()
+    (store.folder / "meta.json").unlink()
+    assert CheckpointStore(tmp_path, resume=True).prefix == "CKP_1"
+    assert CheckpointStore(tmp_path, resume=True).prefix == "CKP_2"  # a living run holds CKP_1
+    assert CheckpointStore(tmp_path / "new", resume=True).prefix == "CKP"
+
+
+def test_places_that_users_name_for_resuming(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(state(2))
+    path = store.save(state(3))
+    for place in (tmp_path, tmp_path / "checkpoint", tmp_path / "checkpoint/rank_0", path):
+        assert resume_file(place) == path
+    older = tmp_path / "checkpoint/rank_0/CKP_rank_0-1_2.ckpt"
+    assert resume_file(tmp_path, which="CKP_rank_0-1_2.ckpt") == older
+    assert resume_file(tmp_path, which=str(older)) == older
+    with pytest.raises(CheckpointError, match="no checkpoint that all ranks"):
+        resume_file(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        resume_file(tmp_path, which="CKP-9_9.ckpt")
+
+
+def test_mindformers_folders_can_be_resumed_from(golden):
+    folder = golden / "mindformers_r08/training/full/output"
+    assert resume_file(folder).name == "glm2-6b_rank_0-1_8.ckpt"
+
+
+def test_saving_in_the_background_copies_first(tmp_path, monkeypatch):
+    gate, started = threading.Event(), threading.Event()
+    original = store_module.save_ckpt
+
+    def slow(*arguments):
+        started.set()
+        gate.wait(20)
+        original(*arguments)
+
+    monkeypatch.setattr(store_module, "save_ckpt", slow)
+    store = CheckpointStore(tmp_path)
+    live = state(1)
+    store.save(live, background=True)
+    assert started.wait(20)
+    live.weights[NAME][:] = 99  # training goes on
+    assert store.saved() == []
+    gate.set()
+    store.wait()
+    assert store.load().weights[NAME][0, 0] == 1
+
+
+def test_an_error_in_the_background_is_raised_at_the_next_call(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    store.save(state(1))
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "save_ckpt", refuse)
+        store.save(state(2), background=True)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            store.save(state(3))
+    store.wait()
+    assert steps(store) == [1]
+    store.save(state(4), background=True)
+    store.close()
+    assert steps(store) == [1, 4]
+
+
+@pytest.mark.parametrize("allowed", range(0, 2600, 200))
+def test_a_disk_that_fills_up_at_any_byte(tmp_path, monkeypatch, allowed):
+    """Every write goes through a file that refuses after `allowed` bytes."""
+    store = CheckpointStore(tmp_path, keep=1, trainable=[NAME])
+    store.save(state(1))
+    left = [allowed]
+    original = store_module.save_ckpt.__globals__["write_ckpt"]
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if left[0] < len(data):
+                self.file.write(bytes(data)[: left[0]])
+                left[0] = 0
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left[0] -= len(data)
+            return self.file.write(data)
+
+    from mindformers_glm.checkpoint import mindspore_ckpt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mindspore_ckpt, "write_ckpt", lambda file, *rest: original(Full(file), *rest))
+        try:
+            store.save(state(2))
+        except CheckpointError as error:
+            assert "No space left on device" in str(error)
+            assert "\n" not in str(error)
+    newest = store.newest()
+    assert newest.global_step in (1, 2)
+    assert store.load().weights[NAME][0, 0] == newest.global_step
+    assert not [path for path in tmp_path.rglob("*") if is_temporary(path)]
+    store.save(state(3))
+    assert store.load().global_step == 3
+    assert read_weights(tmp_path / "checkpoint_network/rank_0/CKP_rank_0-network.ckpt").read(NAME)[0, 0] == 3
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "checkpoint").write_text("a file where the folder should be")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        CheckpointStore(tmp_path)
