@@ -46,6 +46,7 @@ def _is_url(value: Any, _: Values) -> bool:
 
 _GRAPHS = "graph kernels are a compiler switch of Ascend; the fused operators of ops/ are chosen by device"
 _TUNE = "the dataset pipeline is plain Python and has nothing to tune"
+_RESUME = "resume_training takes the newest step that every rank has completed"
 _PROFILE = "use `python -m mindformers_glm.benchmark train`, which times the parts of a step"
 _SEMI = "tensor parallel layers are explicit here; no compiler searches for a strategy"
 
@@ -80,6 +81,14 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("use_graceful_exit", _true, "Ctrl-C and SIGTERM always save first"),
     NoEffect("check_for_nan_in_loss_and_grad", _never, "always done"),
     NoEffect("modal_type", _true, "there is one input, text"),
+    NoEffect("top_k", _true, "a key of image classification; for text it is model.model_config.top_k"),
+    NoEffect("resume_by_last_timestamp_ckpt", _true, _RESUME),
+    NoEffect("resume_gap_time", _never, _RESUME),
+    NoEffect("resume_limit_time", _never, _RESUME),
+    NoEffect("ignore_data_skip", _true, "a resumed run goes on with the batch after the last one learned"),
+    NoEffect("data_skip_steps", _true, "a resumed run goes on with the batch after the last one learned"),
+    NoEffect("load_ckpt_format", _never, "the form of a checkpoint is recognised from its content"),
+    NoEffect("micro_batch_interleave_num", _above(1), _SEMI),
     NoEffect("context.enable_graph_kernel", _true, _GRAPHS),
     NoEffect(
         "context.graph_kernel_flags", lambda value, v: bool(value and lookup(v, "context.enable_graph_kernel")), _GRAPHS
@@ -95,9 +104,25 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("context.jit_level", _on_cpu, "an Ascend setting"),
     NoEffect("context.jit_config", _on_cpu, "an Ascend setting"),
     NoEffect("context.affinity_cpu_list", _true, "bind processes with taskset or msrun --bind_core"),
+    NoEffect("context.enable_compile_cache", _true, "set MS_COMPILER_CACHE_ENABLE=1 in the environment instead"),
+    NoEffect("context.compile_cache_path", _never, "set MS_COMPILER_CACHE_PATH in the environment instead"),
+    NoEffect("context.deterministic", _true, "results are deterministic on CPU; on Ascend set HCCL_DETERMINISTIC=true"),
+    NoEffect("context.runtime_num_threads", _true, "set OMP_NUM_THREADS in the environment instead"),
+    NoEffect("context.pynative_synchronize", _true, "a debugging switch; see mindspore.runtime.launch_blocking"),
+    NoEffect("runner_config.initial_epoch", _above(0), "the position is in the checkpoint: resume_training: True"),
+    NoEffect("runner_config.initial_step", _above(0), "the position is in the checkpoint: resume_training: True"),
+    NoEffect("runner_config.origin_epochs", _never, "worked out from epochs"),
     NoEffect("runner_config.num_classes", _never, "a key of vision models"),
     NoEffect("runner_config.image_size", _never, "a key of vision models"),
     NoEffect("runner_config.sink_per_epoch", _never, "sink_size: -1 means the same"),
+    NoEffect("parallel.gradients_mean", _never, "gradients are always those of the mean loss over all devices"),
+    NoEffect("parallel.full_batch", _never, "every data-parallel part reads its own rows"),
+    NoEffect("parallel.dataset_strategy", _several_devices, _SEMI),
+    NoEffect("parallel.parallel_optimizer_config", _several_devices, _SEMI),
+    NoEffect("parallel.parallel_optimizer_threshold", _several_devices, _SEMI),
+    NoEffect("parallel.pipeline_config", _several_devices, _SEMI),
+    NoEffect("parallel.device_num", _never, "the launcher says how many processes there are"),
+    NoEffect("parallel.pipeline_stages", _never, "parallel_config.pipeline_stage says it"),
     NoEffect("parallel.loss_repeated_mean", _never, _SEMI),
     NoEffect("parallel.enable_alltoall", _several_devices, _SEMI),
     NoEffect("parallel.search_mode", _never, _SEMI),
@@ -105,11 +130,14 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("parallel.comm_fusion", _several_devices, "gradients are reduced in one flat buffer"),
     NoEffect("parallel_config.expert_parallel", _above(1), "ChatGLM2 and ChatGLM3 are dense"),
     NoEffect("parallel_config.gradient_aggregation_group", _never, "gradients are reduced in one flat buffer"),
+    NoEffect("parallel_config.vocab_emb_dp", _never, _SEMI),
+    NoEffect("parallel_config.micro_batch_interleave_num", _above(1), _SEMI),
     NoEffect("parallel_config.mem_coeff", _never, _SEMI),
     NoEffect("recompute_config.parallel_optimizer_comm_recompute", _several_devices, _SEMI),
     NoEffect("recompute_config.mp_comm_recompute", _never, _SEMI),
     NoEffect("recompute_config.recompute_slice_activation", _never, _SEMI),
     NoEffect("recompute_config.select_comm_recompute", _several_devices, _SEMI),
+    NoEffect("recompute_config.select_recompute_exclude", _true, "select_recompute has one pattern of operators"),
 )
 
 # Spellings that are interface in MindFormers, and the correct ones that users may write: kind -> {written: meant}.

@@ -79,7 +79,6 @@ class RunnerSection(SectionModel):
     initial_epoch: Natural = 0
     initial_step: Natural = 0
     origin_epochs: Count | None = None
-    stop_step: Natural | None = None
 
 
 class StrategySection(SectionModel):
