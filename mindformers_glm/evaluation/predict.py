@@ -1,0 +1,110 @@
+"""Prediction as run mode: texts, a list or a file in, a list of results and text_generation_result.txt out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindformers_glm.checkpoint.atomic import write_text
+from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.generate import generate, log_speed
+from mindformers_glm.log import logger
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+
+RESULT_NAME = "text_generation_result.txt"
+_TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
+
+
+def predict(
+    engine: Engine,
+    tokenizer: GLMTokenizer,
+    inputs: str | Path | Sequence[str],
+    config: GenerationConfig,
+    *,
+    batch_size: int = 1,
+    result_file: str | Path | None = None,
+    unescape: bool = False,
+) -> list[dict[str, list[str]]]:
+    """`[{'text_generation_text': [prompt and answer, ...]}, ...]`: one dictionary for each batch, in order.
+
+    `inputs` and `unescape` as for `read_inputs`. `result_file` receives the list as Python prints it; the file
+    appears whole or not at all.
+
+    Raises:
+        ConfigError: a batch size below 1, or no inputs.
+        DataError: a file that cannot be read, or holds no prompt.
+        GenerationError: a prompt that does not fit.
+    """
+    if batch_size < 1:
+        raise ConfigError("predict_batch_size", batch_size, "Use 1 or more.")
+    texts = read_inputs(inputs, unescape=unescape)
+    prompts = [tokenizer.encode(text) for text in texts]
+    for row, prompt in enumerate(prompts):
+        config.limits(prompt, seq_length=engine.max_length, row=row)
+    results = []
+    for begin in range(0, len(prompts), batch_size):
+        started = time.perf_counter()
+        batch = prompts[begin : begin + batch_size]
+        found = generate(engine, batch, config)
+        log_speed(time.perf_counter() - started, sum(len(result.ids) for result in found))
+        each = len(found) // len(batch)
+        rows = [batch[place // each] + result.ids for place, result in enumerate(found)]
+        results.append({"text_generation_text": [tokenizer.decode(row, skip_special_tokens=True) for row in rows]})
+    logger.info("output result is: %s", results)
+    if result_file is not None:
+        write_text(result_file, str(results))
+        logger.info("output result is saved at: %s", result_file)
+    return results
+
+
+def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -> list[str]:
+    r"""Prompts of a text, of a list, or of a file with one prompt per line, where blank lines are left out.
+
+    In a file the two characters \n stand for a new line; with `unescape` (as the command line wants it) they do in
+    texts too.
+
+    Raises:
+        ConfigError: nothing was given, or something that is not text.
+        DataError: the file is missing, empty, or not UTF-8.
+    """
+    if isinstance(inputs, Path) or (isinstance(inputs, str) and _names_a_file(inputs)):
+        return _read_file(Path(inputs))
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not texts:
+        raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError("predict_data", text, "A prompt is text.")
+    return [text.replace("\\n", "\n") for text in texts] if unescape else texts
+
+
+def _names_a_file(text: str) -> bool:
+    """True for the path of a file, and for what can only be meant as one."""
+    if "\n" in text or len(text) > 4096:
+        return False
+    try:
+        if Path(text).is_file():
+            return True
+    except (OSError, ValueError):
+        return False
+    return text.endswith(_TEXT_SUFFIXES) and not any(char.isspace() for char in text)
+
+
+def _read_file(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(
+            str(path), "there is no such file", "Give the path of a text file, a prompt per line"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "Give a UTF-8 text file, a prompt per line") from error
+    prompts = [line.replace("\\n", "\n") for line in lines if line.strip()]
+    if not prompts:
+        raise DataError(str(path), "no line has text", "Write one prompt per line")
+    if len(prompts) < len(lines):
+        logger.info("%s: %d blank lines are left out", path, len(lines) - len(prompts))
+    return prompts

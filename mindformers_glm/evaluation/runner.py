@@ -1,0 +1,199 @@
+"""Evaluation of a model on a dataset: by generating and comparing texts, or by its loss."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+from mindspore import Tensor, nn
+
+from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.data.batch import FILLER, IGNORED, Batch
+from mindformers_glm.errors import GenerationError
+from mindformers_glm.evaluation.metrics import PerplexityMetric
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.generate import generate, read_prompts
+from mindformers_glm.generation.search import Generation
+from mindformers_glm.log import logger
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+
+
+class TextMetric(Protocol):
+    """What compares predicted with expected texts."""
+
+    def update(self, predictions: list[str], labels: list[str]) -> None:
+        """Takes one batch."""
+
+    def eval(self) -> dict[str, float]:
+        """The scores of all batches."""
+
+
+class Dataset(Protocol):
+    """Batches in an order that is a function of the epoch."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on."""
+
+
+class Evaluation(NamedTuple):
+    """`scores` of the metric, how much was generated, and where the predictions are, if they were written."""
+
+    scores: dict[str, float]
+    num_samples: int
+    num_tokens: int
+    seconds: float
+    predictions: Path | None = None
+
+
+class _Progress:
+    """The line after each batch, as MindFormers words it."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches, self.num_tokens, self.seconds, self.done = num_batches, 0, 0.0, 0
+
+    def add(self, *, samples: int, tokens: int, seconds: float) -> None:
+        self.done += 1
+        self.num_tokens += tokens
+        self.seconds += seconds
+        remaining = self.seconds / self.done * (self.num_batches - self.done)
+        logger.info(
+            "Step[%d/%d], cost time %.4fs, every example cost time is %.4f, generate speed: %.4f tokens/s, "
+            "avg speed: %.4f tokens/s, remaining time: %s",
+            self.done,
+            self.num_batches,
+            seconds,
+            seconds / samples,
+            tokens / seconds,
+            self.num_tokens / self.seconds,
+            timedelta(seconds=int(remaining)),
+        )
+
+
+def evaluate_generation(
+    engine: Engine,
+    tokenizer: GLMTokenizer,
+    dataset: Dataset,
+    metric: TextMetric,
+    config: GenerationConfig,
+    *,
+    predictions: str | Path | None = None,
+    log_samples: bool = False,
+) -> Evaluation:
+    """The metric of what the model writes after each prompt of an eval dataset (input_ids: prompts, labels: answers).
+
+    `predictions` names a JSON-lines file with line, prompt, prediction, label and the reason of the end for each row;
+    it appears when the run is over. `log_samples` also logs each pair ("pred is", "label is").
+
+    Raises:
+        GenerationError: a prompt that leaves no room for an answer, with its line in the data file.
+    """
+    progress, num_samples = _Progress(len(dataset)), 0
+    with _lines(predictions) as write:
+        for batch in dataset.batches(0):
+            begin = time.perf_counter()
+            batch = without_fillers(batch)
+            prompts = read_prompts(batch.input_ids, pad_id=config.pad_token_id)
+            results = generate_batch(engine, batch, prompts, config)
+            seconds = time.perf_counter() - begin
+            samples = _samples(tokenizer, batch, prompts, results, pad_id=config.pad_token_id)
+            metric.update([sample["prediction"] for sample in samples], [sample["label"] for sample in samples])
+            for sample in samples:
+                write(sample)
+                if log_samples:
+                    logger.info("pred is:\n %s\n label is:\n %s", sample["prediction"], sample["label"])
+            num_samples += len(samples)
+            progress.add(samples=len(samples), tokens=sum(len(result.ids) for result in results), seconds=seconds)
+        scores = metric.eval()
+    if predictions is not None:
+        logger.info("predictions are saved at: %s", predictions)
+    logger.info("...........Evaluate Over!...............")
+    path = None if predictions is None else Path(predictions)
+    return Evaluation(scores, num_samples, progress.num_tokens, progress.seconds, path)
+
+
+def without_fillers(batch: Batch) -> Batch:
+    """The rows that stand in the data; fillers only even out the ranks."""
+    return Batch(*(column[batch.rows != FILLER] for column in batch))
+
+
+def generate_batch(
+    engine: Engine, batch: Batch, prompts: list[list[int]], config: GenerationConfig
+) -> list[Generation]:
+    """One result for each row; a row that does not fit is reported with its line in the data file."""
+    for line, prompt in zip(batch.rows, prompts, strict=True):
+        try:
+            config.limits(prompt, seq_length=engine.max_length)
+        except GenerationError as error:
+            raise GenerationError(f"line {int(line)} of the evaluation data: {error}") from error
+    return generate(engine, prompts, config)
+
+
+def evaluate_loss(model: nn.Cell, dataset: Dataset, metric: PerplexityMetric | None = None) -> Evaluation:
+    """Mean loss and perplexity of a model on batches with labels as in training."""
+    metric = metric or PerplexityMetric()
+    was_training, begin, num_samples, num_tokens = model.training, time.perf_counter(), 0, 0
+    model.set_train(False)
+    try:
+        for number, batch in enumerate(dataset.batches(0), 1):
+            loss = float(model(Tensor(batch.input_ids), Tensor(batch.labels)).asnumpy())
+            metric.update(loss)
+            num_samples += len(batch.rows)
+            num_tokens += int((batch.labels != IGNORED).sum())
+            logger.info("Step[%d/%d], loss: %.6f", number, len(dataset), loss)
+    finally:
+        model.set_train(was_training)
+    scores = metric.eval()
+    logger.info("%s = %s", type(metric).__name__, scores)
+    logger.info("...........Evaluate Over!...............")
+    return Evaluation(scores, num_samples, num_tokens, time.perf_counter() - begin)
+
+
+def _samples(
+    tokenizer: GLMTokenizer, batch: Batch, prompts: list[list[int]], results: list[Generation], *, pad_id: int
+) -> list[dict[str, Any]]:
+    """What is written down of each row, in the order of the batch."""
+
+    def text(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    return [
+        {
+            "line": int(line),
+            "prompt": text(prompt),
+            "prediction": text(result.ids),
+            "label": text(_real(label, pad_id)),
+            "finish_reason": result.finish_reason,
+        }
+        for line, prompt, label, result in zip(batch.rows, prompts, batch.labels, results, strict=True)
+    ]
+
+
+def _real(row: Any, pad_id: int) -> list[int]:
+    """Ids of a label row without padding."""
+    ids = [int(token) for token in row if int(token) >= 0]
+    while ids and ids[-1] == pad_id:
+        ids.pop()
+    return ids
+
+
+@contextlib.contextmanager
+def _lines(path: str | Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes a mapping as one JSON line; the file appears at the end."""
+    if path is None:
+        yield lambda fields: None
+        return
+    with atomic_write(path, "w") as file:
+        yield lambda fields: _write(file, fields)
+
+
+def _write(file: IO[str], fields: dict[str, Any]) -> None:
+    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
