@@ -44,10 +44,13 @@ def run(argv: Sequence[str] | None = None, *, script_dir: Path | None = None) ->
     Raises:
         UserError: the command line, the configuration, a file or the device is not as it must be.
     """
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        from mindformers_glm import runtime  # noqa: PLC0415
+
+        return runtime.serve_as_scheduler()
     import mindformers_glm  # noqa: F401, PLC0415 - fills the registries; `--help` works without MindSpore
     from mindformers_glm.config.arguments import parse_command_line  # noqa: PLC0415
     from mindformers_glm.train.task import run_task  # noqa: PLC0415
 
     config, _ = parse_command_line(argv, script_dir=script_dir)
     return run_task(config)
-

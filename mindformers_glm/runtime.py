@@ -94,6 +94,14 @@ def rank_size() -> int:
     return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", 1)))
 
 
+def serve_as_scheduler() -> None:
+    """Brings msrun's ranks together and returns when all have ended."""
+    from mindspore.communication import init  # noqa: PLC0415 - starts libraries when imported
+
+    ms.set_device("CPU")  # whatever the ranks compute on
+    init()
+
+
 def _start_communication() -> None:
     from mindspore.communication import get_group_size, init  # noqa: PLC0415 - starts libraries when imported
 
