@@ -103,3 +103,16 @@ def sum_over(axis: Axis, value: np.ndarray) -> np.ndarray:
     if axis.size == 1:
         return value
     return ops.AllReduce(group=axis.group)(Tensor(value, ms.float32)).asnumpy()
+
+
+def gather_bytes(axis: Axis, data: bytes) -> list[bytes]:
+    """What every rank gives, in order, on every rank: metrics and predictions, outside any graph."""
+    if axis.size == 1:
+        return [data]
+    lengths = np.zeros(axis.size, np.float32)
+    lengths[axis.rank] = len(data)
+    lengths = sum_over(axis, lengths).astype(int)
+    padded = np.zeros(max(int(lengths.max()), 1), np.float32)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = StackFromRanks(axis)(Tensor(padded)).asnumpy().astype(np.uint8)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
