@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from mindformers_glm.log import logger
 from mindformers_glm.registry import METRICS
 
@@ -49,7 +51,7 @@ class ADGENMetric:
 
     def eval(self) -> dict[str, float]:
         """The means, nan without any pair; they are printed as well."""
-        means = {name: sum(values) / len(values) if values else math.nan for name, values in self.scores.items()}
+        means = {name: float(np.mean(values)) if values else math.nan for name, values in self.scores.items()}
         if self.num_blank_predictions:
             fate = "count as 0" if self.blank_scores_zero else "are left out of the means"
             logger.warning("%d of %d predictions are blank and %s", self.num_blank_predictions, self.num_pairs, fate)

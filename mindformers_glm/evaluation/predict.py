@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from mindspore import nn
 
 from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.generation.generate import generate, log_speed
+from mindformers_glm.generation.generate import engine_of, generate_rows
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -19,42 +21,46 @@ _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 
 
 def predict(
-    engine: Engine,
+    model: nn.Cell | Engine,
     tokenizer: GLMTokenizer,
     inputs: str | Path | Sequence[str],
-    config: GenerationConfig,
     *,
-    batch_size: int = 1,
-    result_file: str | Path | None = None,
+    batch_size: int | None = None,
+    generation_config: GenerationConfig | dict | None = None,
+    streamer: Any = None,
+    add_special_tokens: bool = True,
     unescape: bool = False,
+    result_file: str | Path | None = None,
+    **settings: Any,
 ) -> list[dict[str, list[str]]]:
     """`[{'text_generation_text': [prompt and answer, ...]}, ...]`: one dictionary for each batch, in order.
 
-    `inputs` and `unescape` as for `read_inputs`. `result_file` receives the list as Python prints it; the file
-    appears whole or not at all.
+    `inputs` and `unescape` as for `read_inputs`; `batch_size` None is 1, and the last batch may be smaller.
+    `settings` are fields of GenerationConfig and override `generation_config`, and that the model's defaults.
+    `result_file` receives the list as Python prints it; the file appears whole or not at all.
 
     Raises:
         ConfigError: a batch size below 1, or no inputs.
         DataError: a file that cannot be read, or holds no prompt.
-        GenerationError: a prompt that does not fit.
+        GenerationError: a setting that makes no sense, or a prompt that does not fit; before anything is generated.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ConfigError("predict_batch_size", batch_size, "Use 1 or more.")
+    engine = model if isinstance(model, Engine) else engine_of(model)
+    config = (engine.defaults if generation_config is None else make_config(generation_config, None)).updated(
+        **settings
+    )
     texts = read_inputs(inputs, unescape=unescape)
-    prompts = [tokenizer.encode(text) for text in texts]
+    prompts = [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
     for row, prompt in enumerate(prompts):
         config.limits(prompt, seq_length=engine.max_length, row=row)
     results = []
-    for begin in range(0, len(prompts), batch_size):
-        started = time.perf_counter()
-        batch = prompts[begin : begin + batch_size]
-        found = generate(engine, batch, config)
-        log_speed(time.perf_counter() - started, sum(len(result.ids) for result in found))
-        each = len(found) // len(batch)
-        rows = [batch[place // each] + result.ids for place, result in enumerate(found)]
+    for begin in range(0, len(prompts), batch_size or 1):
+        batch = prompts[begin : begin + (batch_size or 1)]
+        rows = generate_rows(engine, batch, config, streamer=streamer)
         results.append({"text_generation_text": [tokenizer.decode(row, skip_special_tokens=True) for row in rows]})
-    logger.info("output result is: %s", results)
     if result_file is not None:
+        logger.info("output result is: %s", results)
         write_text(result_file, str(results))
         logger.info("output result is saved at: %s", result_file)
     return results

@@ -88,7 +88,7 @@ def stream_chat(
     if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
         raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")
     prompt = Renderer(tokenizer).prompt(history, query, role=role, system=system, tools=tools)
-    config = make_config(generation_config, model.config, **settings)
+    config = make_config(generation_config, GenerationConfig.from_model(model.config), **settings)
     for event in stream_reply(engine_of(model), tokenizer, prompt, config):
         yield Turn(event.reply.content, _extended(tokenizer, history, {"role": role, "content": query}, event.reply))
 

@@ -200,21 +200,19 @@ class GenerationConfig:
             raise _wrong("min_length", self.min_length, f"It exceeds max_length ({total}).")
 
 
-def make_config(given: Any, model_config: Any, **changes: Any) -> GenerationConfig:
-    """The settings of a call: `given` (a GenerationConfig or a mapping) or the model's defaults, then `changes`.
+def make_config(given: Any, defaults: GenerationConfig, **changes: Any) -> GenerationConfig:
+    """The settings of a call: `given`, a whole GenerationConfig or a mapping over `defaults`, and then `changes`.
 
     Raises:
         GenerationError: `given` is something else, or a name or value is wrong.
     """
     if given is None:
-        base = GenerationConfig.from_model(model_config)
-    elif isinstance(given, GenerationConfig):
-        base = given
-    elif isinstance(given, Mapping):
-        base = GenerationConfig.from_model(model_config).updated(**given)
-    else:
+        given = {}
+    if isinstance(given, Mapping):
+        given = defaults.updated(**given)
+    if not isinstance(given, GenerationConfig):
         raise GenerationError(f"generation_config: got {shorten(given)}. Give a GenerationConfig or a mapping")
-    return base.updated(**changes) if changes else base
+    return given.updated(**changes)
 
 
 def _wrong(name: str, value: Any, fix: str) -> GenerationError:

@@ -62,12 +62,20 @@ class Engine:
     `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
     that memory for a long one stays linear and others go on in between. Requests that ask for it leave their cache
     behind, at most `prefix_tokens` tokens in all (the model's length if None), for prompts that begin alike.
+    `defaults` are the settings that callers start from.
     """
 
     def __init__(
-        self, network: Network, *, max_rows: int = 16, chunk: int = 256, prefix_tokens: int | None = None
+        self,
+        network: Network,
+        *,
+        defaults: GenerationConfig | None = None,
+        max_rows: int = 16,
+        chunk: int = 256,
+        prefix_tokens: int | None = None,
     ) -> None:
         self.network, self.max_rows = network, max_rows
+        self.defaults = defaults or GenerationConfig()
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
         prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
         self._scheduler = Scheduler(network, max_rows=max_rows, chunk=chunk, prefixes=PrefixStore(prefix_tokens))

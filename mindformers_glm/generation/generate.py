@@ -26,7 +26,8 @@ class MindSporeEngine(Engine):
     """The engine over a MindSpore model on this process's device. Options as for Engine."""
 
     def __init__(self, model: nn.Cell, **options: Any) -> None:
-        super().__init__(MindSporeNetwork(model), **options)
+        defaults = GenerationConfig.from_model(model.config)
+        super().__init__(MindSporeNetwork(model), defaults=defaults, **options)
         self.parameters = _identity(model)
 
 
@@ -94,24 +95,35 @@ def generate_arrays(
     Raises:
         GenerationError: a setting or prompt that cannot be honoured, or a streamer for several rows.
     """
-    config = make_config(generation_config, model.config, seed=seed, logits_processor=logits_processor, **settings)
+    defaults = GenerationConfig.from_model(model.config)
+    config = make_config(generation_config, defaults, seed=seed, logits_processor=logits_processor, **settings)
     prompts = read_prompts(input_ids, pad_id=config.pad_token_id, attention_mask=attention_mask)
-    if streamer is not None and (len(prompts) > 1 or config.num_return_sequences > 1 or config.num_beams > 1):
+    rows = generate_rows(engine_of(model), prompts, config, streamer=streamer)
+    return [np.asarray(row, np.int32) for row in rows]
+
+
+def generate_rows(
+    engine: Engine, prompts: list[list[int]], config: GenerationConfig, *, streamer: Any = None
+) -> list[list[int]]:
+    """Prompt and new ids of each result, with the log line of MindFormers; `streamer` shows the one row.
+
+    Raises:
+        GenerationError: a prompt that cannot be honoured, or a streamer for several rows.
+    """
+    each = config.num_return_sequences
+    if streamer is not None and (len(prompts) * each > 1 or config.num_beams > 1):
         raise GenerationError("streamer: it shows one row as it grows; give one prompt, one result and no beams")
-    on_token = None
-    if streamer is not None:
-        streamer.put(prompts[0])
-        on_token = lambda row, token: streamer.put(token.choice.token)  # noqa: E731 - a one-word adapter
     begin = time.perf_counter()
-    try:
-        results = generate(engine_of(model), prompts, config, on_token=on_token)
-    finally:
-        if streamer is not None:
+    if streamer is None:
+        results = generate(engine, prompts, config)
+    else:
+        streamer.put(prompts[0])
+        try:
+            results = generate(engine, prompts, config, on_token=lambda row, token: streamer.put(token.choice.token))
+        finally:
             streamer.end()
     log_speed(time.perf_counter() - begin, sum(len(result.ids) for result in results))
-    each = config.num_return_sequences
-    rows = [[*prompts[place // each], *result.ids] for place, result in enumerate(results)]
-    return [np.asarray(row, np.int32) for row in rows]
+    return [[*prompts[place // each], *result.ids] for place, result in enumerate(results)]
 
 
 def log_speed(seconds: float, tokens: int) -> None:

@@ -77,7 +77,7 @@ def test_defaults_come_from_the_model():
 
 
 def test_a_length_in_the_call_replaces_those_of_the_model():
-    model = ChatGLM2Config(seq_length=96, max_new_tokens=7)
+    model = GenerationConfig.from_model(ChatGLM2Config(seq_length=96, max_new_tokens=7))
     assert make_config(None, model, max_length=20).limits([1] * 5, seq_length=96).max_new == 15
     assert make_config(None, model, max_length=None).limits([1] * 5, seq_length=96).max_new == 7
     assert make_config({"max_length": 20}, model).total_length == 20
