@@ -12,7 +12,11 @@ from mindformers_glm.errors import CheckpointError
 
 
 def state_parameters(optimizer: nn.Cell) -> dict[str, Parameter]:
-    """Name -> Parameter of everything the optimizer updates beside the weights, in its own order."""
+    """Name -> Parameter of everything the optimizer updates beside the weights, in its own order.
+
+    Of an optimizer around another (`inner`, a divided one) the state is the inner one's.
+    """
+    optimizer = getattr(optimizer, "inner", optimizer)
     weights = {id(parameter) for parameter in optimizer.parameters}
     return {
         parameter.name: parameter

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Context in which `requested` becomes the name of the first signal that arrives; None until then.
+
+    Outside the main thread, where Python takes no signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            os._exit(128 + number)  # the user insists; files are replaced atomically, so none is left half written
+        self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"\n{self.requested}: finishing this step, then saving. Once more ends at once.", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""A language model of a few hundred weights and a dataset of random tokens, so that a test trains in a second."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindformers_glm.data.batch import IGNORED, Batch
+from mindformers_glm.data.order import Order
+from mindformers_glm.ops.cross_entropy import cross_entropy
+from mindformers_glm.optim import FP32StateAdamWeightDecay, decay_groups
+from mindformers_glm.train.plan import make_plan
+from mindformers_glm.train.state import RunState, data_identity
+from mindformers_glm.train.step import TrainStep
+
+VOCABULARY, WIDTH, LENGTH = 17, 8, 6
+
+
+class Toy(nn.Cell):
+    """Predicts the next token from the present one."""
+
+    def __init__(self, seed=0, dtype=ms.float32):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.table = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)), dtype), name="table")
+        self.weight = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)) * 0.3, dtype), name="dense.weight")
+        self.bias = Parameter(Tensor(np.zeros(VOCABULARY), dtype), name="dense.bias")
+
+    def construct(self, input_ids, labels):
+        hidden = ops.tanh(ops.gather(self.table, input_ids.reshape(-1), 0))
+        return cross_entropy(ops.matmul(hidden, self.weight.T) + self.bias, labels.reshape(-1))
+
+
+class Tokens:
+    """Random rows in an order fixed by (seed, epoch); row k is line k + 1."""
+
+    def __init__(self, rows=24, batch_size=4, seed=3):
+        rng = np.random.default_rng(seed)
+        self.ids = rng.integers(0, VOCABULARY, (rows, LENGTH)).astype(np.int32)
+        self.labels = (self.ids * 5 + 3).astype(np.int32) % VOCABULARY
+        self.labels[rng.random(self.labels.shape) < 0.3] = IGNORED
+        self.order = Order(num_rows=rows, batch_size=batch_size, seed=seed)
+        self.batch_size = batch_size
+
+    def __len__(self):
+        return len(self.order)
+
+    def batches(self, epoch, start=0):
+        for index in range(start, len(self)):
+            rows = self.order.batch(epoch, index)
+            yield Batch(self.ids[rows], self.labels[rows], rows + 1)
+
+
+def make_step(seed=0, optimizer=FP32StateAdamWeightDecay, dtype=ms.float32, **settings):
+    network = Toy(seed, dtype)
+    return TrainStep(network, optimizer(decay_groups(network.trainable_params(), 0.1), eps=1e-8), **settings)
+
+
+@pytest.fixture
+def toy():
+    """Makes networks, datasets, steps and runs."""
+
+    class Make:
+        network, dataset, step = staticmethod(Toy), staticmethod(Tokens), staticmethod(make_step)
+
+        @staticmethod
+        def run(folder, dataset=None, *, step=None, seed=0, plan=None, **settings):
+            data = dataset or Tokens()
+            step = step or make_step(seed)
+            plan = {"epochs": 2, "accumulation": step.accumulation} | (plan or {})
+            plan = make_plan(batches=len(data), **plan)
+            size = data.batch_size * step.accumulation
+            return RunState(
+                step=step, plan=plan, batch_size=size, data=data_identity(data), output_dir=folder, **settings
+            )
+
+    return Make
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+def both_modes(request, graph_mode):
+    ms.set_context(mode=request.param)
