@@ -1,7 +1,32 @@
-"""Fine-tune, evaluate and deploy the GLM family (ChatGLM2, ChatGLM3 and their kin) on MindSpore."""
+"""Fine-tune, evaluate and deploy the GLM family (ChatGLM2, ChatGLM3 and their kin) on MindSpore.
+
+Importing the package fills the registries: every class that a YAML may name is known afterwards.
+"""
 
 from __future__ import annotations
 
+from mindformers_glm import data, evaluation, generation, optim, tokenizers  # noqa: F401
+from mindformers_glm.auto import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.pipeline import TextGenerationPipeline, pipeline
+from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from mindformers_glm.train import causal_language_modeling as _trainer  # noqa: F401 - registers the trainer
+from mindformers_glm.train.api import Trainer, TrainingArguments
 from mindformers_glm.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoProcessor",
+    "AutoTokenizer",
+    "ChatGLM2Config",
+    "ChatGLM2ForConditionalGeneration",
+    "ChatGLM2Tokenizer",
+    "ChatGLM3Tokenizer",
+    "TextGenerationPipeline",
+    "Trainer",
+    "TrainingArguments",
+    "__version__",
+    "pipeline",
+]

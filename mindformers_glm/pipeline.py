@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from mindspore import nn
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.predict import predict
+from mindformers_glm.generation.config import GenerationConfig, make_config
+from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.registry import PIPELINES
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _TASK = "text_generation"
 _BACKENDS = ("ms",)
-_TEXT_ARGUMENTS = ("add_special_tokens", "batch_size", "streamer")
 
 
 @PIPELINES.register(_TASK)
@@ -55,9 +57,11 @@ class TextGenerationPipeline:
         Raises:
             GenerationError: a setting or prompt that the model cannot honour.
         """
-        return predict(
-            self.model, self.tokenizer, inputs, **{"batch_size": self.batch_size, **self.settings, **settings}
-        )
+        settings = {**self.settings, **settings}
+        batch_size = settings.pop("batch_size", self.batch_size) or 1
+        config = make_config(None, self.model.config, **settings)
+        config = config.updated(eos_token_id=sorted({*config.stop_ids, *self.tokenizer.stop_ids}))
+        return predict(engine_of(self.model), self.tokenizer, inputs, config, batch_size=batch_size)
 
 
 def pipeline(
@@ -86,7 +90,5 @@ def pipeline(
 
 
 def _network_keys() -> set[str]:
-    """Keys of the network's configuration that no generation setting shares."""
-    generating = {"max_length", "max_new_tokens", "max_decode_length", "do_sample", "top_k", "top_p", "temperature"}
-    generating |= {"repetition_penalty", "num_beams", "eos_token_id", "pad_token_id", "bos_token_id", "use_past"}
-    return set(ChatGLM2Config.model_fields) - generating - set(_TEXT_ARGUMENTS)
+    """Keys of the network's configuration that are no generation settings."""
+    return set(ChatGLM2Config.model_fields) - {field.name for field in fields(GenerationConfig)}

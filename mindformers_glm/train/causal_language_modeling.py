@@ -1,0 +1,214 @@
+"""The run modes of one configuration: train and finetune, eval, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from mindformers_glm import runtime
+from mindformers_glm.checkpoint.resume import TrainState, read_train_state
+from mindformers_glm.checkpoint.saved import resume_file
+from mindformers_glm.config import RunConfig
+from mindformers_glm.config.prompts import read_prompts
+from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.evaluation.metrics import PerplexityMetric
+from mindformers_glm.evaluation.predict import RESULT_NAME, predict
+from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.generate import engine_of
+from mindformers_glm.log import logger
+from mindformers_glm.optim import build_schedule, decay_groups
+from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights
+from mindformers_glm.train.callbacks import Callback, build_callbacks
+from mindformers_glm.train.fit import fit
+from mindformers_glm.train.plan import make_plan
+from mindformers_glm.train.state import RunState, data_identity
+from mindformers_glm.train.step import TrainStep
+from mindformers_glm.train.wrapper import build_wrapper
+
+
+@TRAINERS.register()
+class CausalLanguageModelingTrainer:
+    """Runs what `config.run_mode` says. Parts that are given are used instead of those the configuration describes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        network: nn.Cell | None = None,
+        tokenizer: GLMTokenizer | None = None,
+        train_dataset: TokenDataset | None = None,
+        eval_dataset: TokenDataset | None = None,
+        optimizer: nn.Cell | None = None,
+        callbacks: Sequence[Any] | None = None,
+        metric: Any = None,
+    ) -> None:
+        self.config = config
+        self.output = Path(config.output_dir).expanduser()
+        self._network, self._tokenizer, self._optimizer = network, tokenizer, optimizer
+        self._train_dataset, self._eval_dataset = train_dataset, eval_dataset
+        self._callbacks, self._metric = callbacks, metric
+
+    @cached_property
+    def tokenizer(self) -> GLMTokenizer:
+        """The tokenizer of the run."""
+        return self._tokenizer or build_tokenizer(self.config)
+
+    @cached_property
+    def train_dataset(self) -> TokenDataset:
+        """The rows to learn."""
+        return self._train_dataset or build_data(self.config, "train")
+
+    @cached_property
+    def eval_dataset(self) -> TokenDataset:
+        """The rows to evaluate on."""
+        return self._eval_dataset or build_data(self.config, "eval")
+
+    def train(self) -> TrainState:
+        """Trains, or fine-tunes; returns the state at the end.
+
+        Raises:
+            UserError: data, weights or settings do not fit, before anything is compiled; or training ended early.
+        """
+        config, dataset = self.config, self.train_dataset
+        network = self._network or build_network(config, training=True)
+        resume_from = self._resume_from()
+        if resume_from is None and self._network is None:
+            load_weights(network, config)
+        state = self._run_state(network, dataset)
+        if resume_from is not None:
+            state.restore(read_train_state(resume_from, steps_per_epoch=state.plan.unit), place=str(resume_from))
+            logger.info("Resuming from %s after step %d", resume_from, state.done)
+        per_epoch = state.plan.steps_per_epoch
+        schedule = self._schedule(state.plan.total_steps, per_epoch)
+        return fit(state, dataset, schedule, self._all_callbacks(network)).capture()
+
+    def evaluate(self) -> dict[str, float]:
+        """The metric's figures over `eval_dataset`."""
+        dataset, tokenizer = self.eval_dataset, self.tokenizer
+        network = self._loaded_network()
+        return self._evaluate(network, dataset, tokenizer)
+
+    def predict(self) -> list[dict[str, list[str]]]:
+        """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
+        prompts, tokenizer = self._prompts(), self.tokenizer
+        network = self._loaded_network()
+        return predict(
+            engine_of(network),
+            tokenizer,
+            prompts,
+            self._generation(network, tokenizer),
+            batch_size=self.config.predict_batch_size or 1,
+            result_file=self.config.save_file or RESULT_NAME,
+        )
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    def _loaded_network(self) -> nn.Cell:
+        if self._network is not None:
+            return self._network
+        network = build_network(self.config, training=False)
+        load_weights(network, self.config)
+        return network
+
+    def _run_state(self, network: nn.Cell, dataset: TokenDataset) -> RunState:
+        config, runner = self.config, self.config.runner_config
+        settings = build_wrapper(config.runner_wrapper)
+        step = TrainStep(
+            network,
+            self._optimizer or self._build_optimizer(network),
+            loss_scale=settings.loss_scale,
+            max_grad_norm=settings.max_grad_norm,
+            accumulation=runner.gradient_accumulation_steps,
+        )
+        plan = make_plan(
+            batches=len(dataset),
+            epochs=runner.epochs,
+            sink_mode=runner.sink_mode,
+            sink_size=runner.sink_size,
+            accumulation=runner.gradient_accumulation_steps,
+        )
+        return RunState(
+            step=step,
+            plan=plan,
+            batch_size=dataset.batch_size * runner.gradient_accumulation_steps,
+            data=data_identity(dataset),
+            output_dir=self.output,
+            rank=runtime.rank(),
+            rank_size=runtime.rank_size() if config.use_parallel else 1,
+            shows_scale=settings.shows_scale,
+            resume_hint="the same command with --resume_training true goes on from there",
+        )
+
+    def _build_optimizer(self, network: nn.Cell) -> nn.Cell:
+        spec = {name: value for name, value in self.config.optimizer.items() if name != "learning_rate"}
+        groups = decay_groups(network.trainable_params(), float(spec.get("weight_decay") or 0.0))
+        return OPTIMIZERS.build(spec, "optimizer", params=groups)
+
+    def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:
+        own = self.config.optimizer.get("learning_rate")
+        spec, key = (own, "optimizer.learning_rate") if own is not None else (self.config.lr_schedule, "lr_schedule")
+        return build_schedule(spec, key, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+    def _resume_from(self) -> Path | None:
+        """The checkpoint to go on from, None for a fresh start."""
+        config = self.config
+        if not config.resume_training:
+            return None
+        given = Path(config.load_checkpoint or "").expanduser()
+        place = given if config.load_checkpoint and given.exists() else self.output
+        ranks = runtime.rank_size() if config.use_parallel else 1
+        return resume_file(place, which=config.resume_training, rank=runtime.rank(), rank_size=ranks)
+
+    def _all_callbacks(self, network: nn.Cell) -> list[Callback]:
+        config, evaluate = self.config, None
+        if config.do_eval:
+            dataset, tokenizer = self.eval_dataset, self.tokenizer  # built now, so that their faults show first
+
+            def evaluate() -> dict[str, float]:
+                return self._evaluate(network, dataset, tokenizer)
+
+        return build_callbacks(
+            [*config.callbacks, *(self._callbacks or [])],
+            evaluate=evaluate,
+            eval_step_interval=config.eval_step_interval,
+            eval_epoch_interval=config.eval_epoch_interval,
+        )
+
+    def _evaluate(self, network: nn.Cell, dataset: TokenDataset, tokenizer: GLMTokenizer) -> dict[str, float]:
+        specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
+        figures: dict[str, float] = {}
+        for spec in specs:
+            metric = self._metric or METRICS.build(spec, "metric")
+            if isinstance(metric, PerplexityMetric):
+                figures.update(evaluate_loss(network, dataset, metric).scores)
+                continue
+            found = evaluate_generation(
+                engine_of(network),
+                tokenizer,
+                dataset,
+                metric,
+                self._generation(network, tokenizer),
+                predictions=self.output / "predictions.jsonl",
+            )
+            figures.update(found.scores)
+        return figures
+
+    def _generation(self, network: nn.Cell, tokenizer: GLMTokenizer) -> GenerationConfig:
+        """The settings of model_config; a reply also ends where the tokenizer says that a turn does."""
+        settings = GenerationConfig.from_model(network.config)
+        return settings.updated(eos_token_id=sorted({*settings.stop_ids, *tokenizer.stop_ids}))
+
+    def _prompts(self) -> list[str]:
+        if self.config.input_data is not None:
+            return read_prompts(self.config.input_data)
+        if self.config.eval_dataset is None:
+            raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
+        return [row.prompt for row in self.eval_dataset.rows]
