@@ -11,8 +11,7 @@ from mindspore import nn
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.predict import predict
-from mindformers_glm.generation.config import GenerationConfig, make_config
-from mindformers_glm.generation.generate import engine_of
+from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.registry import PIPELINES
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
@@ -57,11 +56,10 @@ class TextGenerationPipeline:
         Raises:
             GenerationError: a setting or prompt that the model cannot honour.
         """
-        settings = {**self.settings, **settings}
-        batch_size = settings.pop("batch_size", self.batch_size) or 1
-        config = make_config(None, self.model.config, **settings)
-        config = config.updated(eos_token_id=sorted({*config.stop_ids, *self.tokenizer.stop_ids}))
-        return predict(engine_of(self.model), self.tokenizer, inputs, config, batch_size=batch_size)
+        settings = {"batch_size": self.batch_size, **self.settings, **settings}
+        ends = {*GenerationConfig.from_model(self.model.config).stop_ids, *self.tokenizer.stop_ids}
+        settings.setdefault("eos_token_id", sorted(ends))
+        return predict(self.model, self.tokenizer, inputs, **settings)
 
 
 def pipeline(

@@ -101,11 +101,11 @@ class CausalLanguageModelingTrainer:
         prompts, tokenizer = self._prompts(), self.tokenizer
         network = self._loaded_network()
         return predict(
-            engine_of(network),
+            network,
             tokenizer,
             prompts,
-            self._generation(network, tokenizer),
-            batch_size=self.config.predict_batch_size or 1,
+            generation_config=self._generation(network, tokenizer),
+            batch_size=self.config.predict_batch_size,
             result_file=self.config.save_file or RESULT_NAME,
         )
 
