@@ -59,6 +59,7 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
         _wrap(model.transformer, mesh.tensor)
     if mesh.size > 1:
         model.loss = ParallelCrossEntropy(mesh.tensor, mesh.data)
+        model.transformer.output_layer.is_plain = False  # logits go through the loss above
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.whole_config = config
