@@ -47,7 +47,6 @@ def _is_url(value: Any, _: Values) -> bool:
 _GRAPHS = "graph kernels are a compiler switch of Ascend; the fused operators of ops/ are chosen by device"
 _TUNE = "the dataset pipeline is plain Python and has nothing to tune"
 _RESUME = "resume_training takes the newest step that every rank has completed"
-_PROFILE = "use `python -m mindformers_glm.benchmark train`, which times the parts of a step"
 _SEMI = "tensor parallel layers are explicit here; no compiler searches for a strategy"
 
 NO_EFFECT: tuple[NoEffect, ...] = (
@@ -64,13 +63,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("auto_tune", _true, _TUNE),
     NoEffect("filepath_prefix", _never, "as auto_tune"),
     NoEffect("autotune_per_step", _never, "as auto_tune"),
-    NoEffect("profile", _true, _PROFILE),
-    NoEffect("profile_start_step", _never, "as profile"),
-    NoEffect("profile_stop_step", _never, "as profile"),
-    NoEffect("init_start_profile", _never, "as profile"),
-    NoEffect("profile_communication", _never, "as profile"),
-    NoEffect("profile_memory", _never, "as profile"),
-    NoEffect("profile_level", _never, "as profile"),
+    NoEffect("profile_level", _never, "the profiler has one level on a processor"),
     NoEffect("trust_remote_code", _true, "code that comes with weights is never run"),
     NoEffect("train_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
     NoEffect("infer_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
@@ -145,6 +138,20 @@ CALLBACK_KEYS = {
     "step_upload_frequency": "step_upload_frequence",
     "epoch_upload_frequency": "epoch_upload_frequence",
 }
+
+PROFILER = "ProfileMonitor"
+_PROFILER_KEYS = {  # key of the file -> argument of ProfileMonitor
+    "profile_start_step": "start_step",
+    "profile_stop_step": "stop_step",
+    "init_start_profile": "start_profile",
+    "profile_communication": "profile_communication",
+    "profile_memory": "profile_memory",
+}
+
+
+def profiler_settings(values: Values) -> dict[str, Any]:
+    """The arguments that `profile: True` and its companions give the callback ProfileMonitor."""
+    return {name: values[key] for key, name in _PROFILER_KEYS.items() if values.get(key) is not None}
 
 
 def normalise(values: Values) -> dict[str, Any]:

@@ -133,6 +133,17 @@ def rates(values: Values) -> list[ConfigError]:
     return [ConfigError(f"{key}.lr_end", end, f"It must be below {key}.learning_rate ({rate:g}).")]
 
 
+def scaled_rate(values: Values) -> list[ConfigError]:
+    """The rate is written as it is used; `lr_scale` multiplied it by devices and batch size out of sight."""
+    if not values.get("lr_scale") or values.get("run_mode") not in TRAINING:
+        return []
+    rate, batch = _number(values.get("lr_schedule"), "learning_rate"), _whole(values.get("runner_config"), "batch_size")
+    factor, count = _number(values, "lr_scale_factor") or 256, world_size() or 1
+    shown = f": {rate * count * (batch or 1) / factor:g} for {count} device(s)" if rate is not None else ""
+    fix = f"Write the scaled rate in lr_schedule.learning_rate{shown}, and leave lr_scale False."
+    return [ConfigError("lr_scale", values["lr_scale"], fix)]
+
+
 def warm_up(values: Values) -> list[ConfigError]:
     """Warm-up is shorter than the whole, and a ratio lies between 0 and 1."""
     schedule = values.get("lr_schedule")
@@ -208,6 +219,7 @@ RULES: tuple[Rule, ...] = (
     evaluation_length,
     weights_named,
     rates,
+    scaled_rate,
     warm_up,
     sinking,
     devices,

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.components import check_components
-from mindformers_glm.config.legacy import lookup, normalise, without_effect
+from mindformers_glm.config.legacy import PROFILER, lookup, normalise, profiler_settings, without_effect
 from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_text
 from mindformers_glm.config.overrides import apply, parse_overrides
 from mindformers_glm.config.rules import TRAINING, check_rules, world_size
@@ -79,12 +79,15 @@ class RunConfig(Section):
 
         `load_checkpoint`, else `model.model_config.checkpoint_name_or_path`. MindFormers trained from random weights
         when load_checkpoint was empty, whatever the second said; here `allow_random_weights: True` asks for that.
+
+        Raises:
+            ConfigError: nothing is named and random weights were not asked for, as in a run that was to be resumed.
         """
-        if self.load_checkpoint:
-            return self.load_checkpoint
-        if self.allow_random_weights and self.run_mode in TRAINING:
-            return None
-        return lookup(self, "model.model_config.checkpoint_name_or_path") or None
+        name = _named_weights(self)
+        if name is None and not self.allow_random_weights:
+            fix = "There is nothing to start from: name a model, file or folder, or set allow_random_weights: True."
+            raise ConfigError("load_checkpoint", self.load_checkpoint, fix)
+        return name
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain dicts and lists; a linked dataset stands once."""
@@ -206,15 +209,26 @@ def _settle(config: RunConfig) -> list[str]:
         if config[task] is None:
             config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
         config[task]["dataset_config"] = dataset
-    fill_vocabularies(config, config.initial_weights)
-    if config.run_mode == "train" and not config.load_checkpoint and config.initial_weights:
+    weights = _named_weights(config)
+    fill_vocabularies(config, weights)
+    if config.profile and not any(spec.get("type") == PROFILER for spec in config.callbacks):
+        config.callbacks.append({"type": PROFILER, **profiler_settings(config)})
+    if config.run_mode == "train" and not config.load_checkpoint and not config.resume_training and weights:
         notes.append(
-            f"load_checkpoint is empty: training starts from checkpoint_name_or_path {config.initial_weights!r}. "
+            f"load_checkpoint is empty: training starts from checkpoint_name_or_path {weights!r}. "
             "Set allow_random_weights: True to train from random weights."
         )
     if config.use_parallel and world_size() in (None, 1):
         notes.append("use_parallel is True and one process was started: start several with scripts/run_distribute.sh.")
     return notes
+
+
+def _named_weights(config: RunConfig) -> str | None:
+    if config.load_checkpoint:
+        return config.load_checkpoint
+    if config.allow_random_weights and config.run_mode in TRAINING:
+        return None
+    return lookup(config, "model.model_config.checkpoint_name_or_path") or None
 
 
 def _plain(value: Any) -> Any:

@@ -59,6 +59,7 @@ RULES = [
     (["lr_schedule.warmup_steps=20", "lr_schedule.total_steps=10"], "lr_schedule.warmup_steps", "total_steps (10)"),
     (["lr_schedule.warmup_steps=-1"], "lr_schedule.warmup_steps", "Use 0"),
     (["runner_config.sink_size=0"], "runner_config.sink_size", "-1 for a whole epoch"),
+    (["lr_scale=true"], "lr_scale", "lr_schedule.learning_rate: 7.8125e-07 for 1 device(s)"),
     (["optimizer=null"], "optimizer", "run_mode finetune needs this section"),
     (["do_eval=true", "metric=null"], "metric", "run_mode finetune with do_eval needs this section"),
     (["do_eval=true", "eval_dataset=null"], "eval_dataset", "needs this section"),

@@ -9,7 +9,7 @@ import yaml
 
 from mindformers_glm import log
 from mindformers_glm.config import load_config, make_config, run
-from mindformers_glm.errors import ConfigErrors
+from mindformers_glm.errors import ConfigError, ConfigErrors
 
 
 def test_sections_are_read_by_attribute_and_components_are_plain_dicts(written):
@@ -64,6 +64,20 @@ def test_the_dataset_of_a_task_is_the_dataset(written):
 )
 def test_where_the_weights_come_from(written, changes, weights):
     assert load_config(written(*changes)).initial_weights == weights
+
+
+def test_a_run_that_was_to_be_resumed_starts_from_nothing_only_on_request(written):
+    config = load_config(written("load_checkpoint=", "resume_training=true"))
+    with pytest.raises(ConfigError, match="nothing to start from"):
+        _ = config.initial_weights
+    assert config.changed(["allow_random_weights=true"]).initial_weights is None
+
+
+def test_profiling_is_a_callback(written):
+    config = load_config(written("profile=true", "profile_stop_step=3", "init_start_profile=false"))
+    expected = {"type": "ProfileMonitor", "stop_step": 3, "start_profile": False}
+    assert {**config.callbacks[-1], **expected} == config.callbacks[-1]
+    assert config.changed([]).callbacks == config.callbacks
 
 
 def test_training_from_the_second_name_is_said(written):
