@@ -26,11 +26,6 @@ class FixedLossScaleUpdateCell:
         self.value = _positive(loss_scale_value, "loss_scale_value")
         self.good_steps = 0
 
-    @property
-    def at_minimum(self) -> bool:
-        """True when another overflow cannot lower the scale."""
-        return self.fixed or self.value <= MINIMUM
-
     def update(self, overflow: bool) -> None:
         """Takes note of one step."""
         self.good_steps = 0 if overflow else self.good_steps + 1

@@ -18,7 +18,7 @@ from mindformers_glm.train.interrupt import Interrupt
 from mindformers_glm.train.plan import Position
 from mindformers_glm.train.state import RunState
 
-MAX_OVERFLOWS = 20  # in a row, while the loss scale cannot fall any more
+MAX_OVERFLOWS = 20  # in a row, when the loss scale cannot fall any more
 
 
 class Dataset(Protocol):
@@ -65,11 +65,11 @@ def fit(state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequen
 def _run(
     state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequence[Callback], interrupt: Interrupt
 ) -> None:
-    overflows_in_a_row = 0
+    stuck_in_a_row = 0
     for batches, data_seconds in _micro_batches(state, dataset):
         _announce(state, batches)
         begin, rate = time.perf_counter(), schedule(state.updates)
-        result = state.step(batches, rate, stop=interrupt.requested is not None)
+        result = state.step(batches, rate, stop=interrupt.requested)
         state.first_step = state.result is None
         state.step_seconds, state.data_seconds, state.result = time.perf_counter() - begin, data_seconds, result
         state.done += 1
@@ -78,8 +78,9 @@ def _run(
         _announce_compiled(state)
         if not math.isfinite(result.loss):
             raise TrainingStopped(_not_finite(state, batches))
-        overflows_in_a_row = overflows_in_a_row + 1 if result.overflow and state.step.loss_scale.at_minimum else 0
-        if overflows_in_a_row >= MAX_OVERFLOWS:
+        stuck = result.overflow and state.step.loss_scale.value >= result.loss_scale
+        stuck_in_a_row = stuck_in_a_row + 1 if stuck else 0
+        if stuck_in_a_row >= MAX_OVERFLOWS:
             raise TrainingStopped(_overflowing(state, batches))
         for callback in callbacks:
             callback.on_step_end(state)
@@ -89,7 +90,7 @@ def _run(
         if state.is_last:
             return
         if result.stop or (interrupt.requested and state.rank_size == 1):
-            raise TrainingStopped(_interrupted(state, callbacks, interrupt.requested or "another rank"))
+            raise TrainingStopped(_interrupted(state, callbacks))
 
 
 def _micro_batches(state: RunState, dataset: Dataset) -> Iterator[tuple[list[Batch], float]]:
@@ -145,9 +146,9 @@ def _overflowing(state: RunState, batches: Sequence[Batch]) -> str:
     )
 
 
-def _interrupted(state: RunState, callbacks: Sequence[Callback], cause: str) -> str:
+def _interrupted(state: RunState, callbacks: Sequence[Callback]) -> str:
     saved = [place for place in (callback.on_interrupt(state) for callback in callbacks) if place]
-    head = f"Stopped by {cause} after step {state.done} of {state.plan.total_steps}."
+    head = f"Interrupted after step {state.done} of {state.plan.total_steps}."
     if not saved:
         return f"{head} Nothing was saved: there is no CheckpointMonitor in `callbacks`."
     return f"{head} Saved {', '.join(map(str, saved))}. To go on, {state.resume_hint}."

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once."""
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the process at once.
+
+While MindSpore compiles or runs a graph it answers SIGINT by sending the process SIGTERM, so the two cannot be told
+apart here.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Context in which `requested` becomes the name of the first signal that arrives; None until then.
+    """Context in which `requested` becomes True when a signal arrives.
 
     Outside the main thread, where Python takes no signals, nothing changes.
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.requested = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -32,7 +36,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self.requested:
             os._exit(128 + number)  # the user insists; files are replaced atomically, so none is left half written
-        self.requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"\n{self.requested}: finishing this step, then saving. Once more ends at once.", file=sys.stderr)
+        self.requested = True
+        print("\nInterrupted: finishing this step, then saving. Once more ends at once.", file=sys.stderr)

@@ -33,6 +33,17 @@ class Toy(nn.Cell):
         return cross_entropy(ops.matmul(hidden, self.weight.T) + self.bias, labels.reshape(-1))
 
 
+class SquareRoot(nn.Cell):
+    """Its loss is 0 and its gradient is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.zeros((2, 2), np.float32)), name="w")
+
+    def construct(self, input_ids, labels):
+        return ops.sqrt(self.weight).sum()
+
+
 class Tokens:
     """Random rows in an order fixed by (seed, epoch); row k is line k + 1."""
 
@@ -53,8 +64,8 @@ class Tokens:
             yield Batch(self.ids[rows], self.labels[rows], rows + 1)
 
 
-def make_step(seed=0, optimizer=FP32StateAdamWeightDecay, dtype=ms.float32, **settings):
-    network = Toy(seed, dtype)
+def make_step(seed=0, optimizer=FP32StateAdamWeightDecay, dtype=ms.float32, network=None, **settings):
+    network = network or Toy(seed, dtype)
     return TrainStep(network, optimizer(decay_groups(network.trainable_params(), 0.1), eps=1e-8), **settings)
 
 
@@ -63,7 +74,7 @@ def toy():
     """Makes networks, datasets, steps and runs."""
 
     class Make:
-        network, dataset, step = staticmethod(Toy), staticmethod(Tokens), staticmethod(make_step)
+        network, square_root, dataset, step = Toy, SquareRoot, Tokens, staticmethod(make_step)
 
         @staticmethod
         def run(folder, dataset=None, *, step=None, seed=0, plan=None, **settings):
