@@ -24,6 +24,8 @@ DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and n
 class LoraLinear(nn.Cell):
     """W x + b + (alpha / rank) B A dropout(x), with W and b of the layer that it stands for."""
 
+    is_plain = False
+
     def __init__(self, base: Linear, config: LoraConfig):
         super().__init__()
         kind = getattr(ms, config.param_init_type)

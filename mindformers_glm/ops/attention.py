@@ -1,56 +1,53 @@
 """Attention of grouped heads (GQA). Keys and values are never repeated: the query heads of a group become rows.
 
-Shapes: B batch, T new tokens, S past slots, H query heads, K kv heads, G = H / K, E head_dim.
+Shapes: B batch, T new tokens, N = B * T rows, S past slots, H query heads, K kv heads, G = H / K, E head_dim.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 MASKED = -1e4  # finite, so that a row without any key stays finite; exp(-1e4) is 0 in float32
 
-_scores = ops.BatchMatMul(transpose_b=True)
-_mix = ops.BatchMatMul()
+_scores, _mix, _mix_back = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul(), ops.BatchMatMul(transpose_a=True)
 _top, _total = ops.ReduceMax(keep_dims=True), ops.ReduceSum(keep_dims=True)
 
 
-def group_rows(x: Tensor, *, batch: int, kv_heads: int, head_dim: int) -> Tensor:
-    """Query heads as rows of their group: (N, H, E) -> (B, K, T * G, E), rows ordered (t, g)."""
-    groups = x.shape[1] // kv_heads
-    x = x.reshape(batch, -1, kv_heads, groups, head_dim).transpose(0, 2, 1, 3, 4)
-    return x.reshape(batch, kv_heads, -1, head_dim)
+def split_heads(rows: Tensor, *, batch: int, heads: int, head_dim: int) -> Tensor:
+    """Heads before tokens: (N, heads * E) -> (B, heads, T, E)."""
+    return rows.reshape(batch, -1, heads, head_dim).transpose(0, 2, 1, 3)
 
 
-def ungroup_rows(x: Tensor, *, batch: int, heads: int) -> Tensor:
-    """The inverse, heads joined: (B, K, T * G, E) -> (N, H * E)."""
-    kv_heads, head_dim = x.shape[1], x.shape[3]
-    x = x.reshape(batch, kv_heads, -1, heads // kv_heads, head_dim).transpose(0, 2, 1, 3, 4)
-    return x.reshape(-1, heads * head_dim)
+def join_heads(x: Tensor, *, batch: int, heads: int) -> Tensor:
+    """Attention's result as rows: (B, K, G * T, E) -> (N, H * E)."""
+    return x.reshape(batch, heads, -1, x.shape[3]).transpose(0, 2, 1, 3).reshape(-1, heads * x.shape[3])
 
 
-def causal_mask(rows: Tensor, keys: Tensor) -> Tensor:
-    """0 where the key is not after the row, MASKED elsewhere. rows (B, 1, R, 1), keys (B, 1, 1, S): positions."""
-    return ops.cast(keys > rows, ms.float32) * MASKED
+def causal_mask(positions: Tensor, *, groups: int) -> Tensor:
+    """0 where a key is not after its row, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T)."""
+    batch = positions.shape[0]
+    rows = ops.tile(positions, (1, groups)).reshape(batch, 1, -1, 1)
+    return ops.cast(positions.reshape(batch, 1, 1, -1) > rows, ms.float32) * MASKED
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, drop=None) -> Tensor:
-    """Attention among the given tokens: softmax(q k^T + mask) v, (B, K, T * G, E).
+    """Attention among the given tokens: softmax(q k^T + mask) v, (B, K, G * T, E).
 
-    q (B, K, T * G, E) already scaled, k and v (B, K, T, E), mask (B or 1, 1, T * G, T). The softmax is float32
-    whatever the type of v. `drop` is applied to the probabilities, where it is given.
+    q (B, K, G * T, E) already scaled, rows ordered (g, t); k and v (B, K, T, E); mask (B or 1, 1, G * T, T). The
+    softmax is float32 whatever the type of v. `drop` is applied to the probabilities, where it is given.
     """
+    if drop is None:
+        return _attention(q, k, v, mask)[0]
     probs = ops.softmax(ops.cast(_scores(q, k), ms.float32) + mask, -1)
-    if drop is not None:
-        probs = drop(probs)
-    return _mix(ops.cast(probs, v.dtype), v)
+    return _mix(ops.cast(drop(probs), v.dtype), v)
 
 
 def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
-    """Attention over several blocks of keys, which are not joined in memory: (B, K, T * G, E).
+    """Attention over several blocks of keys, which are not joined in memory: (B, K, G * T, E).
 
-    q (B, K, T * G, E) already scaled; a block is (k, v, mask) with k and v (B, K, S, E) and a mask that broadcasts to
-    (B, K, T * G, S), or None where every row sees every key.
+    q (B, K, G * T, E) already scaled; a block is (k, v, mask) with k and v (B, K, S, E) and a mask that broadcasts to
+    (B, K, G * T, S), or None where every row sees every key.
     """
     scores, top = (), None
     for k, _, mask in blocks:
@@ -68,3 +65,23 @@ def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
         weight = weight if drop is None else drop(weight)
         mixed = mixed + _mix(ops.cast(weight, v.dtype), v)
     return mixed / ops.cast(total, mixed.dtype)
+
+
+class _Attention(nn.Cell):
+    """The formula with its gradient by hand: the probabilities are kept and nothing else of their size.
+
+    Returns the probabilities too, because `bprop` sees inputs and results only.
+    """
+
+    def construct(self, q, k, v, mask):
+        probs = ops.cast(ops.softmax(ops.cast(_scores(q, k), ms.float32) + mask, -1), v.dtype)
+        return _mix(probs, v), probs
+
+    def bprop(self, q, k, v, mask, out, dout):
+        (mixed, probs), dmixed = out, dout[0]
+        own = _total(ops.cast(dmixed * mixed, ms.float32), -1)  # sum over keys of dprobs * probs, on E columns, not T
+        dscores = ops.cast((_scores(dmixed, v) - own) * probs, q.dtype)
+        return _mix(dscores, k), _mix_back(dscores, q), _mix_back(probs, dmixed), ops.zeros_like(mask)
+
+
+_attention = _Attention()

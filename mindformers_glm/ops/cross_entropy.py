@@ -1,13 +1,15 @@
-"""Cross entropy of next tokens over a large vocabulary."""
+"""Cross entropy of next tokens over a large vocabulary. Shapes: N rows, D hidden, V vocabulary."""
 
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 IGNORED = -100
+CHUNK_LOGITS = 2**25
 
-_sum = ops.ReduceSum()
+_times, _forward, _back = ops.MatMul(transpose_b=True), ops.MatMul(), ops.MatMul(transpose_a=True)
+_sum, _highest = ops.ReduceSum(), ops.ArgMaxWithValue(axis=-1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -15,10 +17,79 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     logits (N, V) of any float type, labels (N,) int32. The divisor is count + 1e-5, as in MindFormers.
     """
-    kept = labels != IGNORED
+    target, weight = _targets(labels)
+    return _cross_entropy(ops.cast(logits, ms.float32), target, weight)[0]
+
+
+def head_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """`cross_entropy` of the logits hidden W^T, which are never held all at once. hidden (N, D), weight (V, D).
+
+    Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
+    there: 3 matrix products as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
+    for, graph mode leaves those two products out; in PyNative mode use `cross_entropy` then.
+    """
+    target, weight_of_row = _targets(labels)
+    return _head_cross_entropy(hidden, ops.cast(weight, hidden.dtype), target, weight_of_row)[0]
+
+
+def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels as columns (N, 1), 0 for ignored ones, and what each row counts (N, 1): 1 / count or 0."""
+    kept = (labels != IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
-    weight = weight / (_sum(weight) + 1e-5)
-    target = ops.cast(kept, ms.int32) * labels
-    logp = ops.log_softmax(ops.cast(logits, ms.float32), -1)
-    picked = ops.gather_elements(logp, 1, target.reshape(-1, 1)).reshape(-1)
-    return -_sum(picked * weight)
+    return ops.cast(kept, ms.int32) * labels.reshape(-1, 1), weight / (_sum(weight) + 1e-5)
+
+
+def _row_losses(logits: Tensor, probs: Tensor, target: Tensor) -> Tensor:
+    """log(sum(exp(logits))) - logits[target] of each row (N, 1).
+
+    The sum is read off the most probable column, log sum exp = logit - log prob: that probability is at least 1 / V,
+    where the target's may be 0. ArgMaxWithValue is the fast maximum of a CPU, ReduceMax takes seven times as long.
+    """
+    best, top = _highest(logits)
+    likeliest = ops.gather_elements(probs, 1, best.reshape(-1, 1))
+    return top.reshape(-1, 1) - ops.log(likeliest) - ops.gather_elements(logits, 1, target)
+
+
+class _CrossEntropy(nn.Cell):
+    """The formula with its gradient by hand; returns the probabilities too, because `bprop` sees results only."""
+
+    def construct(self, logits, target, weight):
+        probs = ops.softmax(logits, -1)
+        return _sum(_row_losses(logits, probs, target) * weight), probs
+
+    def bprop(self, logits, target, weight, out, dout):
+        scale = weight * dout[0]
+        dlogits = out[1] * scale
+        dlogits = ops.tensor_scatter_elements(dlogits, target, -scale, axis=1, reduction="add")
+        return dlogits, ops.zeros_like(target), ops.zeros_like(weight)
+
+
+class _HeadCrossEntropy(nn.Cell):
+    """Returns the loss and its gradients for `hidden` and `weight`, which `bprop` only multiplies by what comes in."""
+
+    def construct(self, hidden, weight, target, weight_of_row):
+        loss, dhidden, dweight = 0.0, (), 0.0
+        for rows in _chunks(hidden.shape[0], weight.shape[0]):
+            part = ops.depend(hidden[rows], loss) if dhidden else hidden[rows]  # one chunk after the other
+            logits = ops.cast(_times(part, weight), ms.float32)
+            probs = ops.softmax(logits, -1)
+            kept = weight_of_row[rows]
+            loss = loss + _sum(_row_losses(logits, probs, target[rows]) * kept)
+            probs, kept = ops.cast(probs, hidden.dtype), ops.cast(kept > 0, hidden.dtype)
+            dhidden += ((_forward(probs, weight) - ops.gather(weight, target[rows].reshape(-1), 0)) * kept,)
+            part = part * kept
+            dweight = dweight + ops.tensor_scatter_add(_back(probs, part), target[rows], -part)
+        return loss, ops.concat(dhidden) if len(dhidden) > 1 else dhidden[0], dweight, ops.reduce_max(weight_of_row)
+
+    def bprop(self, hidden, weight, target, weight_of_row, out, dout):
+        _, dhidden, dweight, share = out
+        scale = ops.cast(share * dout[0], hidden.dtype)
+        return dhidden * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(weight_of_row)
+
+
+def _chunks(rows: int, vocabulary: int) -> tuple[slice, ...]:
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    return tuple(slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+_cross_entropy, _head_cross_entropy = _CrossEntropy(), _HeadCrossEntropy()

@@ -1,12 +1,15 @@
-"""Rotary position embedding of GLM: the first half of each head, neighbouring pairs."""
+"""Rotary position embedding of GLM: the first half of each head, neighbouring pairs.
+
+Shapes: B batch, T tokens, N = B * T rows, H query heads, K kv heads, E head_dim.
+"""
 
 from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
-_matmul = ops.MatMul()
+_matmul, _matmul_back = ops.MatMul(), ops.MatMul(transpose_b=True)
 
 
 def rotary_table(*, length: int, channels: int, ratio: float = 1.0, method: str = "base") -> np.ndarray:
@@ -40,12 +43,49 @@ def pair_turn(channels: int) -> np.ndarray:
     return turn
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, turn: Tensor) -> Tensor:
-    """The heads x turned by the angle of its position, in float32. x (N, h, E), cos and sin (N, 1, E), turn (E, E).
+def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `rotate_heads` does to heads q | k | v besides turning: (factor, offset), each (1, H + 2 K, 1, 1).
 
-    A product with the constant matrix `turn` is exact (one term for each sum) and, on a CPU, several times faster
-    than taking pairs apart and joining them.
+    The cosine of a head is factor * cos + offset, its sine factor * sin: queries are scaled by 1 / sqrt(E) on the way,
+    values are left as they are.
     """
-    x = ops.cast(x, ms.float32)
-    turned = _matmul(x.reshape(-1, x.shape[-1]), turn).reshape(-1, x.shape[-2], x.shape[-1])
-    return x * cos + turned * sin
+    factor, offset = np.ones((2, 1, heads + 2 * kv_heads, 1, 1), np.float32)
+    factor[:, :heads] = channels**-0.5
+    factor[:, heads + kv_heads :] = 0
+    offset[:, : heads + kv_heads] = 0
+    return factor, offset
+
+
+def rotate_heads(
+    x: Tensor, cos: Tensor, sin: Tensor, turn: Tensor, *, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Heads q | k | v turned by the angles of their positions, x * cos + (x turn) * sin, and taken apart.
+
+    x (B, H + 2 K, T, E); cos and sin (B or 1, H + 2 K, T, E), float32; turn (E, E) from `pair_turn`. Result in the type
+    of x: q (B, K, G * T, E) with rows ordered (g, t), k and v (B, K, T, E). The product with the constant matrix is
+    exact (one term in each sum) and several times faster on a CPU than taking pairs apart.
+    """
+    q, k, v = _rotate(ops.cast(x, ms.float32), cos, sin, turn, heads, kv_heads)
+    return ops.cast(q, x.dtype), ops.cast(k, x.dtype), ops.cast(v, x.dtype)
+
+
+class _Rotate(nn.Cell):
+    """The formula with its gradient by hand: heads are joined, not padded and added, and turned back."""
+
+    def construct(self, x, cos, sin, turn, heads, kv_heads):
+        x = x * cos + _turned(_matmul, x, turn) * sin
+        q = x[:, :heads].reshape(x.shape[0], kv_heads, -1, x.shape[3])
+        return q, x[:, heads : heads + kv_heads], x[:, heads + kv_heads :]
+
+    def bprop(self, x, cos, sin, turn, heads, kv_heads, out, dout):
+        dq, dk, dv = dout
+        dx = ops.concat((dq.reshape(dq.shape[0], heads, -1, dq.shape[3]), dk, dv), 1)
+        dx = dx * cos + _turned(_matmul_back, dx * sin, turn)
+        return dx, ops.zeros_like(cos), ops.zeros_like(sin), ops.zeros_like(turn), 0, 0
+
+
+def _turned(product, x, turn):
+    return product(x.reshape(-1, x.shape[3]), turn).reshape(x.shape[0], x.shape[1], -1, x.shape[3])
+
+
+_rotate = _Rotate()

@@ -61,7 +61,7 @@ def test_last_logits_equal_peft(folder):
     kept = expected["train_attention_mask"].astype(bool)
     seen = np.tril(np.ones(kept.shape[1:] * 2, bool)) & kept[:, None] | ~kept[:, :, None]
     groups = model.config.num_attention_heads // model.config.num_kv_heads
-    mask = np.where(np.repeat(seen, groups, 1), 0, -1e4).astype(np.float32)[:, None]
+    mask = np.where(np.tile(seen, (1, groups, 1)), 0, -1e4).astype(np.float32)[:, None]
     logits = Masked(model)(Tensor(expected["train_ids"]), Tensor(mask)).asnumpy()
     last = logits.reshape(*kept.shape, -1)[0, -1]
     np.testing.assert_allclose(last, expected["lora_logits_last"], atol=1e-4, rtol=0)

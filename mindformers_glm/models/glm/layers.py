@@ -1,8 +1,9 @@
 """The parts of a layer. Shapes: B batch, T tokens, N = B * T rows, S cache, D hidden, H heads, K kv heads,
-E head_dim, F ffn, V vocabulary. Activations are rows (N, .), so that nothing but attention need know B and T.
+G = H / K, E head_dim, F ffn, V vocabulary. Activations are rows (N, .): only attention need know B and T.
 
-What the parts are told of the rows' places: `cos`, `sin` (N, 1, E) of their positions, `mask` (., 1, T * G, T) among
-them, and `batch`, which is B. These are plain arguments: a recomputed Cell differentiates no tuples in PyNative mode.
+What the parts are told of the rows' places: `cos` and `sin` (B or 1, H + 2 K, T, E) of their positions, `mask` (B or 1,
+1, G * T, T) among them, and `batch`, which is B. These are plain arguments, because in PyNative mode a recomputed Cell
+differentiates no tuples.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.ops.attention import attention, blocked_attention, group_rows, ungroup_rows
+from mindformers_glm.ops.attention import attention, blocked_attention, join_heads, split_heads
 from mindformers_glm.ops.linear import linear
-from mindformers_glm.ops.rms_norm import layer_norm, rms_norm
-from mindformers_glm.ops.rotary import apply_rotary
+from mindformers_glm.ops.rms_norm import layer_norm, rms_norm_beside
+from mindformers_glm.ops.rotary import rotate_heads
 from mindformers_glm.ops.swiglu import swiglu
 
 INIT_SIGMA = 0.02
@@ -23,6 +24,8 @@ INIT_SIGMA = 0.02
 
 class Linear(nn.Cell):
     """A weight (out, in), and a bias where the layer has one, in `param_init_type`."""
+
+    is_plain = True  # nothing but the weight and the bias: a fused operator may use them directly
 
     def __init__(self, columns: int, rows: int, *, bias: bool, config: ChatGLM2Config, sigma: float = INIT_SIGMA):
         super().__init__()
@@ -48,13 +51,15 @@ class Norm(nn.Cell):
         if not config.rmsnorm:
             self.bias = Parameter(initializer("zeros", (config.hidden_size,), self.dtype), name="bias")
         self.eps = config.layernorm_epsilon
+        self.same = config.layernorm_compute_type == config.stream_dtype
 
-    def construct(self, x: Tensor) -> Tensor:
-        """Normed rows in `layernorm_compute_type`: (N, D) -> (N, D)."""
-        x = ops.cast(x, self.dtype)
-        if self.bias is None:
-            return rms_norm(x, self.weight, eps=self.eps)
-        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed rows (N, D) in `layernorm_compute_type`, and beside them the rows themselves, for the residual."""
+        wide = ops.cast(x, self.dtype)
+        if self.bias is not None:
+            return layer_norm(wide, self.weight, self.bias, eps=self.eps), x
+        normed, wide = rms_norm_beside(wide, self.weight, eps=self.eps)
+        return normed, wide if self.same else x
 
 
 class CoreAttention(nn.Cell):
@@ -73,7 +78,7 @@ class CoreAttention(nn.Cell):
         prefix_k: Tensor | None = None,
         prefix_v: Tensor | None = None,
     ) -> Tensor:
-        """Queries (B, K, T * G, E), keys and values (B, K, T, E), a prefix (B, K, P, E) -> (B, K, T * G, E)."""
+        """Queries (B, K, G * T, E), keys and values (B, K, T, E), a prefix (B, K, P, E) -> (B, K, G * T, E)."""
         if prefix_k is None:
             return attention(q, k, v, mask, drop=self.drop)
         return blocked_attention(q, ((prefix_k, prefix_v, None), (k, v, mask)), drop=self.drop)
@@ -85,7 +90,7 @@ class SelfAttention(nn.Cell):
     def __init__(self, config: ChatGLM2Config, turn: Tensor, sigma: float):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
-        self.grouped, self.scale = config.multi_query_attention, config.kv_channels**-0.5
+        self.grouped = config.multi_query_attention
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
@@ -93,7 +98,7 @@ class SelfAttention(nn.Cell):
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
-        self.turn, self.dtype = turn, getattr(ms, config.compute_dtype)
+        self.turn = turn
 
     def construct(
         self,
@@ -108,7 +113,7 @@ class SelfAttention(nn.Cell):
         """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row."""
         q, k, v = self.project(x, cos, sin, batch)
         out = self.core(q, k, v, mask, prefix_k, prefix_v)
-        return self.dense(ungroup_rows(out, batch=batch, heads=self.heads))
+        return self.dense(join_heads(out, batch=batch, heads=self.heads))
 
     def cached(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, past: tuple
@@ -119,23 +124,17 @@ class SelfAttention(nn.Cell):
         """
         q, k, v = self.project(x, cos, sin, batch)
         out = blocked_attention(q, (*past, (k, v, mask)))
-        return self.dense(ungroup_rows(out, batch=batch, heads=self.heads)), k, v
+        return self.dense(join_heads(out, batch=batch, heads=self.heads)), k, v
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated and scaled queries (B, K, T * G, E), rotated keys and plain values (B, K, T, E)."""
+        """Rotated and scaled queries (B, K, G * T, E), rotated keys and plain values (B, K, T, E)."""
         h, k, e = self.heads, self.kv_heads, self.head_dim
-        qkv = self.query_key_value(x)
         if self.grouped:  # rows q | k | v
-            qk, value = qkv[:, : (h + k) * e].reshape(-1, h + k, e), qkv[:, (h + k) * e :]
+            x = split_heads(self.query_key_value(x), batch=batch, heads=h + 2 * k, head_dim=e)
         else:  # for each head its q, k, v
-            qkv = qkv.reshape(-1, h, 3 * e)
-            qk = ops.concat((qkv[:, :, :e], qkv[:, :, e : 2 * e]), 1)
-            value = qkv[:, :, 2 * e :]
-        qk = apply_rotary(qk, cos, sin, self.turn)
-        query = ops.cast(qk[:, :h] * self.scale, self.dtype)
-        query = group_rows(query, batch=batch, kv_heads=k, head_dim=e)
-        key = ops.cast(qk[:, h:], self.dtype).reshape(batch, -1, k, e).transpose(0, 2, 1, 3)
-        return query, key, value.reshape(batch, -1, k, e).transpose(0, 2, 1, 3)
+            x = self.query_key_value(x).reshape(batch, -1, h, 3, e).transpose(0, 3, 2, 1, 4)
+            x = x.reshape(batch, 3 * h, -1, e)
+        return rotate_heads(x, cos, sin, self.turn, heads=h, kv_heads=k)
 
 
 class Activation(nn.Cell):
@@ -186,7 +185,7 @@ class Block(nn.Cell):
         prefix_v: Tensor | None = None,
     ) -> Tensor:
         """Rows (N, D) -> (N, D) in the type of the stream."""
-        normed = self.input_layernorm(x)
+        normed, x = self.input_layernorm(x)
         out = self.self_attention(normed, cos, sin, mask, batch, prefix_k, prefix_v)
         return self.rest(x, normed, out)
 
@@ -194,14 +193,14 @@ class Block(nn.Cell):
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, past: tuple
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (N, D) -> (N, D), and the new keys and values (B, K, T, E); see SelfAttention.cached."""
-        normed = self.input_layernorm(x)
+        normed, x = self.input_layernorm(x)
         out, key, value = self.self_attention.cached(normed, cos, sin, mask, batch, past)
         return self.rest(x, normed, out), key, value
 
     def rest(self, x: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         """The layer after attention: rows x, their norm, attention's result -> (N, D)."""
         x = self.add(normed if self.residual_is_norm else x, out)
-        normed = self.post_attention_layernorm(x)
+        normed, x = self.post_attention_layernorm(x)
         return self.add(normed if self.residual_is_norm else x, self.mlp(normed))
 
     def add(self, residual: Tensor, out: Tensor) -> Tensor:

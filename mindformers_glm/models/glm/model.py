@@ -19,8 +19,8 @@ from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm
 from mindformers_glm.ops.attention import MASKED, causal_mask
-from mindformers_glm.ops.cross_entropy import cross_entropy
-from mindformers_glm.ops.rotary import pair_turn, rotary_table
+from mindformers_glm.ops.cross_entropy import cross_entropy, head_cross_entropy
+from mindformers_glm.ops.rotary import head_scales, pair_turn, rotary_table
 from mindformers_glm.registry import CONFIGS, MODELS, service
 
 CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
@@ -63,7 +63,7 @@ class Encoder(nn.Cell):
 
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
-        return x if self.final_layernorm is None else self.final_layernorm(x)
+        return x if self.final_layernorm is None else self.final_layernorm(x)[0]
 
     def set_recompute(self, config: ChatGLM2Config) -> None:
         """Marks what the backward pass computes again, as `recompute_config` says."""
@@ -88,13 +88,15 @@ class ChatGLM2Model(nn.Cell):
         self.embedding = Embedding(config)
         self.encoder = Encoder(config)
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
-        self.length, self.groups = config.seq_length, config.num_attention_heads // config.num_kv_heads
+        heads, kv_heads, channels = config.num_attention_heads, config.num_kv_heads, config.kv_channels
+        self.length, self.groups, self.channels = config.seq_length, heads // kv_heads, channels
         table = rotary_table(
-            length=config.seq_length, channels=config.kv_channels, ratio=config.rope_ratio, method=config.rope_method
+            length=config.seq_length, channels=channels, ratio=config.rope_ratio, method=config.rope_method
         )
         self.table = Tensor(table)
         self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
-        self.group = Tensor(np.zeros((1, 1, self.groups), np.int32))
+        scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
+        self.factor, self.offset = (Tensor(scale) for scale in scales)
 
     def construct(self, input_ids: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Token ids (B, T) -> normed rows (N, D)."""
@@ -102,22 +104,19 @@ class ChatGLM2Model(nn.Cell):
         return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix)
 
     def place(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """cos, sin (N, 1, E) and mask (1, 1, T * G, T) of whole sequences: each row holds positions 0 to T - 1."""
-        batch, tokens = input_ids.shape
+        """cos, sin and mask of whole sequences, with B = 1: each row holds positions 0 to T - 1; see `turned`."""
+        tokens = input_ids.shape[1]
         if tokens > self.length:
             raise ValueError(f"{tokens} tokens and the rotary table ends at seq_length {self.length}")
-        cos, sin, mask = self.turned(self.slots[:tokens].reshape(1, -1))
-        if batch > 1:
-            cos, sin = ops.tile(cos, (batch, 1, 1)), ops.tile(sin, (batch, 1, 1))
-        return cos, sin, mask
+        return self.turned(self.slots[:tokens].reshape(1, -1))
 
     def turned(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """cos, sin (N, 1, E) and mask (B, 1, T * G, T) of tokens at `positions` (B, T)."""
+        """cos, sin (B, H + 2 K, T, E) and mask (B, 1, G * T, T) of tokens at `positions` (B, T)."""
         batch = positions.shape[0]
-        rows = (positions.expand_dims(-1) + self.group).reshape(batch, 1, -1, 1)
-        mask = causal_mask(rows, positions.reshape(batch, 1, 1, -1))
         angles = ops.gather(self.table, positions.reshape(-1), 0)
-        return angles[:, :1], angles[:, 1:], mask
+        cos, sin = (part.reshape(batch, 1, -1, self.channels) for part in (angles[:, 0], angles[:, 1]))
+        mask = causal_mask(positions, groups=self.groups)
+        return cos * self.factor + self.offset, sin * self.factor, mask
 
 
 @MODELS.register("ChatGLM2WithPtuning2")
@@ -158,7 +157,10 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         """
         batch, tokens = input_ids.shape
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        logits = self.transformer.output_layer(self.transformer(input_ids, prefix))
+        rows, head = self.transformer(input_ids, prefix), self.transformer.output_layer
+        if labels is not None and self.training and head.is_plain:
+            return head_cross_entropy(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
+        logits = head(rows)
         if labels is None:
             return ops.cast(logits, ms.float32).reshape(batch, tokens, -1)
         return self.loss(logits, labels.reshape(-1))
