@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,7 @@ from mindformers_glm.errors import CheckpointError
 from mindformers_glm.version import __version__
 
 MANIFEST, JOURNAL, _LOCK = "manifest.json", "journal.json", ".lock"
-UNFINISHED = ".unfinished"
+UNFINISHED, PREVIOUS = ".unfinished", ".previous"
 _FORMAT, _FORMAT_VERSION = "mindformers_glm checkpoint", 1
 _PACKAGES = ("mindspore", "numpy", "safetensors", "sentencepiece")
 
@@ -107,18 +106,30 @@ class FolderWriter:
 
     def _give_name(self) -> None:
         """Renames the finished folder; what had the name is moved aside first and removed last."""
-        previous = None
+        previous = self.out.with_name(self.out.name + PREVIOUS)
         if self.out.is_dir() and not any(self.out.iterdir()):
             self.out.rmdir()
         elif self.out.exists():
-            previous = self.out.with_name(self.out.name + ".previous")
-            check_free(previous, overwrite=True)
-            shutil.rmtree(previous, ignore_errors=True)
+            _remove_ours(previous)
             os.rename(self.out, previous)
         os.rename(self.folder, self.out)
         sync_folder(self.out.parent)
-        if previous is not None:
-            shutil.rmtree(previous)
+        _remove_ours(previous)
+
+
+def _remove_ours(folder: Path) -> None:
+    """Removes a folder that we wrote; one that was removed in part before is recognised by its manifest, kept to last.
+
+    Raises:
+        CheckpointError: the folder is there and is not ours.
+    """
+    if not folder.exists():
+        return
+    check_free(folder, overwrite=True)
+    for name in (read_manifest(folder) or {"files": {}})["files"]:
+        (folder / name).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def manifest_text(files: dict[str, dict[str, Any]], about: dict[str, Any]) -> str:
