@@ -19,8 +19,8 @@ from mindformers_glm.errors import CheckpointError
 _RANK = re.compile(r"rank_(\d+)")
 
 
-def rank_files(folder: str | Path, ranks: int) -> list[Path]:
-    """The checkpoint of each of `ranks` ranks in `folder/rank_R/`: of the newest step that all of them have.
+def rank_files(folder: str | Path, ranks: int, *, step: tuple[int, int] | None = None) -> list[Path]:
+    """The checkpoint of each of `ranks` ranks in `folder/rank_R/`: of `step`, or the newest that all of them have.
 
     Steps are compared as numbers (MindSpore takes the last name of the alphabet, where -1_500 follows -1_1000).
 
@@ -41,8 +41,12 @@ def rank_files(folder: str | Path, ranks: int) -> list[Path]:
         raise CheckpointError(str(folder), fault, fix)
     steps = [{step_of(file): file for file in files if step_of(file)} for files in there]
     shared = set.intersection(*(set(one) for one in steps))
+    if step is not None and step not in shared:
+        without = [f"rank_{rank}" for rank, one in enumerate(steps) if step not in one]
+        fault = f"no checkpoint of step {step[0]}_{step[1]} in {listed(without)}"
+        raise CheckpointError(str(folder), fault, "Name a step that all ranks have.")
     if shared:
-        return [one[max(shared)] for one in steps]
+        return [one[step or max(shared)] for one in steps]
     if any(len(one) > 1 for one in there):
         fix = "Keep one step in every rank's folder, or copy the missing rank's file."
         raise CheckpointError(str(folder), "no step that all ranks have", fix)
@@ -59,10 +63,10 @@ def _only_or_newest(folder: Path, files: list[Path]) -> Path:
 class RankFiles(Mapping):
     """The whole tensors of a divided checkpoint under the names of its files, put together when read."""
 
-    def __init__(self, folder: str | Path, strategy: Strategy | None) -> None:
+    def __init__(self, folder: str | Path, strategy: Strategy | None, *, step: tuple[int, int] | None = None) -> None:
         self.place, self.strategy = str(folder), strategy
         ranks = strategy.ranks if strategy else 1
-        self.files: list[TensorFile] = [open_file(path) for path in rank_files(folder, ranks)]
+        self.files: list[TensorFile] = [open_file(path) for path in rank_files(folder, ranks, step=step)]
         self._owners: dict[str, list[int]] = {}
         for rank, file in enumerate(self.files):
             for name in file.entries:

@@ -9,7 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.ops.cross_entropy import IGNORED
-from mindformers_glm.parallel.collectives import CopyToRanks, ReduceFromRanks, StackFromRanks
+from mindformers_glm.parallel.collectives import CopyToRanks, GatherFromRanks, ReduceFromRanks, StackFromRanks
 from mindformers_glm.parallel.mesh import Axis
 
 _sum, _max = ops.ReduceSum(), ops.ReduceMax()
@@ -64,6 +64,21 @@ class VocabParallelEmbedding(nn.Cell):
         return self.leave(found * ops.cast(mine, self.dtype).reshape(-1, 1))
 
 
+class ParallelHead(nn.Cell):
+    """The output layer over a divided vocabulary: a rank's logits while training, all of them otherwise."""
+
+    is_plain = False  # its weight is a part: no fused operator may use it directly
+
+    def __init__(self, layer: nn.Cell, axis: Axis):
+        super().__init__()
+        self.layer, self.enter, self.join = layer, CopyToRanks(axis), GatherFromRanks(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, D) -> (N, V / ranks) or (N, V)."""
+        logits = self.layer(self.enter(x))
+        return logits if self.training else self.join(logits)
+
+
 class ParallelCrossEntropy(nn.Cell):
     """Mean over the whole job of -log softmax(logits)[label], with classes divided over `tensor` and rows over `data`.
 
@@ -79,7 +94,10 @@ class ParallelCrossEntropy(nn.Cell):
         self.over_data = ReduceFromRanks(data) if data.size > 1 else nn.Identity()
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N, V / ranks) of any float type, labels (N,) int32, -100 not learned -> a float32 scalar."""
+        """Logits of ParallelHead, of any float type, labels (N,) int32, -100 not learned -> a float32 scalar."""
+        if self.tops is not None and not self.training:
+            classes = logits.shape[-1] // self.tensor_ranks
+            logits = logits[:, classes * self.tensor_rank : classes * (self.tensor_rank + 1)]
         kept = labels != IGNORED
         weight = ops.cast(kept, ms.float32)
         weight = weight / (ops.stop_gradient(self.over_data(_sum(weight))) + 1e-5)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.resolve import resolve_weights
-from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.config import RunConfig
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.glm.config import RecomputeConfig
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
+from mindformers_glm.train.ranks import Ranks
 
 _SLOW_ON_CPU = (
     "compute_dtype float16 is converted to float32 and back on every operation of this processor: "
@@ -26,24 +26,36 @@ _SLOW_ON_CPU = (
 )
 
 
-def build_network(config: RunConfig, *, training: bool) -> nn.Cell:
-    """The network of `config.model`, without weights; recomputation is set up for training only.
+def ranks_of(config: RunConfig, *, training: bool) -> Ranks:
+    """One process among those of the run, with the whole network's configuration; recomputation is for training only.
 
     Raises:
-        ConfigError: a value of the section is wrong, or the device cannot compute in its types.
+        ConfigError: a value of `model` is wrong, or it cannot be divided among the processes as the file says.
     """
     shape = dict(config.model["model_config"])
     if training:
         known = RecomputeConfig.model_fields
         shape["recompute_config"] = {name: v for name, v in config.recompute_config.items() if name in known}
-    if runtime.device_target() == "CPU" and shape.get("compute_dtype", "float16") == "float16":
+    return Ranks.of(config, shape)
+
+
+def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = None) -> nn.Cell:
+    """The network of `config.model` (this rank's part of it), without weights.
+
+    Raises:
+        ConfigError: a value of the section is wrong, or the device cannot compute in its types.
+    """
+    if runtime.device_target() == "CPU" and config.model["model_config"].get("compute_dtype", "float16") == "float16":
         log_once(_SLOW_ON_CPU)
-    model = build_model({"model_config": shape, "arch": config.model["arch"]})
-    model.set_train(training)
-    return model
+    ranks = ranks or ranks_of(config, training=training)
+    return ranks.network(_arch(config), training=training)
 
 
-def load_weights(model: nn.Cell, config: RunConfig) -> str | None:
+def _arch(config: RunConfig) -> str:
+    return (config.model.get("arch") or {}).get("type") or "ChatGLM2ForConditionalGeneration"
+
+
+def load_weights(model: nn.Cell, config: RunConfig, ranks: Ranks | None = None) -> str | None:
     """Loads the weights that the configuration names; returns their place, None for random ones on request.
 
     A network with an adapter accepts a checkpoint without one when it is about to be trained.
@@ -54,11 +66,15 @@ def load_weights(model: nn.Cell, config: RunConfig) -> str | None:
     name = config.initial_weights
     if name is None:
         logger.info("Weights are random, as allow_random_weights asks.")
+        if ranks is not None:
+            ranks.random_weights(model, _arch(config))
         return None
     place = resolve_weights(name)
     training = config.run_mode in ("train", "finetune")
-    report = load_into(model, read_weights(place), new_adapter=training)
-    logger.info("Loaded %d tensors from %s", len(report.loaded), place)
+    ranks = ranks or ranks_of(config, training=training)
+    strategy = config.src_strategy_path_or_dir
+    count = ranks.load_weights(model, Path(place), strategy=strategy, new_adapter=training)
+    logger.info("Loaded %d tensors from %s", count, place)
     return str(place)
 
 
@@ -91,12 +107,13 @@ def build_data(config: RunConfig, phase: str) -> TokenDataset:
     key = f"{phase}_dataset"
     section = config[key]
     tokenizer = tokenizer_of(section["tokenizer"], config, key) if section.get("tokenizer") else None
+    data = mesh_from_config(config, rank=runtime.rank(), world=runtime.rank_size()).data
     return build_dataset(
         section,
         task=config[f"{key}_task"],
         seed=config.seed,
-        rank=runtime.rank() if config.use_parallel else 0,
-        rank_size=runtime.rank_size() if config.use_parallel else 1,
+        rank=data.rank if phase == "train" else 0,  # every rank evaluates all rows: figures need no joining
+        rank_size=data.size if phase == "train" else 1,
         batch_size=config.runner_config.batch_size,
         phase=phase,
         tokenizer=tokenizer,

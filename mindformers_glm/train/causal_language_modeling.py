@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state
@@ -25,10 +25,11 @@ from mindformers_glm.log import logger
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights
+from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.plan import make_plan
+from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
 from mindformers_glm.train.wrapper import build_wrapper
@@ -77,14 +78,20 @@ class CausalLanguageModelingTrainer:
         Raises:
             UserError: data, weights or settings do not fit, before anything is compiled; or training ended early.
         """
-        config, dataset = self.config, self.train_dataset
-        network = self._network or build_network(config, training=True)
+        config, dataset, ranks = self.config, self.train_dataset, ranks_of(self.config, training=True)
+        network = self._network or build_network(config, training=True, ranks=ranks)
         resume_from = self._resume_from()
-        if resume_from is None and self._network is None:
-            load_weights(network, config)
-        state = self._run_state(network, dataset)
+        if resume_from is None and self._network is None and not config.only_save_strategy:
+            load_weights(network, config, ranks)
+        state = self._run_state(network, dataset, ranks)
+        if ranks.mesh.size > 1 or config.only_save_strategy:
+            place = ranks.write_strategy(self.output / "strategy", network, state.optimizer)
+            logger.info("Wrote the sharding strategy to %s", place)
+        if config.only_save_strategy:
+            return state.capture()
         if resume_from is not None:
-            state.restore(read_train_state(resume_from, steps_per_epoch=state.plan.unit), place=str(resume_from))
+            saved = read_train_state(resume_from, steps_per_epoch=state.plan.unit)
+            state.restore(ranks.local_state(saved, resume_from, network), place=str(resume_from))
             logger.info("Resuming from %s after step %d", resume_from, state.done)
         per_epoch = state.plan.steps_per_epoch
         schedule = self._schedule(state.plan.total_steps, per_epoch)
@@ -118,15 +125,17 @@ class CausalLanguageModelingTrainer:
         load_weights(network, self.config)
         return network
 
-    def _run_state(self, network: nn.Cell, dataset: TokenDataset) -> RunState:
+    def _run_state(self, network: nn.Cell, dataset: TokenDataset, ranks: Ranks) -> RunState:
         config, runner = self.config, self.config.runner_config
         settings = build_wrapper(config.runner_wrapper)
+        optimizer = self._optimizer or ranks.optimizer(self._build_optimizer, network.trainable_params())
         step = TrainStep(
             network,
-            self._optimizer or self._build_optimizer(network),
+            optimizer,
             loss_scale=settings.loss_scale,
             max_grad_norm=settings.max_grad_norm,
             accumulation=runner.gradient_accumulation_steps,
+            reduction=ranks.reduction(optimizer),
         )
         plan = make_plan(
             batches=len(dataset),
@@ -142,14 +151,17 @@ class CausalLanguageModelingTrainer:
             data=data_identity(dataset),
             output_dir=self.output,
             rank=runtime.rank(),
-            rank_size=runtime.rank_size() if config.use_parallel else 1,
+            rank_size=ranks.mesh.size,
+            data_ranks=ranks.mesh.data.size,
+            division=ranks.division.to_dict(),
+            on_disk=ranks.on_disk(network),
             shows_scale=settings.shows_scale,
             resume_hint="the same command with --resume_training true goes on from there",
         )
 
-    def _build_optimizer(self, network: nn.Cell) -> nn.Cell:
+    def _build_optimizer(self, parameters: Sequence[Parameter]) -> nn.Cell:
         spec = {name: value for name, value in self.config.optimizer.items() if name != "learning_rate"}
-        groups = decay_groups(network.trainable_params(), float(spec.get("weight_decay") or 0.0))
+        groups = decay_groups(parameters, float(spec.get("weight_decay") or 0.0))
         return OPTIMIZERS.build(spec, "optimizer", params=groups)
 
     def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:
@@ -164,8 +176,11 @@ class CausalLanguageModelingTrainer:
             return None
         given = Path(config.load_checkpoint or "").expanduser()
         place = given if config.load_checkpoint and given.exists() else self.output
-        ranks = runtime.rank_size() if config.use_parallel else 1
-        return resume_file(place, which=config.resume_training, rank=runtime.rank(), rank_size=ranks)
+        if place.is_file():
+            return place
+        ranks = saved_ranks(place)  # of the run that wrote them, which may have been others
+        rank = runtime.rank() if config.use_parallel and runtime.rank() < ranks else 0
+        return resume_file(place, which=config.resume_training, rank=rank, rank_size=ranks)
 
     def _all_callbacks(self, network: nn.Cell) -> list[Callback]:
         config, evaluate = self.config, None

@@ -122,17 +122,17 @@ class RankState:
         write_strategy(path, slicings)
         return path
 
-    def read_whole(self, folder: str | Path) -> RankFiles:
-        """The whole tensors of the newest checkpoint in `folder/rank_R` that every rank of this job wrote.
+    def read_whole(self, folder: str | Path, *, step: tuple[int, int] | None = None) -> RankFiles:
+        """The whole tensors of a checkpoint in `folder/rank_R`: of `step`, or the newest that every rank wrote.
 
         Raises:
             CheckpointError: a rank's checkpoint is missing, or it is that of another network.
         """
         counter = Strategy(str(folder))
         counter.add("", 0, Slicing((self.division.dp, self.division.tp)))
-        names = RankFiles(folder, counter)
+        names = RankFiles(folder, counter, step=step)
         strategy = self.strategy(names)
-        return RankFiles(folder, strategy if strategy.slicings else counter)
+        return RankFiles(folder, strategy if strategy.slicings else counter, step=step)
 
     def _memory_rows(self, name: str) -> int:
         """Rows of what one tensor rank keeps of a tensor before data ranks divide it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint.reshard import RankFiles
-from mindformers_glm.checkpoint.source import WeightSource, open_file
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.reshard import RankFiles, RankPart
+from mindformers_glm.checkpoint.resume import TrainState
+from mindformers_glm.checkpoint.source import WeightSource, open_file, read_weights, step_of
+from mindformers_glm.checkpoint.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.model import build_model
-from mindformers_glm.models.glm.parallelize import gather_logits, local_size, parallelize
-from mindformers_glm.parallel.mesh import SINGLE, Mesh, mesh_from_config, use
+from mindformers_glm.models.glm.parallelize import local_size, parallelize
+from mindformers_glm.optim import state_parameters
+from mindformers_glm.parallel.collectives import sum_over
+from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, mesh_from_config, use
 from mindformers_glm.registry import CONFIGS, MODELS
 from mindformers_glm.train.rank_state import Division, LocalState, RankState, whole_shapes
 from mindformers_glm.train.reduction import divided_optimizer, reduction_of
@@ -57,13 +60,18 @@ class Ranks:
     # building
 
     def network(self, arch: str = "ChatGLM2ForConditionalGeneration", *, training: bool) -> nn.Cell:
-        """The part of the network of this rank, working along the grid; whole logits come out unless it is to train."""
-        if self.mesh == SINGLE:
-            return build_model({"model_config": dict(self.config), "arch": {"type": arch}})
-        local = local_size(self.config, self.mesh)
-        model = parallelize(MODELS.get(arch, "model.arch.type")(local), self.config, self.mesh)
+        """The part of the network of this rank, without weights, working along the grid."""
+        model = MODELS.get(arch, "model.arch.type")(local_size(self.config, self.mesh))
+        if self.mesh != SINGLE:
+            parallelize(model, self.config, self.mesh)
         model.set_train(training)
-        return model if training else gather_logits(model, self.mesh)
+        return model
+
+    def random_weights(self, network: nn.Cell, arch: str) -> None:
+        """Gives tensor ranks their parts of one random network; ranks of one seed would draw equal parts."""
+        if self.mesh.tensor.size > 1:
+            whole = MODELS.get(arch, "model.arch.type")(self.config)
+            load_into(network, self.local({p.name: p.asnumpy() for p in whole.get_parameters()}, network))
 
     def optimizer(self, build: Callable[[list[Parameter]], nn.Cell], parameters: Sequence[Parameter]) -> nn.Cell:
         """The optimizer of `build`, its state divided where the configuration asks for it."""
@@ -91,32 +99,58 @@ class Ranks:
         """The part of this rank of whole tensors, cut when read."""
         return LocalState(whole, self.state(network), self.mesh.rank)
 
-    def weights(self, source: WeightSource, network: nn.Cell) -> WeightSource | Mapping[str, np.ndarray]:
-        """What `load_into` takes for this rank."""
-        return source if self.mesh.tensor.size == 1 else self.local(SourceArrays(source), network)
-
-    def write_strategy(self, folder: str | Path, network: nn.Cell, moments: Iterable[str] = ()) -> Path:
-        """Writes `ckpt_strategy_rank_R.ckpt` for this rank's checkpoints; returns its path."""
-        names = [*(parameter.name for parameter in network.get_parameters()), *moments]
-        return self.state(network).write_strategy(folder, names, self.mesh.rank)
-
-    def saved_by(self, folder: str | Path) -> Division:
-        """The division of the run that wrote `folder/rank_R/*.ckpt`, from its newest file.
+    def load_weights(self, network: nn.Cell, place: Path, *, strategy: str | None = None, new_adapter: bool) -> int:
+        """Loads the weights at `place` into this rank's part and returns how many tensors; see `divided_weights`.
 
         Raises:
-            CheckpointError: there is no training checkpoint of ours.
+            CheckpointError: they do not fit the network.
         """
-        files = sorted(Path(folder).glob("rank_0/*.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not files:
-            raise CheckpointError(str(folder), "no checkpoint in rank_0", "Start without resume_training.")
-        told = _train_state(files[-1]).get("data", {}).get("division")
-        return Division(**told) if told else Division()
+        divided = divided_weights(place, strategy)
+        if divided is not None:
+            logger.info("%s is divided among %d ranks: reading the parts of this one", place, len(divided.files))
+            source: Any = self.local(RankPart(divided, None, 0, weights_only=True), network)
+        else:
+            source = read_weights(place, rank=self.mesh.rank)
+            if self.mesh.tensor.size > 1:
+                source = self.local(SourceArrays(source), network)
+        return len(load_into(network, source, new_adapter=new_adapter).loaded)
 
-    def resume_arrays(self, folder: str | Path, network: nn.Cell, division: Division) -> Mapping[str, np.ndarray]:
-        """The part of this rank of weights and moments in a checkpoint that a run of another division wrote."""
-        whole = self.state(network, division).read_whole(folder)
-        logger.info("Resuming a run of %d x %d ranks on %d x %d.", *division[:2], *self.division[:2])
-        return self.local(whole, network)
+    def write_strategy(self, folder: str | Path, network: nn.Cell, optimizer: nn.Cell | None = None) -> Path:
+        """Writes `ckpt_strategy_rank_R.ckpt` for this rank's checkpoints; returns its path.
+
+        Files of a run with another division move to a folder `previous_N` beside them.
+        """
+        names = [*(parameter.name for parameter in network.get_parameters())]
+        names += [] if optimizer is None else list(state_parameters(optimizer))
+        if self.mesh.rank == 0:
+            _set_aside(Path(folder), self.state(network).strategy(names))
+        everybody = Axis("all", tuple(range(self.mesh.size)), self.mesh.rank)
+        sum_over(everybody, np.ones(1))  # nobody writes before rank 0 has looked
+        return self.state(network).write_strategy(folder, names, self.mesh.rank)
+
+    def local_state(self, saved: TrainState, path: Path, network: nn.Cell) -> TrainState:
+        """A training state read from `path` with the arrays that this rank keeps, whatever division wrote it."""
+        told = saved.data.get("division")
+        division = Division(**told) if told else Division()
+        if division.tp == self.division.tp == 1 and not division.divided and not self.divided:
+            return saved
+        whole = self.state(network, division).read_whole(path.parent.parent, step=step_of(path))
+        if division != self.division:
+            logger.info("%s was written by %s, this run has %s", path, division, self.division)
+        arrays = self.local(whole, network)
+        saved.weights = {name: arrays[name] for name in saved.weights}
+        saved.optimizer = {name: arrays[name] for name in saved.optimizer}
+        return saved
+
+
+def saved_ranks(path: Path) -> int:
+    """How many ranks wrote the training checkpoints in `path`, a folder `checkpoint` or its parent; 1 if unknown."""
+    folder = path if (path / "rank_0").is_dir() else path / "checkpoint"
+    files = sorted((folder / "rank_0").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        return 1
+    told = json.loads(open_file(files[-1]).metadata.get("train_state", "{}")).get("data", {}).get("division")
+    return Division(**told).ranks if told else 1
 
 
 class SourceArrays(Mapping):
@@ -157,6 +191,15 @@ def divided_weights(folder: str | Path, strategy: str | Path | None) -> RankFile
     return RankFiles(folder, read_strategy(place)) if place else None
 
 
-def _train_state(path: Path) -> dict[str, Any]:
-    text = open_file(path).metadata.get("train_state")
-    return json.loads(text) if text else {}
+def _set_aside(folder: Path, strategy: Strategy) -> None:
+    files = sorted(folder.glob("*_rank_*.ckpt")) if folder.is_dir() else []
+    try:
+        before = read_strategy(folder) if files else None
+    except CheckpointError:
+        before = Strategy()
+    if before is None or before.slicings == strategy.slicings:
+        return
+    number = 1 + len(list(folder.glob("previous_*")))
+    (folder / f"previous_{number}").mkdir()
+    for file in files:
+        file.rename(folder / f"previous_{number}" / file.name)

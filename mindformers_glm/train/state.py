@@ -39,6 +39,7 @@ class RunState:
     shows_scale: bool = False
     resumed: bool = False
     resume_hint: str = "set resume_training: True"
+    division: dict[str, Any] | None = None  # how ranks divide the state, for a resume on others
     on_disk: Callable[[Arrays], Arrays] | None = None  # what this rank writes, from what it keeps in memory
 
     done: int = 0
@@ -93,6 +94,7 @@ class RunState:
         if self.on_disk is not None:
             weights, moments = self.on_disk(weights), self.on_disk(moments)
         scale = self.step.loss_scale
+        division = {} if self.division is None else {"division": self.division}
         return TrainState(
             epoch=epoch,
             step_in_epoch=step,
@@ -102,7 +104,13 @@ class RunState:
             rng=capture_rng(),
             weights=weights,
             optimizer=moments,
-            data={**self.data, "global_batch": self.global_batch, "done": self.done, "loss_scale": scale.state()},
+            data={
+                **self.data,
+                **division,
+                "global_batch": self.global_batch,
+                "done": self.done,
+                "loss_scale": scale.state(),
+            },
             steps_per_epoch=self.plan.unit,
         )
 

@@ -10,13 +10,18 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout, local_config
-from mindformers_glm.parallel.collectives import GatherFromRanks
-from mindformers_glm.parallel.layers import ColumnParallel, ParallelCrossEntropy, RowParallel, VocabParallelEmbedding
+from mindformers_glm.parallel.layers import (
+    ColumnParallel,
+    ParallelCrossEntropy,
+    ParallelHead,
+    RowParallel,
+    VocabParallelEmbedding,
+)
 from mindformers_glm.parallel.mesh import Axis, Mesh, check_tensor_parallel
 
 _ADAPTER = "mindpet_delta_lora_"
@@ -27,18 +32,6 @@ class Partial(NamedTuple):
 
     axis: Axis
     start: int
-
-
-class Gathered(nn.Cell):
-    """The output layer over a divided vocabulary, giving all logits: for evaluation and generation."""
-
-    def __init__(self, layer: nn.Cell, axis: Axis):
-        super().__init__()
-        self.layer, self.join = layer, GatherFromRanks(axis)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Rows (N, D) -> (N, V)."""
-        return self.join(self.layer(x))
 
 
 def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
@@ -59,7 +52,8 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
         _wrap(model.transformer, mesh.tensor)
     if mesh.size > 1:
         model.loss = ParallelCrossEntropy(mesh.tensor, mesh.data)
-        model.transformer.output_layer.is_plain = False  # logits go through the loss above
+        if mesh.tensor.size == 1:
+            model.transformer.output_layer.is_plain = False  # logits go through the loss above
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.whole_config = config
@@ -75,17 +69,7 @@ def _wrap(transformer: nn.Cell, axis: Axis) -> None:
         mlp.dense_4h_to_h = RowParallel(mlp.dense_4h_to_h, axis)
     embedding = transformer.embedding
     transformer.embedding = VocabParallelEmbedding(embedding.embedding_table, axis, dtype=embedding.dtype)
-    transformer.output_layer = ColumnParallel(transformer.output_layer, axis)
-
-
-def gather_logits(model: nn.Cell, mesh: Mesh) -> nn.Cell:
-    """The same model with whole logits out of `construct` and `forward_cached`: for evaluation and generation."""
-    if mesh.tensor.size > 1:
-        names = {id(parameter): parameter.name for parameter in model.get_parameters()}
-        model.transformer.output_layer = Gathered(model.transformer.output_layer, mesh.tensor)
-        for parameter in model.get_parameters():
-            parameter.name = names[id(parameter)]
-    return model
+    transformer.output_layer = ParallelHead(transformer.output_layer, axis)
 
 
 def partial_gradients(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mesh) -> dict[int, Partial]:
