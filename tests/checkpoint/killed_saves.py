@@ -1,15 +1,18 @@
-"""Kills a save at every call that touches the disk: `python killed_saves.py store|directory FOLDER [EVERY]`.
+"""Kills saves: `python killed_saves.py store|directory|moments FOLDER [NUMBER]`. Prints a JSON line of findings.
 
-A profile hook counts entries and returns of the calls that change the disk and ends the forked child with SIGKILL at number 0, 1, 2,
-... until a child comes through. After each kill the folder is checked. Prints one JSON line of findings.
+store, directory: a profile hook counts entries and returns of the calls that change the disk and ends the forked child
+with SIGKILL at number 0, NUMBER, 2 * NUMBER, ... until one comes through. moments: NUMBER children that save without
+end are killed at random times. After each kill the folder is checked.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from mindformers_glm.checkpoint.atomic import is_temporary  # noqa: E402
 from mindformers_glm.checkpoint.convert import run_plan, save_directory  # noqa: E402
 from mindformers_glm.checkpoint.plan import ArraySource, plan_conversion  # noqa: E402
 from mindformers_glm.checkpoint.resume import TrainState  # noqa: E402
+from mindformers_glm.checkpoint.saved import of_rank  # noqa: E402
 from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
 from mindformers_glm.checkpoint.store import CheckpointStore  # noqa: E402
 from mindformers_glm.checkpoint.verify import verify  # noqa: E402
@@ -135,8 +139,39 @@ def kill_directory(folder: Path, every: int) -> dict:
     }
 
 
+def kill_moments(folder: Path, count: int) -> dict:
+    moments, last, most = random.Random(5), 0, 0
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            _save_without_end(folder)
+        time.sleep(moments.uniform(0.05, 0.5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        on_disk = list((folder / "checkpoint/rank_0").glob("*.ckpt"))
+        sound = of_rank(folder / "checkpoint", "CKP", 0)
+        assert len(sound) == len(on_disk) <= 5, (sound, on_disk)
+        newest = sound[-1].global_step if sound else 0
+        assert newest >= last, (newest, last)
+        last, most = newest, max(most, temporaries(folder))
+    store = CheckpointStore(folder, resume=True)
+    if last:
+        assert store.load().global_step == last
+    store.close()
+    return {"kills": count, "temporaries_at_most": most, "last_step": last}
+
+
+def _save_without_end(folder: Path) -> None:
+    store = CheckpointStore(folder, keep=3, resume=True)
+    newest = store.newest()
+    step = newest.global_step if newest else 0
+    while True:
+        step += 1
+        store.save(state(step), background=step % 2 == 0)
+
+
 if __name__ == "__main__":
-    kinds = {"store": kill_store, "directory": kill_directory}
+    kinds = {"store": kill_store, "directory": kill_directory, "moments": kill_moments}
     target = Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
     print(json.dumps(kinds[sys.argv[1]](target, int(sys.argv[3]) if len(sys.argv) > 3 else 1)))
