@@ -8,6 +8,7 @@ from typing import Any
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.registry import CALLBACKS
+from mindformers_glm.runtime import device_target
 from mindformers_glm.train.callbacks.base import Callback
 from mindformers_glm.train.state import RunState
 
@@ -33,7 +34,8 @@ class ProfileMonitor(Callback):
             fix = f"Use 1 or more, and at most stop_step ({stop_step})."
             raise ConfigError("callbacks.ProfileMonitor.start_step", start_step, fix)
         self.start_step, self.stop_step, self.output_path = int(start_step), int(stop_step), output_path
-        self.settings = {"profile_communication": profile_communication, "profile_memory": profile_memory}
+        wanted = {"profile_communication": profile_communication, "profile_memory": profile_memory}
+        self.settings = {name: True for name, value in wanted.items() if value and device_target() == "Ascend"}
         self._profiler: Any = None
         self._steps = 0
 
