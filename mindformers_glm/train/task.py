@@ -34,9 +34,13 @@ def prepare(config: RunConfig) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError("output_dir", config.output_dir, "This is a file; name a folder.")
     runtime.require_device(config.context.device_target)
-    set_up_logging(output, rank=rank)
-    if rank == 0:
-        config.dump(output / f"{config.run_mode}_config.yaml")
+    try:
+        set_up_logging(output, rank=rank)
+        if rank == 0:
+            config.dump(output / f"{config.run_mode}_config.yaml")
+    except OSError as error:
+        fix = f"Nothing can be written there ({error.strerror}): name another folder with --output_dir."
+        raise ConfigError("output_dir", config.output_dir, fix) from error
     runtime.set_up(config.context, seed=config.seed, use_parallel=config.use_parallel)
     logger.info("run_mode %s, %s, configuration %s", config.run_mode, config.context.device_target, config.source)
     config.log_notes()
