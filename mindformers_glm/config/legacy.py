@@ -73,6 +73,8 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("remove_redundancy", _true, "every rank writes its own shard only"),
     NoEffect("use_graceful_exit", _true, "Ctrl-C and SIGTERM always save first"),
     NoEffect("check_for_nan_in_loss_and_grad", _never, "always done"),
+    NoEffect("adapter_id", _true, "one adapter is loaded, from load_checkpoint"),
+    NoEffect("transform_process_num", _above(1), "tensors are re-sharded one after the other as they are read"),
     NoEffect("modal_type", _true, "there is one input, text"),
     NoEffect("top_k", _true, "a key of image classification; for text it is model.model_config.top_k"),
     NoEffect("resume_by_last_timestamp_ckpt", _true, _RESUME),
@@ -110,6 +112,11 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("runner_config.sink_per_epoch", _never, "sink_size: -1 means the same"),
     NoEffect("parallel.gradients_mean", _never, "gradients are always those of the mean loss over all devices"),
     NoEffect("parallel.full_batch", _never, "every data-parallel part reads its own rows"),
+    NoEffect("parallel.strategy_ckpt_config.save_file", _never, "strategies are written to <output_dir>/strategy"),
+    NoEffect("parallel.strategy_ckpt_config.load_file", _several_devices, _SEMI),
+    NoEffect("parallel.strategy_ckpt_config.only_trainable_params", _never, _SEMI),
+    NoEffect("parallel.strategy_ckpt_save_file", _never, "strategies are written to <output_dir>/strategy"),
+    NoEffect("parallel.strategy_ckpt_load_file", _several_devices, _SEMI),
     NoEffect("parallel.dataset_strategy", _several_devices, _SEMI),
     NoEffect("parallel.parallel_optimizer_config", _several_devices, _SEMI),
     NoEffect("parallel.parallel_optimizer_threshold", _several_devices, _SEMI),
@@ -140,7 +147,7 @@ CALLBACK_KEYS = {
 }
 
 PROFILER = "ProfileMonitor"
-_PROFILER_KEYS = {  # key of the file -> argument of ProfileMonitor
+PROFILER_KEYS = {  # key of the file -> argument of ProfileMonitor
     "profile_start_step": "start_step",
     "profile_stop_step": "stop_step",
     "init_start_profile": "start_profile",
@@ -151,7 +158,7 @@ _PROFILER_KEYS = {  # key of the file -> argument of ProfileMonitor
 
 def profiler_settings(values: Values) -> dict[str, Any]:
     """The arguments that `profile: True` and its companions give the callback ProfileMonitor."""
-    return {name: values[key] for key, name in _PROFILER_KEYS.items() if values.get(key) is not None}
+    return {name: values[key] for key, name in PROFILER_KEYS.items() if values.get(key) is not None}
 
 
 def normalise(values: Values) -> dict[str, Any]:

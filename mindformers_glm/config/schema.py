@@ -18,7 +18,6 @@ from mindformers_glm.config.sections import (
     Number,
     ParallelSection,
     ParallelSizesSection,
-    QuantizationSection,
     RecomputeSection,
     RunnerSection,
     SectionModel,
@@ -150,7 +149,6 @@ class RunSchema(SectionModel):
     adapter_id: str | None = None
     modal_type: str | list[str] | None = None
     infer: InferSection | None = None
-    quantization: QuantizationSection | None = None
     # the device, and several of them
     context: ContextSection = Field(default_factory=ContextSection)
     use_parallel: bool = False

@@ -177,10 +177,3 @@ class InferSection(SectionModel):
     paged_attention: bool = False
     pa_block_size: Count = 16
     pa_num_blocks: Count = 512
-
-
-class QuantizationSection(SectionModel):
-    """`quantization`: weights kept in few bits."""
-
-    bits: Literal[4, 8]
-    group_size: Count = 32

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from mindformers_glm.config import load_config
-from mindformers_glm.config.legacy import NO_EFFECT
+from mindformers_glm.config.legacy import NO_EFFECT, PROFILER_KEYS
 from mindformers_glm.config.schema import known_keys, schema_keys, section_of
 from mindformers_glm.errors import ConfigErrors
 
@@ -20,6 +21,19 @@ def test_the_set_of_keys_grows_by_choice_only():
 def test_keys_without_effect_are_keys():
     assert {row.key for row in NO_EFFECT} <= set(schema_keys())
     assert len({row.key for row in NO_EFFECT}) == len(NO_EFFECT)
+
+
+BY_NAME = {"eval_dataset_task", "register_path"}  # f"{phase}_dataset_task", and the command line
+
+
+def test_a_key_is_read_somewhere_or_listed_as_without_effect(root):
+    declares = ("schema.py", "sections.py", "arguments.py", "legacy.py")
+    files = [path for path in (root / "mindformers_glm").rglob("*.py") if path.name not in declares]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in files)))
+    listed = {row.key for row in NO_EFFECT} | set(PROFILER_KEYS) | BY_NAME
+    values = [key for key in schema_keys() if section_of(tuple(key.split("."))) is None]
+    silent = [key for key in values if key not in listed and key.rpartition(".")[2] not in words]
+    assert [key for key in silent if not key.startswith("infer.")] == []  # read by export and Lite
 
 
 def test_sections_are_found_by_their_place():
@@ -55,7 +69,7 @@ def test_sections_are_found_by_their_place():
         ("callbacks.0=MFLossMonitor", "callbacks.0: got 'MFLossMonitor'. It should be a mapping"),
         ("model.arch=null", "model.arch: got None. This key must be given."),
         ("optimizer=adamw", "optimizer: got 'adamw'. It should be a mapping of `key: value` lines."),
-        ("quantization.bits=5", "quantization.bits: got 5. It should be 4 or 8."),
+        ('infer={"model_type": "onnx"}', "infer.model_type: got 'onnx'. It should be 'mindir' or 'mindir_lite'."),
         ("train_dataset.label_convention=0.9", "It should be '1.0' or '0.8'."),
     ],
 )
