@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mindformers_glm.checkpoint.model_files import ModelFiles, model_files
 from mindformers_glm.checkpoint.peft import CONFIG as ADAPTER_CONFIG
+from mindformers_glm.checkpoint.source import WeightSource, read_weights
 from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES, ModelName, model_name
 from mindformers_glm.errors import CheckpointError
 
@@ -22,6 +23,11 @@ class Resolved(NamedTuple):
     weights: Path
     files: ModelFiles
     adapter: Path | None = None
+
+    def read(self, *, rank: int = 0) -> WeightSource:
+        """The weights, with rows and parts put as the official model has them where the YAML says they are not."""
+        config, storage = self.files.config, self.files.storage
+        return read_weights(self.weights, rank=rank, rearranged=config if storage.use_rearrange_rope else None)
 
 
 def resolve(name_or_path: str | Path, *, download: bool = False, source: str = "hub") -> Resolved:
