@@ -133,13 +133,14 @@ def pydantic_faults(error: pydantic.ValidationError, key: str, known: Iterable[s
     faults = []
     for item in error.errors():
         path = ".".join([key, *(str(part) for part in item["loc"])]).strip(".")
-        if item["type"] == "extra_forbidden":
+        if item["type"] in ("extra_forbidden", "no_such_attribute"):
             faults.append(unknown_key(path, item["input"], known))
         elif item["type"] == "missing":
             faults.append(ConfigError(path, None, "This key must be given."))
         elif isinstance(item.get("ctx", {}).get("error"), ConfigError):
             inner = item["ctx"]["error"]
-            faults.append(ConfigError(f"{key}.{inner.key}".strip("."), inner.got, inner.fix))
+            for one in getattr(inner, "errors", [inner]):
+                faults.append(ConfigError(f"{key}.{one.key}".strip("."), one.got, one.fix))
         else:
             message = item["msg"].removeprefix("Value error, ")
             faults.append(ConfigError(path, item["input"], message[:1].upper() + message[1:].rstrip(".") + "."))

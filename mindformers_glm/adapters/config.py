@@ -76,6 +76,13 @@ class PrefixConfig(pydantic.BaseModel):
     projection_dim: int = Field(128, ge=1)
     dropout_prob: float = Field(0.0, ge=0, lt=1)
 
+    @pydantic.field_validator("prefix_projection")
+    @classmethod
+    def _direct(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("The projected prefix is not implemented; use False")
+        return value
+
 
 def read_pet_config(given: Mapping[str, Any], *, key: str = "pet_config") -> LoraConfig | PrefixConfig:
     """The adapter that `pet_config` describes, every value checked.

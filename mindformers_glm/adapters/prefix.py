@@ -7,7 +7,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.adapters.config import PrefixConfig
-from mindformers_glm.errors import ConfigError
 
 DELTA = "mindpet_delta_ptuning2"
 
@@ -25,10 +24,6 @@ class PrefixEncoder(nn.Cell):
 
     def __init__(self, config: PrefixConfig, *, num_layers: int, kv_heads: int, head_dim: int, dtype: str):
         super().__init__()
-        if config.prefix_projection:
-            raise ConfigError(
-                "pet_config.prefix_projection", True, "The projected prefix is not implemented. Use False."
-            )
         self.shape = (config.pre_seq_len, num_layers, 2, kv_heads, head_dim)
         self.mindpet_delta_ptuning2_embedding = PrefixTable(config.pre_seq_len, num_layers * 2 * kv_heads * head_dim)
         self.drop = nn.Dropout(p=config.dropout_prob) if config.dropout_prob else None

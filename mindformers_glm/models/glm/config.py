@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mindformers_glm.adapters.config import Dtype, read_pet_config
-from mindformers_glm.errors import ConfigError
-from mindformers_glm.registry import CONFIGS
+from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, read_pet_config
+from mindformers_glm.errors import ConfigError, ConfigErrors
+from mindformers_glm.registry import CONFIGS, pydantic_faults
 
 Size = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -71,9 +71,24 @@ class ChatGLM2Config(BaseModel):
     - `use_past`, `batch_size` and the keys of flash and paged attention choose no other network: the cache is an
       argument of `forward_cached`, for any batch.
     - `max_length` None means `seq_length`.
+
+    Raises:
+        ConfigErrors: every wrong key and value, at construction and at assignment.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _readable(error) from error
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise _readable(error) from error
 
     # shape
     num_layers: Size = 28
@@ -174,25 +189,32 @@ class ChatGLM2Config(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> ChatGLM2Config:
+        faults = list(self._contradictions())
+        if faults:
+            raise ConfigErrors("ChatGLM2Config", faults)
+        return self
+
+    def _contradictions(self) -> Iterator[ConfigError]:
         for key, (works, why) in _FIXED.items():
             if getattr(self, key) != works:
-                raise ConfigError(key, getattr(self, key), why)
+                yield ConfigError(key, getattr(self, key), why)
         if self.vocab_size not in (None, self.padded_vocab_size):
-            raise ConfigError(
-                "vocab_size", self.vocab_size, f"It is another name of padded_vocab_size ({self.padded_vocab_size})."
-            )
+            fix = f"It is another name of padded_vocab_size ({self.padded_vocab_size})."
+            yield ConfigError("vocab_size", self.vocab_size, fix)
         if self.kv_channels % 4:
-            raise ConfigError("kv_channels", self.kv_channels, "Half of it is rotated in pairs: use a multiple of 4.")
+            yield ConfigError("kv_channels", self.kv_channels, "Half of it is rotated in pairs: use a multiple of 4.")
         if self.num_attention_heads % self.num_kv_heads:
-            raise ConfigError(
-                "multi_query_group_num",
-                self.multi_query_group_num,
-                f"It must divide num_attention_heads ({self.num_attention_heads}).",
-            )
+            fix = f"It must divide num_attention_heads ({self.num_attention_heads})."
+            yield ConfigError("multi_query_group_num", self.multi_query_group_num, fix)
+        if self.pre_seq_len and self.prefix_projection:
+            yield ConfigError("prefix_projection", True, "The projected prefix is not implemented. Use False.")
+        length = (self.pet_config or {}).get("pre_seq_len", self.pre_seq_len)
+        if self.pet_config and self.pre_seq_len and (length != self.pre_seq_len or not self.has_prefix):
+            fix = f"pet_config describes another adapter: {self.pet_config}."
+            yield ConfigError("pre_seq_len", self.pre_seq_len, fix)
         for index in self.no_recompute_layers or []:
             if not 0 <= index < self.num_layers:
-                raise ConfigError("no_recompute_layers", index, f"Layers are numbered 0 to {self.num_layers - 1}.")
-        return self
+                yield ConfigError("no_recompute_layers", index, f"Layers are numbered 0 to {self.num_layers - 1}.")
 
     @property
     def num_kv_heads(self) -> int:
@@ -203,6 +225,18 @@ class ChatGLM2Config(BaseModel):
     def stream_dtype(self) -> str:
         """Type of the residual stream."""
         return self.residual_dtype or ("float32" if self.fp32_residual_connection else self.layernorm_compute_type)
+
+    @property
+    def adapter(self) -> LoraConfig | PrefixConfig | None:
+        """The adapter that `pet_config`, or `pre_seq_len` alone, asks for."""
+        if self.pet_config:
+            return read_pet_config(self.pet_config)
+        return PrefixConfig(pre_seq_len=self.pre_seq_len) if self.pre_seq_len else None
+
+    @property
+    def has_prefix(self) -> bool:
+        """True when P-Tuning v2 is asked for."""
+        return isinstance(self.adapter, PrefixConfig)
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -225,3 +259,7 @@ class ChatGLM2Config(BaseModel):
         from mindformers_glm.models.glm.hf_config import to_hf  # noqa: PLC0415 - it imports this class
 
         return to_hf(self)
+
+
+def _readable(error: ValidationError) -> ConfigErrors:
+    return ConfigErrors("ChatGLM2Config", pydantic_faults(error, "", ChatGLM2Config.model_fields))

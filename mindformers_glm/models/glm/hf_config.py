@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic
-
-from mindformers_glm.errors import ConfigError, ConfigErrors
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.registry import pydantic_faults
 
 _SHAPE = [
     "num_layers",
@@ -67,10 +64,7 @@ def from_hf(given: Mapping[str, Any], **overrides: Any) -> ChatGLM2Config:
     values.update(overrides)
     if values.get("rope_ratio", 1) != 1 and "rope_method" not in values:
         values["rope_method"] = _rope_method(str(given.get("_name_or_path", "")), values["rope_ratio"])
-    try:
-        return ChatGLM2Config(**values)
-    except pydantic.ValidationError as error:
-        raise ConfigErrors("config.json", pydantic_faults(error, "", ChatGLM2Config.model_fields)) from error
+    return ChatGLM2Config(**values)
 
 
 def to_hf(config: ChatGLM2Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm import runtime
-from mindformers_glm.adapters.config import LoraConfig, PrefixConfig, read_pet_config
+from mindformers_glm.adapters.config import PrefixConfig
 from mindformers_glm.adapters.lora import add_lora
 from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
@@ -136,7 +136,7 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         self.transformer = ChatGLM2Model(config)
         self.loss = cross_entropy
         self.prefix_encoder = None
-        adapter = adapter_of(config)
+        adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
             self.prefix_encoder = PrefixEncoder(
                 adapter,
@@ -149,6 +149,13 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         elif adapter is not None:
             add_lora(self, adapter)
         object.__setattr__(self, "_cached", None)
+
+    def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What `construct` gives; a sequence that is too long is refused before anything is compiled."""
+        if input_ids.shape[-1] > self.config.seq_length:
+            fix = f"These sequences have {input_ids.shape[-1]} tokens: cut them, or build the model longer."
+            raise ConfigError("model_config.seq_length", self.config.seq_length, fix)
+        return super().__call__(input_ids, *args, **kwargs)
 
     def construct(self, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of token ids (B, T), or with labels (B, T) the loss: both float32.
@@ -259,19 +266,6 @@ class Stream(nn.Cell):
             x = layer(x, cos, sin, mask, batch)
             states += (x.reshape(batch, tokens, -1),)
         return states
-
-
-def adapter_of(config: ChatGLM2Config) -> LoraConfig | PrefixConfig | None:
-    """The adapter that `pet_config`, or `pre_seq_len` alone, asks for."""
-    if config.pet_config:
-        adapter = read_pet_config(config.pet_config)
-        length = adapter.pre_seq_len if isinstance(adapter, PrefixConfig) else 0
-        if config.pre_seq_len not in (0, length):
-            raise ConfigError("pre_seq_len", config.pre_seq_len, f"pet_config asks for a prefix of {length}.")
-        return adapter
-    if config.pre_seq_len:
-        return PrefixConfig(pre_seq_len=config.pre_seq_len, prefix_projection=config.prefix_projection)
-    return None
 
 
 def check_device(config: ChatGLM2Config) -> None:
