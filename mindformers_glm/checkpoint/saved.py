@@ -25,6 +25,11 @@ class Saved(NamedTuple):
     step: int
     global_step: int
 
+    @property
+    def moment(self) -> tuple[int, int, int]:
+        """What orders checkpoints and is equal on all ranks; skipped steps leave global_step as it was."""
+        return self.global_step, self.epoch, self.step
+
 
 def of_rank(folder: Path, prefix: str, rank: int) -> list[Saved]:
     """The sound checkpoints of a rank and prefix below `folder`, oldest first; damaged ones cost a warning."""
@@ -36,27 +41,29 @@ def of_rank(folder: Path, prefix: str, rank: int) -> list[Saved]:
             found.append(Saved(path, *step_of(path), global_step_of(path)))
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning("passed over: %s", error)
-    return sorted(found, key=lambda one: (one.global_step, one.epoch, one.step))
+    return sorted(found, key=lambda one: one.moment)
 
 
 def newest_of_all(folder: Path, prefix: str, rank: int, rank_size: int) -> Saved | None:
     """The rank's own file of the newest step that every rank has completely; None when there is none."""
-    steps = {one.global_step: one for one in of_rank(folder, prefix, rank)}
+    mine = {one.moment: one for one in of_rank(folder, prefix, rank)}
     for other in range(rank_size):
         if other != rank:
-            there = {one.global_step for one in of_rank(folder, prefix, other)}
-            steps = {step: one for step, one in steps.items() if step in there}
-    return steps[max(steps)] if steps else None
+            there = {one.moment for one in of_rank(folder, prefix, other)}
+            mine = {moment: one for moment, one in mine.items() if moment in there}
+    return mine[max(mine)] if mine else None
 
 
-def agree(steps: list[int], exchange: Callable[[int], list[int]]) -> int:
-    """The largest step that all ranks have, or -1, found with a few exchanges of one number."""
-    bound = max(steps, default=-1)
+def agree(there: list[Saved], exchange: Callable[[int], list[int]]) -> Saved | None:
+    """The newest of `there` that all ranks have, found by exchanging numbers; every rank must call it."""
+    mine = {one.moment: one for one in there}
+    none = (-1, -1, -1)
+    bound = max(mine, default=none)
     while True:
-        offer = max((step for step in steps if step <= bound), default=-1)
-        offers = exchange(offer)
+        offer = max((moment for moment in mine if moment <= bound), default=none)
+        offers = list(zip(*(exchange(number) for number in offer), strict=True))
         if min(offers) == max(offers):
-            return offer
+            return mine.get(offer)
         bound = min(offers)
 
 

@@ -99,8 +99,7 @@ class CheckpointStore:
         """The newest checkpoint that all ranks have completely; None when there is none."""
         if self.exchange is None:
             return saved.newest_of_all(self.root / "checkpoint", self.prefix, self.rank, self.rank_size)
-        mine = {one.global_step: one for one in self.saved()}
-        return mine.get(saved.agree(list(mine), self.exchange))
+        return saved.agree(self.saved(), self.exchange)
 
     def load(self, which: bool | str | Path = True, *, steps_per_epoch: int = 0) -> TrainState:
         """The state to resume from: True for the newest complete one, or a file, or a name in this rank's folder.

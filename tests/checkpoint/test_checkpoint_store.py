@@ -3,6 +3,7 @@
 import errno
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mindformers_glm.checkpoint import store as store_module
 from mindformers_glm.checkpoint.atomic import is_temporary
 from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.saved import agree, resume_file
+from mindformers_glm.checkpoint.saved import Saved, agree, resume_file
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.checkpoint.store import CheckpointStore
 from mindformers_glm.errors import CheckpointError
@@ -99,7 +100,7 @@ def test_what_every_rank_has_is_kept_until_there_is_something_newer(tmp_path):
 
 
 def test_ranks_that_see_only_their_own_folder_agree_by_numbers():
-    def run(all_steps: list[list[int]]) -> list[int]:
+    def run(all_steps: list[list[int]]) -> list[int | None]:
         barrier, offers = threading.Barrier(len(all_steps)), [0] * len(all_steps)
         results = [0] * len(all_steps)
 
@@ -111,7 +112,9 @@ def test_ranks_that_see_only_their_own_folder_agree_by_numbers():
                 barrier.wait()
                 return seen
 
-            results[index] = agree(all_steps[index], exchange)
+            there = [Saved(Path("x"), 1, step, step) for step in all_steps[index]]
+            found = agree(there, exchange)
+            results[index] = found and found.step
 
         threads = [threading.Thread(target=rank, args=(i,)) for i in range(len(all_steps))]
         for thread in threads:
@@ -121,9 +124,22 @@ def test_ranks_that_see_only_their_own_folder_agree_by_numbers():
         return results
 
     assert run([[1, 2, 3], [1, 2], [1, 2, 4]]) == [2, 2, 2]
-    assert run([[1, 3], [2, 4]]) == [-1, -1]
-    assert run([[], [5]]) == [-1, -1]
+    assert run([[1, 3], [2, 4]]) == [None, None]
+    assert run([[], [5]]) == [None, None]
     assert run([[7], [7]]) == [7, 7]
+
+
+def test_skipped_steps_do_not_mix_files_of_different_steps(tmp_path):
+    """An overflow leaves global_step as it was: the step in the name still tells the moments apart."""
+    left, right = (CheckpointStore(tmp_path, rank=rank, rank_size=2) for rank in (0, 1))
+    for store, last in ((left, 7), (right, 6)):
+        for step in (6, 7):
+            if step <= last:
+                moment = state(step, per_epoch=100)
+                moment.global_step = 5
+                store.save(moment)
+    assert left.newest().path.name == "CKP_rank_0-1_6.ckpt"
+    assert right.newest().path.name == "CKP_rank_1-1_6.ckpt"
 
 
 def test_a_new_run_in_an_old_folder_takes_another_name(tmp_path):
