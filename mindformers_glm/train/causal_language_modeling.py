@@ -113,7 +113,7 @@ class CausalLanguageModelingTrainer:
             prompts,
             generation_config=self._generation(network, tokenizer),
             batch_size=self.config.predict_batch_size,
-            result_file=self.config.save_file or RESULT_NAME,
+            result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
         )
 
     # --- parts ------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class CausalLanguageModelingTrainer:
                 dataset,
                 metric,
                 self._generation(network, tokenizer),
-                predictions=self.output / "predictions.jsonl",
+                predictions=self.output / "predictions.jsonl" if runtime.rank() == 0 else None,
             )
             figures.update(found.scores)
         return figures

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
@@ -68,8 +69,10 @@ class Ranks:
         return model
 
     def random_weights(self, network: nn.Cell, arch: str) -> None:
-        """Gives tensor ranks their parts of one random network; ranks of one seed would draw equal parts."""
+        """Gives tensor ranks their parts of the random network that one process would draw, and not all the same."""
         if self.mesh.tensor.size > 1:
+            if ms.get_seed() is not None:
+                runtime.set_seed(ms.get_seed())
             whole = MODELS.get(arch, "model.arch.type")(self.config)
             load_into(network, self.local({p.name: p.asnumpy() for p in whole.get_parameters()}, network))
 
