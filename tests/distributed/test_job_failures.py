@@ -1,0 +1,121 @@
+"""Whole jobs through scripts/run_distribute.sh: killed at any moment, they go on, on as many processes or fewer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+SMALL = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
+STEPS = 12
+
+
+@pytest.fixture
+def job(root, tmp_path):
+    """Starts a job of a small network in `folder`, with any division."""
+    words = ["类型", "裤", "颜色", "黑色", "上衣", "显瘦", "风格", "简约"]
+    rng = np.random.default_rng(0)
+    rows = [
+        {"content": "*".join(rng.choice(words, 4)), "summary": "".join(rng.choice(words, 12))} for _ in range(STEPS * 4)
+    ]
+    data = tmp_path / "train.json"
+    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+    def start(folder, *, dp=1, tp=1, divided=False, resume=False):
+        settings = {
+            **{f"model.model_config.{name}": value for name, value in SMALL.items()},
+            "model.model_config.seq_length": 40,
+            "train_dataset.max_source_length": 15,
+            "train_dataset.max_target_length": 24,
+            "runner_config.sink_mode": False,
+            "parallel.parallel_mode": 1,
+            "parallel.enable_parallel_optimizer": divided,
+            "parallel_config.data_parallel": dp,
+            "parallel_config.model_parallel": tp,
+            "allow_random_weights": True,
+            "load_checkpoint": "''",
+        }
+        options = [f"{name}={value}" for name, value in settings.items()]
+        command = ["bash", str(root / "scripts/run_distribute.sh"), "none"]
+        command += [str(root / "configs/tiny/run_glm2_tiny_finetune.yaml"), f"[0,{dp * tp}]", "train", "--"]
+        command += ["--train_dataset_dir", str(data), "--output_dir", str(folder), "--batch_size", str(4 // dp)]
+        command += ["--resume_training", "true"] if resume else []
+        command += ["--options", *options]
+        command += [
+            "--callbacks",
+            json.dumps([{"type": "CheckpointMonitor", "prefix": "g", "save_checkpoint_steps": 2}]),
+        ]
+        environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "GLOG_v": "3"}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+def finish(process, status=0):
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == status, output[-4000:]
+    return output
+
+
+def losses(folder):
+    return {
+        row["step"]: row["loss"] for row in map(json.loads, (folder / "loss_history.jsonl").read_text().splitlines())
+    }
+
+
+def kill_a_rank(process, folder, rank):
+    """Kills one worker with -9 once it has trained a while, and waits for the job's end."""
+    deadline = time.monotonic() + 300
+    while not (folder / "loss_history.jsonl").exists() or len(losses(folder)) < 5:
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
+        time.sleep(0.02)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            here = str(folder).encode() in command and b"run_mindformer.py" in command
+            if here and f"MS_NODE_ID={rank}".encode() in variables and b"MS_ROLE=MS_WORKER" in variables:
+                os.kill(int(entry.name), signal.SIGKILL)
+                begin = time.monotonic()
+                output = finish(process, 128 + signal.SIGKILL)
+                assert time.monotonic() - begin < 20
+                assert f"rank {rank} ended with exit status 137" in output
+                return
+    raise AssertionError("the rank was not found")
+
+
+@pytest.mark.parametrize("division", [{"tp": 2}, {"dp": 2, "divided": True}], ids=["tensor", "divided"])
+def test_a_killed_job_goes_on(job, tmp_path, division):
+    straight = tmp_path / "straight"
+    finish(job(straight))
+    expected = losses(straight)
+    assert len(expected) == STEPS
+
+    killed = tmp_path / "killed"
+    kill_a_rank(job(killed, **division), killed, 1)
+    assert len(losses(killed)) < STEPS
+    alone = tmp_path / "alone"
+    shutil.copytree(killed, alone, symlinks=True)
+
+    output = finish(job(killed, **division, resume=True))
+    assert "Resuming from" in output
+    finish(job(alone, resume=True))
+    for folder in (killed, alone):
+        found = losses(folder)
+        assert set(found) == set(expected)
+        for step, loss in expected.items():
+            assert found[step] == pytest.approx(loss, rel=1e-5), (folder.name, step)
