@@ -18,6 +18,8 @@ choose_python() {
     [ -n "$candidate" ] || candidate=$(command -v python || command -v python3) || fail "no python on PATH; run make venv"
     command -v "$candidate" >/dev/null || fail "PYTHON=$candidate is not there"
     PYTHON=$(command -v "$candidate")
+    "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("mindspore") and u.find_spec("yaml")))' ||
+        fail "$PYTHON has no MindSpore: activate the environment that has, or name its python in PYTHON"
     PATH=$(cd "$(dirname "$PYTHON")" && pwd):$PATH # msrun starts `python`
     export PATH
 }
