@@ -1,52 +1,49 @@
 """A MindSpore model as the engine's network. Shapes: R rows, T new tokens, N = R * T, S cache, D hidden, K kv heads,
-G query heads of a group, E head_dim, P prefix, V vocabulary.
+E head_dim, P prefix, L layers, V vocabulary.
 
-One layer is compiled, not L of them: a copy of the first block is handed the weights of each layer in turn (the
-Parameters share memory, nothing is copied). So compiling takes a second or two however deep the network is, and with
-every changing dimension declared as such it happens once for all lengths and batches. The cache stays in host memory,
-which is the device's memory on a CPU: the graph reads it in place and returns only the new keys and values.
+One layer is compiled, not L of them: a copy of the first block is handed the weights of each layer in turn (it shares
+their memory, nothing is copied). So compiling takes a second or two however deep the network is, and with every
+changing dimension declared as such it happens once for all lengths and batches. The cache stays in host memory, which
+is the device's memory on a CPU: the graph reads it in place and returns only the new keys and values.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.generation.cache import CacheShape, KVCache
-from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.ops.attention import MASKED
 
 _WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
+_PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimension
 
 
 class MindSporeNetwork:
     """A ChatGLM2ForConditionalGeneration behind the engine's `Network`, with adapters if it has some."""
 
     def __init__(self, model: nn.Cell) -> None:
-        config, transformer = model.config, model.transformer
+        config = model.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
-        self.groups = config.num_attention_heads // config.num_kv_heads
-        kept = np.float16 if config.compute_dtype == "float16" else np.float32
-        self.shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, kept)
+        dtype = np.float16 if config.compute_dtype == "float16" else np.float32
+        self.shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, dtype)
         self._parameters = list(model.get_parameters())
-        self._table = transformer.table.asnumpy()
-        layers = list(transformer.encoder.layers)
+        layers = list(model.transformer.encoder.layers)
         self._weights = [list(layer.get_parameters()) for layer in layers]
-        self._embed = _Embed(transformer.embedding)
+        self._start = _Start(model.transformer)
+        self._block = _Block(layers[0], getattr(ms, config.compute_dtype), getattr(ms, dtype.__name__))
+        self._head = _Head(model.transformer)
         self._prefix_of = model.prefix_encoder
-        dtype = getattr(ms, config.compute_dtype)
-        self._block = _Block(layers[0], dtype, self.shape, has_prefix=self._prefix_of is not None)
-        self._head = _Head(transformer.encoder.final_layernorm, transformer.output_layer, config)
-        self._mask = np.zeros((1, 1, self.groups, 1), np.float32)
+        self._is_declared = False
 
     @property
     def compilations(self) -> int:
         """Graphs compiled so far; 0 in PyNative mode."""
-        return sum(len(cell.compile_cache) for cell in (self._embed, self._block, self._head))
+        return sum(len(cell.compile_cache) for cell in (self._start, self._block, self._head))
 
     def new_cache(self, rows: int) -> KVCache:
         """See Network."""
@@ -54,80 +51,73 @@ class MindSporeNetwork:
 
     def version(self) -> Hashable:
         """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
-        return tuple(
-            parameter.asnumpy().ravel()[:8].tobytes()
-            for parameter in self._parameters
-            if parameter.size <= _WATCHED_SIZE
-        )
+        watched = (parameter for parameter in self._parameters if parameter.size <= _WATCHED_SIZE)
+        return tuple(parameter.asnumpy().ravel()[:8].tobytes() for parameter in watched)
 
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
     ) -> np.ndarray | None:
         """See Network."""
+        if not self._is_declared:
+            self._declare()
         rows, width = tokens.shape
         cache.reserve(int((cache.lengths + counts).max()))
-        x = self._embed(Tensor(tokens))
-        places = self._places(cache, width)
-        prefix = self._prefix(rows)
+        positions = np.minimum(cache.lengths[:, None] + np.arange(width), self.max_length - 1)
+        x, *places = self._start(_tensor(tokens, np.int32), _tensor(positions, np.int32))
+        unused = np.arange(cache.slots) >= cache.lengths[:, None]
+        places.append(_tensor(np.where(unused, MASKED, 0)[:, None, None], np.float32))
+        prefix = None if self._prefix_of is None else self._prefix_of(rows).asnumpy()  # (L, 2, R, K, P, E)
         for layer, weights in enumerate(self._weights):
             self._block.take(weights)
-            past = (Tensor.from_numpy(cache.keys[layer]), Tensor.from_numpy(cache.values[layer]))
-            more = () if prefix is None else (Tensor(prefix[layer, 0]), Tensor(prefix[layer, 1]))
-            x, keys, values = self._block(x, *places, *past, *more)
+            past = [Tensor.from_numpy(cache.keys[layer]), Tensor.from_numpy(cache.values[layer])]
+            if prefix is not None:
+                past += [Tensor(prefix[layer, 0]), Tensor(prefix[layer, 1])]
+            x, keys, values = self._block(x, *places, *past)
             cache.append(layer, keys.asnumpy(), values.asnumpy(), counts)
         cache.advance(counts)
-        return None if wanted is None else self._head(x, Tensor(wanted)).asnumpy()
+        return None if wanted is None else self._head(x, _tensor(wanted, np.int32)).asnumpy()
 
-    def _places(self, cache: KVCache, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """cos, sin (N, 1, E) of the new tokens; their mask (1, 1, T * G, T), and the cache's (R, 1, 1, S)."""
-        positions = cache.lengths[:, None] + np.arange(width)
-        angles = self._table[np.minimum(positions, self.max_length - 1).ravel()]
-        if self._mask.shape[3] != width:
-            later = np.triu(np.full((width, width), MASKED, np.float32), 1)
-            self._mask = np.repeat(later, self.groups, axis=0)[None, None]
-        unused = np.arange(cache.slots) >= cache.lengths[:, None]
-        past = np.where(unused, np.float32(MASKED), np.float32(0))[:, None, None]
-        cos, sin = (np.ascontiguousarray(angles[:, side, None]) for side in (0, 1))
-        return Tensor(cos), Tensor(sin), Tensor(self._mask), Tensor(past)
+    def _declare(self) -> None:
+        """Tells the graphs which dimensions vary, as two inputs of different shape show."""
+        ids = _input((None, None), ms.int32)
+        self._start.set_inputs(ids, ids)
+        probes = [self._start(*[Tensor(np.zeros(shape, np.int32))] * 2) for shape in _PROBES]
+        places = [
+            _input(
+                tuple(size if size == other else None for size, other in zip(a.shape, b.shape, strict=True)), a.dtype
+            )
+            for a, b in zip(*probes, strict=True)
+        ]
+        past_mask = _input((None, 1, 1, None), ms.float32)
+        layers, kv_heads, head_dim, _ = self.shape
+        past = _input((None, kv_heads, None, head_dim), self._block.kept)
+        prefix = _input((None, kv_heads, None, head_dim), self._block.dtype)
+        more = [prefix] * 2 if self._prefix_of is not None else []
+        self._block.set_inputs(*places, past_mask, past, past, *more)
+        self._head.set_inputs(places[0], _input((None,), ms.int32))
+        self._is_declared = True
 
-    def _prefix(self, rows: int) -> np.ndarray | None:
-        """Trained keys and values before the first token, (L, 2, R, K, P, E)."""
-        return None if self._prefix_of is None else self._prefix_of(rows).asnumpy()
 
+class _Start(nn.Cell):
+    """Token ids and positions (R, T) -> rows (N, D) and what the blocks are told of their places."""
 
-class _Embed(nn.Cell):
-    """Token ids (R, T) -> rows (N, D)."""
-
-    def __init__(self, embedding: nn.Cell) -> None:
+    def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
-        self.embedding = embedding
-        self.set_inputs(_input((None, None), ms.int32))
+        self.transformer = transformer
 
-    def construct(self, tokens: Tensor) -> Tensor:
-        return self.embedding(tokens)
+    def construct(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cos, sin, mask = self.transformer.turned(positions)
+        return self.transformer.embedding(tokens), cos, sin, mask
 
 
 class _Block(nn.Cell):
     """Any layer of the network over a cache: rows (N, D) -> rows, new keys and new values (R, K, T, E)."""
 
-    def __init__(self, block: nn.Cell, dtype: ms.Type, shape: CacheShape, *, has_prefix: bool) -> None:
+    def __init__(self, block: nn.Cell, dtype: ms.Type, kept: ms.Type) -> None:
         super().__init__(auto_prefix=False)
-        self.block, self.dtype = copy.deepcopy(block), dtype
-        self.kept = ms.float16 if shape.dtype is np.float16 else ms.float32
+        self.block, self.dtype, self.kept = copy.deepcopy(block), dtype, kept
         self.set_train(False)
         self.taken = list(self.block.get_parameters())
-        channels = shape.head_dim
-        rows = _input((None, shape.kv_heads, None, channels), self.kept)
-        angles = _input((None, 1, channels))
-        hidden = block.input_layernorm.weight.shape[0]
-        self.set_inputs(
-            _input((None, hidden), block.dtype),
-            angles,
-            angles,
-            _input((1, 1, None, None)),
-            _input((None, 1, 1, None)),
-            *[rows] * (4 if has_prefix else 2),
-        )
 
     def take(self, weights: list[Parameter]) -> None:
         """Lets the copy compute with the memory of these parameters."""
@@ -156,17 +146,18 @@ class _Block(nn.Cell):
 class _Head(nn.Cell):
     """Rows (N, D) and the places of some -> their logits (., V) in float32."""
 
-    def __init__(self, norm: nn.Cell | None, output_layer: nn.Cell, config: ChatGLM2Config) -> None:
+    def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
-        self.norm, self.output_layer = norm, output_layer
-        self.set_inputs(_input((None, config.hidden_size), getattr(ms, config.stream_dtype)), _input((None,), ms.int32))
+        self.transformer = transformer
 
     def construct(self, x: Tensor, places: Tensor) -> Tensor:
-        x = ops.gather(x, places, 0)
-        if self.norm is not None:
-            x = self.norm(x)
-        return ops.cast(self.output_layer(x), ms.float32)
+        x = self.transformer.encoder.norm(ops.gather(x, places, 0))
+        return ops.cast(self.transformer.output_layer(x), ms.float32)
 
 
-def _input(shape: tuple, dtype: ms.Type = ms.float32) -> Tensor:
+def _tensor(values: np.ndarray, dtype: type) -> Tensor:
+    return Tensor(np.ascontiguousarray(values, dtype))
+
+
+def _input(shape: Sequence[int | None], dtype: ms.Type) -> Tensor:
     return Tensor(shape=list(shape), dtype=dtype)
