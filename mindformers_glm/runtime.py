@@ -15,7 +15,7 @@ from mindformers_glm.errors import ConfigError, DeviceError
 GRAPH_MODE, PYNATIVE_MODE = ms.GRAPH_MODE, ms.PYNATIVE_MODE
 _MODES = {0: GRAPH_MODE, 1: PYNATIVE_MODE, "GRAPH_MODE": GRAPH_MODE, "PYNATIVE_MODE": PYNATIVE_MODE}
 _TARGETS = ("CPU", "Ascend")
-_DIRECT_KEYS = ("max_call_depth", "save_graphs", "save_graphs_path", "graph_kernel_flags", "enable_graph_kernel")
+_chosen: tuple[str, int | None] | None = None  # the device that set_up has selected
 
 
 def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None, use_parallel: bool = False) -> None:
@@ -38,10 +38,7 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
     require_device(target)
     device_id = int(os.environ.get("DEVICE_ID", context.get("device_id", 0))) if target == "Ascend" else 0
     ms.set_context(mode=_MODES[mode])
-    if "MS_ROLE" in os.environ or target == "CPU":  # with msrun the launcher gives the device number
-        ms.set_device(target)
-    else:
-        ms.set_device(target, device_id)
+    _choose_device(target, device_id)
     if context.get("max_call_depth"):
         ms.set_recursion_limit(int(context["max_call_depth"]))
     if target == "Ascend" and str(context.get("max_device_memory", "")).endswith("GB"):
@@ -100,6 +97,21 @@ def serve_as_scheduler() -> None:
 
     ms.set_device("CPU")  # whatever the ranks compute on
     init()
+
+
+def _choose_device(target: str, device_id: int) -> None:
+    """Selects the device once; MindSpore refuses to hear it again after the first kernel."""
+    global _chosen
+    wanted = (target, None if "MS_ROLE" in os.environ or target == "CPU" else device_id)
+    if wanted == _chosen:
+        return
+    try:
+        ms.set_device(*(part for part in wanted if part is not None))
+    except RuntimeError as error:
+        if device_target() != target:
+            fix = "It can be chosen only before the first computation of a process: set it earlier."
+            raise ConfigError("context.device_target", target, fix) from error
+    _chosen = wanted
 
 
 def _start_communication() -> None:

@@ -30,7 +30,7 @@ MODEL_NAMES: dict[str, ModelName] = {
     "glm2_6b_32k": ModelName("glm2", "glm2/run_glm2_6b_32k.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b-32k"),
     "glm3_6b": ModelName("glm3", "glm3/run_glm3_6b.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b"),
     "glm3_6b_32k": ModelName("glm3", "glm3/run_glm3_6b_32k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-32k"),
-    "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny.yaml", "ChatGLM2Tokenizer"),
+    "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny_finetune.yaml", "ChatGLM2Tokenizer"),
     "glm2_tiny_lora": ModelName("glm2", "tiny/run_glm2_tiny_lora.yaml", "ChatGLM2Tokenizer"),
 }
 

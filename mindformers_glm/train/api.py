@@ -14,20 +14,21 @@ from mindspore import nn
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.checkpoint.saved import resume_file
 from mindformers_glm.config import RunConfig
 from mindformers_glm.config.loader import merge, read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR, model_name
 from mindformers_glm.config.overrides import nest
 from mindformers_glm.config.run import make_config
 from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.registry import TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.task import prepare
 
 _TASKS = ("general", "text_generation")
 _MODES = {"train": "train", "finetune": "train", "eval": "evaluate", "predict": "predict", "export": "export"}
+_SHARED_KEYS = ("learning_rate", "warmup_steps", "warmup_ratio", "warmup_epochs", "total_steps", "weight_decay")
 # Argument of TrainingArguments -> keys of the YAML that it sets.
 _ARGUMENT_KEYS: dict[str, tuple[str, ...]] = {
     "output_dir": ("output_dir",),
@@ -46,13 +47,11 @@ _ARGUMENT_KEYS: dict[str, tuple[str, ...]] = {
     "batch_size": ("runner_config.batch_size",),
     "per_device_train_batch_size": ("runner_config.batch_size",),
     "gradient_accumulation_steps": ("runner_config.gradient_accumulation_steps",),
-    "optim": ("optimizer.type",),
     "weight_decay": ("optimizer.weight_decay",),
     "adam_beta1": ("optimizer.beta1",),
     "adam_beta2": ("optimizer.beta2",),
     "adam_epsilon": ("optimizer.eps",),
     "learning_rate": ("lr_schedule.learning_rate",),
-    "lr_scheduler_type": ("lr_schedule.type",),
     "warmup_steps": ("lr_schedule.warmup_steps",),
     "max_grad_norm": ("runner_wrapper.max_grad_norm",),
 }
@@ -106,7 +105,7 @@ class TrainingArguments:
         Raises:
             ConfigError: a save strategy nobody has, or two batch sizes that differ.
         """
-        merged = dict(values)
+        merged = _with_types(values, optimizer=self.optim, lr_schedule=self.lr_scheduler_type)
         for name, keys in _ARGUMENT_KEYS.items():
             value = getattr(self, name)
             if value is not None:
@@ -284,10 +283,11 @@ class Trainer:
 
     def get_last_checkpoint(self) -> str | None:
         """The newest complete checkpoint in the output folder, None where there is none."""
-        prefix = next((s["prefix"] for s in self._values.get("callbacks") or [] if s.get("prefix")), "CKP")
         root = Path(self._values.get("output_dir") or "output")
-        newest = CheckpointStore(root, prefix, rank=runtime.rank(), rank_size=runtime.rank_size()).newest()
-        return str(newest.path) if newest else None
+        try:
+            return str(resume_file(root, rank=runtime.rank(), rank_size=runtime.rank_size()))
+        except CheckpointError:
+            return None
 
     def _run(
         self,
@@ -340,6 +340,16 @@ def _base_values(args: Any, name: str | None, pet_method: str) -> dict[str, Any]
     if not dataclasses.is_dataclass(args):
         raise ConfigError("args", args, "Give a YAML file, a mapping, or TrainingArguments.")
     return args.applied(values)
+
+
+def _with_types(values: Mapping[str, Any], **types: str | None) -> dict[str, Any]:
+    """The values with another class for some components, which keep the arguments that all of their kind have."""
+    changed = dict(values)
+    for section, name in types.items():
+        old = changed.get(section) or {}
+        if name is not None and name != old.get("type"):
+            changed[section] = {"type": name, **{key: old[key] for key in _SHARED_KEYS if key in old}}
+    return changed
 
 
 def _listed(value: Any) -> list[Any]:
