@@ -56,7 +56,7 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
             model.transformer.output_layer.is_plain = False  # logits go through the loss above
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
-    model.whole_config = config
+    model.config = model.config.model_copy(update={"padded_vocab_size": config.padded_vocab_size})  # whole logits
     return model
 
 
