@@ -94,6 +94,18 @@ def last_prefix(folder: Path, prefix: str, rank: int, rank_size: int) -> str | N
     return max(complete, key=complete.get) if complete else None
 
 
+def run_to_continue(folder: Path, prefix: str, resume: bool | str | Path, rank: int, rank_size: int) -> str | None:
+    """The run's name under which a resumed run goes on saving; None when it needs a new one."""
+    if isinstance(resume, bool):
+        return last_prefix(folder, prefix, rank, rank_size) if resume else None
+    path, name = Path(resume), _NAME.fullmatch(Path(resume).name)
+    if name is None or number_of(name["prefix"], prefix) is None or path.parent.parent.resolve() != folder.resolve():
+        return None
+    newest = newest_of_all(folder, name["prefix"], rank, rank_size)
+    same = newest is not None and (newest.epoch, newest.step) == (int(name["epoch"]), int(name["step"]))
+    return name["prefix"] if same else None
+
+
 def resume_file(place: str | Path, *, which: bool | str | Path = True, rank: int = 0, rank_size: int = 1) -> Path:
     """The checkpoint of this rank to go on from.
 

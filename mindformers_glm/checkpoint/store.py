@@ -25,7 +25,8 @@ class CheckpointStore:
     """Saves training states of one rank and finds the newest that every rank has.
 
     `keep` is the number of full checkpoints kept (0 keeps all). A prefix that another run uses or has used becomes
-    `<prefix>_1`, `_2`, ...; with `resume` the run that wrote last goes on under its own name. `exchange` is needed
+    `<prefix>_1`, `_2`, ... With `resume` the run that wrote last goes on under its own name; given as the file that
+    was resumed from, that file's run, unless it has newer files, which a new name keeps apart. `exchange` is needed
     only when ranks do not see one another's folders: it takes this rank's number and returns those of all ranks.
     """
 
@@ -39,7 +40,7 @@ class CheckpointStore:
         keep: int = 5,
         save_network: bool = True,
         trainable: Iterable[str] | None = None,
-        resume: bool = False,
+        resume: bool | str | Path = False,
         exchange: Callable[[int], list[int]] | None = None,
     ) -> None:
         self.root, self.rank, self.rank_size, self.keep = Path(root), rank, rank_size, keep
@@ -115,10 +116,10 @@ class CheckpointStore:
 
     # inside
 
-    def _choose_prefix(self, prefix: str, resume: bool) -> str:
+    def _choose_prefix(self, prefix: str, resume: bool | str | Path) -> str:
         """The name to save under, claimed for this process; the same on all ranks."""
         folder = self.root / "checkpoint"
-        last = saved.last_prefix(folder, prefix, self.rank, self.rank_size) if resume else None
+        last = saved.run_to_continue(folder, prefix, resume, self.rank, self.rank_size)
         free = 1 + max((saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)), default=-1)
         number = free if last is None else saved.number_of(last, prefix)
         exchange = self.exchange or (lambda value: [value])

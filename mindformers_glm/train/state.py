@@ -38,6 +38,7 @@ class RunState:
     data_ranks: int = 1
     shows_scale: bool = False
     resumed: bool = False
+    resumed_from: str | None = None  # the checkpoint
     resume_hint: str = "set resume_training: True"
     division: dict[str, Any] | None = None  # how ranks divide the state, for a resume on others
     on_disk: Callable[[Arrays], Arrays] | None = None  # what this rank writes, from what it keeps in memory
@@ -128,7 +129,7 @@ class RunState:
         scale = {"value": saved.loss_scale, "good_steps": saved.loss_scale_good_steps}
         self.step.loss_scale.restore(saved.data.get("loss_scale") or scale)
         restore_rng(saved.rng)
-        self.done, self.updates, self.resumed = done, saved.global_step, True
+        self.done, self.updates, self.resumed, self.resumed_from = done, saved.global_step, True, place
 
     def position(self) -> Position:
         """Where in the data the next step lies."""

@@ -179,6 +179,15 @@ def test_resuming_goes_on_under_the_name_of_the_last_run(tmp_path):
     assert CheckpointStore(tmp_path / "new", resume=True).prefix == "CKP"
 
 
+def test_resuming_from_an_older_file_keeps_the_newer_ones_apart(tmp_path):
+    store = CheckpointStore(tmp_path)
+    paths = [store.save(state(step)) for step in (1, 2, 3)]
+    store.close()
+    assert CheckpointStore(tmp_path, resume=paths[1]).prefix == "CKP_1"
+    assert CheckpointStore(tmp_path, resume=str(paths[2])).prefix == "CKP"
+    assert CheckpointStore(tmp_path, resume=tmp_path / "elsewhere" / paths[2].name).prefix == "CKP_2"
+
+
 def test_places_that_users_name_for_resuming(tmp_path):
     store = CheckpointStore(tmp_path)
     store.save(state(2))

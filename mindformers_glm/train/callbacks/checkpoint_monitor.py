@@ -70,7 +70,7 @@ class CheckpointMonitor(Callback):
             keep=self.keep,
             save_network=self.save_network,
             trainable=trainable,
-            resume=state.resumed,
+            resume=state.resumed_from or state.resumed,
         )
         self._last_done, self._last_time = state.done, time.monotonic()
 
