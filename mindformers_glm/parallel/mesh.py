@@ -119,7 +119,10 @@ def mesh_from_config(config: Mapping[str, Any], *, rank: int, world: int) -> Mes
     axes = {short: sizes.get(name) or 1 for name, short in _AXES.items()}
     if axes["dp"] * axes["tp"] * axes["pp"] != world:
         shown = " x ".join(f"{name} {axes[short]}" for name, short in _AXES.items())
-        fix = f"{shown} = {axes['dp'] * axes['tp'] * axes['pp']}, and {world} processes were started."
+        product = axes["dp"] * axes["tp"] * axes["pp"]
+        started = "1 process was" if world == 1 else f"{world} processes were"
+        repair = "Start as many with scripts/run_distribute.sh, change the sizes, or set use_parallel: False."
+        fix = f"{shown} = {product}, and {started} started. {repair}"
         raise ConfigError("parallel_config.data_parallel", axes["dp"], fix)
     return make_mesh(rank, **axes)
 
