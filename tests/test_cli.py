@@ -147,6 +147,7 @@ BROKEN = {
     "wrong type": (["--epochs", "many"], "runner_config.epochs"),
     "length rule": (["--options", "train_dataset.max_source_length=40"], "max_source_length"),
     "tokenizer of another size": (["--options", "model.model_config.padded_vocab_size=512"], "padded_vocab_size"),
+    "tokenizer of a smaller model": (["--options", "model.model_config.padded_vocab_size=65024"], "padded_vocab_size"),
     "unknown class": (["--options", "optimizer.type=AdamWw"], "AdamW"),
     "unknown model name": (["--load_checkpoint", "glm2_6bb"], "glm2_6b"),
     "bad JSON lines": (["--train_dataset_dir", "bad.json"], "bad.json"),

@@ -18,11 +18,11 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.hf_config import from_hf, to_hf
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
+from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
 
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
 _TOKENIZER_FILES = (tokenizer_files.VOCABULARY, tokenizer_files.SETTINGS)
 _NATIVE_TYPES = ("glm", "glm4")
-_UNUSED_IDS = 1024  # how many ids may lie between a tokenizer's last and the padded vocabulary
 
 
 class Storage(NamedTuple):
@@ -217,7 +217,7 @@ def check_tokenizer(vocab_size: int, config: ChatGLM2Config, *, place: str | Pat
         CheckpointError: it has more ids than the network has rows, or far fewer.
     """
     rows = config.padded_vocab_size
-    if vocab_size > rows or rows - vocab_size > _UNUSED_IDS:
+    if vocab_size > rows or rows - vocab_size > UNUSED_IDS:
         raise CheckpointError(
             str(place),
             f"the tokenizer has {vocab_size:,} ids and the network {rows:,} rows (padded_vocab_size)",

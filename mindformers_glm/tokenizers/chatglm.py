@@ -19,6 +19,7 @@ from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
 from mindformers_glm.tokenizers.messages import read_messages
 
 History = Sequence[Any]  # pairs (query, reply) or messages {role, content, ...}
+UNUSED_IDS = 1024  # how many rows of an embedding may lie beyond the last id of its tokenizer
 GLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
@@ -100,15 +101,16 @@ class ChatGLM3Tokenizer(GLMTokenizer):
 
 
 def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
-    """Passes when every id of the tokenizer has a row in the model's embedding.
+    """Passes when every id of the tokenizer has a row in the model's embedding, and few rows are left over.
 
     Raises:
-        ConfigError: the tokenizer is larger than the model's vocabulary.
+        ConfigError: the tokenizer is larger than the model's vocabulary, or far smaller: that of another model.
     """
-    if tokenizer.vocab_size > padded_vocab_size:
+    size, rows = tokenizer.vocab_size, padded_vocab_size
+    if size > rows or rows - size > UNUSED_IDS:
         fix = (
-            f"The tokenizer {tokenizer.vocab_file} has {tokenizer.vocab_size} ids; raise padded_vocab_size to at "
-            "least that, or use the tokenizer that belongs to this model."
+            f"The tokenizer {tokenizer.vocab_file} has {size} ids: use the tokenizer that belongs to this model, or, "
+            f"to train another from scratch, set padded_vocab_size to {-(-size // 64) * 64}."
         )
         raise ConfigError("model.model_config.padded_vocab_size", padded_vocab_size, fix)
 
