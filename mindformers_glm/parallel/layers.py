@@ -64,6 +64,20 @@ class VocabParallelEmbedding(nn.Cell):
         return self.leave(found * ops.cast(mine, self.dtype).reshape(-1, 1))
 
 
+class ShareOfLoss(nn.Cell):
+    """The mean over the labels of one data rank, made that over the labels of all: see ParallelCrossEntropy."""
+
+    def __init__(self, data: Axis):
+        super().__init__()
+        self.over_data = ReduceFromRanks(data)
+
+    def construct(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """The rank's mean loss (), its labels (...) -> the mean () of all ranks."""
+        count = _sum(ops.cast(labels != IGNORED, ms.float32))
+        total = ops.stop_gradient(self.over_data(count))
+        return self.over_data(loss * ((count + 1e-5) / (total + 1e-5)))
+
+
 class ParallelHead(nn.Cell):
     """The output layer over a divided vocabulary: a rank's logits while training, all of them otherwise."""
 

@@ -134,7 +134,7 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         check_device(config)
         self.config = config
         self.transformer = ChatGLM2Model(config)
-        self.loss = cross_entropy
+        self.loss, self.share = cross_entropy, None  # models/glm/parallelize.py replaces them
         self.prefix_encoder = None
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
@@ -166,7 +166,8 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
         rows, head = self.transformer(input_ids, prefix), self.transformer.output_layer
         if labels is not None and self.training and head.is_plain:
-            return head_cross_entropy(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
+            loss = head_cross_entropy(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
+            return loss if self.share is None else self.share(loss, labels)
         logits = head(rows)
         if labels is None:
             return ops.cast(logits, ms.float32).reshape(batch, tokens, -1)

@@ -20,6 +20,7 @@ from mindformers_glm.parallel.layers import (
     ParallelCrossEntropy,
     ParallelHead,
     RowParallel,
+    ShareOfLoss,
     VocabParallelEmbedding,
 )
 from mindformers_glm.parallel.mesh import Axis, Mesh, check_tensor_parallel
@@ -52,8 +53,8 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
         _wrap(model.transformer, mesh.tensor)
     if mesh.size > 1:
         model.loss = ParallelCrossEntropy(mesh.tensor, mesh.data)
-        if mesh.tensor.size == 1:
-            model.transformer.output_layer.is_plain = False  # logits go through the loss above
+    if mesh.data.size > 1:
+        model.share = ShareOfLoss(mesh.data)  # of the loss that is fused with a whole output layer
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.config = model.config.model_copy(update={"padded_vocab_size": config.padded_vocab_size})  # whole logits
