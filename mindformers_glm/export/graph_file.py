@@ -1,0 +1,78 @@
+"""MindIR files: a Cell traced once, and written with its weights inside or in one file that several graphs share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn
+from mindspore.train import mind_ir_pb2 as proto
+
+from mindformers_glm.checkpoint.atomic import atomic_write
+
+VERSION = 3
+_HEADER = b"\x01" + bytes(63)  # of a weight file: byte order, little endian
+_ALIGNED = 64
+
+
+class Place(NamedTuple):
+    """Where a weight lies in the shared file."""
+
+    offset: int
+    length: int
+
+
+def trace(cell: nn.Cell, inputs: Sequence[Tensor]) -> proto.ModelProto:
+    """The graph of a Cell for these inputs, without its weights. The Cell is compiled, nothing is kept on disk."""
+    found = proto.ModelProto()
+
+    def take(model: proto.ModelProto) -> None:
+        found.CopyFrom(model)
+        del model.graph.parameter[:]  # so that mindspore.export writes none
+
+    with tempfile.TemporaryDirectory() as folder:
+        ms.export(cell, *inputs, file_name=f"{folder}/graph", file_format="MINDIR", custom_func=take)
+    return found
+
+
+def weight_name(parameter: proto.TensorProto) -> str:
+    """Our name of a weight in a graph, which puts the function's name before it."""
+    return parameter.name.rpartition(":")[2]
+
+
+def write_weights(path: Path, weights: Mapping[str, Parameter]) -> dict[str, Place]:
+    """Writes one file with all weights, each on a boundary of 64 bytes; where each lies."""
+    places = {}
+    with atomic_write(path) as file:
+        file.write(_HEADER)
+        for name, weight in weights.items():
+            data = weight.asnumpy()
+            places[name] = Place(file.tell(), data.nbytes)
+            file.write(data.reshape(-1).view("u1").data)
+            file.write(bytes(-file.tell() % _ALIGNED))
+    return places
+
+
+def write_graph(
+    path: Path,
+    graph: proto.ModelProto,
+    weights: Mapping[str, Parameter],
+    *,
+    shared: Path | None = None,
+    places: Mapping[str, Place] | None = None,
+) -> None:
+    """Writes a graph with its weights inside, or pointing to `places` of the file `shared` beside or below it."""
+    whole = proto.ModelProto()
+    whole.CopyFrom(graph)
+    for parameter in whole.graph.parameter:
+        name = weight_name(parameter)
+        if shared is None:
+            parameter.raw_data = weights[name].asnumpy().tobytes()
+        else:
+            parameter.external_data.location = shared.relative_to(path.parent).as_posix()
+            parameter.external_data.offset, parameter.external_data.length = places[name]
+    with atomic_write(path) as file:
+        file.write(whole.SerializeToString())
