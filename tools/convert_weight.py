@@ -2,7 +2,8 @@
 """Converts a checkpoint: `python tools/convert_weight.py --input_path DIR_OR_FILE --output_path OUT [--to FORM]`.
 
 Reads official folders (safetensors or .bin), MindFormers .ckpt of every generation, PEFT adapters, our folders, and
-registered names. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2, mindformers-1.5, peft.
+registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
+mindformers-1.5, peft, megatron (mcore folders of ModelLink, with --tp and --pp).
 Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
 An interrupted conversion to a folder goes on where it stopped.
 """
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindformers_glm.checkpoint.convert import run_plan  # noqa: E402
-from mindformers_glm.checkpoint.job import plan_job  # noqa: E402
+from mindformers_glm.checkpoint.convert import run_plan, save_directory  # noqa: E402
+from mindformers_glm.checkpoint.job import open_checkpoint, plan_job  # noqa: E402
+from mindformers_glm.checkpoint.megatron import MegatronWeights, is_megatron, write_megatron  # noqa: E402
+from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt  # noqa: E402
 from mindformers_glm.checkpoint.model_files import Storage, read_config  # noqa: E402
 from mindformers_glm.checkpoint.plan import FORMS, Plan  # noqa: E402
 from mindformers_glm.errors import ConfigError, UserError  # noqa: E402
@@ -31,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--input_path", required=True, help="file, folder, registered name or hub repository")
     p.add_argument("--output_path", required=True)
-    p.add_argument("--to", choices=list(FORMS), help="form of the output")
+    p.add_argument("--to", choices=[*FORMS, "megatron"], help="form of the output")
     p.add_argument("--dtype", help="fp32, fp16 or bf16; without it numbers keep their type")
     p.add_argument("--config", help="YAML or config.json of the network, where none lies beside the weights")
     p.add_argument("--tokenizer", help="folder of the tokenizer to put beside the weights")
@@ -44,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", default="glm-n", help="accepted for MindFormers' sake: glm-n")
     p.add_argument("--reversed", action="store_true", help="the same as --to hf")
     p.add_argument("--concat", help="True: the same as --to mindformers-1.2, joining separate query, key, value")
+    p.add_argument("--tp", type=int, default=1, help="tensor ranks of a Megatron folder to write")
+    p.add_argument("--pp", type=int, default=1, help="pipeline ranks of a Megatron folder to write")
     for key in Storage._fields:
         p.add_argument(f"--{key}", help=f"True or False: how the MindFormers side stores weights ({key})")
     return p
@@ -76,6 +81,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def main(arguments: list[str] | None = None) -> None:
     """Prints the plan and carries it out."""
     args = parser().parse_args(arguments)
+    if args.to == "megatron" or is_megatron(args.input_path):
+        print(f"written {_megatron(args)}")
+        return
     plan = plan_of(args)
     source = plan.source
     print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
@@ -87,6 +95,29 @@ def main(arguments: list[str] | None = None) -> None:
     with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
         path = run_plan(plan, overwrite=args.overwrite, progress=bar.update)
     print(f"written {path}")
+
+
+def _megatron(args: argparse.Namespace) -> Path:
+    """Writes a Megatron folder, or reads one into our folder or a MindFormers .ckpt."""
+    out = Path(args.output_path)
+    if args.to == "megatron":
+        opened = open_checkpoint(args.input_path, config=args.config, rank=args.rank, download=args.download)
+        if opened.config is None or opened.source.kind != "weights":
+            raise ConfigError(
+                "input_path", args.input_path, "Give whole weights with their --config; merge adapters first."
+            )
+        if out.exists() and any(out.iterdir()) and not args.overwrite:
+            raise ConfigError("output_path", args.output_path, "The folder is not empty: name another, or --overwrite.")
+        write_megatron(opened.source, opened.config, out, tp=args.tp, pp=args.pp)
+        return out
+    if args.config is None:
+        raise ConfigError("config", None, "A Megatron folder does not tell its network: name a YAML or config.json.")
+    config = read_config(args.config)[0]
+    weights = MegatronWeights(args.input_path, config)
+    if args.output_path.endswith(".ckpt"):
+        save_ckpt(out, weights)
+        return out
+    return save_directory(out, weights, config, tokenizer=args.tokenizer, dtype=args.dtype, overwrite=args.overwrite)
 
 
 def _storage(args: argparse.Namespace) -> Storage | None:
