@@ -1,0 +1,215 @@
+"""Kills a training run again and again and compares it with one that was left alone.
+
+`python killed_trainer.py FOLDER KILLS [glm]` trains a network of a few hundred weights (or a tiny ChatGLM2) and saves
+after every step. Children are forked from this warm process; half of them die at a random call that changes the disk,
+half at a random moment. Prints a JSON line: kills, and what was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
+from killed_saves import _DISK, temporaries  # noqa: E402
+from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
+
+from mindformers_glm.checkpoint.resume import read_train_state  # noqa: E402
+from mindformers_glm.checkpoint.saved import of_rank, resume_file  # noqa: E402
+from mindformers_glm.data.batch import Batch  # noqa: E402
+from mindformers_glm.data.order import Order  # noqa: E402
+from mindformers_glm.errors import CheckpointError  # noqa: E402
+from mindformers_glm.optim import FP32StateAdamWeightDecay, decay_groups  # noqa: E402
+from mindformers_glm.train.callbacks.base import Callback  # noqa: E402
+from mindformers_glm.train.callbacks.checkpoint_monitor import CheckpointMonitor  # noqa: E402
+from mindformers_glm.train.fit import fit  # noqa: E402
+from mindformers_glm.train.plan import make_plan  # noqa: E402
+from mindformers_glm.train.state import RunState, data_identity  # noqa: E402
+from mindformers_glm.train.step import TrainStep  # noqa: E402
+
+VOCABULARY, WIDTH, LENGTH, ROWS, BATCH = 17, 8, 6, 20, 4
+
+
+class Toy(nn.Cell):
+    """Predicts the next token from the present one, with noise from NumPy's generator in the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        self.table = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)), ms.float32), name="table")
+        self.weight = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)) * 0.3, ms.float32), name="dense.weight")
+
+    def construct(self, input_ids, labels):
+        hidden = ops.tanh(ops.gather(self.table, input_ids.reshape(-1), 0))
+        return ops.cross_entropy(ops.matmul(hidden, self.weight.T), labels.reshape(-1))
+
+
+class Tokens:
+    """Rows in an order fixed by (seed, epoch); tokens are replaced at random, so the random state matters too."""
+
+    def __init__(self) -> None:
+        self.ids = np.random.default_rng(3).integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
+        self.order = Order(num_rows=ROWS, batch_size=BATCH, seed=3)
+        self.batch_size = BATCH
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, epoch: int, start: int = 0):
+        for index in range(start, len(self)):
+            rows = self.order.batch(epoch, index)
+            ids = self.ids[rows].copy()
+            ids[:, 0] = np.random.randint(0, VOCABULARY, len(rows))
+            yield Batch(ids, (ids * 5 + 3) % VOCABULARY, rows + 1)
+
+
+class Losses(Callback):
+    """Appends each step's number and loss, bit for bit, to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_step_end(self, state: RunState) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps([state.done, float(state.result.loss).hex()]) + "\n")
+
+
+def network(kind: str) -> nn.Cell:
+    if kind != "glm":
+        return Toy()
+    from tiny_networks import random_network
+
+    return random_network(seed=1, num_layers=1, padded_vocab_size=VOCABULARY)
+
+
+def train(folder: Path, kind: str, epochs: int) -> None:
+    """One run, resumed where there is something to resume from; writes the final weights."""
+    ms.set_context(mode=ms.GRAPH_MODE if kind == "glm" else ms.PYNATIVE_MODE)
+    ms.set_seed(11)
+    np.random.seed(11)
+    model, data = network(kind), Tokens()
+    model.set_train(True)
+    groups = decay_groups(model.trainable_params(), 0.1)
+    step = TrainStep(model, FP32StateAdamWeightDecay(groups, eps=1e-8))
+    state = RunState(
+        step=step,
+        plan=make_plan(batches=len(data), epochs=epochs, accumulation=1),
+        batch_size=BATCH,
+        data=data_identity(data),
+        output_dir=folder,
+    )
+    try:
+        place = resume_file(folder)
+        state.restore(read_train_state(place), place=str(place))
+    except CheckpointError:
+        assert not list((folder / "checkpoint").glob("rank_0/*.ckpt")), "there are checkpoints and none is usable"
+    monitor = CheckpointMonitor(save_checkpoint_steps=1, keep_checkpoint_max=2, async_save=state.done % 4 == 0)
+    fit(state, data, lambda step: 0.02 / (1 + step), [Losses(folder / "losses.jsonl"), monitor])
+    np.savez(folder / "final.npz", **{p.name: p.asnumpy() for p in state.network.get_parameters()})
+
+
+def child(folder: Path, kind: str, epochs: int, stage: int | None) -> int:
+    """Forks a run, with the stage at which it kills itself."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        folder.mkdir(exist_ok=True)
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        if stage is not None:
+            _die_at(stage)
+        train(folder, kind, epochs)
+        status = 0
+    except BaseException:  # noqa: BLE001 - the child's log is the only witness
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.setprofile(None)
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_at(stage: int) -> None:
+    count = [0]
+
+    def hook(frame, event, argument) -> None:
+        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK:
+            if count[0] == stage:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[0] += 1
+
+    threading.setprofile(hook)
+    sys.setprofile(hook)
+
+
+def losses(folder: Path) -> dict[int, str]:
+    """Step -> loss; a step that was made twice gave the same both times."""
+    found: dict[int, str] = {}
+    for line in (folder / "losses.jsonl").read_text().splitlines():
+        if line.endswith("]"):
+            done, loss = json.loads(line)
+            assert found.setdefault(done, loss) == loss, f"step {done} gave another loss after resuming"
+    return found
+
+
+def wait(pid: int, seconds: float, steps: Path | None = None, count: int = 0) -> int | None:
+    """The exit status; None when it still runs after that time, or after `count` more lines of `steps`."""
+    end, before = time.monotonic() + seconds, _size(steps)
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        if steps is not None and _size(steps) - before >= count * 28:  # bytes of a line
+            return None
+        time.sleep(0.002)
+    return None
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.exists() else 0
+
+
+def main(folder: Path, kills: int, kind: str) -> dict:
+    folder.mkdir(parents=True, exist_ok=True)
+    epochs, chance = int(1.5 * kills) + 2, random.Random(7)
+    straight, broken = folder / "straight", folder / "broken"
+    assert wait(child(straight, kind, epochs, None), 900) == 0, (straight / "log.txt").read_text()[-3000:]
+    made = most = 0
+    while made < kills:
+        stage = chance.randrange(0, 140) if made % 2 else None
+        pid = child(broken, kind, epochs, stage)
+        status = wait(pid, 120, broken / "losses.jsonl", 30 if made % 2 else chance.randrange(0, 7))
+        if status is None:
+            time.sleep(chance.uniform(0, 0.05))
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status) or status == 0, (broken / "log.txt").read_text()[-3000:]
+        if status == 0:
+            break
+        made += 1
+        most = max(most, temporaries(broken))
+        there = list(broken.glob("checkpoint/rank_0/*.ckpt"))
+        assert len(of_rank(broken / "checkpoint", "CKP", 0)) == len(there) <= 4
+    assert wait(child(broken, kind, epochs, None), 900) == 0, (broken / "log.txt").read_text()[-3000:]
+    wanted, got = losses(straight), losses(broken)
+    assert got == wanted, [step for step in wanted if got.get(step) != wanted[step]][:5]
+    left, right = np.load(straight / "final.npz"), np.load(broken / "final.npz")
+    for name in left.files:
+        assert left[name].tobytes() == right[name].tobytes(), name
+    return {"kills": made, "steps": len(wanted), "weights": len(left.files), "temporaries_at_most": most}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "toy")))

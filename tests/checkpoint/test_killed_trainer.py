@@ -1,0 +1,32 @@
+"""A trainer killed again and again ends with the losses and weights of one that was left alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("killed_trainer.py")
+
+
+def run(folder: Path, kills: int, kind: str) -> dict:
+    command = [sys.executable, str(SCRIPT), str(folder), str(kills), kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("kills", "kind"),
+    [
+        (10, "toy"),
+        pytest.param(60, "toy", marks=pytest.mark.slow),
+        pytest.param(12, "glm", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_runs_equal_a_straight_one(tmp_path, kills, kind):
+    found = run(tmp_path, kills, kind)
+    assert found["kills"] == kills
+    assert found["steps"] > kills
+    assert found["temporaries_at_most"] <= 3  # one in each folder, swept by the next save there
