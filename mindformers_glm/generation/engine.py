@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -101,17 +102,25 @@ class Engine:
         Raises:
             GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows.
         """
-        prompt = [int(token) for token in prompt]
-        limits = config.limits(prompt, seq_length=self.max_length, row=index)
-        self._check_ids(prompt, index)
-        search = (
-            BeamSearch(prompt, config, limits) if config.num_beams > 1 else Samples(prompt, config, limits, index=index)
-        )
-        if search.num_rows > self.max_rows:
-            raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
-        job = Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
+        job = self._job(prompt, config, index, listener, reuse_prefix=reuse_prefix)
         self._hand_over(job)
         return job.ticket
+
+    def submit_all(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        *,
+        listener: Callable[[int, Item], None] | None = None,
+    ) -> list[Ticket]:
+        """A ticket for each prompt. They arrive together, so that the same call makes the same batches every time.
+
+        `listener` gets the prompt's number with each item. Raises as `submit`, before any work.
+        """
+        listeners = [None if listener is None else partial(listener, row) for row in range(len(prompts))]
+        jobs = [self._job(prompt, config, row, listeners[row]) for row, prompt in enumerate(prompts)]
+        self._hand_over(*jobs)
+        return [job.ticket for job in jobs]
 
     def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Score]:
         """How probable each continuation is after the context, which is computed once.
@@ -147,6 +156,26 @@ class Engine:
         if owner is not None and owner is not threading.current_thread():
             owner.join()
 
+    def _job(
+        self,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        index: int,
+        listener: Callable[[Item], None] | None,
+        *,
+        reuse_prefix: bool = False,
+    ) -> Job:
+        prompt = [int(token) for token in prompt]
+        limits = config.limits(prompt, seq_length=self.max_length, row=index)
+        self._check_ids(prompt, index)
+        if config.num_beams > 1:
+            search = BeamSearch(prompt, config, limits)
+        else:
+            search = Samples(prompt, config, limits, index=index)
+        if search.num_rows > self.max_rows:
+            raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
+        return Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
+
     def _check_ids(self, ids: list[int], row: int) -> None:
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
@@ -155,11 +184,11 @@ class Engine:
                 "Do tokenizer and model belong together?"
             )
 
-    def _hand_over(self, item: Job | _Call) -> None:
+    def _hand_over(self, *items: Job | _Call) -> None:
         with self._lock:
             if self._closed:
                 raise GenerationError("this engine is closed")
-            self._arrived.append(item)
+            self._arrived.extend(items)
             if self._owner is None:
                 self._owner = threading.Thread(target=self._own, name="generation", daemon=True)
                 self._owner.start()

@@ -16,6 +16,7 @@ from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.search import Generation, Token
+from mindformers_glm.generation.ticket import Item
 from mindformers_glm.log import logger
 from mindformers_glm.registry import SERVICES
 
@@ -42,16 +43,11 @@ def generate(
     Raises:
         GenerationError: a prompt that is empty, does not fit, or holds ids beyond the vocabulary; before any work.
     """
-    prompts = [list(prompt) for prompt in prompts]
-    for row, prompt in enumerate(prompts):
-        config.limits(prompt, seq_length=engine.max_length, row=row)
-    config = config.updated(seed=config.drawn_seed()) if not config.greedy else config
-    arrived: queue.SimpleQueue = queue.SimpleQueue()
-    tickets = []
+    if not config.greedy:
+        config = config.updated(seed=config.drawn_seed())  # one for the whole call
+    arrived: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
+    tickets = engine.submit_all(prompts, config, listener=lambda row, item: arrived.put((row, item)))
     try:
-        for row, prompt in enumerate(prompts):
-            ticket = engine.submit(prompt, config, index=row, listener=lambda item, row=row: arrived.put((row, item)))
-            tickets.append(ticket)
         waiting = len(tickets)
         while waiting:
             row, item = arrived.get()

@@ -30,9 +30,10 @@ class MindSporeNetwork:
         config = model.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         dtype = np.float16 if config.compute_dtype == "float16" else np.float32
-        self.shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, dtype)
-        self._parameters = list(model.get_parameters())
         layers = list(model.transformer.encoder.layers)
+        kv_heads = layers[0].self_attention.kv_heads  # those of this rank
+        self.shape = CacheShape(len(layers), kv_heads, config.kv_channels, dtype)
+        self._parameters = list(model.get_parameters())
         self._weights = [list(layer.get_parameters()) for layer in layers]
         self._start = _Start(model.transformer)
         self._block = _Block(layers[0], getattr(ms, config.compute_dtype), getattr(ms, dtype.__name__))
