@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Chats with a model in the terminal.
+
+    python tools/chat.py
+    python tools/chat.py --model glm3_folder --tools tools.json --temperature 0.8 --top_p 0.8 --stats
+    python tools/chat.py --model configs/tiny/run_glm3_tiny.yaml --lang en
+    echo "你好" | python tools/chat.py
+
+Commands: clear forgets the conversation, stop ends, save FILE.json keeps the conversation. See docs/chat.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would run through the answers; errors are still shown
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mindformers_glm.cli import report  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", default="glm2_tiny", help="registered name, folder, weight file or YAML (glm2_tiny)")
+    p.add_argument("--adapter", help="LoRA on top: PEFT folder or checkpoint")
+    p.add_argument("--lora_alpha", type=float, help="alpha of the adapter, where no file tells it")
+    p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
+    p.add_argument("--seq_length", type=int, help="longest conversation in tokens, reply included (the model's)")
+    p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
+    p.add_argument("--system", help="what the model is told before the conversation")
+    p.add_argument("--tools", help="JSON file with descriptions of tools (ChatGLM3)")
+    p.add_argument("--temperature", type=float, help="above 0: sample; 0: always the most probable token")
+    p.add_argument("--top_p", type=float)
+    p.add_argument("--top_k", type=int)
+    p.add_argument("--repetition_penalty", type=float)
+    p.add_argument("--max_new_tokens", type=int, help="longest reply (what the context has room for)")
+    p.add_argument("--seed", type=int, help="the same answers to the same conversation every time")
+    p.add_argument("--lang", choices=("zh", "en"), default="zh", help="language of prompts and notes")
+    p.add_argument("--stats", action="store_true", help="tokens, speed and time to the first token after each answer")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Loads the model and talks."""
+    chosen = parser().parse_args(argv)
+    from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: PLC0415
+    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - `--help` works without MindSpore
+    from mindformers_glm.serving.phrases import LANGUAGES  # noqa: PLC0415
+    from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
+
+    tools = None if chosen.tools is None else read_tools(chosen.tools)
+    loaded = load(
+        chosen.model,
+        adapter=chosen.adapter,
+        lora_alpha=chosen.lora_alpha,
+        tokenizer=chosen.tokenizer,
+        seq_length=chosen.seq_length,
+        device_target=chosen.device_target,
+    )
+    names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
+    config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
+    conversation = Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
+    phrases, model = LANGUAGES[chosen.lang], Path(chosen.model).name
+    TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
+
+
+if __name__ == "__main__":
+    sys.exit(report(main))
