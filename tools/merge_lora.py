@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mindformers_glm.checkpoint.convert import run_plan  # noqa: E402
 from mindformers_glm.checkpoint.job import open_checkpoint  # noqa: E402
 from mindformers_glm.checkpoint.merge import MergedSource, logits_differ, network_logits  # noqa: E402
+from mindformers_glm.checkpoint.names import LORA_NAME  # noqa: E402
 from mindformers_glm.checkpoint.plan import FORMS, plan_conversion  # noqa: E402
-from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
+from mindformers_glm.checkpoint.source import WeightSource, read_weights  # noqa: E402
 from mindformers_glm.errors import CheckpointError, ConfigError, UserError  # noqa: E402
 
 _LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
@@ -53,9 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     if base.config is None:
         raise ConfigError("base", args.base, "It is an adapter alone: name the base weights.")
     pet_config = dict(adapter.pet_config or base.pet_config or {})
-    pet_config = _scaled(pet_config, adapter, args.lora_scaling)
+    pet_config = _scaled(pet_config, adapter.source, args.lora_scaling)
     config = base.config.model_copy(update={"pet_config": None})
-    merged = MergedSource(base.source, adapter.source, config, pet_config)
+    merged = MergedSource(base.source, adapter.source, config, pet_config, dtype=args.dtype)
     form = args.to or ("mindformers" if args.output_path.endswith(".ckpt") else "ours")
     if not base.exact and not form.startswith("mindformers"):
         raise ConfigError("config", None, f"The shapes do not tell the channels of a head: {form} needs --config.")
@@ -107,17 +108,18 @@ def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dic
         raise CheckpointError(str(path), f"its logits differ by {error:.2g} standard deviations", "Do not use it.")
 
 
-def _scaled(pet_config: dict, adapter, scaling: float | None) -> dict:
+def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> dict:
     """The adapter's settings, with alpha from --lora_scaling where that is given.
 
     Raises:
+        CheckpointError: there is no adapter.
         ConfigError: neither a file nor an argument tells alpha.
     """
-    from mindformers_glm.checkpoint.names import LORA_NAME  # noqa: PLC0415
-
-    down = next((name for name in adapter.source.names if name.endswith(LORA_NAME + "a")), None)
-    if scaling is not None and down is not None:
-        rank = adapter.source.shape(down)[0]
+    down = next((name for name in adapter.names if name.endswith(LORA_NAME + "a")), None)
+    if down is None:
+        raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
+    if scaling is not None:
+        rank = adapter.shape(down)[0]
         return {"target_modules": "query_key_value$", **pet_config, "lora_rank": rank, "lora_alpha": scaling * rank}
     if "lora_alpha" not in pet_config:
         raise ConfigError("lora_alpha", None, "No file tells it: give --lora_alpha or --lora_scaling.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.blocks import array_blocks
-from mindformers_glm.checkpoint.dtypes import convert_bits
+from mindformers_glm.checkpoint.dtypes import convert_bits, float_name
 from mindformers_glm.checkpoint.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.plan import check_adapter, check_complete
 from mindformers_glm.checkpoint.source import WeightSource
@@ -28,16 +28,25 @@ class LayerCheck(NamedTuple):
 
 
 class MergedSource:
-    """Base weights with an adapter added: W + (alpha / rank) B A in float32, in the type of W.
+    """Base weights with an adapter added: W + (alpha / rank) B A in float32, then in `dtype` or the type of W.
 
     Raises:
         CheckpointError: the adapter does not fit the base, or there is none.
     """
 
-    def __init__(self, base: WeightSource, adapter: WeightSource, config: ChatGLM2Config, pet_config: dict) -> None:
+    def __init__(
+        self,
+        base: WeightSource,
+        adapter: WeightSource,
+        config: ChatGLM2Config,
+        pet_config: dict,
+        *,
+        dtype: str | None = None,
+    ) -> None:
         self.path, self.files = base.path, [*base.files, *(f for f in adapter.files if f not in base.files)]
         self.format, self.generation, self.kind = base.format, base.generation, "weights"
         self.base, self.adapter = base, adapter
+        self.merged_dtype = float_name(dtype) if dtype else None
         self.layers = peft.adapted_layers(adapter.names)
         if not self.layers:
             raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
@@ -57,15 +66,15 @@ class MergedSource:
         return self.base.shape(name)
 
     def dtype(self, name: str) -> str:
-        """Type of a base weight."""
-        return self.base.dtype(name)
+        """Type of a weight."""
+        return self.merged_dtype if self.merged_dtype and name in self._adapted else self.base.dtype(name)
 
     def read_bits(self, name: str) -> np.ndarray:
         """Bits of a weight, merged where it is adapted."""
         bits = self.base.read_bits(name)
         if name not in self._adapted:
             return bits
-        wide = convert_bits(bits, self.dtype(name), "float32")
+        wide = convert_bits(bits, self.base.dtype(name), "float32")
         wide = wide if wide is not bits else bits.astype(np.float32)
         down, up = self.matrices(self._adapted[name])
         wide += np.float32(self.scale) * (up @ down)
@@ -93,7 +102,7 @@ class MergedSource:
         random, checks = np.random.default_rng(seed), []
         for name, layer in self._adapted.items():
             x = random.standard_normal((4, self.shape(name)[1])).astype(np.float32)
-            base = convert_bits(self.base.read_bits(name), self.dtype(name), "float32")
+            base = convert_bits(self.base.read_bits(name), self.base.dtype(name), "float32")
             down, up = self.matrices(layer)
             wanted = x @ base.T + np.float32(self.scale) * ((x @ down.T) @ up.T)
             got = x @ convert_bits(merged.read_bits(name), merged.dtype(name), "float32").T
