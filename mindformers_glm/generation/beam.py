@@ -1,4 +1,4 @@
-"""Beam search, with the rules of transformers (4.36 to 4.49: lengths count new tokens only)."""
+"""Beam search by the rules of transformers since 4.36, where lengths count new tokens only."""
 
 from __future__ import annotations
 

@@ -147,6 +147,12 @@ class GenerationConfig:
         return not self.do_sample or self.temperature == 0 or self.top_k == 1 or self.top_p == 0
 
     @property
+    def edits_logits(self) -> bool:
+        """True when logits depend on the ids so far by more than the network."""
+        plain = self.repetition_penalty == 1 and not self.no_repeat_ngram_size
+        return not plain or bool(self.bad_words_ids or self.logits_processor)
+
+    @property
     def total_length(self) -> int | None:
         """The limit of prompt and new tokens together, None where only new tokens are limited."""
         if self.max_new_tokens is not None:

@@ -8,7 +8,7 @@ below a factor of four; a job that outgrows its group moves on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,12 +90,6 @@ class Scheduler:
         """True while a job is anywhere here."""
         return bool(self._waiting or self._prompts or self._uncached or self._groups)
 
-    @property
-    def cache_bytes(self) -> int:
-        """Memory of the caches of all rows on their way."""
-        caches = [job.cache for job in self._prompts] + [group.cache for group in self._groups.values()]
-        return sum(cache.nbytes for cache in caches if cache is not None)
-
     def add(self, job: Job) -> None:
         """Takes a new job."""
         self._waiting.append(job)
@@ -170,7 +164,7 @@ class Scheduler:
             self.prefixes.clear()
             self._version = version
 
-    def _next_prompts(self):
+    def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:
         """The first prompt's next piece, with other prompts that are short and just begin."""
         first = self._prompts[0]
         if first.done or len(first.prompt) > self.chunk:
@@ -305,6 +299,10 @@ class Scheduler:
             del self._groups[level]
 
     def _drop_cancelled(self) -> None:
+        for group in self._groups.values():
+            for job in group.jobs:
+                if job.ticket.is_cancelled:
+                    self._keep(job, group.cache, job.slots[0])
         for job in self._all():
             if job.ticket.is_cancelled:
                 self._remove(job)
@@ -320,7 +318,7 @@ class Scheduler:
                 if not self._groups[level].jobs:
                     del self._groups[level]
 
-    def _guarded(self, step, jobs: list[Job]) -> None:
+    def _guarded(self, step: Callable[[list[Job]], None], jobs: list[Job]) -> None:
         try:
             step(jobs)
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait for these jobs

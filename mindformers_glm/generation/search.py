@@ -116,6 +116,8 @@ class Samples:
 
     def _processed(self, row: _Row, logits: np.ndarray) -> np.ndarray:
         new = row.new
+        if not self.config.edits_logits and len(new) >= self.limits.min_new:
+            return logits
         return process(logits, [*self.prompt, *new], self.config, num_new=len(new), min_new=self.limits.min_new)
 
     def _result(self, row: _Row) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from numpy_network import NumpyNetwork
+from reference import Reference
 
 from mindformers_glm.generation.engine import Engine
 
@@ -18,3 +19,15 @@ def engine(network):
     engine = Engine(network)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def glm2(golden) -> Reference:
+    """ChatGLM2, tiny."""
+    return Reference(golden / "hf_glm2_tiny")
+
+
+@pytest.fixture(scope="session")
+def glm3(golden) -> Reference:
+    """ChatGLM3, tiny."""
+    return Reference(golden / "hf_glm3_tiny")

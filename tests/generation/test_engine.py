@@ -119,6 +119,28 @@ def test_a_kept_prefix_saves_work_and_changes_nothing(network, engine):
     assert network.forwards[0][1] == len(second)
 
 
+def test_prompts_of_one_call_make_the_same_batches_every_time(network, engine):
+    shapes = []
+    for _ in range(5):
+        network.forwards.clear()
+        generate(engine, [[1, 2], [3], [4, 5, 6]], GenerationConfig(max_new_tokens=4))
+        shapes.append(list(network.forwards))
+    assert shapes == [[(3, 3), (4, 1), (4, 1), (4, 1)]] * 5
+
+
+def test_a_cancelled_reply_leaves_its_cache_too(network, engine):
+    network.hook = lambda: time.sleep(0.002)
+    ticket = engine.submit([1, 2, 3], GenerationConfig(max_new_tokens=500), reuse_prefix=True)
+    seen = []
+    for token in ticket:
+        seen.append(token.choice.token)
+        if len(seen) == 10:
+            ticket.cancel()
+    network.forwards.clear()
+    engine.submit([1, 2, 3, *seen[:9], 7], GenerationConfig(max_new_tokens=1), reuse_prefix=True).results()
+    assert network.forwards[0] == (1, 1)
+
+
 def test_rows_come_and_go(network, engine):
     """Short requests that join a long one finish on their way, and the batch shrinks again."""
     config = GenerationConfig(max_new_tokens=200)

@@ -9,7 +9,7 @@ import pytest
 
 from mindformers_glm.checkpoint import load, source
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.generation import GenerationConfig, MindSporeEngine, engine_of, generate
+from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.sampling import log_softmax
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -25,27 +25,9 @@ R08 = {
 }
 
 
-class Reference:
-    """A network with the weights of a golden folder, and what the official code gave."""
-
-    def __init__(self, folder):
-        self.meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.expected = np.load(folder / "expected.npz")
-        config = ChatGLM2Config.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        self.model = ChatGLM2ForConditionalGeneration(config)
-        load.load_into(self.model, source.read_weights(folder / "model.safetensors"))
-        self.engine = engine_of(self.model)
-        self.prompts = [case["input_ids"] for case in self.meta["cases"]]
-
-
-@pytest.fixture(scope="module", params=["hf_glm2_tiny", "hf_glm3_tiny"])
-def official(request, golden):
-    return Reference(golden / request.param)
-
-
-@pytest.fixture(scope="module")
-def glm2(golden):
-    return Reference(golden / "hf_glm2_tiny")
+@pytest.fixture(params=["glm2", "glm3"])
+def official(request):
+    return request.getfixturevalue(request.param)
 
 
 def r08_model(golden, kind: str, *, seq_length: int = 32, **more):
