@@ -8,7 +8,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine, Network, Score
 from mindformers_glm.generation.generate import MindSporeEngine, engine_of, generate
 from mindformers_glm.generation.search import Generation
-from mindformers_glm.generation.streamer import TextIteratorStreamer, TextStreamer
+from mindformers_glm.generation.streamer import TextIteratorStreamer, TextStreamer, stop_at
 
 __all__ = [
     "Engine",
@@ -21,4 +21,5 @@ __all__ = [
     "TextStreamer",
     "engine_of",
     "generate",
+    "stop_at",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -82,3 +82,15 @@ class TextIteratorStreamer(TextStreamer):
     def __iter__(self) -> Iterator[str]:
         while (text := self._texts.get(timeout=self.timeout)) is not _END:
             yield text
+
+
+def stop_at(tokenizer: GLMTokenizer, texts: Iterable[str]) -> Callable[[list[int]], bool]:
+    """A `stop` function for GenerationConfig: True once one of `texts` is in the reply, wherever its ids divide it."""
+    texts = [text for text in texts if text]
+    reach = 4 * max((len(text) for text in texts), default=0) + 8  # a character takes up to four ids
+
+    def stop(new: list[int]) -> bool:
+        tail = tokenizer.decode(new[-reach:], skip_special_tokens=True)
+        return any(text in tail for text in texts)
+
+    return stop

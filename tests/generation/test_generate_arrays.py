@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.generation import GenerationConfig, TextIteratorStreamer, TextStreamer
+from mindformers_glm.generation import GenerationConfig, TextIteratorStreamer, TextStreamer, stop_at
 from mindformers_glm.generation.generate import generate_rows, read_prompts
 from mindformers_glm.registry import service
 from mindformers_glm.tokenizers import ChatGLM2Tokenizer
@@ -100,3 +100,13 @@ def test_an_iterator_in_another_thread(tokenizer, engine):
 def test_a_streamer_shows_one_row(engine, tokenizer):
     with pytest.raises(GenerationError, match="it shows one row"):
         generate_rows(engine, [[1], [2]], GenerationConfig(max_new_tokens=1), streamer=TextStreamer(tokenizer))
+
+
+def test_stop_texts_are_found_however_ids_divide_them(tokenizer):
+    stop = stop_at(tokenizer, ["再见👋", "\n\n"])
+    ids = tokenizer.encode("你好，好的，那么再见👋！", add_special_tokens=False)
+    first = next(size for size in range(1, len(ids) + 1) if stop(ids[:size]))
+    assert "再见👋" in tokenizer.decode(ids[:first]) and "再见👋" not in tokenizer.decode(ids[: first - 1])
+    assert stop(tokenizer.encode("a\n\nb", add_special_tokens=False))
+    assert not stop(tokenizer.encode("a\nb 再 见", add_special_tokens=False))
+    assert not stop_at(tokenizer, [])(ids)
