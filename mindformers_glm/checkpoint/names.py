@@ -12,7 +12,16 @@ from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, rena
 # Entries beside the weights, as MindSpore's optimizers, wrappers and MindFormers' callbacks name them.
 _MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "accu_grads.", "vhat.")
 _COUNTERS = {
-    *("global_step", "epoch_num", "step_num", "loss_scale", "scale_sense", "learning_rate", "weight_decay"),
+    *(
+        "global_step",
+        "epoch_num",
+        "step_num",
+        "loss_scale",
+        "scale_sense",
+        "learning_rate",
+        "weight_decay",
+        "train_state",
+    ),
     *("current_iterator_step", "last_overflow_iterator_step", "beta1_power", "beta2_power", "cur_iter", "good_steps"),
     *("scaling_factor", "momentum", "global_batch_size"),
 }

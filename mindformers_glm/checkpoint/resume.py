@@ -18,7 +18,7 @@ from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError
 
-_ENTRY = "train_state"  # the string entry that holds what MindFormers did not keep
+_ENTRY = "train_state"  # JSON text as bytes: what MindFormers did not keep (its tools stumble over a text entry)
 _VERSION = 1
 
 
@@ -91,7 +91,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 
 
 def to_ckpt(state: TrainState) -> tuple[dict[str, Any], dict[str, str]]:
-    """(arrays, texts) of a .ckpt with MindFormers' entries, and one text entry for the rest."""
+    """(arrays, texts) of a .ckpt with MindFormers' entries, and one entry of bytes for the rest; no texts."""
     epoch_num, step_num = state.file_epoch_step
     arrays: dict[str, Any] = dict(state.weights)
     arrays["global_step"] = np.array([state.global_step], np.int32)
@@ -109,7 +109,8 @@ def to_ckpt(state: TrainState) -> tuple[dict[str, Any], dict[str, str]]:
         "rng": state.rng,
         "data": state.data,
     }
-    return arrays, {_ENTRY: json.dumps(rest)}
+    arrays[_ENTRY] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
+    return arrays, {}
 
 
 def read_train_state(path: str | Path, *, steps_per_epoch: int = 0) -> TrainState:
@@ -122,7 +123,21 @@ def read_train_state(path: str | Path, *, steps_per_epoch: int = 0) -> TrainStat
         CheckpointError: damaged, or it holds weights only.
     """
     file = open_file(Path(path))
-    return _ours(file) if _ENTRY in file.metadata else _mindformers(file, steps_per_epoch)
+    return _ours(file) if _rest_text(file) else _mindformers(file, steps_per_epoch)
+
+
+def data_of(path: str | Path) -> dict[str, Any]:
+    """What a training checkpoint of ours says about its data and ranks; empty for others. Reads no weights."""
+    try:
+        return dict(json.loads(_rest_text(open_file(Path(path))) or "{}").get("data", {}))
+    except ValueError:
+        return {}
+
+
+def _rest_text(file: TensorFile) -> str:
+    if _ENTRY in file.entries:
+        return file.read_bits(_ENTRY).tobytes().decode("utf-8", "replace")
+    return file.metadata.get(_ENTRY, "")
 
 
 def global_step_of(path: str | Path) -> int:
@@ -139,7 +154,7 @@ def global_step_of(path: str | Path) -> int:
 
 def _ours(file: TensorFile) -> TrainState:
     try:
-        rest = json.loads(file.metadata[_ENTRY])
+        rest = json.loads(_rest_text(file))
         names = list(file.entries)
         count = rest["weights"]
         weights, optimizer = names[:count], names[count + 1 : count + 1 + rest["optimizer"]]

@@ -88,11 +88,13 @@ class RankState:
         axis = self.layout.rule(name, whole).axis
         if axis is not None and whole[axis] % tp:
             axis = None
-        tensor_map = tuple(0 if one == axis else -1 for one in range(len(whole)))
+        tensor_map = [0 if one == axis else -1 for one in range(len(whole))]
         rows = whole[0] // (tp if axis == 0 else 1) if whole else 0
         if whole and self._over_data(name, (rows, *whole[1:])):
-            return Slicing((dp, tp), tensor_map, tp, dp)
-        return Slicing((dp, tp), tensor_map)
+            if axis == 0:
+                return Slicing((dp, tp), tuple(tensor_map), tp, dp)
+            tensor_map[0] = 1  # MindSpore misreads optimizer parallelism of a tensor that tensor ranks hold alike
+        return Slicing((dp, tp), tuple(tensor_map))
 
     def on_disk(self, arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
         """What this rank writes, from what it keeps in memory. Every rank must call it with the same names."""

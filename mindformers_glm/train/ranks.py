@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from mindspore import Parameter, nn
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.reshard import RankFiles, RankPart
-from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.source import WeightSource, open_file, read_weights, step_of
+from mindformers_glm.checkpoint.resume import TrainState, data_of
+from mindformers_glm.checkpoint.source import WeightSource, read_weights, step_of
 from mindformers_glm.checkpoint.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
@@ -152,7 +151,7 @@ def saved_ranks(path: Path) -> int:
     files = sorted((folder / "rank_0").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     if not files:
         return 1
-    told = json.loads(open_file(files[-1]).metadata.get("train_state", "{}")).get("data", {}).get("division")
+    told = data_of(files[-1]).get("division")
     return Division(**told).ranks if told else 1
 
 

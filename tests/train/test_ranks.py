@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import mindspore
 import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.strategy import read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -123,3 +124,13 @@ def test_grid_and_network_come_from_the_sections():
     assert ranks.mesh == SINGLE and not ranks.divided and ranks.on_disk(None) is None
     network = ranks.network(training=True)
     assert {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()} == SHAPES
+
+
+@pytest.mark.parametrize("division", [Division(2, 2, True), Division(1, 4), Division(4, 2, True)], ids=str)
+def test_mindspore_merges_whole_training_states(tmp_path, whole, division):
+    write_job(tmp_path, whole, division)
+    strategy = str(tmp_path / "strategy/ckpt_strategy_rank_0.ckpt")
+    mindspore.transform_checkpoints(str(tmp_path / "checkpoint"), str(tmp_path / "out"), "glm2_6b", strategy)
+    merged = open_ckpt(tmp_path / "out/rank_0/glm2_6b0.ckpt")
+    for name, value in {**whole[0], **whole[1]}.items():
+        assert merged.read_bits(name).tobytes() == value.tobytes(), name
