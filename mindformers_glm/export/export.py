@@ -149,7 +149,7 @@ def _inputs(model: nn.Cell, sizes: Sizes) -> list[Input]:
     config, kept = model.config, str(cache_dtype(model)).lower()
     tokens, slots, wanted = sizes
     cache = [config.num_layers, 1, config.num_kv_heads, slots, config.kv_channels]
-    shapes = [[1, tokens]] * 3 + [[1, slots], [wanted], cache, cache]
+    shapes = [[1, 1, 1, tokens]] * 3 + [[1, 1, 1, slots], [wanted], cache, cache]
     dtypes = ["int32"] * 5 + [kept] * 2
     return [Input(name=n, shape=s, dtype=d) for n, s, d in zip(INPUTS, shapes, dtypes, strict=True)]
 

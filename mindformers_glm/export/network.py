@@ -7,8 +7,9 @@ one or many, and nothing is padded. Only new keys and values come out: the calle
 Shapes: N new tokens, S slots of the cache, M wanted rows, L layers, D hidden, H heads, K kv heads, G = H / K,
 E head_dim, P prefix, V vocabulary.
 
-Written in what MindSpore Lite 2.0 can run: no shape is read in the graph, T is the -1 of every reshape, nothing is
-scattered, a slice keeps its axis (an index is several times slower there).
+Written in what MindSpore Lite 2.0 can run: no shape is read in the graph, N is the -1 of every reshape, nothing is
+scattered, a slice keeps its axis (an index is several times slower there). No input is reshaped itself: after a change
+of lengths Lite frees the memory behind a reshaped input, which is the caller's.
 """
 
 from __future__ import annotations
@@ -37,22 +38,24 @@ class Sizes(NamedTuple):
 class PackedNetwork(nn.Cell):
     """Tokens of several sequences in one row, after what the cache holds of each.
 
-    `tokens`, `positions`, `sequences` (1, N) int32: id, place and number of the sequence; `owners` (1, S) int32: the
-    sequence that a slot belongs to, -1 for a free one; `wanted` (M,) int32: tokens whose logits are computed;
-    `past_keys`, `past_values` (L, 1, K, S, E). Result: logits (M, V) float32, new keys and values (L, 1, K, N, E).
+    `tokens`, `positions`, `sequences` (1, 1, 1, N) int32: id, place and number of the sequence; `owners` (1, 1, 1, S)
+    int32: the sequence that a slot belongs to, -1 for a free one; `wanted` (M,) int32: tokens whose logits are
+    computed; `past_keys`, `past_values` (L, 1, K, S, E). Result: logits (M, V) float32, new keys and values
+    (L, 1, K, N, E).
     """
 
     def __init__(self, model: ChatGLM2ForConditionalGeneration):
         super().__init__(auto_prefix=False)
         config, transformer = model.config, model.transformer
         self.embedding, self.encoder = transformer.embedding, transformer.encoder
+        self.table, self.hidden = transformer.embedding.embedding_table, config.hidden_size
         self.output_layer = transformer.output_layer
         table = transformer.table.asnumpy()  # (positions, 2, E)
         self.cosines, self.sines = (Tensor(np.ascontiguousarray(table[:, side])) for side in (0, 1))
         self.factor, self.offset = transformer.factor, transformer.offset
         self.layers, self.groups = config.num_layers, config.num_attention_heads // config.num_kv_heads
         self.kv_heads, self.channels = config.num_kv_heads, config.kv_channels
-        self.spread = Tensor(np.zeros((1, self.groups, 1), np.int32))
+        self.spread = Tensor(np.zeros((1, 1, self.groups, 1), np.int32))
         self.cache_dtype = cache_dtype(model)
         self.compute_dtype = getattr(ms, config.compute_dtype)
         self.prefix = None
@@ -71,11 +74,12 @@ class PackedNetwork(nn.Cell):
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, new keys and new values; see the class."""
-        x, (cos, sin) = self.embedding(tokens), self.turned(positions)
+        x = ops.cast(ops.gather(self.table, tokens, 0).reshape(-1, self.hidden), self.embedding.dtype)
+        cos, sin = self.turned(positions)
         rows = self.of_rows(sequences)
-        past_mask = ops.cast(owners.reshape(1, 1, 1, -1) != rows, ms.float32) * MASKED
-        other = ops.cast(sequences.reshape(1, 1, 1, -1) != rows, ms.float32)
-        later = ops.cast(positions.reshape(1, 1, 1, -1) > self.of_rows(positions), ms.float32)
+        past_mask = ops.cast(owners != rows, ms.float32) * MASKED
+        other = ops.cast(sequences != rows, ms.float32)
+        later = ops.cast(positions > self.of_rows(positions), ms.float32)
         mask = (other + later) * MASKED
         keys, values = (), ()
         for i, layer in enumerate(self.encoder.layers):
@@ -90,14 +94,13 @@ class PackedNetwork(nn.Cell):
 
     def turned(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (1, H + 2 K, N, E) of tokens at these positions; see ops/rotary."""
-        flat = positions.reshape(-1)
-        cos = ops.gather(self.cosines, flat, 0).reshape(1, 1, -1, self.channels)
-        sin = ops.gather(self.sines, flat, 0).reshape(1, 1, -1, self.channels)
+        cos = ops.gather(self.cosines, positions, 0).reshape(1, 1, -1, self.channels)
+        sin = ops.gather(self.sines, positions, 0).reshape(1, 1, -1, self.channels)
         return cos * self.factor + self.offset, sin * self.factor
 
     def of_rows(self, numbers: Tensor) -> Tensor:
-        """A number of each token (1, N), for each row of the queries: (1, 1, G * N, 1), ordered (g, n)."""
-        return (numbers.reshape(1, 1, -1) + self.spread).reshape(1, 1, -1, 1)
+        """A number of each token (1, 1, 1, N), for each row of the queries: (1, 1, G * N, 1), ordered (g, n)."""
+        return (numbers + self.spread).reshape(1, 1, -1, 1)
 
     def of_layer(self, cache: Tensor, layer: int) -> Tensor:
         """One layer's part of the cache: (1, K, S, E)."""
@@ -108,9 +111,9 @@ class PackedNetwork(nn.Cell):
         """Tensors that declare the graph's inputs, in the order of INPUTS."""
         tokens, slots, wanted = sizes
         cache = (self.layers, 1, self.kv_heads, slots, self.channels)
-        rows = _declared((1, tokens), ms.int32)
+        rows, owners = (_declared((1, 1, 1, length), ms.int32) for length in (tokens, slots))
         past = _declared(cache, self.cache_dtype)
-        return rows, rows, rows, _declared((1, slots), ms.int32), _declared((wanted,), ms.int32), past, past
+        return rows, rows, rows, owners, _declared((wanted,), ms.int32), past, past
 
 
 def cache_dtype(model: ChatGLM2ForConditionalGeneration) -> ms.Type:

@@ -18,6 +18,7 @@ from mindformers_glm.export.lite.settings import LiteSettings, read_pair
 from mindformers_glm.export.lite.worker import LiteModel, about
 from mindformers_glm.export.manifest import Graph, Manifest, check_file, find_manifest, sha256
 from mindformers_glm.generation.cache import CacheShape
+from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -104,11 +105,13 @@ def open_lite(
     device_id: int = 0,
     rank_id: int = 0,
     max_rows: int | None = None,
+    prefer_converted: bool = True,
     seconds: float = 600.0,
 ) -> LiteChat:
     """An export, loaded: `path` is its folder, its manifest or one of its graphs.
 
-    The file that the Lite on this machine can read is chosen, unless a `.ms` file is named. `increment` is the second
+    The file that the Lite on this machine can read is chosen, unless a `.ms` file is named; of two that it can read the
+    one that the Converter made, which loads faster, unless `prefer_converted` is False. `increment` is the second
     graph where the user names both; a graph of any length is loaded once. `tokenizer` replaces the one that was
     exported with the network and must be equal. `seconds` is the longest that Lite may be silent.
 
@@ -128,17 +131,22 @@ def open_lite(
     with contextlib.ExitStack() as undo:
         undo.callback(runner.close)
         version = runner.about()["lite"]
-        chosen = choose(manifest, version, folder=folder, named=named)
+        chosen = choose(manifest, version, folder=folder, named=named, prefer_converted=prefer_converted)
         if manifest.weights is not None and any(graph.mind_ir for graph in chosen):
             check_file(folder, manifest.weights)
         for role, graph, how in zip((PREFILL, INCREMENT), chosen, settings, strict=False):
             _load(runner, role, check_file(folder, graph), graph, how)
         undo.pop_all()
     logger.info("%s in MindSpore Lite %s", ", ".join(graph.name for graph in chosen), version)
-    return LiteChat(_engine(runner, manifest, chosen, config, max_rows), words, config, manifest)
+    defaults = GenerationConfig.from_model(config)
+    if words is not None:
+        defaults = defaults.updated(eos_token_id=sorted({*defaults.stop_ids, *words.stop_ids}))
+    return LiteChat(_engine(runner, manifest, chosen, config, defaults, max_rows), words, config, manifest)
 
 
-def choose(manifest: Manifest, version: str, *, folder: Path, named: Graph | None = None) -> list[Graph]:
+def choose(
+    manifest: Manifest, version: str, *, folder: Path, named: Graph | None = None, prefer_converted: bool = True
+) -> list[Graph]:
     """The graphs to load: one that serves both roles, or prefill and increment.
 
     Raises:
@@ -147,7 +155,7 @@ def choose(manifest: Manifest, version: str, *, folder: Path, named: Graph | Non
     if named is not None and not named.mind_ir:
         return [named]
     wanted = (1,) if is_2_0(version) else (3, 1)
-    if named is None and is_2_0(version):  # what the Converter made loads ten times faster
+    if prefer_converted and is_2_0(version):
         made = [graph for graph in manifest.graphs if not graph.mind_ir and graph.quantization is None]
         if made:
             return made[:1]
@@ -178,7 +186,12 @@ def _load(runner: Worker | LocalRunner, role: str, path: Path, graph: Graph, set
 
 
 def _engine(
-    runner: Worker | LocalRunner, manifest: Manifest, chosen: list[Graph], config: ChatGLM2Config, rows: int | None
+    runner: Worker | LocalRunner,
+    manifest: Manifest,
+    chosen: list[Graph],
+    config: ChatGLM2Config,
+    defaults: GenerationConfig,
+    rows: int | None,
 ) -> LiteEngine:
     shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, np.dtype(manifest.cache_dtype).type)
     fixed = None if chosen[0].any_length else Fixed(**manifest.fixed.model_dump())
@@ -191,8 +204,9 @@ def _engine(
         fixed=fixed,
     )
     if fixed is None:
-        return LiteEngine(network, max_rows=rows or _MAX_ROWS)
-    return LiteEngine(network, max_rows=min(rows or fixed.rows, fixed.rows), chunk=fixed.tokens)
+        return LiteEngine(network, max_rows=rows or _MAX_ROWS, defaults=defaults)
+    rows = min(rows or fixed.rows, fixed.rows)
+    return LiteEngine(network, max_rows=rows, chunk=fixed.tokens, defaults=defaults)
 
 
 def _check_pair(manifest: Manifest, folder: Path, increment: str | Path) -> None:

@@ -72,10 +72,10 @@ class LiteNetwork:
         flat[rows * tokens.shape[1] + places] = np.arange(len(rows))
         asked = np.zeros(1, np.int32) if wanted is None else flat[wanted]
         feed = {
-            "tokens": tokens[rows, places][None],
-            "positions": np.minimum(cache.lengths[rows] + places, self.max_length - 1)[None].astype(np.int32),
-            "sequences": rows[None].astype(np.int32),
-            "owners": _owners(cache),
+            "tokens": _wide(tokens[rows, places]),
+            "positions": _wide(np.minimum(cache.lengths[rows] + places, self.max_length - 1)),
+            "sequences": _wide(rows),
+            "owners": _wide(_owners(cache)),
         }
         logits, keys, values = self._run(feed, asked, cache)
         self._append(cache, counts, keys, values)
@@ -83,16 +83,15 @@ class LiteNetwork:
 
     def _run(self, feed: dict[str, np.ndarray], wanted: np.ndarray, cache: PackedCache) -> list[np.ndarray]:
         past_keys, past_values = cache.packed
-        feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         feed.update(past_keys=past_keys, past_values=past_values)
         if self.fixed is None:
             return self.runner.run(PREFILL, {**feed, "wanted": wanted})
-        count = feed["tokens"].shape[1]
+        count = feed["tokens"].size
         name, width = (INCREMENT, self.fixed.rows) if count <= self.fixed.rows else (PREFILL, self.fixed.tokens)
         if count > width:
             raise GenerationError(f"{count} tokens at once, and this model was exported for {width}")
         for key, filling in (("tokens", 0), ("positions", 0), ("sequences", _PADDING)):
-            feed[key] = np.pad(feed[key], ((0, 0), (0, width - count)), constant_values=filling)
+            feed[key] = _wide(np.pad(feed[key].ravel(), (0, width - count), constant_values=filling))
         logits = []
         for begin in range(0, len(wanted), self.fixed.rows):
             piece = wanted[begin : begin + self.fixed.rows]
@@ -113,8 +112,13 @@ class LiteNetwork:
 
 
 def _owners(cache: PackedCache) -> np.ndarray:
-    """The row that each slot of a packed cache belongs to: (1, R * S) int32."""
+    """The row that each slot of a packed cache belongs to: (R * S,)."""
     lengths = np.zeros(cache.held_rows, np.int32)
     lengths[: cache.rows] = cache.lengths
     used = np.arange(cache.slots) < lengths[:, None]
-    return np.where(used, np.arange(cache.held_rows)[:, None], _NOBODY).reshape(1, -1).astype(np.int32)
+    return np.where(used, np.arange(cache.held_rows)[:, None], _NOBODY).ravel()
+
+
+def _wide(numbers: np.ndarray) -> np.ndarray:
+    """One number for each token or slot as the graph wants it: (1, 1, 1, length) int32."""
+    return np.ascontiguousarray(numbers, np.int32).reshape(1, 1, 1, -1)

@@ -104,6 +104,7 @@ class LiteModel:
         finally:
             os.chdir(here)
         self.names = [tensor.name for tensor in self.model.get_inputs()]
+        self.held = {}
 
     def inputs(self):
         """Name, shape and type of every input; -1 is a dimension that may be anything."""
@@ -117,7 +118,8 @@ class LiteModel:
             self.model.resize(tensors, shapes)
             tensors = self.model.get_inputs()
         for name, tensor in zip(self.names, tensors):
-            tensor.set_data_from_numpy(feed[name])  # a view too: `feed` outlives predict
+            tensor.set_data_from_numpy(feed[name])
+        self.held = feed  # views as well: they must outlive predict
         return [tensor.get_data_to_numpy() for tensor in self.model.predict(tensors)]
 
 
