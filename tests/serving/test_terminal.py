@@ -1,0 +1,213 @@
+"""The terminal chat with a console made of lists: what is asked, shown, stopped and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from scripted_network import CALL, TOOLS, ScriptedNetwork, glm3_reply, words
+
+from mindformers_glm.errors import GenerationError
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.serving.conversation import Conversation
+from mindformers_glm.serving.phrases import CHINESE, ENGLISH
+from mindformers_glm.serving.terminal import TerminalChat, one_interrupt
+
+END = EOFError()
+CTRL_C = KeyboardInterrupt()
+
+
+class ListConsole:
+    """Gives lines, raises exceptions, calls functions (and goes on) from a list; keeps what was shown."""
+
+    def __init__(self, *items, is_interactive: bool = True) -> None:
+        self.items, self.is_interactive = list(items), is_interactive
+        self.shown = ""
+        self.prompts: list[str] = []
+
+    def read(self, prompt: str) -> str:
+        self.prompts.append(prompt)
+        self.shown += prompt if self.is_interactive else ""
+        item = self.items.pop(0) if self.items else END
+        if callable(item):
+            item()
+            item = self.items.pop(0)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def write(self, text: str) -> None:
+        self.shown += text
+
+
+def chat(conversation, *items, **options) -> ListConsole:
+    console = ListConsole(*items, is_interactive=options.pop("is_interactive", True))
+    conversation.warm_up = lambda: None  # the script is for the questions
+    TerminalChat(conversation, console, **options).run()
+    assert not console.items
+    return console
+
+
+def test_a_greeting(engine, network, glm2):
+    network.say([*words(glm2, "你好！"), 2])
+    console = chat(Conversation(engine, glm2), "你好", "stop", model="glm2_tiny")
+    assert console.shown.startswith("glm2_tiny：")
+    assert console.shown.endswith("问：答：你好！\n问：")
+
+
+def test_english_prompts_and_figures(engine, network, glm2):
+    network.say([*words(glm2, "Hello"), 2])
+    console = chat(Conversation(engine, glm2), "hi", "stop", phrases=ENGLISH, shows_figures=True)
+    answer = console.shown.partition("Input: ")[2]
+    assert answer.startswith("Output: Hello\n[prompt ")
+    assert "tokens/s, context " in answer and " of 512]" in answer
+
+
+def test_lines_are_joined_and_blank_ones_passed_over(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    console = chat(talk, "", "   ", "one\\", "two", "stop")
+    assert talk.messages[0]["content"] == "one\ntwo"
+    assert console.prompts == [CHINESE.question] * 3 + [CHINESE.more, CHINESE.question]
+
+
+def test_a_quoted_command_is_a_message(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    chat(talk, '"""stop"""', "stop")
+    assert talk.messages[0]["content"] == "stop"
+
+
+def test_clear_forgets(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    console = chat(talk, "你好", "clear", "stop")
+    assert talk.messages == []
+    assert CHINESE.cleared in console.shown
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say(words(glm2, "一二三四五六七八九十") * 30)
+
+    def press(place):
+        if place == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    network.hook = press
+    console = chat(talk, "数数", "stop")
+    assert "（已停止）" in console.shown
+    said = talk.messages[1]["content"]
+    assert said and len(said) < 300
+    assert f"答：{said}\n" in console.shown
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_the_first_word_takes_the_question_back(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say(words(glm2, "好") * 3)
+    network.hook = lambda place: os.kill(os.getpid(), signal.SIGINT) if place == 0 else time.sleep(0.3)
+    console = chat(talk, "你好", "stop")
+    shown = console.shown
+    assert CHINESE.taken_back in shown or CHINESE.stopped in shown  # the first word may have been on its way already
+    assert bool(talk.messages) == (CHINESE.stopped in shown and CHINESE.taken_back not in shown)
+
+
+def test_impatience_does_not_end_the_chat():
+    with pytest.raises(KeyboardInterrupt), one_interrupt():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_twice_at_the_prompt_ends(engine, network, glm2):
+    network.say([*words(glm2, "好"), 2])
+    console = chat(Conversation(engine, glm2), CTRL_C, "你好", CTRL_C, CTRL_C)
+    assert console.shown.count(CHINESE.leaving) == 2
+
+
+def test_ctrl_c_drops_a_message_that_was_begun(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    chat(talk, '"""one', CTRL_C, "two", "stop")
+    assert talk.messages[0]["content"] == "two"
+
+
+def test_ctrl_d_ends(engine, glm2):
+    console = chat(Conversation(engine, glm2), END)
+    assert console.shown.endswith("问：\n")
+
+
+def test_a_full_context_says_what_to_do(glm2):
+    network = ScriptedNetwork(max_length=30)
+    engine = Engine(network, defaults=GenerationConfig(max_length=30, eos_token_id=2))
+    for phrases, told in ((CHINESE, "输入 clear 重新开始"), (ENGLISH, "Type clear to begin anew")):
+        console = chat(Conversation(engine, glm2), "很长" * 40, "stop", phrases=phrases)
+        assert told in console.shown
+        assert "30" in console.shown
+    network.say(words(glm2, "好") * 60)
+    console = chat(Conversation(engine, glm2), "你好", "stop")
+    assert "（上下文已满，共 30 个 token" in console.shown
+    with pytest.raises(GenerationError, match="Type clear"):
+        chat(Conversation(engine, glm2), "很长" * 40, is_interactive=False)
+    engine.close()
+
+
+def test_a_tool_is_shown_and_its_result_asked_for(engine, network, glm3):
+    talk = Conversation(engine, glm3, tools=TOOLS)
+    network.say(glm3_reply(glm3, CALL, "<|observation|>"))
+    console = chat(talk, "北京天气", lambda: network.say(glm3_reply(glm3, "\n 晴天。")), "晴\\", "25度", "stop")
+    assert '调用 weather {"city": "北京"}\nweather 的结果：' in console.shown
+    assert "答：晴天。\n" in console.shown
+    assert talk.messages[2] == {"role": "tool", "content": "晴\n25度"}
+
+
+@pytest.mark.parametrize(("item", "left"), [("stop", 2), (END, 2), (CTRL_C, 2), ("clear", 0)])
+def test_a_result_may_be_refused(engine, network, glm3, item, left):
+    talk = Conversation(engine, glm3, tools=TOOLS)
+    network.say(glm3_reply(glm3, CALL, "<|observation|>"))
+    console = chat(talk, "北京天气", item, *(["stop"] if item in (CTRL_C, "clear") else []))
+    assert len(talk.messages) == left
+    assert (CHINESE.no_result in console.shown) == (item is CTRL_C)
+
+
+def test_save_writes_and_never_replaces_a_foreign_file(engine, network, glm2, tmp_path):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    mine, foreign = tmp_path / "talk.json", tmp_path / "data.json"
+    foreign.write_text("[1]")
+    console = chat(talk, "你好", f"save {mine}", f"save {mine}", f"save {foreign}", "stop")
+    assert console.shown.count(CHINESE.saved.format(file=mine)) == 2
+    assert CHINESE.exists.format(file=foreign) in console.shown
+    assert foreign.read_text() == "[1]"
+    assert json.loads(mine.read_text(encoding="utf-8")) == [{"messages": talk.messages}]
+
+
+def test_a_pipe_gets_answers_and_no_prompts(engine, network, glm2, capsys):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "好"), 2])
+    console = chat(talk, "你好\\", is_interactive=False, shows_figures=True)
+    assert console.shown == "答：好\n"
+    assert talk.messages[0]["content"] == "你好"
+    assert capsys.readouterr().err.startswith("[prompt ")
+
+
+def test_characters_are_never_broken(engine, network, glm2):
+    text = "表情😀与汉字"
+    pieces = [glm2.vocabulary.encode(text)]
+    assert any(glm2.vocabulary.byte_of(index) is not None for index in pieces[0])  # the face is four bytes
+    console = ListConsole("?", "stop")
+    parts: list[str] = []
+    console.write = parts.append
+    network.say([*pieces[0], 2])
+    talk = Conversation(engine, glm2)
+    talk.warm_up = lambda: None
+    TerminalChat(talk, console).run()
+    assert "".join(parts).count(text) == 1
+    assert not any("\ufffd" in part for part in parts)
