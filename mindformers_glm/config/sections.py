@@ -162,7 +162,11 @@ class TrainerSection(SectionModel):
 
 
 class InferSection(SectionModel):
-    """`infer`: the exported graphs and the runtime that reads them."""
+    """`infer`: the exported graphs and the runtime that reads them.
+
+    `dynamic`: one graph of any length. `merge_lora`: LoRA becomes part of the weights; otherwise it stays in the graph.
+    `for_lite_2_0`: a graph that MindSpore Lite 2.0 can read besides.
+    """
 
     prefill_model_path: str | None = None
     increment_model_path: str | None = None
@@ -174,6 +178,8 @@ class InferSection(SectionModel):
     device_id: Natural = 0
     rank_id: Natural = 0
     dynamic: bool = False
+    merge_lora: bool = False
+    for_lite_2_0: bool = True
     paged_attention: bool = False
     pa_block_size: Count = 16
     pa_num_blocks: Count = 512

@@ -78,8 +78,15 @@ def make_plan(infer: Any, *, folder: Path, model_name: str, seq_length: int, row
     if not prefill:
         prefill = folder / f"{model_name}_prefill_seq{seq_length}"
         increment = increment or folder / f"{model_name}_inc_seq{seq_length}"
-    options = {"dynamic": bool(infer.get("dynamic")), "merge_adapter": bool(infer.get("merge_lora"))} if infer else {}
-    return ExportPlan(prefill=stem(prefill), increment=stem(increment) if increment else None, rows=rows, **options)
+    infer = infer or {}
+    return ExportPlan(
+        prefill=stem(prefill),
+        increment=stem(increment) if increment else None,
+        rows=rows,
+        dynamic=bool(infer.get("dynamic")),
+        for_lite_2_0=infer.get("for_lite_2_0") is not False,
+        merge_adapter=bool(infer.get("merge_lora")),
+    )
 
 
 def stem(path: str | Path) -> Path:

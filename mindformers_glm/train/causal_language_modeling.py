@@ -19,6 +19,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.predict import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
+from mindformers_glm.export.run import export_run
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
@@ -115,6 +116,10 @@ class CausalLanguageModelingTrainer:
             batch_size=self.config.predict_batch_size,
             result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
         )
+
+    def export(self) -> Path:
+        """Writes the graphs that `infer` describes; the path of their manifest."""
+        return export_run(self.config, self._loaded_network, self._tokenizer)
 
     # --- parts ------------------------------------------------------------------------------------------------
 
