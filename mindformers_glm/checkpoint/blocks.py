@@ -14,7 +14,7 @@ from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite
 from mindformers_glm.checkpoint.tensor_file import Span, read_exactly
 from mindformers_glm.errors import CheckpointError
 
-BLOCK_BYTES = 1 << 23
+BLOCK_BYTES = 1 << 21  # small enough to stay in a processor's cache from reading to writing
 
 
 def array_blocks(bits: np.ndarray, start: int, stop: int, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
