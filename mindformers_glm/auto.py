@@ -14,8 +14,7 @@ from mindspore import nn
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import read_config
 from mindformers_glm.checkpoint.peft import read_adapter_config
-from mindformers_glm.checkpoint.resolve import Resolved, resolve, resolve_weights
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.resolve import Resolved, resolve
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, DOWNLOAD_DIR, MODEL_NAMES, model_name
@@ -78,8 +77,7 @@ class AutoModel(_Listed):
             config = AutoConfig.from_pretrained(config)
         model = build_model(config).set_train(False)
         if config.checkpoint_name_or_path and download_checkpoint:
-            place = resolve_weights(config.checkpoint_name_or_path)
-            load_into(model, read_weights(place), new_adapter=True)
+            load_into(model, resolve(config.checkpoint_name_or_path).read(), new_adapter=True)
         else:
             logger.warning("The weights are random: the configuration names no checkpoint.")
         return model
@@ -111,9 +109,9 @@ class AutoModel(_Listed):
         if patch is not None and patch.adapter is not None:
             overrides = {"pet_config": read_adapter_config(patch.adapter), **overrides}
         model = build_model(changed(_config_of(found), overrides)).set_train(False)
-        load_into(model, read_weights(found.weights), partial=partial, new_adapter=adapter is not None)
+        load_into(model, found.read(), partial=partial, new_adapter=adapter is not None)
         if patch is not None:
-            load_into(model, read_weights(patch.weights))
+            load_into(model, patch.read())
         return model
 
 
