@@ -10,6 +10,7 @@ help:
 	@echo "make test     set up and run the tests"
 	@echo "make check    formatting and lint"
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
+	@echo "make lite     set up MindSpore Lite (needs a Python 3.7) and run its tests, the long ones too"
 
 venv:
 	@scripts/set_up_venv.sh $(VENV)
@@ -30,6 +31,10 @@ format: venv
 
 slow: venv
 	@$(PY) -m pytest -m slow
+
+lite: venv
+	@scripts/set_up_lite.sh > /dev/null
+	@CI=true $(PY) -m pytest tests/export tests/tools/test_run_infer_main.py tests/tools/test_export_tool.py -m "not ascend"
 
 oracle:
 	@scripts/set_up_venv.sh .venv-oracle oracle

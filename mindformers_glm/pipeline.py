@@ -11,13 +11,16 @@ from mindspore import nn
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.predict import predict
+from mindformers_glm.export.lite.engine import open_lite
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.registry import PIPELINES
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _TASK = "text_generation"
-_BACKENDS = ("ms",)
+_BACKENDS = ("ms", "mslite")
+_LITE = ("lite_python", "target", "threads", "device_id", "rank_id", "max_rows")  # arguments of open_lite
+_TOLD_BY_EXPORT = ("model_name", "infer_seq_length", "dynamic", "paged_attention", "pa_block_size", "pa_num_blocks")
 
 
 @PIPELINES.register(_TASK)
@@ -62,16 +65,57 @@ class TextGenerationPipeline:
         return predict(self.model, self.tokenizer, inputs, **settings)
 
 
+class LiteTextGenerationPipeline:
+    """The same over an exported model in MindSpore Lite; `close` it, or use it in a `with` block.
+
+    `model` is the folder of an export, one of its graphs, or its two graphs. `settings` are arguments of open_lite,
+    and defaults for generating. MindFormers' arguments about the graph are accepted: the export knows them.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[str | Path, str | Path],
+        tokenizer: GLMTokenizer | str | Path | None = None,
+        *,
+        ge_config_path: str | None = None,
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        options = {name: settings.pop(name) for name in _LITE if name in settings}
+        self.settings = {name: value for name, value in settings.items() if name not in _TOLD_BY_EXPORT}
+        path, increment = model if isinstance(model, (tuple, list)) else (model, None)
+        self.lite = open_lite(path, increment=increment, tokenizer=tokenizer, config_path=ge_config_path, **options)
+        self.tokenizer, self.batch_size = self.lite.tokenizer, batch_size
+        if self.tokenizer is None:
+            self.close()
+            raise ConfigError("tokenizer", None, "The export has none: give the one that belongs to this model.")
+
+    def __call__(self, inputs: str | list[str], **settings: Any) -> list[dict[str, list[str]]]:
+        """A result for each prompt; see TextGenerationPipeline."""
+        settings = {"batch_size": self.batch_size, **self.settings, **settings}
+        return predict(self.lite.engine, self.tokenizer, inputs, **settings)
+
+    def __enter__(self) -> LiteTextGenerationPipeline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine and the worker process."""
+        self.lite.close()
+
+
 def pipeline(
     task: str | None = None,
-    model: nn.Cell | str | Path | None = None,
+    model: nn.Cell | str | Path | tuple[str | Path, str | Path] | None = None,
     tokenizer: GLMTokenizer | str | Path | None = None,
     image_processor: Any = None,
     audio_processor: Any = None,
     backend: str = "ms",
     **settings: Any,
-) -> TextGenerationPipeline:
-    """The pipeline of a task; `text_generation` is the only one for GLM.
+) -> TextGenerationPipeline | LiteTextGenerationPipeline:
+    """The pipeline of a task; `text_generation` is the only one for GLM. `backend` "mslite" is MindSpore Lite.
 
     Raises:
         ConfigError: another task or backend, or no model.
@@ -84,6 +128,8 @@ def pipeline(
     if model is None:
         raise ConfigError("model", None, "Name a model, for example model='glm2_tiny'.")
     factory = PIPELINES.get(task or _TASK, "task")
+    if backend == "mslite":
+        return LiteTextGenerationPipeline(model, tokenizer, **settings)
     return factory(model, tokenizer, **settings)
 
 
