@@ -13,13 +13,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
+if hasattr(signal, "pthread_sigmask"):  # before MindSpore starts threads: see mindformers_glm/serving/interrupt.py
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would run through the answers; errors are still shown
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindformers_glm.cli import report  # noqa: E402
+from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: E402
+from mindformers_glm.serving.interrupt import watched  # noqa: E402
+from mindformers_glm.serving.loading import load  # noqa: E402
+from mindformers_glm.serving.phrases import LANGUAGES  # noqa: E402
+from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,11 +55,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Loads the model and talks."""
     chosen = parser().parse_args(argv)
-    from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: PLC0415
-    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - `--help` works without MindSpore
-    from mindformers_glm.serving.phrases import LANGUAGES  # noqa: PLC0415
-    from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
+    with watched(_leave):
+        conversation = load_conversation(chosen)
+    phrases, model = LANGUAGES[chosen.lang], Path(chosen.model).name
+    TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
 
+
+def load_conversation(chosen: argparse.Namespace) -> Conversation:
+    """The model with the settings of the command line."""
     tools = None if chosen.tools is None else read_tools(chosen.tools)
     loaded = load(
         chosen.model,
@@ -63,9 +74,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
     config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
-    conversation = Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
-    phrases, model = LANGUAGES[chosen.lang], Path(chosen.model).name
-    TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
+    return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
+
+
+def _leave() -> None:
+    """Ctrl-C while the model is loaded: there is nothing to keep."""
+    print("stopped by Ctrl-C", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import DataError, GenerationError
-from mindformers_glm.generation.chat import stream_reply
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.ticket import Ticket
 from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.tokenizers.reply import Reply, ToolCall
+from mindformers_glm.tokenizers.reply import Reply, ReplyStream, ToolCall
 
 End = Literal["said", "stopped", "length", "context"]
 _USUAL_SAMPLING = {"temperature": 0.8, "top_p": 0.8, "top_k": 50}  # those of the official chat
@@ -74,9 +74,11 @@ class Conversation:
         tools: Any = None,
     ) -> None:
         self.engine, self.tokenizer = engine, tokenizer
-        self.config = config or chat_config(engine)
+        config = config or chat_config(engine)
+        self.config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
         self.system, self.tools = system, tools
         self._renderer = Renderer(tokenizer)
+        self._ticket: Ticket | None = None
         self.clear()
         self._prompt([{"role": "user", "content": "?"}])
 
@@ -88,7 +90,7 @@ class Conversation:
         self.figures: Figures | None = None
 
     def ask(self, text: str) -> Iterator[str]:
-        """The pieces of the reply as they come. Closing the iterator stops the reply; what was shown is kept.
+        """The pieces of the reply as they come. `stop`, or closing the iterator, ends it; what was shown is kept.
 
         Raises:
             ContextFull: no room is left; the conversation stays as it was.
@@ -101,11 +103,16 @@ class Conversation:
             raise GenerationError(f"{len(self.calls)} calls wait for a result, {len(results)} were given")
         return self._reply([{"role": "tool", "content": text} for text in results])
 
+    def stop(self) -> None:
+        """Ends the reply that is on its way before its next token; from any thread."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+
     def warm_up(self) -> None:
-        """Lets the engine compile while the user still types; returns at once."""
+        """Lets the engine compile before the first question; returns when it has."""
         prompt = self._prompt([{"role": "user", "content": "?"}])
         if len(prompt) + 2 <= self.engine.max_length:
-            self.engine.submit(prompt, GenerationConfig(max_new_tokens=2))
+            self.engine.submit(prompt, GenerationConfig(max_new_tokens=2)).results()
 
     def save(self, path: str | Path) -> None:
         """Writes the conversation as a JSON file that training reads, whole or not at all.
@@ -136,22 +143,22 @@ class Conversation:
         return self._stream(prompt, said)
 
     def _stream(self, prompt: list[int], said: list[dict[str, Any]]) -> Iterator[str]:
-        config, reply, times = self._turn_config(), Reply(), [time.perf_counter()]
-        events, is_whole = stream_reply(self.engine, self.tokenizer, prompt, config), False
+        stream, times, is_whole = ReplyStream(self.tokenizer), [time.perf_counter()], False
+        self._ticket = ticket = self.engine.submit(prompt, self._turn_config(), reuse_prefix=True)
         try:
-            for event in events:
-                reply = event.reply
-                if event.token is not None:
-                    times.append(time.perf_counter())
-                if event.text:
-                    yield event.text
-            is_whole = True
+            for token in ticket:
+                times.append(time.perf_counter())
+                if text := stream.push(token.choice.token):
+                    yield text
+            if not ticket.is_cancelled and (text := stream.finish()):
+                yield text
+            is_whole = not ticket.is_cancelled
         finally:
-            events.close()
-            end = self._end(reply, prompt, len(times) - 1) if is_whole else "stopped"
+            ticket.cancel()
+            end = self._end(stream.reply, prompt, len(times) - 1) if is_whole else "stopped"
             first = times[1] - times[0] if len(times) > 1 else None
             seconds = time.perf_counter() - times[0]
-            kept = self._keep(said, reply, end)
+            kept = self._keep(said, stream.reply, end)
             self.figures = Figures(len(prompt), len(times) - 1, first, seconds, end, kept)
 
     def _end(self, reply: Reply, prompt: list[int], tokens: int) -> End:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from mindformers_glm.errors import UserError
 from mindformers_glm.serving.conversation import ContextFull, Conversation, Figures
+from mindformers_glm.serving.interrupt import allowed, watched
 from mindformers_glm.serving.phrases import CHINESE, Phrases
 from mindformers_glm.serving.typed import Command, Lines, Typed
 
@@ -43,9 +42,10 @@ class StandardConsole:
 
     def read(self, prompt: str) -> str:
         """A line without its end."""
-        if self.is_interactive:
-            return input(prompt)
-        line = sys.stdin.readline()
+        with allowed():
+            if self.is_interactive:
+                return input(prompt)
+            line = sys.stdin.readline()
         if not line:
             raise EOFError
         return line.rstrip("\r\n")
@@ -78,6 +78,7 @@ class TerminalChat:
         Raises:
             UserError: with input from a pipe, a question that cannot be answered; a user at a terminal is told, and
                 the chat goes on.
+            KeyboardInterrupt: Ctrl-C stopped an answer to a pipe.
         """
         if self.console.is_interactive:
             self._note(self.phrases.welcome.format(model=self.model))
@@ -169,19 +170,17 @@ class TerminalChat:
 
     def _show(self, pieces: Iterator[str]) -> None:
         self.console.write(self.phrases.answer)
-        with one_interrupt():
-            try:
-                for piece in pieces:
-                    self.console.write(piece)
-            except KeyboardInterrupt:
-                pieces.close()
-            finally:
-                self.console.write("\n")
+        with watched(self.conversation.stop):
+            for piece in pieces:
+                self.console.write(piece)
+        self.console.write("\n")
         figures = self.conversation.figures
         for fault in self.conversation.faults:
             self._note(self.phrases.fault.format(fault=fault))
         if figures is None:
             return
+        if figures.end == "stopped" and not self.console.is_interactive:
+            raise KeyboardInterrupt
         if figures.end != "said":
             self._note(self._why(figures))
         if self.shows_figures:
@@ -215,24 +214,3 @@ def figures_line(figures: Figures, limit: int) -> str:
         f"[prompt {figures.prompt_tokens} tokens, {first}, {figures.tokens} tokens, "
         f"{figures.tokens_per_second:.1f} tokens/s, context {used} of {limit}]"
     )
-
-
-@contextlib.contextmanager
-def one_interrupt() -> Iterator[None]:
-    """Inside, the first Ctrl-C raises KeyboardInterrupt and later ones do nothing: impatience must not end the chat."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    was_raised = False
-
-    def handle(signum: int, frame: object) -> None:
-        nonlocal was_raised
-        if not was_raised:
-            was_raised = True
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
