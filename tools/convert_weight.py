@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rank", type=int, default=0, help="which rank_N folder to read")
     p.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan and write nothing")
     p.add_argument("--overwrite", action="store_true", help="replace an output of an earlier conversion")
-    p.add_argument("--download", action="store_true", help="fetch a model that is not on this machine")
+    p.add_argument(
+        "--download", nargs="?", const="hub", default=False, help="fetch a model that is not here: hub or modelscope"
+    )
     p.add_argument("--model", default="glm-n", help="accepted for MindFormers' sake: glm-n")
     p.add_argument("--reversed", action="store_true", help="the same as --to hf")
     p.add_argument("--concat", help="True: the same as --to mindformers-1.2, joining separate query, key, value")

@@ -42,7 +42,7 @@ def open_checkpoint(
     *,
     config: str | Path | None = None,
     rank: int = 0,
-    download: bool = False,
+    download: bool | str = False,
     lora_alpha: float | None = None,
     storage: Storage | None = None,
 ) -> Opened:
@@ -78,7 +78,7 @@ def plan_job(
     tokenizer: str | Path | None = None,
     shard_size: str | int = SHARD_BYTES,
     rank: int = 0,
-    download: bool = False,
+    download: bool | str = False,
     lora_alpha: float | None = None,
     read_storage: Storage | None = None,
     write_storage: Storage | None = None,

@@ -10,9 +10,10 @@ from mindformers_glm.checkpoint.model_files import ModelFiles, model_files
 from mindformers_glm.checkpoint.peft import CONFIG as ADAPTER_CONFIG
 from mindformers_glm.checkpoint.source import WeightSource, read_weights
 from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES, ModelName, model_name
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, ConfigError
 
-ACCEPT = "MINDFORMERS_GLM_DOWNLOAD"  # "1" in the environment accepts downloads that the program would ask about
+ACCEPT = "MINDFORMERS_GLM_DOWNLOAD"  # in the environment: 1, hub or modelscope accepts downloads for every command
+_SOURCES = ("hub", "modelscope")
 _FOLDER_MARKS = ("*.safetensors", "*.ckpt", "*.bin", "*.index.json", "rank_*")
 
 
@@ -30,12 +31,12 @@ class Resolved(NamedTuple):
         return read_weights(self.weights, rank=rank, rearranged=config if storage.use_rearrange_rope else None)
 
 
-def resolve(name_or_path: str | Path, *, download: bool = False, source: str = "hub") -> Resolved:
+def resolve(name_or_path: str | Path, *, download: bool | str = False) -> Resolved:
     """The weights that a name or path means, with the configuration and tokenizer beside them.
 
     A path wins over a name. A registered name is looked for in the package (glm2_tiny) and in `checkpoint_download/`;
-    what is missing is fetched only with `download` (or MINDFORMERS_GLM_DOWNLOAD=1), from a Hugging Face compatible hub
-    or, with source="modelscope", from ModelScope.
+    what is missing is fetched only with `download` (or MINDFORMERS_GLM_DOWNLOAD in the environment): True or "hub" from
+    a Hugging Face compatible hub, "modelscope" from ModelScope.
 
     Raises:
         CheckpointError: nothing there, and downloading was not asked for.
@@ -49,16 +50,28 @@ def resolve(name_or_path: str | Path, *, download: bool = False, source: str = "
     here = _downloaded(name)
     if here is not None:
         return _at(name, here)
-    if not (download or os.environ.get(ACCEPT) == "1") or hub_id is None:
+    source = _source(download or os.environ.get(ACCEPT, ""))
+    if source is None or hub_id is None:
         raise _absent(name, hub_id)
     from mindformers_glm.checkpoint.hub import download_model  # noqa: PLC0415 - the package behind it is optional
 
     return _at(name, download_model(hub_id, folder_of(name), source=source))
 
 
-def resolve_weights(name_or_path: str | Path, *, download: bool = False) -> Path:
+def resolve_weights(name_or_path: str | Path, *, download: bool | str = False) -> Path:
     """The path of the weights alone; see `resolve`."""
     return resolve(name_or_path, download=download).weights
+
+
+def _source(asked: bool | str) -> str | None:
+    """Where to fetch from; None when nobody asked."""
+    if asked in (False, "", "0"):
+        return None
+    if asked in (True, "1"):
+        return "hub"
+    if asked not in _SOURCES:
+        raise ConfigError("download", asked, f"Use one of {', '.join(_SOURCES)}.")
+    return str(asked)
 
 
 def folder_of(name: str) -> Path:

@@ -14,7 +14,7 @@ from mindformers_glm.checkpoint.hub import download_model, wanted
 from mindformers_glm.checkpoint.resolve import resolve, resolve_weights
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.checkpoint.verify import verify
-from mindformers_glm.errors import CheckpointError, DeviceError
+from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError
 
 pytest.importorskip("huggingface_hub")
 REPOSITORY = "THUDM/chatglm2-6b"
@@ -67,6 +67,11 @@ def test_a_registered_name_is_fetched_checked_and_used(hub):
 def test_accepting_in_the_environment(hub, monkeypatch):
     monkeypatch.setenv("MINDFORMERS_GLM_DOWNLOAD", "1")
     assert resolve_weights("THUDM/chatglm2-6b") == Path("checkpoint_download/hub/THUDM--chatglm2-6b")
+
+
+def test_other_places_are_refused(hub):
+    with pytest.raises(ConfigError, match="download: got 'mirror'"):
+        resolve("glm2_6b", download="mirror")
 
 
 def test_an_interrupted_download_goes_on(hub):
@@ -176,7 +181,8 @@ def test_modelscope_by_its_package(monkeypatch, tmp_path, files):
         module = types.ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    out = download_model(REPOSITORY, tmp_path / "here", source="modelscope")
+    monkeypatch.chdir(tmp_path)
+    out = resolve(REPOSITORY, download="modelscope").weights
     assert asked == ["ZhipuAI/chatglm2-6b"]
     assert verify(out).faults == []
     assert not (out / "modeling_chatglm.py").exists()
