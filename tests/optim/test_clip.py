@@ -9,7 +9,7 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.optim import SquaredNorm, clip_coefficient, scale_gradients
 
-SHAPES = [(7, 5), (33,), (2, 3, 4)]
+SHAPES = [(7, 5), (48,), (2, 3, 8)]
 
 
 class Clip(nn.Cell):
