@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindformers_glm import runtime
 from mindformers_glm.generation.cache import CacheShape, KVCache
+from mindformers_glm.log import log_once
 from mindformers_glm.ops.attention import MASKED
 
 _WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
@@ -38,8 +41,8 @@ class MindSporeNetwork:
         self._start = _Start(model.transformer)
         self._block = _Block(layers[0], getattr(ms, config.compute_dtype), getattr(ms, dtype.__name__))
         self._head = _Head(model.transformer)
-        self._prefix_of = model.prefix_encoder
         self._is_declared = False
+        self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
 
     @property
     def compilations(self) -> int:
@@ -67,7 +70,7 @@ class MindSporeNetwork:
         x, *places = self._start(_tensor(tokens, np.int32), _tensor(positions, np.int32))
         unused = np.arange(cache.slots) >= cache.lengths[:, None]
         places.append(_tensor(np.where(unused, MASKED, 0)[:, None, None], np.float32))
-        prefix = None if self._prefix_of is None else self._prefix_of(rows).asnumpy()  # (L, 2, R, K, P, E)
+        prefix = None if self._prefix is None else self._prefix(rows).asnumpy()  # (L, 2, R, K, P, E)
         for layer, weights in enumerate(self._weights):
             self._block.take(weights)
             past = [Tensor.from_numpy(cache.keys[layer]), Tensor.from_numpy(cache.values[layer])]
@@ -80,6 +83,11 @@ class MindSporeNetwork:
 
     def _declare(self) -> None:
         """Tells the graphs which dimensions vary, as two inputs of different shape show."""
+        if not runtime.is_graph_mode():
+            log_once(
+                "MindSpore is in PyNative mode: every operator of every token is dispatched from Python, which is many "
+                "times slower than graph mode. mindformers_glm.runtime.set_up() selects graph mode."
+            )
         ids = _input((None, None), ms.int32)
         self._start.set_inputs(ids, ids)
         probes = [self._start(*[Tensor(np.zeros(shape, np.int32))] * 2) for shape in _PROBES]
@@ -93,7 +101,7 @@ class MindSporeNetwork:
         layers, kv_heads, head_dim, _ = self.shape
         past = _input((None, kv_heads, None, head_dim), self._block.kept)
         prefix = _input((None, kv_heads, None, head_dim), self._block.dtype)
-        more = [prefix] * 2 if self._prefix_of is not None else []
+        more = [prefix] * 2 if self._prefix is not None else []
         self._block.set_inputs(*places, past_mask, past, past, *more)
         self._head.set_inputs(places[0], _input((None,), ms.int32))
         self._is_declared = True
@@ -109,6 +117,19 @@ class _Start(nn.Cell):
     def construct(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         cos, sin, mask = self.transformer.turned(positions)
         return self.transformer.embedding(tokens), cos, sin, mask
+
+
+class _Twin:
+    """A copy of a Cell that computes with the Cell's own weights and never drops anything out."""
+
+    def __init__(self, cell: nn.Cell) -> None:
+        self.copy = copy.deepcopy(cell).set_train(False)
+        self.pairs = list(zip(self.copy.get_parameters(), cell.get_parameters(), strict=True))
+
+    def __call__(self, *given: Any) -> Tensor:
+        for mine, theirs in self.pairs:
+            mine.assign_value(theirs)
+        return self.copy(*given)
 
 
 class _Block(nn.Cell):

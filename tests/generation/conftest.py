@@ -6,7 +6,13 @@ import pytest
 from numpy_network import NumpyNetwork
 from reference import Reference
 
+from mindformers_glm import runtime
 from mindformers_glm.generation.engine import Engine
+
+
+@pytest.fixture(autouse=True)
+def _graph_mode():
+    runtime.set_up({"mode": 0, "device_target": "CPU"})
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from mindformers_glm import runtime
 from mindformers_glm.checkpoint import load, source
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
@@ -168,3 +169,11 @@ def test_logprobs_are_those_of_the_network(glm2):
     logprobs = log_softmax(glm2.model(Tensor(ids)).asnumpy()[0])
     expected = [logprobs[len(prompt) - 1 + i, token] for i, token in enumerate(result.ids)]
     np.testing.assert_allclose(result.logprobs, expected, atol=1e-4)
+
+
+def test_pynative_mode_generates_the_same(glm2):
+    runtime.set_up({"mode": 1, "device_target": "CPU"})
+    engine = MindSporeEngine(glm2.model)
+    (result,) = generate(engine, glm2.prompts[:1], GenerationConfig(max_new_tokens=3))
+    engine.close()
+    assert result.ids == glm2.reply(0)[:3]
