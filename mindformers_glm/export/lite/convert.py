@@ -23,13 +23,16 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
-_SMALLEST_WEIGHT = "min_quant_weight_size=0\nmin_quant_weight_channel=16\n"
+_SMALLEST_WEIGHT = "min_quant_weight_size={smallest}\nmin_quant_weight_channel=16\n"
 _TOKENS = 64  # of each prompt's continuation that the report compares
 _PROMPTS = ("类型#裙*颜色#红色*风格#复古", "你好", "请介绍一下这款上衣的特点。")
 
 
 class Quantization(NamedTuple):
-    """What Lite's Converter is told, and what came of it with Lite 2.0.0 on x86."""
+    """What Lite's Converter is told, and what came of it with Lite 2.0.0 on x86.
+
+    Weights of at most `smallest` numbers stay as they are: the matrix that turns pairs of channels must.
+    """
 
     config: str
     weight_fp16: bool
@@ -111,7 +114,9 @@ def convert_lite(
     source = _source(manifest, folder)
     name = manifest.name + ("" if quantization == "none" else f"_{quantization}")
     begin = time.perf_counter()
-    made = _convert(folder / source.name, folder / name, QUANTIZATIONS[quantization], lite_python, optimize, seconds)
+    how = QUANTIZATIONS[quantization]
+    how = how._replace(config=how.config.replace("{smallest}", str(manifest.network["kv_channels"] ** 2)))
+    made = _convert(folder / source.name, folder / name, how, lite_python, optimize, seconds)
     took = time.perf_counter() - begin
     quantised = None if quantization == "none" else quantization
     entry = Graph(**describe(made), mind_ir=0, roles=source.roles, inputs=source.inputs, quantization=quantised)
