@@ -54,7 +54,7 @@ def official_modules(folder) -> torch.nn.Module:
     """A module tree with the official names and weights, which is all that peft looks at."""
     source = read_weights(folder)
     root = torch.nn.Module()
-    for name in source.names:
+    for name in sorted(source.names, key=lambda name: name.endswith(".bias")):
         parent, parts = root, name.split(".")
         for part in parts[:-2]:
             if not hasattr(parent, part):
