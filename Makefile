@@ -16,7 +16,7 @@ venv:
 	@scripts/set_up_venv.sh $(VENV)
 
 demo: venv
-	@$(PY) demo/run_demo.py $(if $(PRODUCT),--product "$(PRODUCT)")
+	@$(PY) demo/run_demo.py $${PRODUCT:+--product "$$PRODUCT"}
 
 test: venv
 	@$(PY) -m pytest
