@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite
 from mindformers_glm.checkpoint.tensor_file import Span, read_exactly
 from mindformers_glm.errors import CheckpointError
 
+_FLUSH_BYTES = 1 << 27
 BLOCK_BYTES = 1 << 21  # small enough to stay in a processor's cache from reading to writing
 
 
@@ -67,7 +69,7 @@ def converted(
 
 
 class HashingFile:
-    """A file open for writing whose SHA-256 is computed in a second thread while the next block is read.
+    """A file open for writing; other threads hash the last block and push earlier ones to the disk meanwhile.
 
     A block may be changed by its owner once the write after the next one has begun.
     """
@@ -76,27 +78,43 @@ class HashingFile:
         self.file = file
         self.size = 0
         self._hash = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: Future | None = None
+        self._hasher, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._hashing: Future | None = None
+        self._flushing: Future | None = None
+        self._flushed = 0
 
     def write(self, data) -> None:
         """Writes bytes or a contiguous array."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self._settle()
-        self._pending = self._pool.submit(self._hash.update, view)
+        self._hashing = self._hasher.submit(self._hash.update, view)
         self.file.write(view)
         self.size += len(view)
+        if self.size - self._flushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._flush_earlier()
 
     def hexdigest(self) -> str:
         """The hash of all that was written; nothing can be written afterwards."""
-        self._settle()
-        self._pool.shutdown()
+        try:
+            self._settle()
+            if self._flushing is not None:
+                self._flushing.result()
+        finally:
+            self._hasher.shutdown()
+            self._flusher.shutdown()
         return self._hash.hexdigest()
 
+    def _flush_earlier(self) -> None:
+        """Lets the disk begin early, so that the fsync at the end is short."""
+        if self._flushing is not None:
+            self._flushing.result()
+        self._flushing = self._flusher.submit(os.fsync, self.file.fileno())
+        self._flushed = self.size
+
     def _settle(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
 
 
 def sha256_of(path: str | Path) -> str:
