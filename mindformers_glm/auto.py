@@ -11,6 +11,7 @@ from typing import Any
 
 from mindspore import nn
 
+from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import read_config
 from mindformers_glm.checkpoint.peft import read_adapter_config
@@ -73,6 +74,7 @@ class AutoModel(_Listed):
         Raises:
             ConfigError, CheckpointError: the configuration is wrong, or the weights are missing or do not fit.
         """
+        runtime.set_up_if_needed()
         if not isinstance(config, ChatGLM2Config):
             config = AutoConfig.from_pretrained(config)
         model = build_model(config).set_train(False)
@@ -101,6 +103,7 @@ class AutoModel(_Listed):
         Raises:
             ConfigError, CheckpointError: no such model, or its weights do not fit.
         """
+        runtime.set_up_if_needed()
         found = resolve(name_or_path, download=download)
         if found.adapter is not None:
             fix = f"Name the base model, and this folder with adapter={str(name_or_path)!r}."

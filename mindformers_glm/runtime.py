@@ -49,6 +49,14 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
         set_seed(seed)
 
 
+def set_up_if_needed() -> None:
+    """Selects graph mode on this machine's device where `set_up` has not been called: MindSpore's own default is
+    PyNative, in which generating is many times slower. `set_up({"mode": 1})` keeps PyNative.
+    """
+    if _chosen is None:
+        set_up({"device_target": device_target()})
+
+
 def require_device(target: str) -> None:
     """Raises DeviceError when MindSpore on this machine cannot drive `target`."""
     if target == "CPU":
