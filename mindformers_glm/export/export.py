@@ -131,6 +131,8 @@ def _write(
     for path in paths[1:]:
         _link(paths[0], path)
     found = {**describe(paths[0]), "mind_ir": traced.version, "roles": traced.roles, "inputs": inputs}
+    if traced.version == LITE_2_0:
+        found["exact"] = graph_file.products_with_constants(traced.graph)
     return [Graph(**{**found, "name": path.name}) for path in paths]
 
 

@@ -41,12 +41,14 @@ class Graph(File):
     """A graph: MindIR of version 3 or 1, or what Lite's Converter made of it (`mind_ir` 0).
 
     `roles` are what it can be used for: one graph of any length serves both. `inputs` are in the graph's order.
+    `exact` names operators that must not be quantised.
     """
 
     mind_ir: Literal[0, 1, 3]
     roles: list[Role]
     inputs: list[Input]
     quantization: str | None = None
+    exact: list[str] = []
 
     @property
     def any_length(self) -> bool:

@@ -23,16 +23,13 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
-_SMALLEST_WEIGHT = "min_quant_weight_size={smallest}\nmin_quant_weight_channel=16\n"
+_WEIGHTS = "min_quant_weight_size=0\nmin_quant_weight_channel=16\nskip_quant_node={exact}\n"
 _TOKENS = 64  # of each prompt's continuation that the report compares
 _PROMPTS = ("类型#裙*颜色#红色*风格#复古", "你好", "请介绍一下这款上衣的特点。")
 
 
 class Quantization(NamedTuple):
-    """What Lite's Converter is told, and what came of it with Lite 2.0.0 on x86.
-
-    Weights of at most `smallest` numbers stay as they are: the matrix that turns pairs of channels must.
-    """
+    """What Lite's Converter is told, and what came of it with Lite 2.0.0 on x86."""
 
     config: str
     weight_fp16: bool
@@ -43,18 +40,18 @@ QUANTIZATIONS = {
     "none": Quantization("", False, "float32, loads ten times faster than MindIR"),
     "float16": Quantization("", True, "half the disk; computed in float32 on x86"),
     "mixed": Quantization(
-        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=0\n{_SMALLEST_WEIGHT}"
+        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=0\n{_WEIGHTS}"
         "[mixed_bit_weight_quant_param]\ninit_scale=0.005\n",
         False,
         "weights of about 8 bits, chosen for each layer; a quarter of the disk, computed in float32",
     ),
     "dynamic": Quantization(
-        f"[common_quant_param]\nquant_type=DYNAMIC_QUANT\nbit_num=8\n{_SMALLEST_WEIGHT}",
+        f"[common_quant_param]\nquant_type=DYNAMIC_QUANT\nbit_num=8\n{_WEIGHTS}",
         False,
         "weights of 8 bits on disk and in memory; slow on x86, which has no kernels for it",
     ),
     "weight8": Quantization(
-        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=8\n{_SMALLEST_WEIGHT}",
+        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=8\n{_WEIGHTS}",
         False,
         "weights of 8 bits; Lite 2.0.0 writes such files and cannot load them: for newer ones",
     ),
@@ -115,7 +112,7 @@ def convert_lite(
     name = manifest.name + ("" if quantization == "none" else f"_{quantization}")
     begin = time.perf_counter()
     how = QUANTIZATIONS[quantization]
-    how = how._replace(config=how.config.replace("{smallest}", str(manifest.network["kv_channels"] ** 2)))
+    how = how._replace(config=how.config.replace("{exact}", ",".join(source.exact)))
     made = _convert(folder / source.name, folder / name, how, lite_python, optimize, seconds)
     took = time.perf_counter() - begin
     quantised = None if quantization == "none" else quantization
