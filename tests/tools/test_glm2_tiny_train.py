@@ -77,8 +77,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, corpus, monkeypatch
         (assets / "tokenizer.model").write_bytes((ASSETS / "tokenizer.model").read_bytes())
         for stop in stops:
             monkeypatch.setattr(train, "rate", lambda step, steps, peak: 1e-3)
-            train.run(argparse.Namespace(corpus=str(corpus), assets=str(assets), work=str(tmp_path / name),
-                                         steps=stop, tokens=256, peak=1e-3, save_steps=2, seed=0))  # fmt: skip
+            given = {"corpus": str(corpus), "assets": str(assets), "work": str(tmp_path / name), "init": None}
+            train.run(argparse.Namespace(**given, steps=stop, tokens=256, peak=1e-3, save_steps=2, seed=0))
         weights = open_safetensors(assets / "model.safetensors")
         found.append({key: weights.read_bits(key) for key in weights.entries})
     assert set(found[0]) == set(found[1])

@@ -167,7 +167,7 @@ def random_summary(rng: random.Random, pairs: list[Pair]) -> str:
 
 def _again(rng: random.Random, pair: Pair, kind: Kind) -> bool:
     """Whether an attribute of the opening gets a clause as well; the noun itself never does."""
-    return pair.attribute not in kind.noun_from and rng.random() < 0.15
+    return pair.attribute not in kind.noun_from and rng.random() < 0.03
 
 
 def _sentences(rng: random.Random, clauses: list[str]) -> str:

@@ -6,7 +6,7 @@ import random
 import re
 from typing import NamedTuple
 
-from tools.glm2_tiny.advert import describe, random_content, random_summary, write_content
+from tools.glm2_tiny.advert import describe, random_brand, random_content, random_summary, random_word, write_content
 from tools.glm2_tiny.grammar import table
 
 
@@ -78,7 +78,7 @@ def english(rng: random.Random) -> Turn:
     names = rng.sample(list(source["attributes"]), rng.randint(1, 4))
     chosen = [(name, rng.choice(source["attributes"][name]["values"])) for name in names]
     text = [rng.choice(source["opening_plural" if plural else "opening"]).replace("<head>", noun)]
-    for name, value in rng.sample(chosen, len(chosen)):
+    for name, value in chosen if rng.random() < 0.8 else rng.sample(chosen, len(chosen)):
         spec = source["attributes"][name]
         sentence = rng.choice(spec["frame"]).replace("<v>", value).replace("<e>", rng.choice(spec["effect"]))
         text.append(re.sub(r"\bA (?=[aeiou])", "An ", sentence))
@@ -91,6 +91,27 @@ def english(rng: random.Random) -> Turn:
         ask = rng.choice(source["ask"]).replace("<words>", words).replace("<head>", noun)
         ask = re.sub(r"\ba (?=[aeiou])", "an ", ask)
     return Turn(ask, " ".join(text))
+
+
+def repeat(rng: random.Random) -> Turn:
+    """Words to say again: the network learns to copy what it has never seen."""
+    source = table("chat")
+    words = [random_word(rng, 2, 6), random_brand(rng), small_talk(rng).answer, rng.choice(table("goods")["things"])]
+    text = rng.choice(words)
+    return Turn(rng.choice(source["repeat_ask"]).replace("<a>", text), text)
+
+
+def reading(rng: random.Random) -> Turn:
+    """A question about an attribute list: one value, or all of them in their order."""
+    source, pairs = table("chat"), random_content(rng, most=5, brands=0.4)
+    content = write_content(pairs)
+    if rng.random() < 0.5:
+        ask, answer = rng.choice(source["list_ask"]), "、".join(value for _, value in pairs) + "。"
+        return Turn(ask.replace("<a>", content), answer)
+    name = rng.choice(pairs).attribute
+    values = "、".join(pair.value for pair in pairs if pair.attribute == name)
+    ask, answer = rng.choice(source["value_ask"]), rng.choice(source["value_answer"])
+    return Turn(ask.replace("<a>", content).replace("<b>", name), answer.replace("<b>", name).replace("<c>", values))
 
 
 def plain(rng: random.Random) -> str:
@@ -107,8 +128,14 @@ def plain(rng: random.Random) -> str:
     return (" " if english_text else "").join(sentence() for _ in range(rng.randint(1, 3)))
 
 
-_KINDS = {"advert": 50, "request": 14, "talk": 12, "fact": 7, "english": 6, "plain": 5, "dialogue": 6}
-_TURNS = {"advert": advert, "request": request, "talk": small_talk, "fact": fact, "english": english}
+_KINDS = {
+    "advert": 48, "request": 14, "talk": 9, "fact": 6, "english": 6, "plain": 3, "dialogue": 4, "repeat": 4,
+    "reading": 6,
+}  # fmt: skip
+_TURNS = {
+    "advert": advert, "request": request, "talk": small_talk, "fact": fact, "english": english, "repeat": repeat,
+    "reading": reading,
+}  # fmt: skip
 
 
 def sample(rng: random.Random) -> dict:

@@ -22,9 +22,11 @@ import yaml
 from mindspore import Tensor, nn, ops
 
 from mindformers_glm.checkpoint.atomic import atomic_write, write_text
+from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
 from mindformers_glm.checkpoint.model_files import to_yaml
 from mindformers_glm.checkpoint.safetensors_file import write_safetensors
+from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.optim.adam import AdamW
@@ -158,6 +160,8 @@ def run(given: argparse.Namespace) -> None:
     step_cell = Step(model, optimizer).set_train()
     parameters = states(model, optimizer)
     begin = restore(work / "state.ckpt", parameters)
+    if given.init and not begin:
+        load_into(model, read_weights(given.init))
     print(f"{sum(p.size for p in model.trainable_params()):,} parameters, step {begin} of {given.steps}", flush=True)
     source = batches(samples(Path(given.corpus), tokenizer), given.tokens)
     log, started, seen = [], time.time(), 0
@@ -186,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus")
     parser.add_argument("assets", help="folder with tokenizer.model; weights and configuration are written there")
+    parser.add_argument("--init", help="weights to start from in place of random ones")
     parser.add_argument("--work", default="output/glm2_tiny", help="folder of the resumable state and the loss curve")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--tokens", type=int, default=2304, help="tokens of a batch, padding included")
