@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SHAPE = {
     "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 64, "ffn_hidden_size": 128, "kv_channels": 16,
-    "num_attention_heads": 4, "multi_query_group_num": 2, "seq_length": 9216, "eos_token_id": None,
+    "num_attention_heads": 4, "multi_query_group_num": 2, "seq_length": 9216,
     "param_init_type": "float32", "compute_dtype": "float32", "layernorm_compute_type": "float32",
 }  # fmt: skip
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -60,13 +60,13 @@ def part_start() -> dict[str, Any]:
     os._exit(0)
 
 
-def part_compile() -> dict[str, Any]:
-    """Graphs after one request, and after many more of random lengths, some together."""
+def part_compile(layers: int = SHAPE["num_layers"]) -> dict[str, Any]:
+    """Graphs after one request, and after many more of random lengths, four at a time."""
     import numpy as np  # noqa: PLC0415
 
     from mindformers_glm.generation.config import GenerationConfig  # noqa: PLC0415
 
-    engine, random = build(), np.random.default_rng(3)
+    engine, random = build(num_layers=layers), np.random.default_rng(3)
     generate(engine, 5, 2)
     before = engine.network.compilations
     for _ in range(REQUESTS // 4):
@@ -79,7 +79,12 @@ def part_compile() -> dict[str, Any]:
         ]
         for ticket in tickets:
             ticket.results()
-    return {"requests": REQUESTS, "graphs": before, "compiled again": engine.network.compilations - before}
+    return {
+        "layers": layers,
+        "requests": REQUESTS,
+        "graphs": before,
+        "compiled again": engine.network.compilations - before,
+    }
 
 
 def part_memory(length: int) -> dict[str, Any]:
