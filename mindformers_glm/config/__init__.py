@@ -3,7 +3,6 @@
 from mindformers_glm.config.arguments import Command, parse_command_line, read_command_line
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.overrides import parse_overrides
-from mindformers_glm.config.prompts import read_prompts
 from mindformers_glm.config.run import RunConfig, load_config, make_config
 
 __all__ = [
@@ -14,6 +13,5 @@ __all__ = [
     "parse_command_line",
     "parse_overrides",
     "read_command_line",
-    "read_prompts",
     "read_yaml",
 ]

@@ -78,8 +78,10 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
     """
     if isinstance(inputs, Path) or (isinstance(inputs, str) and _names_a_file(inputs)):
         return _read_file(Path(inputs))
+    if unescape and isinstance(inputs, str) and _is(inputs, "is_dir"):
+        raise ConfigError("predict_data", inputs, "This is a folder; give prompts, or a text file with one per line.")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
-    if not texts:
+    if not any(not isinstance(text, str) or text.strip() for text in texts):
         raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
     for text in texts:
         if not isinstance(text, str):
@@ -91,12 +93,15 @@ def _names_a_file(text: str) -> bool:
     """True for the path of a file, and for what can only be meant as one."""
     if "\n" in text or len(text) > 4096:
         return False
+    return _is(text, "is_file") or text.endswith(_TEXT_SUFFIXES) and not any(char.isspace() for char in text)
+
+
+def _is(text: str, kind: str) -> bool:
+    """Whether a text names a file or folder; a prompt may be no path at all."""
     try:
-        if Path(text).is_file():
-            return True
+        return getattr(Path(text), kind)()
     except (OSError, ValueError):
         return False
-    return text.endswith(_TEXT_SUFFIXES) and not any(char.isspace() for char in text)
 
 
 def _read_file(path: Path) -> list[str]:

@@ -13,7 +13,6 @@ from mindformers_glm import runtime
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state
 from mindformers_glm.checkpoint.saved import resume_file
 from mindformers_glm.config import RunConfig
-from mindformers_glm.config.prompts import read_prompts
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
@@ -114,6 +113,7 @@ class CausalLanguageModelingTrainer:
             prompts,
             generation_config=self._generation(network, tokenizer),
             batch_size=self.config.predict_batch_size,
+            unescape=True,
             result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
         )
 
@@ -226,9 +226,9 @@ class CausalLanguageModelingTrainer:
         settings = GenerationConfig.from_model(network.config)
         return settings.updated(eos_token_id=sorted({*settings.stop_ids, *tokenizer.stop_ids}))
 
-    def _prompts(self) -> list[str]:
+    def _prompts(self) -> str | list[str]:
         if self.config.input_data is not None:
-            return read_prompts(self.config.input_data)
+            return self.config.input_data
         if self.config.eval_dataset is None:
             raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
         return [row.prompt for row in self.eval_dataset.rows]

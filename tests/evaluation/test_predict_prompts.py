@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from mindformers_glm.config import read_prompts
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.evaluation.predict import read_inputs
+
+read_prompts = partial(read_inputs, unescape=True)
 
 
 def test_a_word_is_a_prompt_with_its_line_breaks():
@@ -26,7 +30,7 @@ def test_a_very_long_prompt_is_no_file_name():
 
 @pytest.mark.parametrize("nothing", ["", "  ", []])
 def test_no_prompt(nothing):
-    with pytest.raises(ConfigError, match="at least one prompt"):
+    with pytest.raises(ConfigError, match="Give a text"):
         read_prompts(nothing)
 
 
@@ -38,5 +42,5 @@ def test_a_folder_is_refused(tmp_path):
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "in.txt"
     path.write_text("\n \n")
-    with pytest.raises(DataError, match="no line with text"):
+    with pytest.raises(DataError, match="no line has text"):
         read_prompts(str(path))
