@@ -78,7 +78,7 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
     """
     if isinstance(inputs, Path) or (isinstance(inputs, str) and _names_a_file(inputs)):
         return _read_file(Path(inputs))
-    if unescape and isinstance(inputs, str) and _is(inputs, "is_dir"):
+    if unescape and isinstance(inputs, str) and inputs and _is(inputs, "is_dir"):
         raise ConfigError("predict_data", inputs, "This is a folder; give prompts, or a text file with one per line.")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
     if not any(not isinstance(text, str) or text.strip() for text in texts):
