@@ -197,7 +197,6 @@ def test_what_a_checkpoint_monitor_cannot_do_it_refuses(arguments, message):
         ({"step_interval": 5, "epoch_interval": -1}, [5, 10]),
         ({"step_interval": -1, "epoch_interval": 1}, [6, 12]),
         ({"step_interval": 4, "epoch_interval": 2}, [4, 8, 12]),
-        ({"step_interval": 0, "epoch_interval": 0}, []),
     ],
 )
 def test_evaluation_comes_at_its_intervals(toy, tmp_path, lines, intervals, steps):
