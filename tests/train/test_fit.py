@@ -56,7 +56,7 @@ class StopAt(Callback):
     def on_step_end(self, state):
         if state.done == self.step:
             os.kill(os.getpid(), self.number)
-            time.sleep(0.01)
+            time.sleep(0.05)  # MindSpore may pass it on as another signal
 
 
 class Spoilt:
@@ -272,11 +272,11 @@ SCRIPT = """
 
     class Slow(Callback):
         def on_step_end(self, state):
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     class Stuck(Callback):
         def on_interrupt(self, state):
-            time.sleep(60)
+            time.sleep(3600)
 
     data, folder = Tokens(), Path({folder!r})
     set_up_logging(folder)
@@ -308,18 +308,18 @@ def start(folder: Path, *, stuck: bool) -> subprocess.Popen:
 def test_ctrl_c_in_a_process_saves_and_fails(tmp_path):
     process = start(tmp_path, stuck=False)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=180)
     assert process.returncode == 1
     assert "error: Interrupted after step" in rest
     assert list((tmp_path / "out/checkpoint/rank_0").glob("t_rank_0-1_*.ckpt"))
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
-    process = start(tmp_path, stuck=True)
+    process = start(tmp_path, stuck=True)  # it would hang for an hour in a callback
     process.send_signal(signal.SIGINT)
-    time.sleep(1.5)
-    begin = time.monotonic()
+    for line in process.stdout:
+        if line.startswith("Interrupted: finishing this step"):
+            break
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode in (130, 143)
-    assert time.monotonic() - begin < 10
+    process.communicate(timeout=180)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
