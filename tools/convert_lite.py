@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mindformers_glm.cli import report  # noqa: E402
-from mindformers_glm.config.prompts import read_prompts  # noqa: E402
+from mindformers_glm.evaluation.predict import read_inputs  # noqa: E402
 from mindformers_glm.export.lite.convert import QUANTIZATIONS, convert_lite  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Converts and prints the report."""
     words = args.predict_data
-    prompts = {} if not words else {"prompts": read_prompts(words[0] if len(words) == 1 else words)}
+    prompts = {} if not words else {"prompts": read_inputs(words[0] if len(words) == 1 else words, unescape=True)}
     made = convert_lite(
         args.model,
         quantization=args.quantize,

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mindformers_glm.cli import report  # noqa: E402
-from mindformers_glm.config.prompts import read_prompts  # noqa: E402
 from mindformers_glm.errors import ConfigError, UserError  # noqa: E402
+from mindformers_glm.evaluation.predict import read_inputs  # noqa: E402
 from mindformers_glm.export.lite.engine import LiteChat, open_lite  # noqa: E402
 from mindformers_glm.generation.config import GenerationConfig  # noqa: E402
 from mindformers_glm.tokenizers.stream import TextStream  # noqa: E402
@@ -176,7 +176,7 @@ def typed(ask: Callable[[str], str] = input) -> Iterator[str]:
 def run(args: argparse.Namespace) -> None:
     """Answers what was given, or what is typed."""
     words = args.predict_data
-    given = None if not words else read_prompts(words[0] if len(words) == 1 else words)
+    given = None if not words else read_inputs(words[0] if len(words) == 1 else words, unescape=True)
     with open_model(args) as lite:
         if given is None:
             for text in typed():

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from mindspore import nn
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.generation.generate import engine_of, generate_rows
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 RESULT_NAME = "text_generation_result.txt"
 _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
@@ -44,6 +44,8 @@ def predict(
         DataError: a file that cannot be read, or holds no prompt.
         GenerationError: a setting that makes no sense, or a prompt that does not fit; before anything is generated.
     """
+    from mindformers_glm.generation.generate import engine_of, generate_rows  # noqa: PLC0415 - it needs MindSpore
+
     if batch_size is not None and batch_size < 1:
         raise ConfigError("predict_batch_size", batch_size, "Use 1 or more.")
     engine = model if isinstance(model, Engine) else engine_of(model)
