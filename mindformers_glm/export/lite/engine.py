@@ -135,13 +135,14 @@ def open_lite(
         if manifest.weights is not None and any(graph.mind_ir for graph in chosen):
             check_file(folder, manifest.weights)
         for role, graph, how in zip((PREFILL, INCREMENT), chosen, settings, strict=False):
-            _load(runner, role, check_file(folder, graph), graph, how)
+            dtype = _load(runner, role, check_file(folder, graph), graph, how)
         undo.pop_all()
     logger.info("%s in MindSpore Lite %s", ", ".join(graph.name for graph in chosen), version)
     defaults = GenerationConfig.from_model(config)
     if words is not None:
         defaults = defaults.updated(eos_token_id=sorted({*defaults.stop_ids, *words.stop_ids}))
-    return LiteChat(_engine(runner, manifest, chosen, config, defaults, max_rows), words, config, manifest)
+    network = _network(runner, manifest, config, dtype, any_length=chosen[0].any_length)
+    return LiteChat(_engine(network, defaults, max_rows), words, config, manifest)
 
 
 def choose(
@@ -177,32 +178,31 @@ def is_2_0(version: str) -> bool:
     return version.startswith(("1.", "2.0."))
 
 
-def _load(runner: Worker | LocalRunner, role: str, path: Path, graph: Graph, settings: LiteSettings) -> None:
+def _load(runner: Worker | LocalRunner, role: str, path: Path, graph: Graph, settings: LiteSettings) -> type:
+    """The type of the cache in the loaded model: on x86, Lite 2.0 turns a float16 graph into float32."""
     inputs = runner.load(role, str(path.resolve()), settings._asdict())
     found, expected = [row[0] for row in inputs], [row.name for row in graph.inputs]
     if sorted(found) != sorted(expected):
         fault = f"its inputs are {', '.join(found)} and the manifest says {', '.join(expected)}"
         raise CheckpointError(str(path), fault, "Export again")
+    return np.dtype(next(kind for name, _, kind in inputs if name == "past_keys").lower()).type
 
 
-def _engine(
-    runner: Worker | LocalRunner,
-    manifest: Manifest,
-    chosen: list[Graph],
-    config: ChatGLM2Config,
-    defaults: GenerationConfig,
-    rows: int | None,
-) -> LiteEngine:
-    shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, np.dtype(manifest.cache_dtype).type)
-    fixed = None if chosen[0].any_length else Fixed(**manifest.fixed.model_dump())
-    network = LiteNetwork(
+def _network(
+    runner: Worker | LocalRunner, manifest: Manifest, config: ChatGLM2Config, dtype: type, *, any_length: bool
+) -> LiteNetwork:
+    return LiteNetwork(
         runner,
-        shape,
+        CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels, dtype),
         vocab_size=config.padded_vocab_size,
         max_length=config.seq_length,
         allocate=SharedArray if isinstance(runner, Worker) else np.zeros,
-        fixed=fixed,
+        fixed=None if any_length else Fixed(**manifest.fixed.model_dump()),
     )
+
+
+def _engine(network: LiteNetwork, defaults: GenerationConfig, rows: int | None) -> LiteEngine:
+    fixed = network.fixed
     if fixed is None:
         return LiteEngine(network, max_rows=rows or _MAX_ROWS, defaults=defaults)
     rows = min(rows or fixed.rows, fixed.rows)
