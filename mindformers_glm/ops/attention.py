@@ -31,16 +31,37 @@ def causal_mask(positions: Tensor, *, groups: int) -> Tensor:
     return ops.cast(positions.reshape(batch, 1, 1, -1) > rows, ms.float32) * MASKED
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, drop=None) -> Tensor:
-    """Attention among the given tokens: softmax(q k^T + mask) v, (B, K, G * T, E).
+class Attention(nn.Cell):
+    """Attention among the given tokens: softmax(q k^T + mask) v, the softmax in float32.
 
-    q (B, K, G * T, E) already scaled, rows ordered (g, t); k and v (B, K, T, E); mask (B or 1, 1, G * T, T). The
-    softmax is float32 whatever the type of v. `drop` is applied to the probabilities, where it is given.
+    `drop` is applied to the probabilities, where it is given.
     """
-    if drop is None:
-        return _attention(q, k, v, mask)[0]
-    probs = ops.softmax(ops.cast(_scores(q, k), ms.float32) + mask, -1)
-    return _mix(ops.cast(drop(probs), v.dtype), v)
+
+    def __init__(self, drop: nn.Cell | None = None):
+        super().__init__()
+        self.drop = drop
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, K, G * T, E), already scaled, k and v (B, K, T, E) -> (B, K, G * T, E), and the probabilities.
+
+        The mask is (B or 1, 1, G * T, T) and added.
+        """
+        probs = ops.cast(ops.softmax(ops.cast(_scores(q, k), ms.float32) + mask, -1), v.dtype)
+        probs = probs if self.drop is None else self.drop(probs)
+        return _mix(probs, v), probs
+
+
+class AttentionByHand(Attention):
+    """Attention, without dropout, whose gradient keeps the probabilities and nothing else of their size."""
+
+    def bprop(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients for q, k and v; the mask has none."""
+        (mixed, probs), dmixed = out, dout[0]
+        own = _total(ops.cast(dmixed * mixed, ms.float32), -1)  # sum over keys of dprobs * probs, on E columns, not T
+        dscores = ops.cast((_scores(dmixed, v) - own) * probs, q.dtype)
+        return _mix(dscores, k), _mix_back(dscores, q), _mix_back(probs, dmixed), ops.zeros_like(mask)
 
 
 def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
@@ -65,23 +86,3 @@ def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
         weight = weight if drop is None else drop(weight)
         mixed = mixed + _mix(ops.cast(weight, v.dtype), v)
     return mixed / ops.cast(total, mixed.dtype)
-
-
-class _Attention(nn.Cell):
-    """The formula with its gradient by hand: the probabilities are kept and nothing else of their size.
-
-    Returns the probabilities too, because `bprop` sees inputs and results only.
-    """
-
-    def construct(self, q, k, v, mask):
-        probs = ops.cast(ops.softmax(ops.cast(_scores(q, k), ms.float32) + mask, -1), v.dtype)
-        return _mix(probs, v), probs
-
-    def bprop(self, q, k, v, mask, out, dout):
-        (mixed, probs), dmixed = out, dout[0]
-        own = _total(ops.cast(dmixed * mixed, ms.float32), -1)  # sum over keys of dprobs * probs, on E columns, not T
-        dscores = ops.cast((_scores(dmixed, v) - own) * probs, q.dtype)
-        return _mix(dscores, k), _mix_back(dscores, q), _mix_back(probs, dmixed), ops.zeros_like(mask)
-
-
-_attention = _Attention()

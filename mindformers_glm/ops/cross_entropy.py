@@ -12,24 +12,41 @@ _times, _forward, _back = ops.MatMul(transpose_b=True), ops.MatMul(), ops.MatMul
 _sum, _highest = ops.ReduceSum(), ops.ArgMaxWithValue(axis=-1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+class CrossEntropy(nn.Cell):
     """Mean of -log softmax(logits)[label] over labels that are not -100: a float32 scalar, 0 where none is left.
 
-    logits (N, V) of any float type, labels (N,) int32. The divisor is count + 1e-5, as in MindFormers.
+    The divisor is count + 1e-5, as in MindFormers.
     """
-    target, weight = _targets(labels)
-    return _cross_entropy(ops.cast(logits, ms.float32), target, weight)[0]
+
+    def __init__(self):
+        super().__init__()
+        self.weighted = _Weighted()
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, V) of any float type, labels (N,) int32 -> a scalar."""
+        return self.weighted(ops.cast(logits, ms.float32), *_targets(labels))[0]
 
 
-def head_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """`cross_entropy` of the logits hidden W^T, which are never held all at once. hidden (N, D), weight (V, D).
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """`CrossEntropy` where no layer is at hand to own one: logits (N, V), labels (N,) -> a scalar."""
+    return _cross_entropy(logits, labels)
+
+
+class HeadCrossEntropy(nn.Cell):
+    """`CrossEntropy` of the logits hidden W^T, which are never held all at once.
 
     Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
     there: 3 matrix products as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
-    for, graph mode leaves those two products out; in PyNative mode use `cross_entropy` then.
+    for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then.
     """
-    target, weight_of_row = _targets(labels)
-    return _head_cross_entropy(hidden, ops.cast(weight, hidden.dtype), target, weight_of_row)[0]
+
+    def __init__(self):
+        super().__init__()
+        self.weighted = _WeightedHead()
+
+    def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        """Rows `hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
+        return self.weighted(hidden, ops.cast(weight, hidden.dtype), *_targets(labels))[0]
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +67,7 @@ def _row_losses(logits: Tensor, probs: Tensor, target: Tensor) -> Tensor:
     return top.reshape(-1, 1) - ops.log(likeliest) - ops.gather_elements(logits, 1, target)
 
 
-class _CrossEntropy(nn.Cell):
+class _Weighted(nn.Cell):
     """The formula with its gradient by hand; returns the probabilities too, because `bprop` sees results only."""
 
     def construct(self, logits, target, weight):
@@ -64,7 +81,7 @@ class _CrossEntropy(nn.Cell):
         return dlogits, ops.zeros_like(target), ops.zeros_like(weight)
 
 
-class _HeadCrossEntropy(nn.Cell):
+class _WeightedHead(nn.Cell):
     """Returns the loss and its gradients for `hidden` and `weight`, which `bprop` only multiplies by what comes in."""
 
     def construct(self, hidden, weight, target, weight_of_row):
@@ -92,4 +109,4 @@ def _chunks(rows: int, vocabulary: int) -> tuple[slice, ...]:
     return tuple(slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-_cross_entropy, _head_cross_entropy = _CrossEntropy(), _HeadCrossEntropy()
+_cross_entropy = CrossEntropy()

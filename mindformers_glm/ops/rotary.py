@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, N = B * T rows, H query heads, K kv heads, E head_dim
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -44,7 +43,7 @@ def pair_turn(channels: int) -> np.ndarray:
 
 
 def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `rotate_heads` does to heads q | k | v besides turning: (factor, offset), each (1, H + 2 K, 1, 1).
+    """What `RotateHeads` does to heads q | k | v besides turning: (factor, offset), each (1, H + 2 K, 1, 1).
 
     The cosine of a head is factor * cos + offset, its sine factor * sin: queries are scaled by 1 / sqrt(E) on the way,
     values are left as they are.
@@ -56,36 +55,39 @@ def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray
     return factor, offset
 
 
-def rotate_heads(
-    x: Tensor, cos: Tensor, sin: Tensor, turn: Tensor, *, heads: int, kv_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
+class RotateHeads(nn.Cell):
     """Heads q | k | v turned by the angles of their positions, x * cos + (x turn) * sin, and taken apart.
 
-    x (B, H + 2 K, T, E); cos and sin (B or 1, H + 2 K, T, E), float32; turn (E, E) from `pair_turn`. Result in the type
-    of x: q (B, K, G * T, E) with rows ordered (g, t), k and v (B, K, T, E). The product with the constant matrix is
-    exact (one term in each sum) and several times faster on a CPU than taking pairs apart.
+    The product with the constant matrix is exact (one term in each sum) and several times faster on a CPU than taking
+    pairs apart.
     """
-    q, k, v = _rotate(ops.cast(x, ms.float32), cos, sin, turn, heads, kv_heads)
-    return ops.cast(q, x.dtype), ops.cast(k, x.dtype), ops.cast(v, x.dtype)
+
+    def __init__(self, *, heads: int, kv_heads: int, channels: int):
+        super().__init__()
+        self.heads, self.kv_heads, self.channels = heads, kv_heads, channels
+        self.turn = Tensor(pair_turn(channels))
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads (B, H + 2 K, T, E) -> q (B, K, G * T, E) with rows ordered (g, t), k and v (B, K, T, E), all float32.
+
+        cos and sin (B or 1, H + 2 K, T, E); `head_scales` tells what they hold beside angles.
+        """
+        h, k = self.heads, self.kv_heads
+        x = x * cos + self.turned(_matmul, x) * sin
+        return x[:, :h].reshape(x.shape[0], k, -1, self.channels), x[:, h : h + k], x[:, h + k :]
+
+    def turned(self, product, x: Tensor) -> Tensor:
+        """The product of every head with the constant matrix."""
+        rows = product(x.reshape(-1, self.channels), self.turn)
+        return rows.reshape(x.shape[0], x.shape[1], -1, self.channels)
 
 
-class _Rotate(nn.Cell):
-    """The formula with its gradient by hand: heads are joined, not padded and added, and turned back."""
+class RotateHeadsByHand(RotateHeads):
+    """RotateHeads whose gradient joins the heads instead of padding and adding them, and turns them back."""
 
-    def construct(self, x, cos, sin, turn, heads, kv_heads):
-        x = x * cos + _turned(_matmul, x, turn) * sin
-        q = x[:, :heads].reshape(x.shape[0], kv_heads, -1, x.shape[3])
-        return q, x[:, heads : heads + kv_heads], x[:, heads + kv_heads :]
-
-    def bprop(self, x, cos, sin, turn, heads, kv_heads, out, dout):
+    def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient for x; positions have none."""
         dq, dk, dv = dout
-        dx = ops.concat((dq.reshape(dq.shape[0], heads, -1, dq.shape[3]), dk, dv), 1)
-        dx = dx * cos + _turned(_matmul_back, dx * sin, turn)
-        return dx, ops.zeros_like(cos), ops.zeros_like(sin), ops.zeros_like(turn), 0, 0
-
-
-def _turned(product, x, turn):
-    return product(x.reshape(-1, x.shape[3]), turn).reshape(x.shape[0], x.shape[1], -1, x.shape[3])
-
-
-_rotate = _Rotate()
+        dx = ops.concat((dq.reshape(dq.shape[0], self.heads, -1, self.channels), dk, dv), 1)
+        dx = dx * cos + self.turned(_matmul_back, dx * sin)
+        return dx, ops.zeros_like(cos), ops.zeros_like(sin)

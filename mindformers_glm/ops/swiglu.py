@@ -5,27 +5,20 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """The rows silu(gate) * up of rows [gate | up]. x (N, 2 F), result (N, F), computed in the type of x.
+class SwiGLU(nn.Cell):
+    """The rows silu(gate) * up of rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
 
-    Shazeer, GLU Variants Improve Transformer, 2020.
-    """
-    return _swiglu(x)
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    half = x.shape[-1] // 2
-    return x[:, :half], x[:, half:]
-
-
-class _SwiGLU(nn.Cell):
-    """The formula with its gradient by hand: only x is kept, and halves are joined instead of padded and added."""
-
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, 2 F) -> (N, F)."""
         gate, up = _halves(x)
         return gate * ops.sigmoid(gate) * up
 
-    def bprop(self, x, out, dout):
+
+class SwiGLUByHand(SwiGLU):
+    """SwiGLU whose gradient joins the halves instead of padding and adding them."""
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        """The gradient for x."""
         gate, up = _halves(x)
         open_ = ops.sigmoid(gate)
         silu = gate * open_
@@ -33,4 +26,6 @@ class _SwiGLU(nn.Cell):
         return (ops.concat((dgate, dout * silu), 1),)
 
 
-_swiglu = _SwiGLU()
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    half = x.shape[-1] // 2
+    return x[:, :half], x[:, half:]

@@ -11,7 +11,7 @@ from tiny_networks import set_weights
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.glm.weights import expected_shapes
-from mindformers_glm.ops.rms_norm import rms_norm
+from mindformers_glm.ops.rms_norm import RmsNorm
 
 HIDDEN, SLOTS = 32, 8
 
@@ -85,5 +85,5 @@ def test_prompt_and_cached_steps(vectors, name, changes):
 def test_rms_norm(vectors):
     reader = Reader(vectors / "rms_norm.data")
     weight, x, expected = reader.take((64,)), reader.take((3, 64)), reader.take((3, 64))
-    ours = rms_norm(Tensor(x), Tensor(weight), eps=1e-5)
+    ours, _ = RmsNorm(1e-5)(Tensor(x), Tensor(weight))
     np.testing.assert_allclose(ours.asnumpy(), expected, atol=1e-6)

@@ -8,18 +8,21 @@ differentiates no tuples.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.ops.attention import attention, blocked_attention, join_heads, split_heads
+from mindformers_glm.ops.attention import Attention, AttentionByHand, blocked_attention, join_heads, split_heads
 from mindformers_glm.ops.linear import linear
-from mindformers_glm.ops.rms_norm import layer_norm, rms_norm_beside
-from mindformers_glm.ops.rotary import rotate_heads
-from mindformers_glm.ops.swiglu import swiglu
+from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
+from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand
+from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
 
 INIT_SIGMA = 0.02
+Recomputed = Literal["nothing", "scores", "all"]
 
 
 class Linear(nn.Cell):
@@ -43,7 +46,7 @@ class Linear(nn.Cell):
 class Norm(nn.Cell):
     """RMSNorm, or LayerNorm with `rmsnorm: False`."""
 
-    def __init__(self, config: ChatGLM2Config):
+    def __init__(self, config: ChatGLM2Config, *, by_hand: bool = True):
         super().__init__()
         self.dtype = getattr(ms, config.layernorm_compute_type)
         self.weight = Parameter(initializer("ones", (config.hidden_size,), self.dtype), name="weight")
@@ -51,6 +54,7 @@ class Norm(nn.Cell):
         if not config.rmsnorm:
             self.bias = Parameter(initializer("zeros", (config.hidden_size,), self.dtype), name="bias")
         self.eps = config.layernorm_epsilon
+        self.rms_norm = (RmsNormByHand if by_hand else RmsNorm)(self.eps)
         self.same = config.layernorm_compute_type == config.stream_dtype
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,16 +62,17 @@ class Norm(nn.Cell):
         wide = ops.cast(x, self.dtype)
         if self.bias is not None:
             return layer_norm(wide, self.weight, self.bias, eps=self.eps), x
-        normed, wide = rms_norm_beside(wide, self.weight, eps=self.eps)
+        normed, wide = self.rms_norm(wide, self.weight)
         return normed, wide if self.same else x
 
 
 class CoreAttention(nn.Cell):
     """What attention does between its projections: a Cell of its own, so that it can be recomputed alone."""
 
-    def __init__(self, config: ChatGLM2Config):
+    def __init__(self, config: ChatGLM2Config, *, by_hand: bool):
         super().__init__()
         self.drop = nn.Dropout(p=config.attention_dropout) if config.attention_dropout else None
+        self.attention = AttentionByHand() if by_hand and self.drop is None else Attention(self.drop)
 
     def construct(
         self,
@@ -80,25 +85,27 @@ class CoreAttention(nn.Cell):
     ) -> Tensor:
         """Queries (B, K, G * T, E), keys and values (B, K, T, E), a prefix (B, K, P, E) -> (B, K, G * T, E)."""
         if prefix_k is None:
-            return attention(q, k, v, mask, drop=self.drop)
+            return self.attention(q, k, v, mask)[0]
         return blocked_attention(q, ((prefix_k, prefix_v, None), (k, v, mask)), drop=self.drop)
 
 
 class SelfAttention(nn.Cell):
     """Causal attention of grouped heads with rotary positions."""
 
-    def __init__(self, config: ChatGLM2Config, turn: Tensor, sigma: float):
+    def __init__(self, config: ChatGLM2Config, sigma: float, recomputed: Recomputed):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.grouped = config.multi_query_attention
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
-        self.core = CoreAttention(config)
+        self.core = CoreAttention(config, by_hand=recomputed == "nothing")
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
-        self.turn = turn
+        rotate = RotateHeads if recomputed == "all" else RotateHeadsByHand
+        self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
+        self.dtype = getattr(ms, config.compute_dtype)
 
     def construct(
         self,
@@ -134,25 +141,18 @@ class SelfAttention(nn.Cell):
         else:  # for each head its q, k, v
             x = self.query_key_value(x).reshape(batch, -1, h, 3, e).transpose(0, 3, 2, 1, 4)
             x = x.reshape(batch, 3 * h, -1, e)
-        return rotate_heads(x, cos, sin, self.turn, heads=h, kv_heads=k)
-
-
-class Activation(nn.Cell):
-    """SwiGLU as a Cell, so that it can be recomputed alone."""
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Rows [gate | up] (N, 2 F) -> (N, F)."""
-        return swiglu(x)
+        q, k, v = self.rotate(ops.cast(x, ms.float32), cos, sin)
+        return ops.cast(q, self.dtype), ops.cast(k, self.dtype), ops.cast(v, self.dtype)
 
 
 class MLP(nn.Cell):
     """Two projections around SwiGLU."""
 
-    def __init__(self, config: ChatGLM2Config, sigma: float):
+    def __init__(self, config: ChatGLM2Config, sigma: float, recomputed: Recomputed):
         super().__init__()
         hidden, ffn, bias = config.hidden_size, config.ffn_hidden_size, config.add_bias_linear
         self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
-        self.activation = Activation()
+        self.activation = SwiGLUByHand() if recomputed == "nothing" else SwiGLU()
         self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -161,18 +161,27 @@ class MLP(nn.Cell):
 
 
 class Block(nn.Cell):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
+    """One layer: attention and MLP, each behind a norm and added to the residual stream.
 
-    def __init__(self, config: ChatGLM2Config, turn: Tensor):
+    `recomputed` in the backward pass instead of kept: everything, "scores" (attention between its projections, and the
+    MLP's activation), or nothing.
+    """
+
+    def __init__(self, config: ChatGLM2Config, *, recomputed: Recomputed = "nothing"):
         super().__init__()
         sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the stream 2 L times keeps its size
-        self.input_layernorm = Norm(config)
-        self.self_attention = SelfAttention(config, turn, sigma)
-        self.post_attention_layernorm = Norm(config)
-        self.mlp = MLP(config, sigma)
+        self.input_layernorm = Norm(config, by_hand=recomputed != "all")
+        self.self_attention = SelfAttention(config, sigma, recomputed)
+        self.post_attention_layernorm = Norm(config, by_hand=recomputed != "all")
+        self.mlp = MLP(config, sigma, recomputed)
         self.drop = nn.Dropout(p=config.hidden_dropout) if config.hidden_dropout else None
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
+        if recomputed == "all":
+            self.recompute()
+        elif recomputed == "scores":
+            self.self_attention.core.recompute()
+            self.mlp.activation.recompute()
 
     def construct(
         self,

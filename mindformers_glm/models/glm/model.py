@@ -11,16 +11,16 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm import runtime
-from mindformers_glm.adapters.config import PrefixConfig
+from mindformers_glm.adapters.config import LoraConfig, PrefixConfig
 from mindformers_glm.adapters.lora import add_lora
 from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm
+from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
 from mindformers_glm.ops.attention import MASKED, causal_mask
-from mindformers_glm.ops.cross_entropy import cross_entropy, head_cross_entropy
-from mindformers_glm.ops.rotary import head_scales, pair_turn, rotary_table
+from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
+from mindformers_glm.ops.rotary import head_scales, rotary_table
 from mindformers_glm.registry import CONFIGS, MODELS, service
 
 CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
@@ -45,10 +45,8 @@ class Encoder(nn.Cell):
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
-        turn = Tensor(pair_turn(config.kv_channels))
-        self.layers = nn.CellList([Block(config, turn) for _ in range(config.num_layers)])
+        self.layers = nn.CellList([Block(config, recomputed=part) for part in recomputed_parts(config)])
         self.final_layernorm = Norm(config) if config.post_layer_norm else None
-        self.set_recompute(config)
 
     def construct(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None = None
@@ -64,20 +62,6 @@ class Encoder(nn.Cell):
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
         return x if self.final_layernorm is None else self.final_layernorm(x)[0]
-
-    def set_recompute(self, config: ChatGLM2Config) -> None:
-        """Marks what the backward pass computes again, as `recompute_config` says."""
-        form, kept = config.recompute_config, config.no_recompute_layers or []
-        whole = form.layers(form.recompute, config.num_layers)
-        part = form.layers(form.select_recompute, config.num_layers)
-        for i, layer in enumerate(self.layers):
-            if i in kept:
-                continue
-            if i in whole:
-                layer.recompute()
-            elif i in part:
-                layer.self_attention.core.recompute()
-                layer.mlp.activation.recompute()
 
 
 class ChatGLM2Model(nn.Cell):
@@ -134,7 +118,8 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         check_device(config)
         self.config = config
         self.transformer = ChatGLM2Model(config)
-        self.loss, self.share = cross_entropy, None  # models/glm/parallelize.py replaces them
+        self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
+        self.head_loss = HeadCrossEntropy()
         self.prefix_encoder = None
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
@@ -166,7 +151,7 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
         rows, head = self.transformer(input_ids, prefix), self.transformer.output_layer
         if labels is not None and self.training and head.is_plain:
-            loss = head_cross_entropy(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
+            loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)
         logits = head(rows)
         if labels is None:
@@ -267,6 +252,25 @@ class Stream(nn.Cell):
             x = layer(x, cos, sin, mask, batch)
             states += (x.reshape(batch, tokens, -1),)
         return states
+
+
+def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
+    """What each layer computes again in the backward pass, as `recompute_config` and `no_recompute_layers` say.
+
+    In PyNative mode MindSpore loses the gradients of a recomputed layer whose input has none, which is where LoRA
+    stands: there everything is kept.
+    """
+    if isinstance(config.adapter, LoraConfig) and not runtime.is_graph_mode():
+        if config.recompute_config.recompute or config.recompute_config.select_recompute:
+            log_once("recompute_config: with LoRA, activations are recomputed in graph mode only (context.mode: 0)")
+        return ["nothing"] * config.num_layers
+    form, kept = config.recompute_config, config.no_recompute_layers or []
+    whole = form.layers(form.recompute, config.num_layers)
+    scores = form.layers(form.select_recompute, config.num_layers)
+    return [
+        "nothing" if i in kept else "all" if i in whole else "scores" if i in scores else "nothing"
+        for i in range(config.num_layers)
+    ]
 
 
 def check_device(config: ChatGLM2Config) -> None:
