@@ -182,8 +182,7 @@ def main() -> int:
         return 1
     note("")
     note(f"{time.time() - started:.0f} s. Logs, curves and checkpoints: {demo.shown(demo.output)}/")
-    note("Chat with it:  python run_mindformer.py --config configs/tiny/run_glm2_tiny.yaml --run_mode predict "
-         '--predict_data "你好"')  # fmt: skip
+    note("Chat with the model as it ships:  .venv/bin/python tools/chat.py")
     return 0
 
 
