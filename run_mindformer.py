@@ -1,4 +1,4 @@
-"""Runs a task from one YAML: python run_mindformer.py --config configs/tiny/run_glm2_tiny_finetune.yaml --run_mode finetune."""
+"""Runs a task from one YAML: `python run_mindformer.py --config YAML --run_mode finetune`."""
 
 import sys
 from pathlib import Path
