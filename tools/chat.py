@@ -4,6 +4,7 @@
     python tools/chat.py
     python tools/chat.py --model glm3_folder --tools tools.json --temperature 0.8 --top_p 0.8 --stats
     python tools/chat.py --model configs/tiny/run_glm3_tiny.yaml --lang en
+    python tools/chat.py --lite glm2_export
     echo "你好" | python tools/chat.py
 
 Commands: clear forgets the conversation, stop ends, save FILE.json keeps the conversation. See docs/chat.md.
@@ -12,6 +13,7 @@ Commands: clear forgets the conversation, stop ends, save FILE.json keeps the co
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
@@ -23,9 +25,11 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would run through t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindformers_glm.cli import report  # noqa: E402
+from mindformers_glm.errors import ConfigError  # noqa: E402
+from mindformers_glm.export.lite.engine import open_lite  # noqa: E402
 from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: E402
 from mindformers_glm.serving.interrupt import watched  # noqa: E402
-from mindformers_glm.serving.loading import load  # noqa: E402
+from mindformers_glm.serving.loading import Loaded, load  # noqa: E402
 from mindformers_glm.serving.phrases import LANGUAGES  # noqa: E402
 from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: E402
 
@@ -35,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", default="glm2_tiny", help="registered name, folder, weight file or YAML (glm2_tiny)")
     p.add_argument("--adapter", help="LoRA on top: PEFT folder or checkpoint")
+    p.add_argument("--lite", metavar="EXPORT", help="an exported model in MindSpore Lite instead of --model")
+    p.add_argument("--lite_python", help="the Python that has mindspore_lite (found by itself where it is usual)")
     p.add_argument("--lora_alpha", type=float, help="alpha of the adapter, where no file tells it")
     p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
     p.add_argument("--seq_length", type=int, help="longest conversation in tokens, reply included (the model's)")
@@ -57,24 +63,42 @@ def main(argv: list[str] | None = None) -> None:
     chosen = parser().parse_args(argv)
     with watched(_leave):
         conversation = load_conversation(chosen)
-    phrases, model = LANGUAGES[chosen.lang], Path(chosen.model).name
+    phrases, model = LANGUAGES[chosen.lang], Path(chosen.lite or chosen.model).name
     TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
 
 
 def load_conversation(chosen: argparse.Namespace) -> Conversation:
     """The model with the settings of the command line."""
     tools = None if chosen.tools is None else read_tools(chosen.tools)
-    loaded = load(
-        chosen.model,
-        adapter=chosen.adapter,
-        lora_alpha=chosen.lora_alpha,
-        tokenizer=chosen.tokenizer,
-        seq_length=chosen.seq_length,
-        device_target=chosen.device_target,
+    loaded = (
+        load_lite(chosen)
+        if chosen.lite
+        else load(
+            chosen.model,
+            adapter=chosen.adapter,
+            lora_alpha=chosen.lora_alpha,
+            tokenizer=chosen.tokenizer,
+            seq_length=chosen.seq_length,
+            device_target=chosen.device_target,
+        )
     )
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
     config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
     return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
+
+
+def load_lite(chosen: argparse.Namespace) -> Loaded:
+    """The exported model that `--lite` names, in a runtime of MindSpore Lite that ends with this program.
+
+    Raises:
+        UserError: an option that an exported model cannot honour, or whatever `open_lite` finds.
+    """
+    for name in ("adapter", "seq_length"):
+        if getattr(chosen, name) is not None:
+            raise ConfigError(f"--{name}", getattr(chosen, name), "It is fixed when a model is exported: export again.")
+    lite = open_lite(chosen.lite, tokenizer=chosen.tokenizer, lite_python=chosen.lite_python)
+    atexit.register(lite.close)
+    return Loaded(lite.engine, lite.tokenizer)
 
 
 def _leave() -> None:
