@@ -57,8 +57,8 @@ def test_gradients(r08):
 
 # MindFormers computes the whole query_key_value layer in float16 once LoRA is attached, even with B = 0; this is not
 # copied. In float32 we differ from it by what a float64 forward does (0.10); told to round as it does, by its own
-# noise.
-@pytest.mark.parametrize("rounded, atol", [(False, 0.11), (True, 0.05)])
+# noise: its two modes differ by 0.072 (golden/mindformers_r08/README.md, "Tolerances found").
+@pytest.mark.parametrize("rounded, atol", [(False, 0.11), (True, 0.073)])
 def test_lora_on_float32(r08, rounded, atol):
     pet = {"lora_rank": 4, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ".*query_key_value*"}
     model, expected = network(r08, 32, pet_config=pet), np.load(r08 / "lora/expected_lora_fp32.npz")
