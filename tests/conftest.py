@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mindformers_glm.log import logger
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,3 +45,15 @@ def glm2_vocab(shared: Path) -> str:
 def glm3_vocab(shared: Path) -> str:
     """The real ChatGLM3 sentencepiece file."""
     return str(shared / "data/tokenizer/chatglm3-6b/tokenizer.model")
+
+
+@pytest.fixture(autouse=True)
+def log_as_before():
+    """A test that runs a command in this process leaves its log handlers behind; the next test starts without them."""
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    for handler in [handler for handler in logger.handlers if handler not in handlers]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = propagate
+    logger.setLevel(level)
