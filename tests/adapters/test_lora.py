@@ -46,6 +46,7 @@ def test_logits_loss_and_gradients_equal_peft(folder, mode):
         assert np.linalg.norm(gradients[name] - gradient) < 1e-3 * np.linalg.norm(gradient), name
 
 
+@pytest.mark.usefixtures("pynative")
 def test_merged_weights_give_the_adapted_logits(folder):
     model = peft_network(folder)
     input_ids = Tensor(np.load(folder / "expected.npz")["train_ids"], ms.int32)
@@ -55,6 +56,7 @@ def test_merged_weights_give_the_adapted_logits(folder):
     np.testing.assert_allclose(plain(input_ids).asnumpy(), adapted, atol=1e-5)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_last_logits_equal_peft(folder):
     """The golden's batch is padded and its last position is padding, which the official code lets see everything."""
     model, expected = peft_network(folder), np.load(folder / "expected.npz")

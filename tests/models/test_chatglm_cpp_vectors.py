@@ -60,6 +60,7 @@ def network(reader, settings):
         ("glm3_ptuning_v2_model", {"pre_seq_len": 5}),
     ],
 )
+@pytest.mark.usefixtures("pynative")
 def test_prompt_and_cached_steps(vectors, name, changes):
     reader = Reader(vectors / f"{name}.data")
     prefix = reader.take((2, 2, 5, 4), np.float16) if "pre_seq_len" in changes else None

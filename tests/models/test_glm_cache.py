@@ -11,7 +11,7 @@ from tiny_networks import random_network
 from mindformers_glm import runtime
 from mindformers_glm.models.glm.model import Cached
 
-ROWS, SLOTS, LENGTH = 3, 48, 40
+ROWS, SLOTS, LENGTH = 3, 48, 30
 
 
 class Session:
@@ -65,7 +65,7 @@ def close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_splits_of_rows_at_different_places_equal_one_forward(network, full, seed):
     ms.set_context(mode=ms.PYNATIVE_MODE)
     rng, tokens, session = np.random.default_rng(seed), sequences(), Session(network)
@@ -92,7 +92,7 @@ def test_padded_prompts_then_single_tokens(network, full):
 
 def test_one_graph_serves_all_lengths_and_cache_sizes(network, full):
     tokens, session = sequences(), Session(network, dynamic=True)
-    for width, slots in ((9, 16), (1, 16), (4, 24), (1, 48), (16, 48)):
+    for width, slots in ((9, 16), (1, 16), (4, 24), (1, 48), (14, 48)):
         start = session.past[0]
         logits = session.feed([row[start : start + width].tolist() for row in tokens], slots=slots)
         close(logits, full[:, start : start + width])

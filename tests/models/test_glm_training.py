@@ -96,6 +96,7 @@ def test_no_supervised_token_is_a_loss_of_zero(mode):
     assert loss == 0 and all(not slope.any() for slope in slopes.values())
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_loss_is_a_scalar_of_float32_over_supervised_tokens():
     model = random_network()
     logits = model(Tensor(TOKENS)).asnumpy().astype(float)
@@ -117,8 +118,9 @@ def test_dropout_acts_in_training_and_nowhere_else(key, mode):
     model.set_train(True)
     losses = {float(model(*batch)) for _ in range(3)}
     assert len(losses) == 3
-    loss, slopes = gradients(model)
-    assert np.isfinite(loss) and all(np.isfinite(slope).all() for slope in slopes.values())
+    if mode == "pynative":
+        loss, slopes = gradients(model)
+        assert np.isfinite(loss) and all(np.isfinite(slope).all() for slope in slopes.values())
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -134,6 +136,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert networks[0]["transformer.embedding.embedding_table"].asnumpy().std() == pytest.approx(0.02, rel=0.1)
 
 
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_half_precision_gradients_are_finite(dtype):
     model = random_network(scale=0.1, param_init_type="float16", compute_dtype=dtype)

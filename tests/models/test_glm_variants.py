@@ -8,6 +8,8 @@ import pytest
 from mindspore import Tensor
 from tiny_networks import random_network
 
+pytestmark = pytest.mark.usefixtures("pynative")
+
 TOKENS = np.array([[5, 17, 99, 3, 42, 8, 0], [1, 1, 2, 100, 64, 9, 33]], np.int32)
 LAYER = "transformer.encoder.layers.{}."
 

@@ -29,6 +29,7 @@ def r08(golden):
 
 # The tolerances are those of MindFormers itself (README.md of the goldens): float32 is exact to rounding, float16
 # differs by 0.035 from a float64 forward and by 0.024 between MindFormers' own two modes, of logits of size 2.7.
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("kind, atol, rel", [(32, 1e-4, 1e-5), (16, 0.05, 2e-3)])
 def test_logits_and_losses(r08, kind, atol, rel):
     model, expected = network(r08, kind), np.load(r08 / f"model_fp{kind}/expected.npz")
@@ -42,6 +43,7 @@ def test_logits_and_losses(r08, kind, atol, rel):
         assert float(model(input_ids, Tensor(expected[labels]))) == pytest.approx(float(expected[loss][0]), rel=rel)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_gradients(r08):
     model, expected = network(r08, 32), np.load(r08 / "model_fp32/gradients.npz")
     batch = np.load(r08 / "model_fp32/expected.npz")
@@ -58,6 +60,7 @@ def test_gradients(r08):
 # MindFormers computes the whole query_key_value layer in float16 once LoRA is attached, even with B = 0; this is not
 # copied. In float32 we differ from it by what a float64 forward does (0.10); told to round as it does, by its own
 # noise: its two modes differ by 0.072 (golden/mindformers_r08/README.md, "Tolerances found").
+@pytest.mark.usefixtures("pynative")
 @pytest.mark.parametrize("rounded, atol", [(False, 0.11), (True, 0.073)])
 def test_lora_on_float32(r08, rounded, atol):
     pet = {"lora_rank": 4, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ".*query_key_value*"}
@@ -72,5 +75,6 @@ def test_lora_on_float32(r08, rounded, atol):
     trained = ms.load_checkpoint(str(r08 / "lora/tiny_lora_fp32-trainable_params.ckpt"))
     set_weights(model, {name: value.asnumpy() for name, value in trained.items()}, partial=True)
     logits = model(input_ids).asnumpy()[..., expected["vocab_idx"]]
-    np.testing.assert_allclose(logits, expected["logits_slices"], atol=atol, rtol=0)
+    both = [np.abs(logits - expected[key]).max() for key in ("logits_slices", "logits_slices_pynative")]
+    assert min(both) < atol  # its two modes round in different places; so may ours
     assert float(model(input_ids, Tensor(expected["labels"]))) == pytest.approx(float(expected["loss"][0]), rel=1e-4)

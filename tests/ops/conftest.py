@@ -18,3 +18,9 @@ def mode(request):
     """Runs the test in both modes of MindSpore."""
     ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
     return request.param
+
+
+@pytest.fixture
+def pynative():
+    """For tests whose point is not the compiled graph: nothing is compiled."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)

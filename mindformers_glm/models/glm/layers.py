@@ -14,6 +14,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from mindformers_glm import runtime
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.ops.attention import Attention, AttentionByHand, blocked_attention, join_heads, split_heads
 from mindformers_glm.ops.linear import linear
@@ -92,18 +93,18 @@ class CoreAttention(nn.Cell):
 class SelfAttention(nn.Cell):
     """Causal attention of grouped heads with rotary positions."""
 
-    def __init__(self, config: ChatGLM2Config, sigma: float, recomputed: Recomputed):
+    def __init__(self, config: ChatGLM2Config, sigma: float, *, by_hand: bool, core_by_hand: bool):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.grouped = config.multi_query_attention
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
-        self.core = CoreAttention(config, by_hand=recomputed == "nothing")
+        self.core = CoreAttention(config, by_hand=core_by_hand)
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
-        rotate = RotateHeads if recomputed == "all" else RotateHeadsByHand
+        rotate = RotateHeadsByHand if by_hand else RotateHeads
         self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
         self.dtype = getattr(ms, config.compute_dtype)
 
@@ -148,11 +149,11 @@ class SelfAttention(nn.Cell):
 class MLP(nn.Cell):
     """Two projections around SwiGLU."""
 
-    def __init__(self, config: ChatGLM2Config, sigma: float, recomputed: Recomputed):
+    def __init__(self, config: ChatGLM2Config, sigma: float, *, by_hand: bool):
         super().__init__()
         hidden, ffn, bias = config.hidden_size, config.ffn_hidden_size, config.add_bias_linear
         self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
-        self.activation = SwiGLUByHand() if recomputed == "nothing" else SwiGLU()
+        self.activation = SwiGLUByHand() if by_hand else SwiGLU()
         self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -170,10 +171,12 @@ class Block(nn.Cell):
     def __init__(self, config: ChatGLM2Config, *, recomputed: Recomputed = "nothing"):
         super().__init__()
         sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the stream 2 L times keeps its size
-        self.input_layernorm = Norm(config, by_hand=recomputed != "all")
-        self.self_attention = SelfAttention(config, sigma, recomputed)
-        self.post_attention_layernorm = Norm(config, by_hand=recomputed != "all")
-        self.mlp = MLP(config, sigma, recomputed)
+        by_hand = recomputed != "all" or not runtime.is_graph_mode()  # see ops/__init__.py
+        core_by_hand = recomputed == "nothing" or not runtime.is_graph_mode()
+        self.input_layernorm = Norm(config, by_hand=by_hand)
+        self.self_attention = SelfAttention(config, sigma, by_hand=by_hand, core_by_hand=core_by_hand)
+        self.post_attention_layernorm = Norm(config, by_hand=by_hand)
+        self.mlp = MLP(config, sigma, by_hand=core_by_hand)
         self.drop = nn.Dropout(p=config.hidden_dropout) if config.hidden_dropout else None
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
