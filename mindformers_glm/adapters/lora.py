@@ -71,7 +71,8 @@ def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.C
 def merge(model: nn.Cell) -> dict[str, np.ndarray]:
     """The weights of the same network without adapters: name -> array, W + (alpha / rank) B A where there was one.
 
-    The sum is taken in float32 and returned in the type of W.
+    The sum is taken in float32 and returned in the type of W. Weights without an adapter are the network's own memory,
+    not copies: save them or copy them before training on.
     """
     weights = {name: value.asnumpy() for name, value in model.parameters_dict().items() if DELTA not in name}
     for path, cell in model.cells_and_names():

@@ -29,6 +29,9 @@ def test_the_prefix_changes_every_token_and_no_position():
         model.parameters_dict()[name].set_data(Tensor(value.asnumpy()))
     ours, theirs = (network(Tensor(TOKENS)).asnumpy() for network in (model, plain))
     assert (np.abs(ours - theirs).max(-1) > 1e-3).all()
+    last = model.hidden_states(Tensor(TOKENS))[-1]
+    normed = model.transformer.encoder.norm(last.reshape(-1, 32))
+    np.testing.assert_allclose(model.transformer.output_layer(normed).asnumpy().reshape(ours.shape), ours, atol=1e-4)
     table = model.parameters_dict()[TABLE]
     table.set_data(Tensor(np.full(table.shape, 0, np.float32)))  # keys of zero, values of zero: they only dilute
     assert np.isfinite(model(Tensor(TOKENS)).asnumpy()).all()

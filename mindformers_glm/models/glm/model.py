@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,11 +54,16 @@ class Encoder(nn.Cell):
     ) -> Tensor:
         """Rows (N, D) -> normed rows (N, D). prefix (L, 2, B, K, P, E)."""
         for i, layer in enumerate(self.layers):
-            if prefix is None:
-                x = layer(x, cos, sin, mask, batch)
-            else:
-                x = layer(x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
+            x = self.step(i, layer, x, cos, sin, mask, batch, prefix)
         return self.norm(x)
+
+    def step(
+        self, i: int, layer: Block, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix
+    ) -> Tensor:
+        """Layer i with its part of the prefix, where there is one."""
+        if prefix is None:
+            return layer(x, cos, sin, mask, batch)
+        return layer(x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
 
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
@@ -241,15 +247,16 @@ class Stream(nn.Cell):
 
     def __init__(self, model: ChatGLM2ForConditionalGeneration):
         super().__init__(auto_prefix=False)
-        self.transformer = model.transformer
+        self.transformer, self.prefix_encoder = model.transformer, model.prefix_encoder
 
     def construct(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         """Token ids (B, T) -> L + 1 times (B, T, D)."""
         model, (batch, tokens) = self.transformer, input_ids.shape
         x, (cos, sin, mask) = model.embedding(input_ids), model.place(input_ids)
         states = (x.reshape(batch, tokens, -1),)
-        for layer in model.encoder.layers:
-            x = layer(x, cos, sin, mask, batch)
+        prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
+        for i, layer in enumerate(model.encoder.layers):
+            x = model.encoder.step(i, layer, x, cos, sin, mask, batch, prefix)
             states += (x.reshape(batch, tokens, -1),)
         return states
 
@@ -282,7 +289,10 @@ def check_device(config: ChatGLM2Config) -> None:
             "compute_dtype", "bfloat16", "MindSpore multiplies no bfloat16 matrices on a CPU: use float32 there."
         )
     if config.compute_dtype == "float16":
-        log_once("compute_dtype float16 is about ten times slower than float32 on a CPU: use float32 there.")
+        log_once(
+            "compute_dtype float16 is about ten times slower than float32 on a CPU: use float32 there.",
+            level=logging.WARNING,
+        )
 
 
 def build_model(spec: Mapping[str, Any] | ChatGLM2Config, *, key: str = "model") -> nn.Cell:
