@@ -53,17 +53,17 @@ class Encoder(nn.Cell):
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None = None
     ) -> Tensor:
         """Rows (N, D) -> normed rows (N, D). prefix (L, 2, B, K, P, E)."""
-        for i, layer in enumerate(self.layers):
-            x = self.step(i, layer, x, cos, sin, mask, batch, prefix)
+        for i in range(len(self.layers)):
+            x = self.step(i, x, cos, sin, mask, batch, prefix)
         return self.norm(x)
 
     def step(
-        self, i: int, layer: Block, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix
+        self, i: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None
     ) -> Tensor:
         """Layer i with its part of the prefix, where there is one."""
         if prefix is None:
-            return layer(x, cos, sin, mask, batch)
-        return layer(x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
+            return self.layers[i](x, cos, sin, mask, batch)
+        return self.layers[i](x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
 
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
@@ -255,8 +255,8 @@ class Stream(nn.Cell):
         x, (cos, sin, mask) = model.embedding(input_ids), model.place(input_ids)
         states = (x.reshape(batch, tokens, -1),)
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        for i, layer in enumerate(model.encoder.layers):
-            x = model.encoder.step(i, layer, x, cos, sin, mask, batch, prefix)
+        for i in range(len(model.encoder.layers)):
+            x = model.encoder.step(i, x, cos, sin, mask, batch, prefix)
             states += (x.reshape(batch, tokens, -1),)
         return states
 
