@@ -17,7 +17,7 @@ from mindformers_glm.checkpoint.model_files import (
 from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout
 from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, Plan, check_adapter, plan_conversion
 from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.source import WeightSource, listed, read_weights
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
@@ -61,6 +61,8 @@ def open_checkpoint(
     kept = storage or kept
     source = read_weights(found.weights, rank=rank)
     network = known or _guess(source)
+    if kept.use_rearrange_rope and network is None:
+        raise ConfigError("config", None, "The order of rows needs the channels of a head: give --config.")
     if kept.use_rearrange_rope:
         source = read_weights(found.weights, rank=rank, rearranged=network)
     pet = _pet_config(source, found.adapter, network, lora_alpha)
@@ -154,6 +156,10 @@ def byte_count(text: str | int) -> int:
 
 def _guess(source: WeightSource) -> ChatGLM2Config | None:
     """What the shapes tell; for an adapter alone the 6B network where it fits, otherwise nothing."""
+    if source.kind == "nothing":
+        check_adapter_kinds(source.path, source.unknown)
+        fault = f"no weights of ChatGLM2/3 among its {len(source.unknown)} tensors ({listed(source.unknown, 3)})"
+        raise CheckpointError(str(source.path), fault, "Is it another model's file?")
     if source.kind == "adapter":
         try:
             check_adapter(source, source.names, ChatGLM2Config(), None)

@@ -11,7 +11,7 @@ from mindspore import nn
 
 from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite, name_of, typed
 from mindformers_glm.checkpoint.names import is_adapter
-from mindformers_glm.checkpoint.source import WeightSource, listed
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.log import logger
 
@@ -46,6 +46,8 @@ def load_into(
     """
     weights = _Weights(source)
     parameters = {parameter.name: parameter for parameter in model.get_parameters() if _is_weight(parameter.name)}
+    if not partial:
+        check_adapter_kinds(weights.place, weights.unknown)
     wanted = set(parameters)
     if weights.only_adapter:
         wanted = {name for name in wanted if is_adapter(name)}

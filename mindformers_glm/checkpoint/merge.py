@@ -12,7 +12,7 @@ from mindformers_glm.checkpoint.blocks import array_blocks
 from mindformers_glm.checkpoint.dtypes import convert_bits, float_name
 from mindformers_glm.checkpoint.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.plan import check_adapter, check_complete
-from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 
@@ -47,6 +47,7 @@ class MergedSource:
         self.format, self.generation, self.kind = base.format, base.generation, "weights"
         self.base, self.adapter = base, adapter
         self.merged_dtype = float_name(dtype) if dtype else None
+        check_adapter_kinds(adapter.path, adapter.unknown)
         self.layers = peft.adapted_layers(adapter.names)
         if not self.layers:
             raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")

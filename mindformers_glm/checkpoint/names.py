@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ _CACHE = re.compile(r"\.(key_past|value_past|key_cache|value_cache)$")
 _PREFIX = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _LORA = re.compile(r"\.(?:mindpet_delta_|tk_delta_)?lora_([abAB])(?:\.default)?(?:\.weight)?$")
+_PROJECTION = re.compile(r"prefix_encoder\.\w*trans\.\d+\.(?:weight|bias)$")
 
 LORA_NAME = ".mindpet_delta_lora_"
 PREFIX_NAME = "prefix_encoder.mindpet_delta_ptuning2_embedding.embedding_table"
@@ -134,6 +136,22 @@ def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
 def is_adapter(name: str) -> bool:
     """True for our names of LoRA and prefix parameters."""
     return "mindpet_delta" in name
+
+
+def is_reordered(ours: str) -> bool:
+    """True for what has the rows of query and key: the fused projection, its bias and its LoRA's second matrix."""
+    return "query_key_value." in ours and not ours.endswith(LORA_NAME + "a")
+
+
+def separate_adapters(names: Iterable[str]) -> list[str]:
+    """The layers among `names` that have LoRA although they are blocks of one of ours: wq, wk, wv, gate, up."""
+    bare = [_LORA.sub("", name) for name in names if _LORA.search(name)]
+    return sorted({name for name in bare if _LAYER.sub(".layers.{}.", _PREFIX.sub("", name) + ".weight") in _SPLIT})
+
+
+def is_projected_prefix(names: Iterable[str]) -> bool:
+    """True when some are the layers between a P-Tuning v2 table and the keys and values (prefix_projection)."""
+    return any(_PROJECTION.search(name) for name in names)
 
 
 def _ignored(name: str) -> Meaning | None:

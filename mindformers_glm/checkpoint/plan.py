@@ -26,9 +26,10 @@ from mindformers_glm.checkpoint.names import (
     Layout,
     Target,
     is_adapter,
+    is_reordered,
     targets,
 )
-from mindformers_glm.checkpoint.source import WeightSource, listed
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
 from mindformers_glm.checkpoint.tensor_file import Entry
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -161,6 +162,7 @@ def plan_conversion(
         raise ConfigError("to", form, f"Use one of {', '.join(FORMS)}.")
     layout = layout or LAYOUTS[FORMS[form]]
     dtype = float_name(dtype) if dtype else None
+    check_adapter_kinds(source.path, getattr(source, "unknown", []))
     names, left_out = _chosen(source, form)
     if config is not None:
         check_complete(source, names, config)
@@ -210,8 +212,9 @@ def check_adapter(
     """Passes when LoRA parameters come in pairs of one rank that fit their layers (of `config`) and `pet_config`.
 
     Raises:
-        CheckpointError: names the layers.
+        CheckpointError: names the layers, or the adapter is of a kind that no network here holds.
     """
+    check_adapter_kinds(source.path, getattr(source, "unknown", []))
     shapes = expected_shapes(config) if config else {}
     wrong = []
     for layer in peft.adapted_layers(names):
@@ -260,12 +263,23 @@ def _tensors(
     stored, shape = source.dtype(name), source.shape(name)
     kind = dtype if dtype and stored in FLOATS else stored
     if is_adapter(name):
+        _check_joined(source, name, layout)
         new = peft.peft_name(name) if form == "peft" else HF_PREFIX_NAME if form == "hf" else name
-        return [OutTensor(new, kind, shape, name, None)]
+        target = Target(new, 0, shape[0], True) if layout.rearranged and is_reordered(name) else None
+        return [OutTensor(new, kind, shape, name, target)]
     found = targets(name, layout, config) if config else []
     if not found:
         raise CheckpointError(str(source.path), f"{name} has no place in the form {form}", "Choose another form.")
     return [OutTensor(t.name, kind, (t.stop - t.start, *shape[1:]), name, t) for t in found]
+
+
+def _check_joined(source: Source, name: str, layout: Layout) -> None:
+    """Passes when the layer of a LoRA matrix is one layer in the layout too."""
+    fused = ((layout.split_qkv, "query_key_value", "qkv"), (layout.split_mlp, "dense_h_to_4h", "mlp"))
+    for apart, layer, flag in fused:
+        if apart and f".{layer}{LORA_NAME}" in name:
+            fault = f"it has LoRA of {layer}, which is several layers in this form"
+            raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")
 
 
 def _inv_freq(config: ChatGLM2Config, dtype: str) -> OutTensor:

@@ -14,7 +14,15 @@ from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, array_blocks, file_bl
 from mindformers_glm.checkpoint.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.folder import JOURNAL
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.names import Kind, Meaning, is_adapter, meaning
+from mindformers_glm.checkpoint.names import (
+    Kind,
+    Meaning,
+    is_adapter,
+    is_projected_prefix,
+    is_reordered,
+    meaning,
+    separate_adapters,
+)
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.checkpoint.torch_bin import is_torch_file, open_torch_bin
@@ -109,7 +117,7 @@ class WeightSource:
         """The tensor's bits in a type that NumPy knows (see dtypes.py)."""
         blocks = [piece.file.read_bits(piece.name) for piece in self._pieces[name]]
         whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        if self.rearranged is not None and "query_key_value." in name and not is_adapter(name):
+        if self.rearranged is not None and is_reordered(name):
             return reorder_rows(whole, self.rearranged, official_row_order)
         return whole
 
@@ -118,7 +126,7 @@ class WeightSource:
         pieces = self._pieces[name]
         shape = self.shape(name)
         dense = all(piece.file.entries[piece.name].strides is None for piece in pieces)
-        if not shape or not dense or (self.rearranged is not None and "query_key_value." in name):
+        if not shape or not dense or (self.rearranged is not None and is_reordered(name)):
             yield from array_blocks(self.read_bits(name), start, stop, block_bytes)
             return
         runs, position = [], 0
@@ -271,10 +279,31 @@ def rearranged_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
 
 
 def reorder_rows(whole: np.ndarray, config: ChatGLM2Config, order: Callable[..., np.ndarray]) -> np.ndarray:
-    """A fused query, key, value weight or bias with the rows of query and key in another order within each head."""
+    """What `is_reordered` names with the rows of query and key in another order within each head."""
     query, key, _ = qkv_parts(config)
     blocks = [order(whole[:query], config.kv_channels), order(whole[query : query + key], config.kv_channels)]
     return np.concatenate([*blocks, whole[query + key :]])
+
+
+def check_adapter_kinds(place: str | Path, unknown: Sequence[str]) -> None:
+    """Passes when no entry among the unknown ones belongs to an adapter that no network here can hold.
+
+    Raises:
+        CheckpointError: LoRA on separate query, key, value, gate or up layers, or a projected prefix.
+    """
+    layers = separate_adapters(unknown)
+    if layers:
+        raise CheckpointError(
+            str(place),
+            f"it has LoRA on {len(layers)} separate layers ({listed(layers, 3)}), which are one layer here",
+            "Merge it where it was trained, or train it with qkv_concat: True and mlp_concat: True.",
+        )
+    if is_projected_prefix(unknown):
+        raise CheckpointError(
+            str(place),
+            "it is a projected prefix (prefix_projection: True), and prefixes here are tables",
+            "Compute its table where it was trained and keep that alone, or train with prefix_projection: False.",
+        )
 
 
 def listed(names: Sequence[str], limit: int = 6) -> str:

@@ -11,8 +11,7 @@ from mindformers_glm import runtime
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.checkpoint.job import open_checkpoint
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.resolve import resolve_weights
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.resolve import resolve
 from mindformers_glm.config import RunConfig, load_config
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.generation.engine import Engine
@@ -91,8 +90,8 @@ def _from_yaml(
 def _load_both(network: nn.Cell, config: RunConfig, adapter: str) -> None:
     name = config.initial_weights
     if name is not None:
-        load_into(network, read_weights(resolve_weights(name)), new_adapter=True)
-    load_into(network, read_weights(resolve_weights(adapter)))
+        load_into(network, resolve(name).read(), new_adapter=True)
+    load_into(network, resolve(adapter).read())
 
 
 def _adapter_settings(adapter: str, lora_alpha: float | None) -> dict[str, Any]:

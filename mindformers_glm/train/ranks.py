@@ -13,9 +13,11 @@ from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.model_files import model_files
 from mindformers_glm.checkpoint.reshard import RankFiles, RankPart
+from mindformers_glm.checkpoint.resolve import resolve
 from mindformers_glm.checkpoint.resume import TrainState, data_of
-from mindformers_glm.checkpoint.source import WeightSource, read_weights, step_of
+from mindformers_glm.checkpoint.source import WeightSource, step_of
 from mindformers_glm.checkpoint.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
@@ -109,10 +111,11 @@ class Ranks:
         """
         divided = divided_weights(place, strategy)
         if divided is not None:
+            _check_row_order(place)
             logger.info("%s is divided among %d ranks: reading the parts of this one", place, len(divided.files))
             source: Any = self.local(RankPart(divided, None, 0, weights_only=True), network)
         else:
-            source = read_weights(place, rank=self.mesh.rank)
+            source = resolve(place).read(rank=self.mesh.rank)
             if self.mesh.tensor.size > 1:
                 source = self.local(SourceArrays(source), network)
         return len(load_into(network, source, new_adapter=new_adapter).loaded)
@@ -191,6 +194,13 @@ def divided_weights(folder: str | Path, strategy: str | Path | None) -> RankFile
     beside = folder.parent / "strategy"
     place = strategy or (beside if beside.is_dir() and any(beside.iterdir()) else None)
     return RankFiles(folder, read_strategy(place)) if place else None
+
+
+def _check_row_order(folder: Path) -> None:
+    if model_files(folder).storage.use_rearrange_rope:
+        fault = "its YAML says use_rearrange_rope, and its weights are divided among ranks"
+        fix = "Merge them with tools/transform_ckpt.py, then convert them with tools/convert_weight.py."
+        raise CheckpointError(str(folder), fault, fix)
 
 
 def _set_aside(folder: Path, strategy: Strategy) -> None:

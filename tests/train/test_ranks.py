@@ -8,15 +8,19 @@ import mindspore
 import numpy as np
 import pytest
 
+from mindformers_glm.checkpoint.convert import run_plan, save_directory
+from mindformers_glm.checkpoint.job import plan_job
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.model_files import Storage
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.strategy import read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.glm.parallelize import local_size
 from mindformers_glm.models.glm.weights import expected_shapes
-from mindformers_glm.parallel.mesh import SINGLE
+from mindformers_glm.parallel.mesh import SINGLE, make_mesh
 from mindformers_glm.train.rank_state import Division, LocalState, RankState
 from mindformers_glm.train.ranks import Ranks, divided_weights, saved_ranks
 
@@ -134,3 +138,33 @@ def test_mindspore_merges_whole_training_states(tmp_path, whole, division):
     merged = open_ckpt(tmp_path / "out/rank_0/glm2_6b0.ckpt")
     for name, value in {**whole[0], **whole[1]}.items():
         assert merged.read_bits(name).tobytes() == value.tobytes(), name
+
+
+def test_a_run_reads_rows_as_the_yaml_beside_the_weights_says(tmp_path, whole):
+    """MindFormers 1.5 with use_rearrange_rope and separate parts, on one process and on each of two tensor ranks."""
+    ours = save_directory(tmp_path / "ours", whole[0], CONFIG)
+    storage = Storage(qkv_concat=False, mlp_concat=False, use_rearrange_rope=True)
+    (tmp_path / "mf").mkdir()
+    run_plan(plan_job(ours, tmp_path / "mf/x.ckpt", "mindformers-1.5", write_storage=storage))
+    network = ChatGLM2ForConditionalGeneration(CONFIG)
+    for place in (tmp_path / "mf", tmp_path / "mf/x.ckpt"):
+        Ranks(SINGLE, CONFIG).load_weights(network, place, new_adapter=False)
+        for parameter in network.get_parameters():
+            assert parameter.asnumpy().tobytes() == whole[0][parameter.name].tobytes(), parameter.name
+    for rank in range(2):
+        mesh = make_mesh(rank, dp=1, tp=2)
+        part = ChatGLM2ForConditionalGeneration(local_size(CONFIG, mesh))
+        Ranks(mesh, CONFIG).load_weights(part, tmp_path / "mf/x.ckpt", new_adapter=False)
+        local = LocalState(whole[0], RankState(CONFIG, Division(1, 2), SHAPES), rank)
+        for parameter in part.get_parameters():
+            assert parameter.asnumpy().tobytes() == local[parameter.name].tobytes(), parameter.name
+
+
+def test_divided_weights_with_rearranged_rows_are_merged_first(tmp_path, whole):
+    write_job(tmp_path, whole, Division(1, 2))
+    model = {"model": {"model_config": {"type": "ChatGLM2Config", **CONFIG.model_dump(exclude_defaults=True)}}}
+    model["model"]["model_config"]["use_rearrange_rope"] = True
+    (tmp_path / "checkpoint_network/config.yaml").write_text(json.dumps(model))
+    network = ChatGLM2ForConditionalGeneration(CONFIG)
+    with pytest.raises(CheckpointError, match=r"use_rearrange_rope.*transform_ckpt"):
+        Ranks(SINGLE, CONFIG).load_weights(network, tmp_path / "checkpoint_network", new_adapter=False)
