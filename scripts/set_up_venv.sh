@@ -35,3 +35,4 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
     touch "$stamp"
 fi
+"$venv/bin/python" mindformers_glm/ops/kernels/build.py || true   # quick when nothing has changed; says so where there is no compiler

@@ -13,11 +13,13 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.errors import GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
-from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.engine import Engine, Network
+from mindformers_glm.generation.fused import FusedNetwork, obstacles
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.search import Generation, Token
 from mindformers_glm.generation.ticket import Item
-from mindformers_glm.log import logger
+from mindformers_glm.log import log_once, logger
+from mindformers_glm.ops.kernels import library
 from mindformers_glm.registry import SERVICES
 
 OnToken = Callable[[int, Token], None]
@@ -28,7 +30,7 @@ class MindSporeEngine(Engine):
 
     def __init__(self, model: nn.Cell, **options: Any) -> None:
         defaults = GenerationConfig.from_model(model.config)
-        super().__init__(MindSporeNetwork(model), defaults=defaults, **options)
+        super().__init__(_network(model), defaults=defaults, **options)
         self.parameters = _identity(model)
 
 
@@ -169,6 +171,17 @@ def _rows(value: Any, name: str) -> list[list[int]]:
         if not isinstance(row, (list, tuple)) or not all(isinstance(item, (int, np.integer)) for item in row):
             raise GenerationError(f"{name}: got {shorten(row)}. A row is a list of whole numbers")
     return [[int(item) for item in row] for row in rows]
+
+
+def _network(model: nn.Cell) -> Network:
+    """The quickest way to compute this model on this device."""
+    if library.library() is None:
+        return MindSporeNetwork(model)
+    found = obstacles(model)
+    if found:
+        log_once(f"MindSpore's operators generate, several times slower than the kernels would: {'; '.join(found[:3])}")
+        return MindSporeNetwork(model)
+    return FusedNetwork(model)
 
 
 def _identity(model: nn.Cell) -> tuple[int, ...]:

@@ -1,0 +1,102 @@
+"""The compiled kernels that fit this processor, or None."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import mindspore as ms
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import log_once
+from mindformers_glm.runtime import device_target
+
+SWITCH = "GLM_KERNELS"  # environment variable: auto, off, or the name of a variant
+
+
+def library() -> ctypes.CDLL | None:
+    """The library, with as many threads as MindSpore's setting says; None on another device or without one.
+
+    `GLM_KERNELS=off` selects the plain formulas, `GLM_KERNELS=avx2` and the like a build for an older processor.
+
+    Raises:
+        ConfigError: the variable names a build that is not there or does not run on this processor.
+    """
+    if device_target() != "CPU":
+        return None
+    found = _load(os.environ.get(SWITCH, "auto"))
+    if found is not None:
+        found.glm_set_threads(num_threads())
+    return found
+
+
+def library_file() -> Path | None:
+    """The file that `library` has loaded, for operators that MindSpore opens by path."""
+    found = library()
+    return None if found is None else Path(found._name)
+
+
+def num_threads() -> int:
+    """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the processors of this process."""
+    return max(1, min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0))))
+
+
+@cache
+def features() -> frozenset[str]:
+    """What this processor can do, in the words of /proc/cpuinfo."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.split())
+
+
+@cache
+def _load(wanted: str) -> ctypes.CDLL | None:
+    from mindformers_glm.ops.kernels import build  # noqa: PLC0415 - it is a program too: `python -m`
+
+    if wanted == "off":
+        return None
+    fitting = [variant for variant in build.variants() if set(variant.features) <= features()]
+    if wanted != "auto":
+        fitting = [variant for variant in fitting if variant.name == wanted]
+        if not fitting:
+            names = ", ".join(variant.name for variant in build.variants())
+            raise ConfigError(SWITCH, wanted, f"Use auto, off, or one of {names} that this processor has.")
+    there = [path for variant in fitting if (path := build.library_path(variant)).exists()]
+    if not there:
+        if wanted != "auto":
+            raise ConfigError(SWITCH, wanted, "It is not built: python -m mindformers_glm.ops.kernels.build")
+        log_once(
+            "The kernels for this processor are not built: plain formulas are used, several times slower. With a C++ "
+            "compiler: python -m mindformers_glm.ops.kernels.build"
+        )
+        return None
+    found = ctypes.CDLL(str(there[0]))
+    _declare(found)
+    _lend_matrix_product(found)
+    return found
+
+
+def _declare(found: ctypes.CDLL) -> None:
+    found.glm_new_workspace.restype = ctypes.c_void_p
+    found.glm_free_workspace.argtypes = [ctypes.c_void_p]
+    found.glm_set_sgemm.argtypes = [ctypes.c_void_p]
+    found.glm_set_threads.argtypes = [ctypes.c_int]
+    found.glm_forward.argtypes = [ctypes.c_void_p] * 3
+    found.glm_linear.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+
+
+def _lend_matrix_product(found: ctypes.CDLL) -> None:
+    """Gives the kernels oneDNN's float32 product, which MindSpore ships; they have a slower one of their own."""
+    folder = Path(ms.__file__).parent / "lib"
+    for path in sorted(folder.glob("libdnnl.so*")):
+        try:
+            product = ctypes.CDLL(str(path)).dnnl_sgemm
+        except (OSError, AttributeError):
+            continue
+        found.glm_set_sgemm(ctypes.cast(product, ctypes.c_void_p))
+        return

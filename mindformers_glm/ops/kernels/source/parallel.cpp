@@ -1,0 +1,134 @@
+#include "parallel.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace glm {
+namespace {
+
+constexpr int kSpins = 4000;  // some 100 microseconds: longer than the gaps inside a network's step
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+class Pool {
+ public:
+  explicit Pool(int count) : count_(count) {
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { serve(); });
+  }
+
+  ~Pool() {
+    ending_ = true;
+    round_.fetch_add(1);
+    round_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  int count() const { return count_; }
+
+  void run(int64_t count, const std::function<void(int64_t)>& work) {
+    work_ = &work;
+    limit_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    busy_.store(count_ - 1, std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+    take(count, work);
+    while (busy_.load(std::memory_order_acquire) != 0) pause();
+  }
+
+ private:
+  void take(int64_t limit, const std::function<void(int64_t)>& work) {
+    for (;;) {
+      int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
+      if (i >= limit) return;
+      work(i);
+    }
+  }
+
+  void serve() {
+    uint32_t seen = 0;
+    for (;;) {
+      int spins = 0;
+      while (round_.load(std::memory_order_acquire) == seen) {
+        if (++spins < kSpins) {
+          pause();
+        } else {
+          round_.wait(seen, std::memory_order_acquire);
+        }
+      }
+      seen = round_.load(std::memory_order_acquire);
+      if (ending_) return;
+      take(limit_, *work_);
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  const int count_;
+  std::vector<std::thread> workers_;
+  const std::function<void(int64_t)>* work_ = nullptr;
+  int64_t limit_ = 0;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<uint32_t> round_{0};
+  std::atomic<bool> ending_{false};
+};
+
+std::mutex loop_mutex;  // held by the loop that has the threads
+int wanted_threads = 1;
+Pool* pool = nullptr;  // never destroyed at exit: its threads may outlive static objects
+pid_t pool_owner = 0;
+
+Pool& ready_pool() {
+  if (pool != nullptr && pool_owner != getpid()) pool = nullptr;  // a forked child has no threads of its parent
+  if (pool != nullptr && pool->count() != wanted_threads) {
+    delete pool;
+    pool = nullptr;
+  }
+  if (pool == nullptr) {
+    pool = new Pool(wanted_threads);
+    pool_owner = getpid();
+  }
+  return *pool;
+}
+
+}  // namespace
+
+void set_threads(int count) {
+  std::lock_guard<std::mutex> lock(loop_mutex);
+  wanted_threads = std::max(1, count);
+}
+
+int threads() { return wanted_threads; }
+
+void parallel_for(int64_t count, const std::function<void(int64_t)>& work) {
+  if (count > 1 && wanted_threads > 1 && loop_mutex.try_lock()) {
+    std::lock_guard<std::mutex> lock(loop_mutex, std::adopt_lock);
+    ready_pool().run(count, work);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) work(i);
+}
+
+void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& work) {
+  if (count <= grain) {
+    if (count > 0) work(0, count);
+    return;
+  }
+  parallel_for((count + grain - 1) / grain, [&](int64_t i) { work(i * grain, std::min(count, (i + 1) * grain)); });
+}
+
+}  // namespace glm

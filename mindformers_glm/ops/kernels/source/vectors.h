@@ -1,0 +1,150 @@
+// Sixteen numbers at a time, in the vector extension of GCC and Clang, which compiles for every processor.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace glm {
+
+constexpr int kLanes = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+enum Kind : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt8 = 3, kInt4 = 4 };
+
+inline Floats splat(float x) { return Floats{} + x; }
+
+inline Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+inline float half_to_float(uint16_t h) {
+  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023, bits;
+  if (exponent == 0) {
+    float small = std::ldexp(float(fraction), -24);
+    return sign ? -small : small;
+  }
+  bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | (fraction << 13);
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+inline float bfloat_to_float(uint16_t h) {
+  uint32_t bits = uint32_t(h) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+inline uint16_t float_to_bfloat(float f) {  // to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 64);
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+inline Floats load_bfloats(const uint16_t* p) {
+  Halves h;
+  std::memcpy(&h, p, sizeof h);
+  Ints wide = __builtin_convertvector(h, Ints) << 16;
+  Floats v;
+  std::memcpy(&v, &wide, sizeof v);
+  return v;
+}
+
+inline Floats load_halves(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__)
+  Floats v;
+  __m256 parts[2] = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  std::memcpy(&v, parts, sizeof v);
+  return v;
+#else
+  Floats v;
+  for (int i = 0; i < kLanes; ++i) v[i] = half_to_float(p[i]);
+  return v;
+#endif
+}
+
+// A number format of weights, read sixteen at a time or singly.
+struct Float32 {
+  typedef float Stored;
+  static Floats read(const float* p) { return load(p); }
+  static float one(float x) { return x; }
+};
+
+struct Bfloat16 {
+  typedef uint16_t Stored;
+  static Floats read(const uint16_t* p) { return load_bfloats(p); }
+  static float one(uint16_t x) { return bfloat_to_float(x); }
+};
+
+struct Float16 {
+  typedef uint16_t Stored;
+  static Floats read(const uint16_t* p) { return load_halves(p); }
+  static float one(uint16_t x) { return half_to_float(x); }
+};
+
+inline float sum(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float s[8] = {};
+  for (int i = 0; i < kLanes; ++i) s[i & 7] += v[i];
+  return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+#endif
+}
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+inline float highest(Floats v) {
+  float best = v[0];
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// e^x within 2 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial in r, n into the exponent.
+inline Floats exponential(Floats x) {
+  x = x < -87.0f ? splat(-87.0f) : x;
+  x = x > 88.0f ? splat(88.0f) : x;
+  Floats scaled = x * 1.44269504088896341f;
+  Floats shifted = scaled + 12582912.0f;  // 1.5 * 2^23 rounds to a whole number
+  Floats n = shifted - 12582912.0f;
+  Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats two_to_n;
+  std::memcpy(&two_to_n, &power, sizeof power);
+  return p * two_to_n;
+}
+
+inline Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
+
+// The first `count` (below 16) numbers, others 0.
+inline Floats load_some(const float* p, int64_t count) {
+  Floats v = {};
+  std::memcpy(&v, p, size_t(count) * sizeof(float));
+  return v;
+}
+
+inline void store_some(float* p, Floats v, int64_t count) { std::memcpy(p, &v, size_t(count) * sizeof(float)); }
+
+}  // namespace glm
