@@ -15,6 +15,7 @@ from mindformers_glm.errors import ConfigError, DeviceError
 GRAPH_MODE, PYNATIVE_MODE = ms.GRAPH_MODE, ms.PYNATIVE_MODE
 _MODES = {0: GRAPH_MODE, 1: PYNATIVE_MODE, "GRAPH_MODE": GRAPH_MODE, "PYNATIVE_MODE": PYNATIVE_MODE}
 _TARGETS = ("CPU", "Ascend")
+_WAIT_SECONDS = 1800  # for slower ranks, as HCCL does; MCCL gives up after 30, which a checkpoint can take
 _chosen: tuple[str, int | None] | None = None  # the device that set_up has selected
 
 
@@ -125,5 +126,6 @@ def _choose_device(target: str, device_id: int) -> None:
 def _start_communication() -> None:
     from mindspore.communication import get_group_size, init  # noqa: PLC0415 - starts libraries when imported
 
+    os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", str(_WAIT_SECONDS))
     init()
     os.environ["RANK_SIZE"] = str(get_group_size())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
@@ -31,13 +32,15 @@ def predict(
     add_special_tokens: bool = True,
     unescape: bool = False,
     result_file: str | Path | None = None,
+    share: Share = ALL,
     **settings: Any,
 ) -> list[dict[str, list[str]]]:
     """`[{'text_generation_text': [prompt and answer, ...]}, ...]`: one dictionary for each batch, in order.
 
     `inputs` and `unescape` as for `read_inputs`; `batch_size` None is 1, and the last batch may be smaller.
     `settings` are fields of GenerationConfig and override `generation_config`, and that the model's defaults.
-    `result_file` receives the list as Python prints it; the file appears whole or not at all.
+    `result_file` receives the list as Python prints it; the file appears whole or not at all. `share` says which
+    batches this rank computes; the results are those of all ranks.
 
     Raises:
         ConfigError: a batch size below 1, or no inputs.
@@ -56,11 +59,13 @@ def predict(
     prompts = [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
     for row, prompt in enumerate(prompts):
         config.limits(prompt, seq_length=engine.max_length, row=row)
-    results = []
-    for begin in range(0, len(prompts), batch_size or 1):
-        batch = prompts[begin : begin + (batch_size or 1)]
-        rows = generate_rows(engine, batch, config, streamer=streamer)
-        results.append({"text_generation_text": [tokenizer.decode(row, skip_special_tokens=True) for row in rows]})
+    size, done = batch_size or 1, {}
+    for number, begin in enumerate(range(0, len(prompts), size)):
+        drawn = share.settings(config)
+        if share.has(number):
+            rows = generate_rows(engine, prompts[begin : begin + size], drawn, streamer=streamer)
+            done[number] = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    results = [{"text_generation_text": texts} for texts in share.joined(done)]
     if result_file is not None:
         logger.info("output result is: %s", results)
         write_text(result_file, str(results))

@@ -16,6 +16,7 @@ from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.data.batch import FILLER, IGNORED, Batch
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
+from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate, read_prompts
@@ -87,37 +88,46 @@ def evaluate_generation(
     *,
     predictions: str | Path | None = None,
     log_samples: bool = False,
+    share: Share = ALL,
 ) -> Evaluation:
     """The metric of what the model writes after each prompt of an eval dataset (input_ids: prompts, labels: answers).
 
     `predictions` names a JSON-lines file with line, prompt, prediction, label and the reason of the end for each row;
-    it appears when the run is over. `log_samples` also logs each pair ("pred is", "label is").
+    it appears when the run is over. `log_samples` also logs each pair ("pred is", "label is"). `share` says which of
+    the dataset's batches this rank computes; the scores are those of all ranks.
 
     Raises:
         GenerationError: a prompt that leaves no room for an answer, with its line in the data file.
     """
-    progress, num_samples = _Progress(len(dataset)), 0
+    progress, done = _Progress(share.count(len(dataset))), {}
+    for number, batch in enumerate(dataset.batches(0)):
+        settings = share.settings(config)
+        if not share.has(number):
+            continue
+        begin = time.perf_counter()
+        batch = without_fillers(batch)
+        prompts = read_prompts(batch.input_ids, pad_id=config.pad_token_id)
+        results = generate_batch(engine, batch, prompts, settings)
+        seconds = time.perf_counter() - begin
+        samples = _samples(tokenizer, batch, prompts, results, pad_id=config.pad_token_id)
+        for sample in samples if log_samples else ():
+            logger.info("pred is:\n %s\n label is:\n %s", sample["prediction"], sample["label"])
+        tokens = sum(len(result.ids) for result in results)
+        done[number] = (samples, tokens)
+        progress.add(samples=len(samples), tokens=tokens, seconds=seconds)
+    found = share.joined(done)
     with _lines(predictions) as write:
-        for batch in dataset.batches(0):
-            begin = time.perf_counter()
-            batch = without_fillers(batch)
-            prompts = read_prompts(batch.input_ids, pad_id=config.pad_token_id)
-            results = generate_batch(engine, batch, prompts, config)
-            seconds = time.perf_counter() - begin
-            samples = _samples(tokenizer, batch, prompts, results, pad_id=config.pad_token_id)
+        for samples, _ in found:
             metric.update([sample["prediction"] for sample in samples], [sample["label"] for sample in samples])
             for sample in samples:
                 write(sample)
-                if log_samples:
-                    logger.info("pred is:\n %s\n label is:\n %s", sample["prediction"], sample["label"])
-            num_samples += len(samples)
-            progress.add(samples=len(samples), tokens=sum(len(result.ids) for result in results), seconds=seconds)
         scores = metric.eval()
     if predictions is not None:
         logger.info("predictions are saved at: %s", predictions)
     logger.info("...........Evaluate Over!...............")
     path = None if predictions is None else Path(predictions)
-    return Evaluation(scores, num_samples, progress.num_tokens, progress.seconds, path)
+    num_samples, num_tokens = sum(len(samples) for samples, _ in found), sum(tokens for _, tokens in found)
+    return Evaluation(scores, num_samples, num_tokens, progress.seconds, path)
 
 
 def without_fillers(batch: Batch) -> Batch:
@@ -137,23 +147,29 @@ def generate_batch(
     return generate(engine, prompts, config)
 
 
-def evaluate_loss(model: nn.Cell, dataset: Dataset, metric: PerplexityMetric | None = None) -> Evaluation:
-    """Mean loss and perplexity of a model on batches with labels as in training."""
+def evaluate_loss(
+    model: nn.Cell, dataset: Dataset, metric: PerplexityMetric | None = None, *, share: Share = ALL
+) -> Evaluation:
+    """Mean loss and perplexity of a model on batches with labels as in training; `share` as for generation."""
     metric = metric or PerplexityMetric()
-    was_training, begin, num_samples, num_tokens = model.training, time.perf_counter(), 0, 0
+    was_training, begin, done = model.training, time.perf_counter(), {}
     model.set_train(False)
     try:
-        for number, batch in enumerate(dataset.batches(0), 1):
+        for number, batch in enumerate(dataset.batches(0)):
+            if not share.has(number):
+                continue
             loss = float(model(Tensor(batch.input_ids), Tensor(batch.labels)).asnumpy())
-            metric.update(loss)
-            num_samples += len(batch.rows)
-            num_tokens += int((batch.labels != IGNORED).sum())
-            logger.info("Step[%d/%d], loss: %.6f", number, len(dataset), loss)
+            done[number] = (loss, len(batch.rows), int((batch.labels != IGNORED).sum()))
+            logger.info("Step[%d/%d], loss: %.6f", len(done), share.count(len(dataset)), loss)
     finally:
         model.set_train(was_training)
+    found = share.joined(done)
+    for loss, _, _ in found:
+        metric.update(loss)
     scores = metric.eval()
     logger.info("%s = %s", type(metric).__name__, scores)
     logger.info("...........Evaluate Over!...............")
+    num_samples, num_tokens = sum(rows for _, rows, _ in found), sum(tokens for _, _, tokens in found)
     return Evaluation(scores, num_samples, num_tokens, time.perf_counter() - begin)
 
 

@@ -112,7 +112,7 @@ def build_data(config: RunConfig, phase: str) -> TokenDataset:
         section,
         task=config[f"{key}_task"],
         seed=config.seed,
-        rank=data.rank if phase == "train" else 0,  # every rank evaluates all rows: figures need no joining
+        rank=data.rank if phase == "train" else 0,  # batches of an evaluation are shared out whole: evaluation/share.py
         rank_size=data.size if phase == "train" else 1,
         batch_size=config.runner_config.batch_size,
         phase=phase,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.predict import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
+from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.export.run import export_run
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
 from mindformers_glm.optim import build_schedule, decay_groups
+from mindformers_glm.parallel.collectives import gather_bytes
+from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights, ranks_of
@@ -115,6 +118,7 @@ class CausalLanguageModelingTrainer:
             batch_size=self.config.predict_batch_size,
             unescape=True,
             result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
+            share=self._share(),
         )
 
     def export(self) -> Path:
@@ -202,13 +206,20 @@ class CausalLanguageModelingTrainer:
             eval_epoch_interval=config.eval_epoch_interval,
         )
 
+    def _share(self) -> Share:
+        """The batches of evaluation and prediction that are this rank's."""
+        data = mesh_from_config(self.config, rank=runtime.rank(), world=runtime.rank_size()).data
+        return Share(data.rank, data.size, partial(gather_bytes, data))
+
     def _evaluate(self, network: nn.Cell, dataset: TokenDataset, tokenizer: GLMTokenizer) -> dict[str, float]:
+        # the loss of a network that is being trained spans the data ranks: there each computes all rows
+        whole = ALL if self.config.run_mode in ("train", "finetune") else None
         specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
         figures: dict[str, float] = {}
         for spec in specs:
             metric = self._metric or METRICS.build(spec, "metric")
             if isinstance(metric, PerplexityMetric):
-                figures.update(evaluate_loss(network, dataset, metric).scores)
+                figures.update(evaluate_loss(network, dataset, metric, share=whole or self._share()).scores)
                 continue
             found = evaluate_generation(
                 engine_of(network),
@@ -217,6 +228,7 @@ class CausalLanguageModelingTrainer:
                 metric,
                 self._generation(network, tokenizer),
                 predictions=self.output / "predictions.jsonl" if runtime.rank() == 0 else None,
+                share=self._share(),
             )
             figures.update(found.scores)
         return figures

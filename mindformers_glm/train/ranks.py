@@ -62,10 +62,14 @@ class Ranks:
     # building
 
     def network(self, arch: str = "ChatGLM2ForConditionalGeneration", *, training: bool) -> nn.Cell:
-        """The part of the network of this rank, without weights, working along the grid."""
+        """The part of the network of this rank, without weights, working along the grid.
+
+        Data ranks train one batch together; otherwise each has batches of its own, and losses of its own.
+        """
         model = MODELS.get(arch, "model.arch.type")(local_size(self.config, self.mesh))
-        if self.mesh != SINGLE:
-            parallelize(model, self.config, self.mesh)
+        mesh = self.mesh if training else self.mesh._replace(data=SINGLE.data)
+        if mesh.size > 1:
+            parallelize(model, self.config, mesh)
         model.set_train(training)
         return model
 

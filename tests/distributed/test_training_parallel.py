@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,37 +17,8 @@ from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.train.rank_state import Division, LocalState, RankState
 
 sys.path.insert(0, str(Path(__file__).parent))
+from launched import run  # noqa: E402
 from twenty_steps import tiny  # noqa: E402
-
-HERE = Path(__file__).parent
-
-
-def run(folder, processes, *variants, script="twenty_steps.py", timeout=400):
-    """Runs the script in `processes` processes and returns their output."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(HERE.parents[1]),
-        "GLOG_v": "3",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={processes}"),
-            *(f"--local_worker_num={processes}", f"--master_port={port}", f"--log_dir={folder}/log", "--join=True"),
-            *("--tail_worker_log=1000000", str(HERE / script), str(folder), *variants),
-        ],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    logs = {log.name: log.read_text()[-3000:] for log in (folder / "log").glob("worker_*.log")}
-    assert done.returncode == 0, "\n".join(f"{name}:\n{text}" for name, text in logs.items())
 
 
 def load(folder, variant):
