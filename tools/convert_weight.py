@@ -5,7 +5,8 @@ Reads official folders (safetensors or .bin), MindFormers .ckpt of every generat
 registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
 mindformers-1.5, peft, megatron (mcore folders of ModelLink, with --tp and --pp).
 Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
-An interrupted conversion to a folder goes on where it stopped.
+An interrupted conversion to a folder goes on with the first file that is not finished. A single .ckpt is written anew;
+until it is whole, an older one of that name stays.
 """
 
 from __future__ import annotations
@@ -142,4 +143,4 @@ if __name__ == "__main__":
         print(f"convert_weight: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        sys.exit("convert_weight: stopped; the same command goes on from here")
+        sys.exit("convert_weight: stopped; the same command goes on from here, or writes a single .ckpt anew")

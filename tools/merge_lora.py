@@ -22,7 +22,7 @@ from mindformers_glm.checkpoint.job import open_checkpoint  # noqa: E402
 from mindformers_glm.checkpoint.merge import MergedSource, logits_differ, network_logits  # noqa: E402
 from mindformers_glm.checkpoint.names import LORA_NAME  # noqa: E402
 from mindformers_glm.checkpoint.plan import FORMS, plan_conversion  # noqa: E402
-from mindformers_glm.checkpoint.source import WeightSource, read_weights  # noqa: E402
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights  # noqa: E402
 from mindformers_glm.errors import CheckpointError, ConfigError, UserError  # noqa: E402
 
 _LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
@@ -115,6 +115,7 @@ def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> d
         CheckpointError: there is no adapter.
         ConfigError: neither a file nor an argument tells alpha.
     """
+    check_adapter_kinds(adapter.path, adapter.unknown)
     down = next((name for name in adapter.names if name.endswith(LORA_NAME + "a")), None)
     if down is None:
         raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")

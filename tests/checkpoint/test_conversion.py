@@ -374,6 +374,27 @@ def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
     assert not (tmp_path / "x.unfinished").exists()
 
 
+def test_an_interrupted_single_file_leaves_the_old_one(ours, tmp_path, monkeypatch):
+    out = job(ours, tmp_path / "x.ckpt", "mindformers")
+    before = out.read_bytes()
+    original, written = convert._write_ckpt_tensor, []
+
+    def stop_at_third(plan, tensor, file, progress):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(tensor.name)
+        original(plan, tensor, file, progress)
+
+    monkeypatch.setattr(convert, "_write_ckpt_tensor", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan_job(ours, out, "mindformers", dtype="fp16"), overwrite=True)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "x.ckpt", "x.yaml"]
+    monkeypatch.undo()
+    run_plan(plan_job(ours, out, "mindformers", dtype="fp16"), overwrite=True)
+    assert read_weights(out).dtype("transformer.output_layer.weight") == "float16"
+
+
 def test_another_conversion_does_not_take_up_its_files(ours, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(convert, "_write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
