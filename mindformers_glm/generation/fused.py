@@ -26,6 +26,7 @@ from mindformers_glm.ops.kernels.structures import (
     StepStruct,
     address,
 )
+from mindformers_glm.parallel import layers
 
 _WATCHED_SIZE = 1 << 20  # as in network.py
 
@@ -45,6 +46,8 @@ def obstacles(model: nn.Cell) -> list[str]:
     for path, cell in model.transformer.cells_and_names():
         if isinstance(cell, LoraLinear) and str(cell.delta_dtype) != "Float32":
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")
+        elif type(cell).__module__ == layers.__name__:
+            found.append(f"{path} is divided among devices")
         elif hasattr(cell, "weight") and type(cell) not in (Linear, LoraLinear, Norm):
             found.append(f"{path} is a {type(cell).__name__}")
     return found
