@@ -222,7 +222,10 @@ class Engine:
                 item.run()
             else:
                 self._scheduler.add(item)
-        self._scheduler.step()
+        try:
+            self._scheduler.step()
+        except BaseException as error:  # noqa: BLE001 - without this thread everybody would wait for ever
+            self._scheduler.abandon([], error)
 
 
 class _Call:
@@ -236,7 +239,7 @@ class _Call:
     def run(self) -> None:
         try:
             self._value = self._function()
-        except Exception as error:  # noqa: BLE001 - handed to the one who waits
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
             self._error = error
         self._done.set()
 

@@ -106,10 +106,10 @@ class Scheduler:
             group = self._groups[level]
             self._guarded(lambda jobs, level=level: self._step_group(level), list(group.jobs))
 
-    def abandon(self, arrived: list[Job]) -> None:
-        """Ends every job as cancelled."""
+    def abandon(self, arrived: list[Job], error: BaseException | None = None) -> None:
+        """Ends every job as cancelled, or with an error."""
         for job in [*arrived, *self._all()]:
-            job.ticket.close()
+            job.ticket.close(error)
         self._waiting.clear()
         self._prompts, self._uncached, self._groups = [], [], {}
 
@@ -153,16 +153,17 @@ class Scheduler:
             if not job.use_past:
                 self._uncached.append(job)
                 continue
-            if job.reuse_prefix and self.prefixes.capacity:
-                self._forget_old_weights()
-                job.cache = self.prefixes.take(job.prompt)[1]
             self._prompts.append(job)
+            if job.reuse_prefix and self.prefixes.capacity:
+                self._guarded(self._take_prefix, [job])
 
-    def _forget_old_weights(self) -> None:
+    def _take_prefix(self, jobs: list[Job]) -> None:
+        """The longest kept beginning of a prompt, if it is of today's weights."""
         version = self.network.version()
         if version != self._version:
             self.prefixes.clear()
             self._version = version
+        jobs[0].cache = self.prefixes.take(jobs[0].prompt)[1]
 
     def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:
         """The first prompt's next piece, with other prompts that are short and just begin."""
@@ -276,7 +277,7 @@ class Scheduler:
         """The next tokens of a job; None when one of its own functions failed, which ends this job alone."""
         try:
             step = job.search.advance(logits)
-        except Exception as error:  # noqa: BLE001 - raised where the caller waits
+        except BaseException as error:  # noqa: BLE001 - raised where the caller waits
             self._remove(job)
             job.ticket.close(error)
             return None
@@ -321,7 +322,7 @@ class Scheduler:
     def _guarded(self, step: Callable[[list[Job]], None], jobs: list[Job]) -> None:
         try:
             step(jobs)
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait for these jobs
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait for these jobs
             for job in jobs:
                 self._remove(job)
                 job.ticket.close(error)
