@@ -1,0 +1,105 @@
+"""Speed over sequence length, batch or context as a picture. Needs matplotlib: the extra `plot`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindformers_glm.benchmark.processes import measure
+from mindformers_glm.benchmark.settings import STEPS, Settings
+from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.errors import ConfigError, DeviceError
+
+_TOKENS_PER_STEP = 2048
+
+
+class Chart(NamedTuple):
+    """What is varied, the points unless others are asked for, and the words beside the axes."""
+
+    work: str
+    points: tuple[int, ...]
+    axis: str
+    title: str
+
+
+CHARTS = {
+    "train_sequence": Chart("train", (128, 256, 512, 1024, 2048), "sequence length", "training"),
+    "decode_batch": Chart("decode", (1, 2, 4, 8, 16), "rows at once", "decoding"),
+    "decode_context": Chart("decode", (256, 512, 1024, 2048, 4096), "tokens of context", "decoding"),
+}
+
+
+def settings_of(name: str, point: int, given: Mapping[str, Any]) -> Settings:
+    """The run behind a point: `given` fields of Settings, and what the chart varies.
+
+    Training takes as many rows as make 2,048 tokens a step unless `batch` is among them.
+
+    Raises:
+        ConfigError: they do not fit together.
+    """
+    work = CHARTS[name].work
+    varied = {"batch": point} if name == "decode_batch" else {"length": point}
+    if name == "train_sequence":
+        varied["batch"] = given.get("batch", max(1, _TOKENS_PER_STEP // point))
+    return Settings(**{"steps": STEPS[work], **given, **varied, "what": work})
+
+
+def run_chart(name: str, runs: Sequence[tuple[int, Settings]], *, show: Callable[[str], None]) -> dict[str, Any]:
+    """The figures of every point, measured one after the other."""
+    found = []
+    for point, settings in runs:
+        figures = measure(settings)
+        found.append({"point": point, **figures})
+        speed = f"{figures['tokens_per_s']:,.1f} tokens/s"
+        show(f"{CHARTS[name].axis} {point}, {settings.dtype}: {speed}, peak {figures['peak_bytes'] / 1e6:,.0f} MB")
+    return {"what": name, "points": found}
+
+
+def require_matplotlib() -> None:
+    """Raises DeviceError where there is no matplotlib, before anything is measured."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415 - optional
+    except ImportError as error:
+        raise DeviceError("chart: matplotlib is not installed. pip install 'mindformers_glm[plot]'") from error
+
+
+def draw(figures: dict[str, Any], path: Path) -> Path:
+    """Writes the picture: a line of tokens per second for each dtype."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    chart, rows = CHARTS[figures["what"]], figures["points"]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        mine = [row for row in rows if row["dtype"] == dtype]
+        axes.plot([row["point"] for row in mine], [row["tokens_per_s"] for row in mine], marker="o", label=dtype)
+    points = sorted({row["point"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(points, [str(point) for point in points])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(chart.axis)
+    axes.set_ylabel("tokens/s")
+    first = rows[0]
+    axes.set_title(f"{chart.title}  {first['shape']}  {first['threads']} threads", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(path) as file:
+        canvas.print_png(file)
+    return path
+
+
+def read_points(text: str) -> tuple[int, ...]:
+    """Points as `128,256`.
+
+    Raises:
+        ConfigError: something else than whole numbers.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise ConfigError("--points", text, "Give whole numbers with commas between, for example 128,256,512.")
+    return tuple(int(part) for part in parts)

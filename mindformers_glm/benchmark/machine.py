@@ -1,0 +1,139 @@
+"""What this machine can do at best: reading memory, multiplying float32 matrices. And how much a process holds."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindformers_glm.ops.kernels.library import library
+
+_READ_BYTES = 1 << 30  # several times what the caches of today's processors hold
+_SIZE = 2048
+_SECONDS = 0.8
+_MIN_ROUNDS = 3
+
+
+class Machine(NamedTuple):
+    """Limits of the machine, measured beside the work with the same processors."""
+
+    processor: str
+    threads: int
+    memory_bytes_per_s: float
+    memory_read_by: str
+    matrix_flop_per_s: float
+
+    @classmethod
+    def measure(cls, threads: int) -> Machine:
+        """The best of several rounds of each, about two seconds in all."""
+        speed, reader = memory_speed(threads)
+        return cls(processor_name(), threads, speed, reader, matrix_speed())
+
+
+def memory_speed(threads: int) -> tuple[float, str]:
+    """Bytes per second that all threads together can read, and what read them: the kernels, or NumPy without them."""
+    numbers = np.ones(min(_READ_BYTES, _available_bytes() // 4) // 4, np.int32)
+    kernels = library()
+    if kernels is None:
+        return numbers.nbytes / _best(lambda: _read_with_numpy(numbers, threads)), "numpy"
+    kernels.glm_read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    return numbers.nbytes / _best(lambda: kernels.glm_read_memory(numbers.ctypes.data, numbers.size)), "kernels"
+
+
+def matrix_speed() -> float:
+    """Operations per second (a multiplication and an addition are two) of MindSpore's float32 matrix product."""
+    product = _Product()
+    x = Tensor(np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32))
+    product(x, x).asnumpy()
+    return 2 * _SIZE**3 / _best(lambda: product(x, x).asnumpy())
+
+
+def processor_name() -> str:
+    """The processor as its maker calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def forget_peak() -> None:
+    """Lets `peak_bytes` count from here on, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held at once, since `forget_peak`."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what computes."""
+    from mindformers_glm.version import __version__  # noqa: PLC0415 - its name would hide ours
+
+    return {
+        "mindformers_glm": __version__,
+        "mindspore": ms.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def kernel_name() -> str:
+    """The build of the kernels in use, or "off"."""
+    found = library()
+    return "off" if found is None else Path(found._name).stem.removeprefix("libglm_").rpartition("-")[0]
+
+
+class _Product(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.product(a, b)
+
+
+def _read_with_numpy(numbers: np.ndarray, threads: int) -> None:
+    workers = [
+        threading.Thread(target=np.bitwise_xor.reduce, args=(part,)) for part in np.array_split(numbers, threads)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def _best(work: Callable[[], Any]) -> float:
+    """Seconds of the quickest of several rounds."""
+    times: list[float] = []
+    while len(times) < _MIN_ROUNDS or sum(times) < _SECONDS:
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _available_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 2 * _READ_BYTES
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

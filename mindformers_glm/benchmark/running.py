@@ -1,0 +1,160 @@
+"""Prompts and single tokens through the network that generation uses, and through its engine."""
+
+from __future__ import annotations
+
+import statistics
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from mindspore import nn
+
+from mindformers_glm.benchmark.machine import Machine
+from mindformers_glm.benchmark.settings import BITS, Settings
+from mindformers_glm.benchmark.timing import repeated, seconds, spread
+from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefill_flop, weight_bytes
+from mindformers_glm.errors import UserError
+from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
+from mindformers_glm.generation.cache import KVCache
+from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+
+_WARM_TOKENS = 64
+_WARM_STEPS = 3
+
+
+class _Running:
+    """A network with random weights behind its engine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        model = ChatGLM2ForConditionalGeneration(settings.config())
+        if settings.dtype in BITS:
+            model = quantized(model, settings)
+        self.model = model.set_train(False)
+        self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch))
+        self.network = self.engine.network
+        random = np.random.default_rng(0)
+        self.ids = random.integers(3, settings.shape.vocab, (settings.batch, settings.length)).astype(np.int32)
+
+    def prefill(self, ids: np.ndarray) -> tuple[KVCache, np.ndarray]:
+        """A cache that holds ids (B, T), taken in by the engine's chunks, and the logits (B, V) after them."""
+        rows, tokens = ids.shape
+        cache, logits = self.network.new_cache(rows), None
+        for begin in range(0, tokens, self.settings.chunk):
+            piece = ids[:, begin : begin + self.settings.chunk]
+            width = piece.shape[1]
+            is_last = begin + width == tokens
+            wanted = np.arange(1, rows + 1, dtype=np.int32) * width - 1 if is_last else None
+            logits = self.network.forward(piece, np.full(rows, width, np.int32), cache, wanted)
+        return cache, logits
+
+    def about(self) -> dict[str, Any]:
+        """What the network is."""
+        return {
+            "parameters": parameter_count(self.settings),
+            "weight_bytes": weight_bytes(self.model),
+            "network": type(self.network).__name__,
+        }
+
+
+class Prefill(_Running):
+    """`length` tokens of every row into empty caches."""
+
+    def measure(self) -> dict[str, Any]:
+        """The median prompt after a short one and a whole one."""
+        first = seconds(lambda: self.prefill(self.ids[:, :_WARM_TOKENS]))
+        again = seconds(lambda: self.prefill(self.ids[:, :_WARM_TOKENS]))
+        self.prefill(self.ids)
+        times = repeated(lambda: self.prefill(self.ids), self.settings.steps)
+        usual, tokens = statistics.median(times), self.ids.size
+        return {
+            "tokens_per_s": tokens / usual,
+            "ms_per_token": usual * 1e3 / tokens,
+            **spread(times),
+            "compile_s": max(0.0, first - again),
+            **self.about(),
+            "flop": prefill_flop(self.settings),
+        }
+
+    def shares(self, figures: dict[str, Any], machine: Machine) -> dict[str, float]:
+        """Part of the machine's float32 matrix speed."""
+        return {"matrix_share": figures["flop"] / (figures["ms_median"] / 1e3) / machine.matrix_flop_per_s}
+
+
+class Decode(_Running):
+    """One token for every row at a time, after `length` tokens of context."""
+
+    def measure(self) -> dict[str, Any]:
+        """All steps together, the most probable token found each time, and the same through the engine."""
+        batch, steps = self.settings.batch, self.settings.steps
+        first, again = repeated(lambda: self.step(self.prefill(self.ids[:1, :_WARM_TOKENS])[0], self.ids[:1, 0]), 2)
+        cache = self.filled()
+        for _ in range(_WARM_STEPS):
+            self.step(cache, self.ids[:, 0])
+        tokens = self.ids[:, -1]
+        times = []
+        for _ in range(steps):
+            begin = perf_counter()
+            tokens = self.step(cache, tokens)
+            times.append(perf_counter() - begin)
+        return {
+            "tokens_per_s": batch * steps / sum(times),
+            "ms_per_token": sum(times) * 1e3 / (batch * steps),
+            **spread(times),
+            "engine_tokens_per_s": self.through_engine(),
+            "compile_s": max(0.0, first - again),
+            **self.about(),
+            "cache_bytes": cache.nbytes,
+            "bytes_per_step": decode_bytes(self.model, self.settings, cache_bytes_per_token=self.token_bytes(cache)),
+        }
+
+    def step(self, cache: KVCache, tokens: np.ndarray) -> np.ndarray:
+        """The next token (B,) after one more token of each row."""
+        rows = len(tokens)
+        ones, places = np.ones(rows, np.int32), np.arange(rows, dtype=np.int32)
+        return self.network.forward(tokens.reshape(-1, 1), ones, cache, places).argmax(-1)
+
+    def filled(self) -> KVCache:
+        """A cache with `length` tokens in each row; rows are copies of the first, which takes as long to read."""
+        one, _ = self.prefill(self.ids[:1])
+        cache = self.network.new_cache(self.settings.batch)
+        for row in range(self.settings.batch):
+            cache.copy_row(row, one, 0)
+        return cache
+
+    def through_engine(self) -> float:
+        """Tokens per second that a caller of `generate` gets once every row has had its first."""
+        config = GenerationConfig(do_sample=False, max_new_tokens=self.settings.steps + 1)
+        arrivals: list[tuple[int, float]] = []
+        generate(self.engine, self.ids.tolist(), config, on_token=lambda row, _: arrivals.append((row, perf_counter())))
+        firsts = {row: moment for row, moment in reversed(arrivals)}
+        begin = max(firsts.values())  # rows that start early must not count while others still wait
+        return sum(moment > begin for _, moment in arrivals) / (arrivals[-1][1] - begin)
+
+    @staticmethod
+    def token_bytes(cache: KVCache) -> int:
+        """Memory of one token in the cache."""
+        return cache.nbytes // (cache.rows * cache.slots)
+
+    def shares(self, figures: dict[str, Any], machine: Machine) -> dict[str, float]:
+        """Part of the machine's speed of reading memory."""
+        rate = figures["bytes_per_step"] * self.settings.steps / self.total(figures)
+        return {"memory_share": rate / machine.memory_bytes_per_s}
+
+    def total(self, figures: dict[str, Any]) -> float:
+        """Seconds of all steps."""
+        return self.settings.batch * self.settings.steps / figures["tokens_per_s"]
+
+
+def quantized(model: nn.Cell, settings: Settings) -> nn.Cell:
+    """The network with integer weights.
+
+    Raises:
+        UserError: this version cannot quantise.
+    """
+    try:
+        from mindformers_glm.quantization import quantize_model  # noqa: PLC0415 - only where it is asked for
+    except ImportError as error:
+        raise UserError(f"--dtype {settings.dtype}: this version holds no integer weights ({error})") from error
+    quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
+    return model

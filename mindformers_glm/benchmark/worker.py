@@ -1,0 +1,55 @@
+"""The process that measures: settings as JSON in, figures as JSON out. processes.py starts it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from mindformers_glm import runtime
+from mindformers_glm.benchmark.machine import Machine, forget_peak, kernel_name, peak_bytes, versions
+from mindformers_glm.benchmark.operators import Operators
+from mindformers_glm.benchmark.running import Decode, Prefill
+from mindformers_glm.benchmark.settings import Settings
+from mindformers_glm.benchmark.training import Training
+from mindformers_glm.errors import UserError
+
+_WORK = {"train": Training, "prefill": Prefill, "decode": Decode, "ops": Operators}
+
+
+def run(settings: Settings, *, begun: float) -> dict[str, Any]:
+    """Figures of one measurement; `begun` is time.monotonic() where the process was started."""
+    runtime.set_up({"device_target": "CPU"}, seed=1)
+    work = _WORK[settings.what](settings)
+    start = time.monotonic() - begun
+    forget_peak()
+    figures = work.measure()
+    peak = peak_bytes()
+    machine = Machine.measure(settings.threads)
+    return {
+        **settings.plain(),
+        "start_s": start,
+        **figures,
+        "peak_bytes": peak,
+        **work.shares(figures, machine),
+        "machine": machine._asdict(),
+        "kernels": kernel_name(),
+        "versions": versions(),
+    }
+
+
+def main() -> int:
+    """Prints the figures as the last line; what a user can repair goes to standard error as one line."""
+    given = json.loads(sys.argv[1])
+    begun = given.pop("begun")
+    try:
+        print(json.dumps(run(Settings.from_plain(given), begun=begun)))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
