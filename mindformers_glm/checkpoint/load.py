@@ -9,11 +9,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite, name_of, typed
+from mindformers_glm.checkpoint.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
 from mindformers_glm.checkpoint.names import is_adapter
 from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.log import logger
+from mindformers_glm.models.glm.quantized import QuantizedLinear, quantized_layers
+from mindformers_glm.ops.quantized import SCALE
 
 _CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")
 
@@ -53,12 +55,19 @@ def load_into(
         wanted = {name for name in wanted if is_adapter(name)}
     elif new_adapter and not any(is_adapter(name) for name in weights.names):
         wanted = {name for name in wanted if not is_adapter(name)}
+    layers = weights.to_quantize(model)
+    wanted -= {name + SCALE for name in layers}
     missing = [name for name in parameters if name in wanted and name not in weights.names]
     surplus = [name for name in weights.names if name not in parameters] + weights.unknown
     fitting = [name for name in weights.names if name in parameters]
-    _check(weights, parameters, fitting, [] if partial else missing, [] if partial else surplus)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    shapes.update({name: (layer.out_channels, layer.in_channels) for name, layer in layers.items()})
+    _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
     for name in fitting:
-        _set(parameters[name], weights, name)
+        if name in layers:
+            layers[name].take(_read(weights, name, "float32").reshape(shapes[name]))
+        else:
+            _set(parameters[name], weights, name)
     if partial and (missing or surplus):
         logger.warning(
             "%s: loaded in part; %d parameters keep their values (%s), %d tensors were not used (%s)",
@@ -79,6 +88,11 @@ class _Weights:
         else:
             self.place, self.unknown, self.ignored = "arrays", [], []
 
+    def to_quantize(self, model: nn.Cell) -> dict[str, QuantizedLinear]:
+        """The quantised layers of a network whose weights are floats here."""
+        layers = quantized_layers(model)
+        return {name: layer for name, layer in layers.items() if name in self.names and name + SCALE not in self.names}
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self.source.shape(name) if isinstance(self.source, WeightSource) else self.source[name].shape
 
@@ -94,11 +108,11 @@ def _is_weight(name: str) -> bool:
     return not name.endswith(_CACHE_SUFFIXES)
 
 
-def _check(weights: _Weights, parameters: Mapping, fitting: list[str], missing: list[str], surplus: list[str]) -> None:
+def _check(weights: _Weights, shapes: Mapping, fitting: list[str], missing: list[str], surplus: list[str]) -> None:
     misshapen = [
-        f"{name} is {weights.shape(name)}, needs {tuple(parameters[name].shape)}"
+        f"{name} is {weights.shape(name)}, needs {shapes[name]}"
         for name in fitting
-        if weights.shape(name) != tuple(parameters[name].shape)
+        if weights.shape(name) != shapes[name]
     ]
     faults = []
     if misshapen:
@@ -110,10 +124,12 @@ def _check(weights: _Weights, parameters: Mapping, fitting: list[str], missing: 
     if not fitting and not faults:
         faults.append("it holds no weights")
     if faults:
-        raise CheckpointError(weights.place, "; ".join(faults), _repair(parameters, missing, surplus, misshapen))
+        raise CheckpointError(weights.place, "; ".join(faults), _repair(missing, surplus, misshapen))
 
 
-def _repair(parameters: Mapping, missing: list[str], surplus: list[str], misshapen: list[str]) -> str:
+def _repair(missing: list[str], surplus: list[str], misshapen: list[str]) -> str:
+    if any(name.endswith(SCALE) for name in surplus):
+        return "Its weights are quantised: load it with the config.yaml saved beside it (quantization_bit)."
     if misshapen:
         return "Compare num_layers, hidden_size and the other sizes of model_config with the checkpoint's."
     if missing and all(is_adapter(name) for name in missing):
@@ -124,15 +140,27 @@ def _repair(parameters: Mapping, missing: list[str], surplus: list[str], misshap
 
 
 def _set(parameter: ms.Parameter, weights: _Weights, name: str) -> None:
+    target = str(parameter.dtype).lower()
+    parameter.set_data(ms.Tensor(typed(_read(weights, name, target), target), parameter.dtype))
+
+
+def _read(weights: _Weights, name: str, target: str) -> np.ndarray:
+    """The bits of a weight in another type.
+
+    Raises:
+        CheckpointError: some numbers are not finite, there or in the new type, or are not numbers of that kind.
+    """
     bits, dtype = weights.bits(name)
     if not is_finite(bits, dtype):
         raise CheckpointError(
             weights.place, f"{name} holds numbers that are not finite (NaN or infinity)", "Use an earlier checkpoint."
         )
-    target = str(parameter.dtype).lower()
-    value = typed(np.ascontiguousarray(convert_bits(bits, dtype, target)), target)
-    if dtype != target and not is_finite(convert_bits(bits, dtype, target), target):
+    if (dtype in FLOATS) != (target in FLOATS):
+        fix = "Load it with the config.yaml that was saved beside it (quantization_bit)."
+        raise CheckpointError(weights.place, f"{name} is {dtype} and the network needs {target}", fix)
+    value = np.ascontiguousarray(convert_bits(bits, dtype, target))
+    if dtype != target and not is_finite(value, target):
         raise CheckpointError(
             weights.place, f"{name} does not fit into {target}: a value becomes infinite", "Use float32 or bfloat16."
         )
-    parameter.set_data(ms.Tensor(value, parameter.dtype))
+    return value

@@ -16,6 +16,7 @@ from mindspore import Parameter, nn
 from mindformers_glm.adapters.lora import LoraLinear
 from mindformers_glm.generation.cache import CacheShape, KVCache
 from mindformers_glm.models.glm.layers import Linear, Norm
+from mindformers_glm.models.glm.quantized import QuantizedLinear
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     KINDS,
@@ -48,7 +49,7 @@ def obstacles(model: nn.Cell) -> list[str]:
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")
         elif type(cell).__module__ == layers.__name__:
             found.append(f"{path} is divided among devices")
-        elif hasattr(cell, "weight") and type(cell) not in (Linear, LoraLinear, Norm):
+        elif hasattr(cell, "weight") and type(cell) not in (Linear, LoraLinear, QuantizedLinear, Norm):
             found.append(f"{path} is a {type(cell).__name__}")
     return found
 
@@ -158,6 +159,9 @@ class _Map:
     def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:
         self._matrix(structure, cell.weight)
         structure.columns = cell.in_channels  # two 4-bit columns share a byte
+        if isinstance(cell, QuantizedLinear):
+            structure.group = cell.group_size
+            self._point(structure, "scale", cell.weight_scale)
         if cell.bias is not None:
             structure.bias_kind = KINDS[str(cell.bias.dtype)]
             self._point(structure, "bias", cell.bias)

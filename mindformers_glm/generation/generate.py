@@ -21,6 +21,7 @@ from mindformers_glm.generation.ticket import Item
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.registry import SERVICES
+from mindformers_glm.signals import terminated_as_interrupted
 
 OnToken = Callable[[int, Token], None]
 
@@ -47,23 +48,28 @@ def generate(
     """
     if not config.greedy:
         config = config.updated(seed=config.drawn_seed())  # one for the whole call
-    arrived: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
-    tickets = engine.submit_all(prompts, config, listener=lambda row, item: arrived.put((row, item)))
-    try:
-        waiting = len(tickets)
-        while waiting:
-            row, item = arrived.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                waiting -= 1
-            elif on_token is not None:
-                on_token(row, item)
-    except BaseException:
-        for ticket in tickets:
-            ticket.cancel()
-        raise
+    with terminated_as_interrupted():  # MindSpore makes that of Ctrl-C
+        arrived: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
+        tickets = engine.submit_all(prompts, config, listener=lambda row, item: arrived.put((row, item)))
+        try:
+            _wait(len(tickets), arrived, on_token)
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
     return [result for ticket in tickets for result in ticket.found]
+
+
+def _wait(waiting: int, arrived: queue.SimpleQueue[tuple[int, Item]], on_token: OnToken | None) -> None:
+    """Hands on what comes until so many requests are over."""
+    while waiting:
+        row, item = arrived.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            waiting -= 1
+        elif on_token is not None:
+            on_token(row, item)
 
 
 def engine_of(model: nn.Cell) -> Engine:

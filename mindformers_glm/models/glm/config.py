@@ -22,7 +22,6 @@ _FIXED = {
     "post_self_attn_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "post_mlp_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "mask_generate": (None, "The mask is always causal. Leave this key out."),
-    "quantization_bit": (0, "Quantised weights cannot be loaded or trained. Use 0 and give full weights."),
 }
 
 
@@ -70,6 +69,8 @@ class ChatGLM2Config(BaseModel):
       stream.
     - `use_past`, `batch_size` and the keys of flash and paged attention choose no other network: the cache is an
       argument of `forward_cached`, for any batch.
+    - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
+      8), with one scale for `quantization_group_size` columns; for inference only.
     - `max_length` None means `seq_length`.
 
     Raises:
@@ -124,7 +125,8 @@ class ChatGLM2Config(BaseModel):
     mask_type: str = "float32"
     attention_softmax_in_fp32: bool = True
     fp32_residual_connection: bool = False
-    quantization_bit: int = 0
+    quantization_bit: Literal[0, 4, 8] = 0
+    quantization_group_size: Literal[32, 64, 128] = 32
     # fine-tuning
     pet_config: dict[str, Any] | None = None
     pre_seq_len: Annotated[int, Field(ge=0), BeforeValidator(lambda value: value or 0)] = 0
@@ -212,9 +214,26 @@ class ChatGLM2Config(BaseModel):
         if self.pet_config and self.pre_seq_len and (length != self.pre_seq_len or not self.has_prefix):
             fix = f"pet_config describes another adapter: {self.pet_config}."
             yield ConfigError("pre_seq_len", self.pre_seq_len, fix)
+        yield from self._misfits_of_quantization()
         for index in self.no_recompute_layers or []:
             if not 0 <= index < self.num_layers:
                 yield ConfigError("no_recompute_layers", index, f"Layers are numbered 0 to {self.num_layers - 1}.")
+
+    def _misfits_of_quantization(self) -> Iterator[ConfigError]:
+        if not self.quantization_bit:
+            return
+        if isinstance(self.adapter, LoraConfig):
+            fix = "Merge the adapter (tools/merge_lora.py), then quantise."
+            yield ConfigError("quantization_bit", self.quantization_bit, fix)
+        widths = {
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "num_attention_heads * kv_channels": self.num_attention_heads * self.kv_channels,
+        }
+        for key, width in widths.items():
+            if width % self.quantization_group_size:
+                fix = f"It must divide {key} ({width})."
+                yield ConfigError("quantization_group_size", self.quantization_group_size, fix)
 
     @property
     def num_kv_heads(self) -> int:

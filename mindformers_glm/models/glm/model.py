@@ -19,6 +19,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
+from mindformers_glm.models.glm.quantized import make_quantized
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.rotary import head_scales, rotary_table
@@ -139,6 +140,8 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
+        if config.quantization_bit:
+            make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
         object.__setattr__(self, "_cached", None)
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.ops.quantized import SCALE, layer_bits, packed_columns
 
 Names = Literal["ours", "hf", "mf12"]
 
@@ -29,6 +30,7 @@ class Weight(NamedTuple):
     parts: Callable[[ChatGLM2Config], list[int]] | None = None
     split: tuple[str, ...] = ()
     native: tuple[str, ...] = ()
+    is_matrix: bool = False  # of a linear layer, and so an integer where the configuration asks for that
     present: Callable[[ChatGLM2Config], bool] = lambda config: True
 
 
@@ -76,7 +78,7 @@ def _norm(name: str, native: str, present: Callable[[ChatGLM2Config], bool] = la
     ]
 
 
-WEIGHTS: tuple[Weight, ...] = (
+_WEIGHTS: tuple[Weight, ...] = (
     Weight(
         "transformer.embedding.embedding_table",
         "transformer.embedding.word_embeddings.weight",
@@ -92,6 +94,7 @@ WEIGHTS: tuple[Weight, ...] = (
         0,
         parts=qkv_parts,
         split=_with(".weight", _QKV_SPLIT),
+        is_matrix=True,
         native=_with(".weight", _NATIVE_QKV),
     ),
     _same(
@@ -108,6 +111,7 @@ WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.hidden_size, _projection(c)),
         1,
         native=(_NATIVE + "self_attn.o_proj.weight",),
+        is_matrix=True,
     ),
     _same(_DENSE + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
     *_norm(_LAYER + "post_attention_layernorm", _NATIVE + "post_attention_layernorm"),
@@ -117,6 +121,7 @@ WEIGHTS: tuple[Weight, ...] = (
         0,
         parts=gate_up_parts,
         split=_with(".weight", _UP_SPLIT),
+        is_matrix=True,
         native=(_NATIVE + "mlp.gate_up_proj.weight",),
     ),
     _same(
@@ -132,6 +137,7 @@ WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.hidden_size, c.ffn_hidden_size),
         1,
         native=(_NATIVE + "mlp.down_proj.weight",),
+        is_matrix=True,
     ),
     _same(_DOWN + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
     *_norm("transformer.encoder.final_layernorm", "model.norm", lambda c: c.post_layer_norm),
@@ -140,8 +146,30 @@ WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.padded_vocab_size, c.hidden_size),
         0,
         native=("lm_head.weight",),
+        is_matrix=True,
     ),
 )
+
+
+def _quantized(row: Weight) -> list[Weight]:
+    """A row whose shape follows `quantization_bit`, and the row of its scales."""
+    if not row.is_matrix:
+        return [row]
+
+    def shape(config: ChatGLM2Config) -> tuple[int, ...]:
+        rows, columns = row.shape(config)
+        bits = layer_bits(row.ours, config.quantization_bit)
+        return (rows, packed_columns(columns, bits) if bits else columns)
+
+    def scale_shape(config: ChatGLM2Config) -> tuple[int, ...]:
+        rows, columns = row.shape(config)
+        return (rows, columns // config.quantization_group_size)
+
+    scale = _same(row.ours + SCALE, scale_shape, present=lambda config: config.quantization_bit > 0)
+    return [row._replace(shape=shape), scale]
+
+
+WEIGHTS = tuple(made for row in _WEIGHTS for made in _quantized(row))
 _ROWS = {names: {getattr(row, names): row for row in WEIGHTS} for names in ("ours", "hf", "mf12")}
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
 

@@ -14,6 +14,7 @@ constexpr int64_t kFewRows = 4;  // up to so many rows of x a weight is read row
 constexpr int64_t kPanel = 16;   // weights beside each other in a panel
 constexpr int kTile = 12;        // rows of x that one pass over a panel serves
 constexpr int64_t kTaskBytes = 1 << 16;
+constexpr int64_t kAhead = 4096;  // bytes by which reading runs ahead of use: rows are too short for the processor's own
 
 // Rows of x as int8 (m, padded), padded to whole steps of 128 with 0, their scales (m, groups), and what takes the
 // offset of the weights away: for each 4 neighbours (lanes) or each group, - offset * their sum.
@@ -111,6 +112,7 @@ inline void int8_rows(const Rounded& r, int64_t t, const Linear& w, int64_t n, f
       int64_t at = g * kGroup + s * 64;
       __m512i start = _mm512_loadu_si512(lanes + at / 4), x = _mm512_loadu_si512(bytes + at);
       for (int i = 0; i < kRows; ++i) {
+        _mm_prefetch(data[i] + at + kAhead, _MM_HINT_T0);
         __m512i raw = whole ? _mm512_loadu_si512(data[i] + at) : _mm512_maskz_loadu_epi8(0xffffffffull, data[i] + at);
         __m512i found = _mm512_dpbusd_epi32(start, _mm512_xor_si512(raw, flip), x);
         total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(found), two_scales(product[i], s), total[i]);
@@ -152,6 +154,7 @@ inline void int4_rows(const Rounded& r, int64_t t, const Linear& w, int64_t n, f
       __m512i start0 = _mm512_loadu_si512(lanes + at / 4), start1 = _mm512_loadu_si512(lanes + at / 4 + 16);
       __m512i x0 = _mm512_loadu_si512(bytes + at), x1 = _mm512_loadu_si512(bytes + at + 64);
       for (int i = 0; i < kRows; ++i) {
+        _mm_prefetch((const char*)data[i] + at / 2 + kAhead, _MM_HINT_T0);
         __m512i pairs = _mm512_loadu_si512(data[i] + at / 2);
         __m512i found0 = _mm512_dpbusd_epi32(start0, _mm512_and_si512(pairs, low_half), x0);
         __m512i high = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), low_half);

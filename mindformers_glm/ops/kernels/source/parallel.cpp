@@ -24,6 +24,8 @@ inline void pause() {
 #endif
 }
 
+// A loop is a number of pieces. Threads take one after the other; the caller takes pieces too, and waits for those
+// that others have begun, never for a thread that has not come: on a busy machine that may take milliseconds.
 class Pool {
  public:
   explicit Pool(int count) : count_(count) {
@@ -32,8 +34,7 @@ class Pool {
 
   ~Pool() {
     ending_ = true;
-    round_.fetch_add(1);
-    round_.notify_all();
+    wake();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -41,29 +42,41 @@ class Pool {
 
   void run(int64_t count, const std::function<void(int64_t)>& work) {
     work_ = &work;
-    limit_ = count;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(count_ - 1, std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-    take(count, work);
-    while (busy_.load(std::memory_order_acquire) != 0) pause();
+    pieces_ = count;
+    done_.store(0, std::memory_order_relaxed);
+    left_.store((uint64_t(++number_) << 32) | uint64_t(count), std::memory_order_release);
+    wake();
+    take();
+    for (int spins = 0; done_.load(std::memory_order_acquire) != count;) {
+      if (++spins < kSpins) {
+        pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
   }
 
  private:
-  void take(int64_t limit, const std::function<void(int64_t)>& work) {
-    for (;;) {
-      int64_t i = next_.fetch_add(1, std::memory_order_relaxed);
-      if (i >= limit) return;
-      work(i);
+  void wake() {
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+  }
+
+  // Pieces are counted down in the lower half; the upper half tells one loop's count from the next one's.
+  void take() {
+    uint64_t left = left_.load(std::memory_order_acquire);
+    while ((left & 0xffffffffu) != 0) {
+      if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
+      (*work_)(pieces_ - int64_t(left & 0xffffffffu));  // the loop cannot end before this piece is done
+      done_.fetch_add(1, std::memory_order_release);
+      left = left_.load(std::memory_order_acquire);
     }
   }
 
   void serve() {
     uint32_t seen = 0;
     for (;;) {
-      int spins = 0;
-      while (round_.load(std::memory_order_acquire) == seen) {
+      for (int spins = 0; round_.load(std::memory_order_acquire) == seen;) {
         if (++spins < kSpins) {
           pause();
         } else {
@@ -72,17 +85,17 @@ class Pool {
       }
       seen = round_.load(std::memory_order_acquire);
       if (ending_) return;
-      take(limit_, *work_);
-      busy_.fetch_sub(1, std::memory_order_release);
+      take();
     }
   }
 
   const int count_;
   std::vector<std::thread> workers_;
   const std::function<void(int64_t)>* work_ = nullptr;
-  int64_t limit_ = 0;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  int64_t pieces_ = 0;
+  uint32_t number_ = 0;
+  std::atomic<uint64_t> left_{0};
+  std::atomic<int64_t> done_{0};
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> ending_{false};
 };
@@ -115,7 +128,7 @@ void set_threads(int count) {
 int threads() { return wanted_threads; }
 
 void parallel_for(int64_t count, const std::function<void(int64_t)>& work) {
-  if (count > 1 && wanted_threads > 1 && loop_mutex.try_lock()) {
+  if (count > 1 && count < (int64_t(1) << 32) && wanted_threads > 1 && loop_mutex.try_lock()) {
     std::lock_guard<std::mutex> lock(loop_mutex, std::adopt_lock);
     ready_pool().run(count, work);
     return;

@@ -1,0 +1,106 @@
+"""Weights as integers with one float16 scale for each group of columns. Shapes: N rows, D columns, g group, P packed.
+
+8 bits: int8 (N, D), the weight is q * scale. 4 bits: uint8 (N, P), P = 64 for every 128 columns or part of them: byte j
+of a block holds column j in its low half and column j + 64 in its high half, and the weight is (half - 8) * scale.
+NumPy alone; the product with such a weight is in linear.py and, for processors, in kernels/source/linear_int.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+SCALE = "_scale"  # after the name of a weight: the name of its scales
+BITS = (4, 8)
+GROUP_SIZES = (32, 64, 128)
+BLOCK, ZERO = 128, 8
+_CHUNK_NUMBERS = 1 << 24
+_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)  # of the scale that fits the largest number: clipping it may pay
+
+
+class Quantized(NamedTuple):
+    """A weight as integers, and the scales (N, D / g) float16."""
+
+    weight: np.ndarray
+    scale: np.ndarray
+
+
+def packed_columns(columns: int, bits: int) -> int:
+    """Bytes of a row: D, or P for 4 bits."""
+    return columns if bits == 8 else -(-columns // BLOCK) * BLOCK // 2
+
+
+def layer_bits(name: str, bits: int) -> int:
+    """Bits of one layer: the output layer, on which every token depends, keeps 8."""
+    return 8 if bits and "output_layer" in name else bits
+
+
+def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
+    """The nearest weight that integers can hold, for a float (N, D); D is a multiple of `group_size`.
+
+    With 8 bits the largest number of a group becomes 127. With 4 bits it becomes -8, or less where clipping it makes
+    the group's squared error smaller; the scale then is the best one for the integers found.
+    """
+    rows, columns = weight.shape
+    packed = np.empty((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
+    scale = np.empty((rows, columns // group_size), np.float16)
+    step = max(1, _CHUNK_NUMBERS // columns)
+    for begin in range(0, rows, step):
+        part = np.asarray(weight[begin : begin + step], np.float32)
+        groups = part.reshape(len(part), -1, group_size)
+        whole, scale[begin : begin + step] = (_eight if bits == 8 else _four)(groups)
+        whole = whole.reshape(part.shape)
+        packed[begin : begin + step] = whole if bits == 8 else _pack(whole)
+    return Quantized(packed, scale)
+
+
+def dequantize(quantized: Quantized, *, bits: int, columns: int) -> np.ndarray:
+    """The float32 weight (N, D) that integers stand for."""
+    whole = quantized.weight if bits == 8 else _unpack(quantized.weight)[:, :columns]
+    groups = whole.astype(np.float32).reshape(*quantized.scale.shape, -1)
+    return (groups * quantized.scale[:, :, None].astype(np.float32)).reshape(-1, columns)
+
+
+def _eight(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = _storable(np.abs(groups).max(-1) / 127)
+    return np.clip(np.rint(groups * _inverse(scale)), -127, 127).astype(np.int8), scale
+
+
+def _four(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    place = np.abs(groups).argmax(-1)[..., None]
+    largest = np.take_along_axis(groups, place, -1)[..., 0] / -ZERO
+    best_error = np.full(largest.shape, np.inf, np.float32)
+    best, best_scale = np.zeros(groups.shape, np.int8), np.zeros(largest.shape, np.float16)
+    for shrink in _SHRINKS:
+        whole = np.clip(np.rint(groups * _inverse(largest * np.float32(shrink))), -ZERO, ZERO - 1)
+        size = np.maximum((whole * whole).sum(-1), 1)
+        scale = _storable((whole * groups).sum(-1) / size)
+        error = np.square(whole * scale[..., None].astype(np.float32) - groups).sum(-1)
+        better = error < best_error
+        best[better], best_scale[better] = whole[better].astype(np.int8), scale[better]
+        best_error = np.minimum(error, best_error)
+    return best, best_scale
+
+
+def _storable(scale: np.ndarray) -> np.ndarray:
+    return np.clip(scale, -65504, 65504).astype(np.float16)
+
+
+def _inverse(scale: np.ndarray) -> np.ndarray:
+    wide = scale.astype(np.float32)
+    return np.divide(1, wide, out=np.zeros_like(wide), where=wide != 0)[..., None]
+
+
+def _pack(whole: np.ndarray) -> np.ndarray:
+    rows, columns = whole.shape
+    padded = np.full((rows, -(-columns // BLOCK) * BLOCK), ZERO, np.uint8)
+    padded[:, :columns] = whole + ZERO
+    halves = padded.reshape(rows, -1, 2, BLOCK // 2)
+    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(rows, -1)
+
+
+def _unpack(packed: np.ndarray) -> np.ndarray:
+    bytes_ = packed.reshape(len(packed), -1, 1, BLOCK // 2)
+    halves = np.concatenate((bytes_ & 15, bytes_ >> 4), 2).astype(np.int8)
+    return (halves - ZERO).reshape(len(packed), -1)
