@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import UserError
+from mindformers_glm.signals import terminated_as_interrupted
 
 _INTERRUPTED = 130
 
@@ -21,7 +22,8 @@ def main(argv: Sequence[str] | None = None, *, script_dir: Path | None = None) -
 def report(work: Callable[[], Any]) -> int:
     """Exit status of `work`; what a user can repair is printed as it is, without a traceback."""
     try:
-        work()
+        with terminated_as_interrupted():
+            work()
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
