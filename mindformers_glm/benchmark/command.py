@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,12 +69,22 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (batch, length_name, length) in _SIZES.items():
         one = commands.add_parser(name, help=f"speed of {name}", allow_abbrev=False)
         _add_network(one)
-        one.add_argument("--batch", type=whole("--batch"), default=batch, help=f"rows at once ({batch})")
+        one.add_argument(
+            "--batch", action=_Read, reader=whole("--batch"), default=batch, help=f"rows at once ({batch})"
+        )
         option = f"--{length_name}"
-        one.add_argument(option, dest="length", type=whole(option), default=length, help=f"tokens ({length})")
-        one.add_argument("--steps", type=whole("--steps"), default=STEPS[name], help=f"steps timed ({STEPS[name]})")
+        one.add_argument(
+            option, dest="length", action=_Read, reader=whole(option), default=length, help=f"tokens ({length})"
+        )
+        one.add_argument(
+            "--steps", action=_Read, reader=whole("--steps"), default=STEPS[name], help=f"steps timed ({STEPS[name]})"
+        )
         if name == "train":
             one.add_argument("--lora", action="store_true", help="train adapters of rank 8 on query_key_value only")
+        if name == "ops":
+            one.add_argument(
+                "--only", action=_Read, reader=_names, default=(), help="operators, by a part of their names"
+            )
         if name in _COMPARED:
             _add_peer(one)
     _add_start(commands.add_parser("start", help="from process start to the first token", allow_abbrev=False))
@@ -84,15 +94,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     shape = ",".join(Shape._fields)
-    parser.add_argument("--shape", type=Shape.read, default=Settings.shape, metavar=shape)
+    parser.add_argument("--shape", action=_Read, reader=Shape.read, default=Settings.shape, metavar=shape)
     parser.add_argument("--dtype", default="float32", help=f"{', '.join(DTYPES)} (float32)")
-    parser.add_argument("--group_size", type=whole("--group_size"), default=32, help="columns that share a scale (32)")
-    parser.add_argument("--chunk", type=whole("--chunk"), default=256, help="tokens of a prompt taken at once (256)")
+    parser.add_argument(
+        "--group_size", action=_Read, reader=whole("--group_size"), default=32, help="columns that share a scale (32)"
+    )
+    parser.add_argument(
+        "--chunk", action=_Read, reader=whole("--chunk"), default=256, help="tokens of a prompt taken at once (256)"
+    )
     _add_all(parser)
 
 
 def _add_all(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=read_threads, default=available_threads(), help="processors to use (all)")
+    parser.add_argument(
+        "--threads", action=_Read, reader=read_threads, default=available_threads(), help="processors to use (all)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
 
 
@@ -101,12 +117,16 @@ def _add_peer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer_python", metavar="PATH", help="the Python that the peer is installed in")
     parser.add_argument("--peer_script", metavar="PATH", help="the program that runs the peer")
     parser.add_argument("--peer_dtype", metavar="NAME", help="the peer's type, in its own words (the nearest to ours)")
-    parser.add_argument("--rounds", type=whole("--rounds", lowest=2), default=2, help="runs of each, in turn (2)")
+    parser.add_argument(
+        "--rounds", action=_Read, reader=whole("--rounds", lowest=2), default=2, help="runs of each, in turn (2)"
+    )
 
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="glm2_tiny", help="a name or folder that AutoModel knows (glm2_tiny)")
-    parser.add_argument("--steps", type=whole("--steps"), default=STEPS["start"], help="warm starts (3)")
+    parser.add_argument(
+        "--steps", action=_Read, reader=whole("--steps"), default=STEPS["start"], help="warm starts (3)"
+    )
     _add_all(parser)
 
 
@@ -114,10 +134,14 @@ def _add_chart(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     parser.add_argument("--what", metavar="CHART", help=", ".join(chart.CHARTS))
     parser.add_argument("--output", metavar="FILE.png", help="where the picture goes (CHART.png)")
-    parser.add_argument("--points", type=chart.read_points, metavar="N,N,...", help="what is measured")
-    parser.add_argument("--batch", type=whole("--batch"), default=argparse.SUPPRESS, help="rows at once")
-    parser.add_argument("--context", dest="length", type=whole("--context"), default=512, help="for decode_batch (512)")
-    parser.add_argument("--steps", type=whole("--steps"), default=argparse.SUPPRESS, help="steps timed")
+    parser.add_argument("--points", action=_Read, reader=chart.read_points, metavar="N,N,...", help="what is measured")
+    parser.add_argument(
+        "--batch", action=_Read, reader=whole("--batch"), default=argparse.SUPPRESS, help="rows at once"
+    )
+    parser.add_argument(
+        "--context", dest="length", action=_Read, reader=whole("--context"), default=512, help="for decode_batch (512)"
+    )
+    parser.add_argument("--steps", action=_Read, reader=whole("--steps"), default=argparse.SUPPRESS, help="steps timed")
     parser.add_argument("--lora", action="store_true", help="for train_sequence")
 
 
@@ -174,6 +198,10 @@ def _chart(_: str, given: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _check_place(key: str, place: str | Path | None) -> None:
     """Raises ConfigError where a file cannot be: found out before minutes of measuring."""
     if place is None:
@@ -191,6 +219,17 @@ def _show(lines: Iterable[str]) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+class _Read(argparse.Action):
+    """Stores what `reader` makes of the text. Its ConfigError reaches the user; those of `type` argparse would hide."""
+
+    def __init__(self, *args: Any, reader: Callable[[str], Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reader = reader
+
+    def __call__(self, parser: Any, namespace: Any, values: str, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, self.reader(values))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,7 +19,7 @@ from mindformers_glm.ops.kernels.library import library
 
 _READ_BYTES = 1 << 30  # several times what the caches of today's processors hold
 _SIZE = 2048
-_SECONDS = 0.8
+_SECONDS = 0.5
 _MIN_ROUNDS = 3
 
 

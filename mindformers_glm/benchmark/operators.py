@@ -15,12 +15,13 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.benchmark.timing import repeated, seconds
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.optim import AdamW, SquaredNorm, decay_groups
 
 
 class Operator(NamedTuple):
-    """A Cell and what it is given. `flop` counts operations of a matrix product forward, 0 for what moves numbers only."""
+    """A Cell and what it is given. `flop` counts a product's operations forward, 0 for what moves numbers only."""
 
     name: str
     cell: nn.Cell
@@ -41,16 +42,25 @@ class Operators:
     def measure(self) -> dict[str, Any]:
         """Median milliseconds of each operator; `compile_s` is what all of them took to compile."""
         rows, compiling = [], 0.0
-        for operator in self.list():
+        for operator in self.chosen():
             row, compiled = self.time(operator)
             rows.append(row)
             compiling += compiled
         return {"operators": rows, "compile_s": compiling}
 
-    def list(self) -> list[Operator]:
-        """Everything that a training step is made of."""
+    def chosen(self) -> list[Operator]:
+        """Everything that a training step is made of, or what `only` selects.
+
+        Raises:
+            ConfigError: a name selects nothing.
+        """
         layer = self.model.transformer.encoder.layers[0]
-        return [*self.products(layer), *self.movers(layer), self.attention(layer), self.loss(), *self.updates()]
+        found = [*self.products(layer), *self.movers(layer), self.attention(layer), self.loss(), *self.updates()]
+        for part in self.settings.only:
+            if not any(part in operator.name for operator in found):
+                raise ConfigError("--only", part, f"Use parts of {', '.join(operator.name for operator in found)}.")
+        only = self.settings.only or ("",)
+        return [operator for operator in found if any(part in operator.name for part in only)]
 
     def products(self, layer: nn.Cell) -> list[Operator]:
         """The four linear layers."""

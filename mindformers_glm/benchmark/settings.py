@@ -41,7 +41,7 @@ class Shape(NamedTuple):
         """
         parts = text.split(",")
         if len(parts) != len(cls._fields) or not all(part.strip().isdigit() and int(part) for part in parts):
-            raise ConfigError("--shape", text, f"Give {','.join(cls._fields)}, for example 8192,512,8,8,2,1712.")
+            raise ConfigError("--shape", text, f"Give {','.join(cls._fields)}, for example 8192,512,8,8,2,1376.")
         shape = cls(*map(int, parts))
         if shape.hidden % shape.heads or shape.head_dim % 4:
             fix = "hidden must be heads times a multiple of 4: half of each head is rotated in pairs."
@@ -61,10 +61,13 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One measurement. `length` is --seq of train and ops, --prompt of prefill, --context of decode."""
+    """One measurement. `length` is --seq of train and ops, --prompt of prefill, --context of decode.
+
+    `model` is for start; `only` for ops: parts of the names of operators, all where it is empty.
+    """
 
     what: str
-    shape: Shape = Shape(8192, 512, 8, 8, 2, 1712)
+    shape: Shape = Shape(8192, 512, 8, 8, 2, 1376)
     batch: int = 1
     length: int = 512
     dtype: str = "float32"
@@ -74,6 +77,7 @@ class Settings:
     chunk: int = 256
     group_size: int = 32
     model: str = "glm2_tiny"
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.what == "train" and self.dtype in BITS:
@@ -105,12 +109,12 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """The settings in JSON's types; `from_plain` reads them back."""
-        return {**dataclasses.asdict(self), "shape": str(self.shape)}
+        return {**dataclasses.asdict(self), "shape": str(self.shape), "only": list(self.only)}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Settings:
         """Settings that `plain` wrote."""
-        return cls(**{**values, "shape": Shape.read(values["shape"])})
+        return cls(**{**values, "shape": Shape.read(values["shape"]), "only": tuple(values["only"])})
 
 
 def whole(key: str, *, lowest: int = 1) -> Callable[[str], int]:

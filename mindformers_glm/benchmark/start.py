@@ -17,14 +17,14 @@ _PARTS = ("import_s", "load_s", "token_s")
 
 
 def measure_start(settings: Settings) -> dict[str, Any]:
-    """Seconds to the first token: once with no bytecode of Python at hand, then the median of warm starts.
+    """Seconds to the first token: the median of warm starts, and one with no bytecode of Python at hand.
 
     Raises:
         UserError: the model is not there.
     """
+    warm = [_start(settings, {}) for _ in range(settings.steps)]
     with tempfile.TemporaryDirectory() as empty:
         cold = _start(settings, {"PYTHONPYCACHEPREFIX": empty})
-    warm = [_start(settings, {}) for _ in range(settings.steps)]
     parts = {part: statistics.median(run[part] for run in warm) for part in _PARTS}
     return {
         "what": "start",

@@ -39,7 +39,7 @@ def layer_weights(settings: Settings) -> int:
 
 
 def attention_flop(settings: Settings, *, new: int, past: int) -> int:
-    """Operations of attention forward for one sequence: 4 H E per layer for each pair of a new token and one it sees."""
+    """Operations of attention forward for one sequence: 4 H E per layer for a new token and each one it sees."""
     pairs = new * past + new * (new + 1) // 2
     return 4 * settings.shape.hidden * pairs * settings.shape.layers
 
@@ -68,5 +68,5 @@ def decode_bytes(model: nn.Cell, settings: Settings, *, cache_bytes_per_token: i
     for parameter in model.get_parameters():
         size = parameter_bytes(parameter)
         total += size // parameter.shape[0] * settings.batch if parameter.name.endswith(_EMBEDDING) else size
-    context = settings.length + settings.steps // 2
+    context = settings.length + settings.steps // 2  # of a usual step
     return total + settings.batch * context * cache_bytes_per_token

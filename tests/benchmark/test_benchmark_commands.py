@@ -1,0 +1,235 @@
+"""Every command as a user types it: what it prints, and what is in its JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mindformers_glm.benchmark import against, chart, command, worker
+from mindformers_glm.benchmark.settings import Settings, Shape
+
+SHAPE = "512,32,1,4,2,64"
+PEER = """
+import argparse, json, sys
+p = argparse.ArgumentParser()
+p.add_argument("what", nargs="?")
+for name in ("shape", "dtype", "types", "threads", "prompt", "batch", "seq", "steps"):
+    p.add_argument("--" + name)
+p.add_argument("--lora", action="store_true")
+a = p.parse_args()
+print("a line of another kind")
+print(json.dumps(vars(a) | {"peer": "small 1.0", "tokens_per_s": 10.0, "prefill_tokens_per_s": 20.0,
+                            "decode_tokens_per_s": 40.0}))
+"""
+
+
+def run(words: str, capsys) -> str:
+    status = command.main(shlex.split(words))
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    return said.out
+
+
+@pytest.fixture
+def figures(tmp_path):
+    return tmp_path / "figures.json"
+
+
+@pytest.fixture
+def peer(tmp_path) -> str:
+    script = tmp_path / "peer.py"
+    script.write_text(PEER)
+    return f"--peer_python {sys.executable} --peer_script {script}"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Measures without a process for each run, which the other tests have."""
+
+    def measure(settings: Settings) -> dict:
+        return {**worker.run(settings, begun=time.monotonic()), "process_peak_bytes": 1}
+
+    monkeypatch.setattr(against, "measure", measure)
+    monkeypatch.setattr(chart, "measure", measure)
+
+
+def check(found: dict, *, what: str, tokens: int) -> None:
+    assert found["what"] == what
+    assert found["shape"] == SHAPE
+    assert found["tokens_per_s"] == pytest.approx(1e3 / found["ms_per_token"])
+    assert 0 < found["ms_low"] <= found["ms_median"] <= found["ms_high"]
+    if what != "decode":  # which divides the time of all steps
+        assert found["tokens_per_s"] == pytest.approx(tokens / found["ms_median"] * 1e3)
+    assert found["start_s"] > 0
+    assert found["compile_s"] >= 0
+    assert found["peak_bytes"] > found["weight_bytes"] > 0
+    assert found["process_peak_bytes"] > 1e8
+    machine = found["machine"]
+    assert machine["memory_bytes_per_s"] > 1e9
+    assert machine["matrix_flop_per_s"] > 1e9
+    assert set(found["versions"]) == {"mindformers_glm", "mindspore", "numpy", "python"}
+
+
+def test_train(tmp_path):
+    file = tmp_path / "train.json"
+    words = f"train --shape {SHAPE} --batch 2 --seq 16 --steps 3 --json {file}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mindformers_glm.benchmark", *words.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    check(found, what="train", tokens=2 * 16)
+    assert found["last_loss"] < found["first_loss"]
+    assert found["trained_parameters"] == found["parameters"]
+    expected = found["flop"] / (found["ms_median"] / 1e3) / found["machine"]["matrix_flop_per_s"]
+    assert found["matrix_share"] == pytest.approx(expected)
+    for word in ("tokens/s", "ms per token", "peak memory", "start, compile", "of matrix speed"):
+        assert word in done.stdout
+
+
+def test_prefill(figures, capsys):
+    shown = run(f"prefill --shape {SHAPE} --prompt 40 --batch 2 --chunk 16 --threads 1 --json {figures}", capsys)
+    found = json.loads(figures.read_text())
+    check(found, what="prefill", tokens=2 * 40)
+    assert found["matrix_share"] > 0
+    assert found["threads"] == found["machine"]["threads"] == 1
+    assert "batch 2  prompt 40  1 thread\n" in shown
+
+
+def test_decode(figures, capsys):
+    shown = run(f"decode --shape {SHAPE} --context 20 --batch 3 --steps 6 --json {figures}", capsys)
+    found = json.loads(figures.read_text())
+    check(found, what="decode", tokens=3)
+    assert found["engine_tokens_per_s"] > 0
+    rate = found["bytes_per_step"] * found["tokens_per_s"] / 3
+    assert found["memory_share"] == pytest.approx(rate / found["machine"]["memory_bytes_per_s"])
+    assert "of memory speed" in shown
+
+
+def test_ops(figures, capsys):
+    shown = run(
+        f"ops --shape {SHAPE} --batch 1 --seq 16 --steps 2 --only dense,rms_norm,norm,head --json {figures}", capsys
+    )
+    found = json.loads(figures.read_text())
+    rows = {row["name"]: row for row in found["operators"]}
+    linears = {"linear dense", "linear dense_h_to_4h", "linear dense_4h_to_h"}
+    assert set(rows) == {*linears, "rms_norm", "head cross_entropy", "gradient norm"}
+    assert rows["linear dense"]["flop"] == 2 * 16 * 32 * 32
+    assert all(row["forward_ms"] > 0 for row in rows.values())
+    assert all(name in shown for name in rows)
+    assert ("matrix_share" in rows["linear dense"], "memory_share" in rows["rms_norm"]) == (True, True)
+
+
+def test_start(figures, capsys):
+    shown = run(f"start --model glm2_tiny --steps 1 --json {figures}", capsys)
+    found = json.loads(figures.read_text())
+    assert found["cold_s"] > 0
+    assert found["warm_s"] == pytest.approx(found["import_s"] + found["load_s"] + found["token_s"])
+    assert len(found["runs"]) == 2
+    assert "start to first token  glm2_tiny" in shown
+
+
+def test_start_of_an_unknown_model_is_one_line(capsys):
+    assert command.main(["start", "--model", "glm2_tinny", "--steps", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "glm2_tinny" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_in_turn_with_a_peer(figures, peer, capsys):
+    words = f"decode --shape {SHAPE} --context 512 --steps 3 --against llama.cpp {peer} --json {figures}"
+    shown = run(words, capsys)
+    order = re.findall(r"^round (\d): (ours|llama)", shown, re.M)
+    assert order == [("1", "ours"), ("1", "llama"), ("2", "ours"), ("2", "llama")]
+    found = json.loads(figures.read_text())
+    assert found["peer_tokens_per_s"] == 40
+    assert found["ratio"] == pytest.approx(found["tokens_per_s"] / 40)
+    assert found["tokens_per_s"] == pytest.approx(sum(mine for mine, _ in found["rounds"]) / 2)
+    told = found["peer"][0]
+    assert (told["shape"], told["types"], told["prompt"]) == (SHAPE, "f32", "512")
+    assert found["peer_process_peak_bytes"] > 1e6
+    assert "ratio of medians" in shown
+    assert "small 1.0" in shown
+
+
+def test_training_adapters_only():
+    settings = Settings(what="train", shape=Shape.read(SHAPE), batch=1, length=8, steps=1, lora=True)
+    found = worker.run(settings, begun=time.monotonic())
+    assert found["trained_parameters"] == 8 * (32 + 32 + 2 * 2 * 8)
+    assert found["last_loss"] < found["first_loss"]
+
+
+def test_what_a_peer_is_told():
+    torch = against.Peer("torch", sys.executable, __file__)
+    llama = torch._replace(kind="llama.cpp")
+    words = llama.command(Settings(what="decode", dtype="int4", length=300, threads=1))[2:]
+    assert words == ["--shape", "8192,512,8,8,2,1376", "--types", "q4_0", "--threads", "1", "--prompt", "300"]
+    words = torch.command(Settings(what="decode", dtype="bfloat16"))[2:]
+    assert words == ["infer", "--shape", "8192,512,8,8,2,1376", "--dtype", "bf16", "--threads", "1"]
+    words = torch.command(Settings(what="train", batch=2, length=16, steps=3, lora=True))[2:]
+    assert words[:5] == ["train", "--shape", "8192,512,8,8,2,1376", "--dtype", "fp32"]
+    assert words[5:] == ["--threads", "1", "--batch", "2", "--seq", "16", "--steps", "3", "--lora"]
+    assert torch._replace(dtype="bf16").command(Settings(what="prefill", dtype="int8"))[6] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("decode --context 100 --against torch", "--context: got 100. torch's script takes a prompt of 512 tokens"),
+        ("prefill --prompt 100 --against torch", "--prompt: got 100. torch's script takes a prompt of 512 tokens"),
+        ("decode --dtype int8 --against torch", "--dtype: got 'int8'. torch's script has no such type"),
+        ("decode --batch 2 --against llama.cpp", "--batch: got 2. The peers' scripts run one row at a time."),
+        ("train --against llama.cpp", "--against: got 'llama.cpp'. It does not train"),
+    ],
+)
+def test_work_that_a_peer_does_not_do(words, line, peer, capsys):
+    assert command.main(shlex.split(f"{words} {peer}")) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_a_missing_peer_is_named(capsys):
+    words = f"decode --against torch --peer_python {sys.executable} --peer_script no_peer.py"
+    assert command.main(words.split()) == 2
+    assert capsys.readouterr().err == "error: --peer_script: got 'no_peer.py'. There is no such file.\n"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_peer_that_prints_no_speed_is_named(tmp_path, capsys):
+    script = tmp_path / "other.py"
+    script.write_text("print('{\"speed\": 3}')\n")
+    place = f"--peer_python {sys.executable} --peer_script {script}"
+    words = f"decode --shape {SHAPE} --context 512 --steps 2 --against llama.cpp {place}"
+    assert command.main(words.split()) == 2
+    assert "other.py printed no number 'decode_tokens_per_s': ['speed']" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_chart_is_drawn(tmp_path, figures, capsys):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "speed.png"
+    words = f"chart --what decode_batch --shape {SHAPE} --points 1,2 --context 8 --steps 2 --output {picture}"
+    shown = run(f"{words} --json {figures}", capsys)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 5000
+    found = json.loads(figures.read_text())
+    assert [(row["point"], row["batch"], row["length"]) for row in found["points"]] == [(1, 1, 8), (2, 2, 8)]
+    assert "rows at once 2, float32" in shown
+
+
+def test_points_of_the_training_chart_have_the_same_tokens():
+    runs = [chart.settings_of("train_sequence", point, {}) for point in chart.CHARTS["train_sequence"].points]
+    assert [run.batch * run.length for run in runs] == [2048] * 5
+    assert chart.settings_of("train_sequence", 256, {"batch": 1}).batch == 1
+
+
+def test_a_chart_without_matplotlib_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert command.main(["chart", "--what", "decode_batch"]) == 2
+    assert "pip install 'mindformers_glm[plot]'" in capsys.readouterr().err
