@@ -3,13 +3,14 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: demo test check format slow oracle lite venv help
+.PHONY: demo test check format slow oracle lite bench venv help
 
 help:
 	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
 	@echo "make test     set up and run the tests"
 	@echo "make check    formatting and lint"
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
+	@echo "make bench    how fast this machine trains and generates, in under five minutes (docs/speed.md)"
 	@echo "make lite     set up MindSpore Lite (needs a Python 3.7) and run its tests, the long ones too"
 
 venv:
@@ -35,6 +36,11 @@ slow: venv
 lite: venv
 	@scripts/set_up_lite.sh > /dev/null
 	@CI=true $(PY) -m pytest tests/export tests/tools/test_run_infer_main.py tests/tools/test_export_tool.py -m "not ascend"
+
+bench: venv
+	@for what in start train "train --lora" prefill decode "decode --dtype int8" "decode --dtype int4" ops; do \
+		$(PY) -m mindformers_glm.benchmark $$what || exit; \
+	done
 
 oracle:
 	@scripts/set_up_venv.sh .venv-oracle oracle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -119,3 +120,19 @@ def test_a_program_that_is_not_there_is_named():
 def test_the_lora_option_belongs_to_train():
     with pytest.raises(ConfigError, match="--lora: got True. It belongs to train."):
         Settings(what="decode", lora=True)
+
+
+def test_commands_of_the_guide_are_understood(root):
+    text = (root / "docs/speed.md").read_text(encoding="utf-8")
+    found = re.findall(r"^python -m mindformers_glm\.benchmark (.+)$", text, re.M)
+    assert len(found) > 7
+    for words in found:
+        command.build_parser().parse_args(words.split())
+
+
+def test_options_of_the_tables_are_understood(root):
+    text = (root / "docs/speed.md").read_text(encoding="utf-8").partition("## Figures")[2]
+    found = re.findall(r"^\| `((?:train|prefill|decode|start)[^`]*)`", text, re.M)
+    assert len(found) > 5
+    for words in found:
+        command.build_parser().parse_args(words.split())
