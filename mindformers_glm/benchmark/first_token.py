@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from mindformers_glm import AutoModel, AutoTokenizer
+from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import UserError
 
 _QUESTION = "\u4f60\u597d"
