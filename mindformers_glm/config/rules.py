@@ -205,6 +205,18 @@ def exported_length(values: Values) -> list[ConfigError]:
     return [ConfigError("infer.infer_seq_length", asked, fix)]
 
 
+def quantised_use(values: Values) -> list[ConfigError]:
+    """Integer weights are for inference here."""
+    bits, mode = lookup(values, "model.model_config.quantization_bit"), values.get("run_mode")
+    if not bits or mode not in (*TRAINING, "export"):
+        return []
+    fix = "Quantised weights are not trained: use 0, and quantise what has been trained."
+    if mode == "export":
+        fix = "Export the float weights: tools/convert_lite.py quantises for MindSpore Lite."
+    key = "quantization.bits" if values.get("quantization") else "model.model_config.quantization_bit"
+    return [ConfigError(key, bits, fix)]
+
+
 def world_size() -> int | None:
     """How many processes a launcher started, from its environment; None when there was no launcher."""
     text = os.environ.get("RANK_SIZE") or os.environ.get("MS_WORKER_NUM")
@@ -225,6 +237,7 @@ RULES: tuple[Rule, ...] = (
     devices,
     micro_batches,
     exported_length,
+    quantised_use,
 )
 
 

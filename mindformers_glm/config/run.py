@@ -149,7 +149,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     """
     values = normalise({"run_mode": default_mode(values), **values})
     schema, faults = check_schema(values)
-    known = _typed(schema) if schema else values
+    known = _quantised(_typed(schema)) if schema else values
     faults = _first_of_each_key([*faults, *check_components(known), *check_rules(known)])
     if faults:
         raise ConfigErrors(source, faults)
@@ -171,6 +171,15 @@ def _typed(schema: RunSchema) -> dict[str, Any]:
         section = getattr(schema, name)
         if section is not None:  # what was not written is left to the dataset class
             values[name] = section.model_dump(by_alias=True, exclude_unset=True)
+    return values
+
+
+def _quantised(values: dict[str, Any]) -> dict[str, Any]:
+    """The section `quantization` as keys of model_config, which the network reads."""
+    section, model = values.get("quantization"), values.get("model")
+    if section and model:
+        model["model_config"]["quantization_bit"] = section["bits"]
+        model["model_config"]["quantization_group_size"] = section["group_size"]
     return values
 
 

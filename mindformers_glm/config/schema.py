@@ -18,6 +18,7 @@ from mindformers_glm.config.sections import (
     Number,
     ParallelSection,
     ParallelSizesSection,
+    QuantizationSection,
     RecomputeSection,
     RunnerSection,
     SectionModel,
@@ -130,6 +131,7 @@ class RunSchema(SectionModel):
     runner_config: RunnerSection = Field(default_factory=RunnerSection)
     # components
     model: ModelSection | None = None
+    quantization: QuantizationSection | None = None
     processor: Component | None = None
     metric: Component | list[Component] | None = None
     train_dataset: DatasetSection | None = None

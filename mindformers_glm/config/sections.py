@@ -183,3 +183,10 @@ class InferSection(SectionModel):
     paged_attention: bool = False
     pa_block_size: Count = 16
     pa_num_blocks: Count = 512
+
+
+class QuantizationSection(SectionModel):
+    """`quantization`: weights of the linear layers as integers, for inference."""
+
+    bits: Literal[0, 4, 8] = 8
+    group_size: Literal[32, 64, 128] = 32

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mindspore as ms
-import numpy as np
 from mindspore import nn
 
-from mindformers_glm.models.glm.quantized import make_quantized
-from mindformers_glm.ops.quantized import dequantize
+from mindformers_glm.models.glm.quantized import make_quantized, quantized_layers
+
+_FLOAT32_BYTES = 4
 
 
 class LayerError(NamedTuple):
-    """One layer: its bits, and |W - quantised W| / |W| in the Frobenius norm."""
+    """One layer: its bits, and |quantised W - W| / |W| in the Frobenius norm; None where W was never here."""
 
     path: str
     bits: int
-    error: float
+    error: float | None
 
 
 class QuantizationReport(NamedTuple):
-    """Bytes of the linear layers before and after, and the error of each."""
+    """Bytes of the linear layers in float32 and as they are, and the error of each."""
 
     bytes_before: int
     bytes_after: int
@@ -29,10 +29,11 @@ class QuantizationReport(NamedTuple):
 
     def lines(self) -> list[str]:
         """For people: what was saved, and the layers with the largest errors first."""
-        worst = sorted(self.layers, key=lambda layer: -layer.error)
+        worst = sorted(self.layers, key=lambda layer: -(layer.error or 0))
         share = self.bytes_after / self.bytes_before
-        head = f"linear layers: {self.bytes_before:,} -> {self.bytes_after:,} bytes ({share:.0%})"
-        return [head, *(f"{layer.error:8.3%}  {layer.bits} bits  {layer.path}" for layer in worst)]
+        head = f"linear layers: {self.bytes_before:,} bytes in float32, {self.bytes_after:,} now ({share:.0%})"
+        told = [f"{'?' if layer.error is None else format(layer.error, '.3%'):>8}" for layer in worst]
+        return [head, *(f"{error}  {layer.bits} bits  {layer.path}" for error, layer in zip(told, worst, strict=True))]
 
 
 def quantize_model(model: nn.Cell, *, bits: int = 8, group_size: int = 32) -> QuantizationReport:
@@ -43,19 +44,19 @@ def quantize_model(model: nn.Cell, *, bits: int = 8, group_size: int = 32) -> Qu
     Raises:
         ConfigError: other bits or group sizes, layers that do not divide, or a network with LoRA.
     """
-    config = model.config.model_copy()
-    config.quantization_group_size, config.quantization_bit = group_size, bits  # checked on assignment
-    model.config = config
-    before = after = 0
-    layers = []
-    for path, (old, new) in make_quantized(model, bits=bits, group_size=group_size).items():
-        before += old.weight.nbytes
-        whole = old.weight.astype(ms.float32).asnumpy()
-        found = new.take(whole)
-        old.weight.set_data(ms.Tensor(np.zeros(1, np.float32)))  # its memory is free for the next layer
-        after += found.weight.nbytes + found.scale.nbytes
-        wide = dequantize(found, bits=new.bits, columns=new.in_channels)
-        layers.append(
-            LayerError(path, new.bits, float(np.linalg.norm(wide - whole) / max(np.linalg.norm(whole), 1e-30)))
-        )
-    return QuantizationReport(before, after, layers)
+    changes = {"quantization_bit": bits, "quantization_group_size": group_size}
+    model.config = type(model.config)(**{**model.config.model_dump(), **changes})
+    replaced = make_quantized(model, bits=bits, group_size=group_size)
+    while replaced:
+        _, (old, new) = replaced.popitem()  # so that the old layer's memory is free before the next is looked at
+        new.take(old.weight.astype(ms.float32).asnumpy())
+    return report(model)
+
+
+def report(model: nn.Cell) -> QuantizationReport:
+    """What a quantised network's layers take and lost."""
+    layers = quantized_layers(model)
+    before = sum(cell.in_channels * cell.out_channels * _FLOAT32_BYTES for cell in layers.values())
+    after = sum(cell.weight.nbytes + cell.weight_scale.nbytes for cell in layers.values())
+    errors = [LayerError(name.removesuffix(".weight"), cell.bits, cell.error) for name, cell in layers.items()]
+    return QuantizationReport(before, after, errors)

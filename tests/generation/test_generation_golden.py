@@ -27,8 +27,8 @@ R08 = {
 
 
 @pytest.fixture(params=["glm2", "glm3"])
-def official(request):
-    return request.getfixturevalue(request.param)
+def official(request, glm2, glm3):
+    return {"glm2": glm2, "glm3": glm3}[request.param]
 
 
 def r08_model(golden, kind: str, *, seq_length: int = 32, **more):
@@ -121,7 +121,7 @@ def test_mixtures_chunks_and_prefixes_change_nothing(glm2):
     pieces.close()
 
 
-def test_nothing_is_compiled_again_for_new_lengths(glm2):
+def test_nothing_is_compiled_again_for_new_lengths(glm2, kernels):
     random = np.random.default_rng(1)
     generate(glm2.engine, [[5, 6, 7]], GenerationConfig(max_new_tokens=2))
     compiled = glm2.engine.network.compilations
@@ -134,7 +134,7 @@ def test_nothing_is_compiled_again_for_new_lengths(glm2):
     ]
     for ticket in tickets:
         ticket.results()
-    assert glm2.engine.network.compilations == compiled == 3
+    assert glm2.engine.network.compilations == compiled == (0 if kernels == "auto" else 3)
 
 
 def test_training_in_between_is_noticed(glm2):

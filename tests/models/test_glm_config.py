@@ -97,7 +97,9 @@ def test_old_yaml_spellings_mean_what_users_mean():
         ({"num_layer": 2}, r"num_layer: got 2\. Unknown key\. Did you mean 'num_layers'\?"),
         ({"seq_length": "long"}, "seq_length: got 'long'"),
         ({"num_layers": 0}, "num_layers: got 0"),
-        ({"quantization_bit": 8}, "quantization_bit: got 8"),
+        ({"quantization_bit": 3}, "quantization_bit: got 3.*0, 4 or 8"),
+        ({"quantization_bit": 8, "hidden_size": 48}, r"quantization_group_size: got 32.*divide hidden_size \(48\)"),
+        ({"quantization_bit": 4, "pet_config": {"pet_type": "lora"}}, "quantization_bit: got 4. Merge the adapter"),
         ({"kv_channels": 6}, "kv_channels: got 6.*multiple of 4"),
         ({"multi_query_group_num": 3}, r"multi_query_group_num: got 3.*num_attention_heads \(4\)"),
         ({"vocab_size": 5}, r"vocab_size: got 5.*padded_vocab_size \(101\)"),
@@ -121,10 +123,10 @@ def test_wrong_values_name_their_key(values, message):
 
 def test_all_faults_come_at_once_and_with_the_place_in_the_yaml():
     faults = CONFIGS.check(
-        {"type": "ChatGLM2Config", "kv_channels": 6, "quantization_bit": 4, "vocab_size": 7}, "model.model_config"
+        {"type": "ChatGLM2Config", "kv_channels": 6, "mask_generate": "inmap", "vocab_size": 7}, "model.model_config"
     )
     assert [fault.key for fault in faults] == [
-        f"model.model_config.{key}" for key in ("quantization_bit", "vocab_size", "kv_channels")
+        f"model.model_config.{key}" for key in ("mask_generate", "vocab_size", "kv_channels")
     ]
 
 

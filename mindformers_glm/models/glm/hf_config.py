@@ -57,6 +57,9 @@ def from_hf(given: Mapping[str, Any], **overrides: Any) -> ChatGLM2Config:
     for key, works in _FIXED.items():
         if given.get(key, works) != works:
             raise ConfigError(key, given[key], f"Only {works} is implemented.")
+    if given.get("quantization_bit"):
+        fix = "Official integer files are packed in a way of their own: take the float weights, and quantise on load."
+        raise ConfigError("quantization_bit", given["quantization_bit"], fix)
     values = {key: given[key] for key in _SHAPE if given.get(key) is not None}
     values["checkpoint_name_or_path"] = given.get("_name_or_path")
     dtype = given.get("torch_dtype", given.get("dtype", "float16"))

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.models.glm.layers import Linear
 from mindformers_glm.ops.linear import quantized_linear
-from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns, quantize
+from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns, quantize, relative_error
 
 
 class QuantizedLinear(nn.Cell):
@@ -20,6 +20,7 @@ class QuantizedLinear(nn.Cell):
         super().__init__()
         self.in_channels, self.out_channels = columns, rows
         self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
+        self.error: float | None = None  # relative, of the weight that was taken
         whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
         scale = np.zeros((rows, columns // group_size), np.float16)
         self.weight = Parameter(Tensor(whole), name="weight", requires_grad=False)
@@ -33,6 +34,7 @@ class QuantizedLinear(nn.Cell):
     def take(self, weight: np.ndarray) -> Quantized:
         """Takes the integers nearest to a float weight (out, in), and returns them."""
         found = quantize(weight, bits=self.bits, group_size=self.group_size)
+        self.error = relative_error(found, weight, bits=self.bits)
         self.weight.set_data(Tensor(found.weight))
         self.weight_scale.set_data(Tensor(found.scale))
         return found
