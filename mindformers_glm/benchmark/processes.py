@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mindformers_glm.benchmark.settings import Settings
@@ -44,25 +45,21 @@ def run_program(
     Raises:
         UserError: it could not be started, failed, or printed no JSON object.
     """
-    processors = sorted(os.sched_getaffinity(0))[:threads]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         try:
-            process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=errors,
-                env={**os.environ, **(environment or {})},
-                preexec_fn=lambda: os.sched_setaffinity(0, processors),
-            )
+            with _on_processors(threads):
+                process = subprocess.Popen(
+                    command, stdout=out, stderr=errors, env={**os.environ, **(environment or {})}
+                )
         except OSError as error:
-            raise UserError(
-                f"{command[0]}: {error.strerror or error}. It was to run {' '.join(command[1:3])}"
-            ) from error
+            fault = error.strerror or error
+            raise UserError(f"{command[0]}: {fault}. It was to run {' '.join(command[1:3])}") from error
         try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             process.kill()
+            process.wait()
             raise
         printed, complaints = (_text(file) for file in (out, errors))
     if process.returncode:
@@ -71,6 +68,17 @@ def run_program(
     if not rows:
         raise UserError(f"{_name(command)} printed no line with a JSON object")
     return Finished(rows, usage.ru_maxrss * 1024)
+
+
+@contextlib.contextmanager
+def _on_processors(count: int | None) -> Iterator[None]:
+    """A process that is started inside has the first `count` processors; this thread gets its own back."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def _text(file: Any) -> str:

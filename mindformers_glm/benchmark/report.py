@@ -26,7 +26,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
         f"{machine['processor']}: {machine['memory_bytes_per_s'] / 1e9:.1f} GB/s read by {machine['memory_read_by']}, "
         f"{machine['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s in float32 products",
     )
-    yield _row("kernels", figures["kernels"])
+    yield _row("kernels", ", ".join(filter(None, (figures["kernels"], figures.get("network")))))
 
 
 def title(figures: dict[str, Any]) -> str:
