@@ -189,4 +189,4 @@ class QuantizationSection(SectionModel):
     """`quantization`: weights of the linear layers as integers, for inference."""
 
     bits: Literal[0, 4, 8] = 8
-    group_size: Literal[32, 64, 128] = 32
+    group_size: Literal[16, 32, 64, 128] = 32

@@ -126,7 +126,7 @@ class ChatGLM2Config(BaseModel):
     attention_softmax_in_fp32: bool = True
     fp32_residual_connection: bool = False
     quantization_bit: Literal[0, 4, 8] = 0
-    quantization_group_size: Literal[32, 64, 128] = 32
+    quantization_group_size: Literal[16, 32, 64, 128] = 32
     # fine-tuning
     pet_config: dict[str, Any] | None = None
     pre_seq_len: Annotated[int, Field(ge=0), BeforeValidator(lambda value: value or 0)] = 0

@@ -63,6 +63,8 @@ def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, t
         parent, _, name = path.rpartition(".")
         setattr(cells[parent], name, made)
         replaced[path] = (cell, made)
+    model.compile_cache.clear()  # graphs of the network as it was
+    object.__setattr__(model, "_cached", None)
     for path, parameter in model.parameters_and_names():
         parameter.name = path  # a weight that moved into a new Cell has lost its path
     return replaced

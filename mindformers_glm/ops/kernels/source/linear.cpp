@@ -182,13 +182,14 @@ void read_row(const Linear& w, int64_t row, float* out) {
 }
 
 void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space) {
-  if (w.kind >= kInt8 && integers_are_fast() && w.lora_a == nullptr) {
+  bool in_integers = w.kind >= kInt8 && integers_are_fast() && w.group % 32 == 0;
+  if (in_integers && w.lora_a == nullptr) {
     linear_integers(x, m, w, y, finish, space);
     return;
   }
   bool direct = finish == kWrite && w.bias == nullptr;
   float* found = direct ? y : space.wide.take(m * w.rows);
-  if (w.kind >= kInt8 && integers_are_fast()) {
+  if (in_integers) {
     Linear bare = w;
     bare.bias = nullptr;
     bare.lora_a = nullptr;
