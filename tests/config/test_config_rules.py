@@ -165,7 +165,8 @@ def test_whatever_stands_in_a_file_the_answer_is_a_configuration_or_faults(chang
     for place, value in changes:
         below = values
         for part in place[:-1]:
-            is_there = part in below if isinstance(below, dict) else isinstance(below, list) and part in range(len(below))
+            keys = below if isinstance(below, dict) else range(len(below)) if isinstance(below, list) else ()
+            is_there = part in keys
             below = below[part] if is_there else {}
         if isinstance(below, dict):
             below[place[-1]] = value
