@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.benchmark.processes import measure, run_program
-from mindformers_glm.benchmark.report import megabytes, title
+from mindformers_glm.benchmark.report import disturbance, megabytes, title
 from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.errors import ConfigError, UserError
 
@@ -51,6 +51,7 @@ class Comparison(NamedTuple):
     theirs: list[dict[str, Any]]
     speed_key: str
     peak_bytes: list[int]
+    others: list[float | None]
 
     def plain(self) -> dict[str, Any]:
         """The comparison in JSON's types."""
@@ -63,6 +64,7 @@ class Comparison(NamedTuple):
             "ours": self.ours,
             "peer": self.theirs,
             "peer_process_peak_bytes": max(self.peak_bytes),
+            "peer_others_share": self.others,
         }
 
     def speeds(self) -> tuple[list[float], list[float]]:
@@ -78,7 +80,7 @@ def compare(settings: Settings, peer: Peer, *, show: Callable[[str], None]) -> C
         UserError: a run failed, or the peer printed no speed.
     """
     command, key = peer.command(settings), _SPEED[settings.what]
-    found = Comparison([], [], key, [])
+    found = Comparison([], [], key, [], [])
     for number in range(peer.rounds):
         found.ours.append(measure(settings))
         show(f"round {number + 1}: ours {found.ours[-1]['tokens_per_s']:,.1f} tokens/s")
@@ -87,6 +89,7 @@ def compare(settings: Settings, peer: Peer, *, show: Callable[[str], None]) -> C
             raise UserError(f"{peer.script} printed no number {key!r}: {sorted(finished.rows[-1])}")
         found.theirs.append(finished.rows[-1])
         found.peak_bytes.append(finished.peak_bytes)
+        found.others.append(finished.others_share)
         show(f"round {number + 1}: {peer.kind} {finished.rows[-1][key]:,.1f} tokens/s")
     return found
 
@@ -103,6 +106,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
     yield f"  {'ratio of medians':<28} {figures['ratio']:>10.2f}"
     ours = max(run["process_peak_bytes"] for run in comparison.ours)
     yield f"  peak memory of the process: ours {megabytes(ours)}, theirs {megabytes(max(comparison.peak_bytes))}"
+    yield from disturbance([run["others_share"] for run in comparison.ours] + comparison.others)
 
 
 def _range(values: list[float]) -> str:

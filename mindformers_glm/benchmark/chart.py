@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.benchmark.processes import measure
+from mindformers_glm.benchmark.report import disturbance
 from mindformers_glm.benchmark.settings import STEPS, Settings
 from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.errors import ConfigError, DeviceError
@@ -54,6 +55,8 @@ def run_chart(name: str, runs: Sequence[tuple[int, Settings]], *, show: Callable
         found.append({"point": point, **figures})
         speed = f"{figures['tokens_per_s']:,.1f} tokens/s"
         show(f"{CHARTS[name].axis} {point}, {settings.dtype}: {speed}, peak {figures['peak_bytes'] / 1e6:,.0f} MB")
+        for line in disturbance([figures["others_share"]]):
+            show(line)
     return {"what": name, "points": found}
 
 

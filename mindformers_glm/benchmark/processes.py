@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mindformers_glm.benchmark.contention import Contention
 from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.errors import UserError
 
@@ -19,10 +20,11 @@ _WORKER = "mindformers_glm.benchmark.worker"
 
 
 class Finished(NamedTuple):
-    """What a program left: the objects it printed, and the most memory it held."""
+    """What a program left: the objects it printed, the most memory it held, and how much others worked meanwhile."""
 
     rows: list[dict[str, Any]]
     peak_bytes: int
+    others_share: float | None
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     given = {**settings.plain(), "begun": time.monotonic()}
     command = [sys.executable, "-m", _WORKER, json.dumps(given)]
     finished = run_program(command, threads=settings.threads)
-    return {**finished.rows[-1], "process_peak_bytes": finished.peak_bytes}
+    return {**finished.rows[-1], "others_share": finished.others_share}
 
 
 def run_program(
@@ -46,6 +48,7 @@ def run_program(
         UserError: it could not be started, failed, or printed no JSON object.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        contention = Contention()
         try:
             with _on_processors(threads):
                 process = subprocess.Popen(
@@ -61,13 +64,14 @@ def run_program(
             process.kill()
             process.wait()
             raise
+        others = contention.share(usage.ru_utime + usage.ru_stime)
         printed, complaints = (_text(file) for file in (out, errors))
     if process.returncode:
         raise UserError(_fault(command, process.returncode, complaints or printed))
     rows = [row for row in map(_object, printed.splitlines()) if row is not None]
     if not rows:
         raise UserError(f"{_name(command)} printed no line with a JSON object")
-    return Finished(rows, usage.ru_maxrss * 1024)
+    return Finished(rows, usage.ru_maxrss * 1024, others)
 
 
 @contextlib.contextmanager

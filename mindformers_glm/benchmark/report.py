@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mindformers_glm.benchmark.contention import DISTURBED
 from mindformers_glm.checkpoint.atomic import write_text
 
 _LENGTH_NAMES = {"train": "sequence", "ops": "sequence", "prefill": "prompt", "decode": "context"}
@@ -26,6 +27,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
         f"{machine['processor']}: {machine['memory_bytes_per_s'] / 1e9:.1f} GB/s read by {machine['memory_read_by']}, "
         f"{machine['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s in float32 products",
     )
+    yield from disturbance([figures["others_share"]])
     yield _row("kernels", ", ".join(filter(None, (figures["kernels"], figures.get("network")))))
 
 
@@ -50,6 +52,15 @@ def megabytes(count: float) -> str:
 def percent(share: float) -> str:
     """A part of 1, in percent."""
     return f"{share:.0%}"
+
+
+def disturbance(shares: Sequence[float | None]) -> Iterator[str]:
+    """A line where other programs took a good part of the machine."""
+    most = max((share for share in shares if share is not None), default=0.0)
+    if most > DISTURBED:
+        yield _row(
+            "DISTURBED", f"other programs took {percent(most)} of the processors: measure again on a quiet machine"
+        )
 
 
 def _speed(figures: dict[str, Any]) -> Iterator[str]:

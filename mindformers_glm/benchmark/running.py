@@ -7,16 +7,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from mindspore import nn
 
 from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.settings import BITS, Settings
 from mindformers_glm.benchmark.timing import repeated, seconds, spread
 from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefill_flop, weight_bytes
-from mindformers_glm.errors import UserError
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.cache import KVCache
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.quantization import quantize_model
 
 _WARM_TOKENS = 64
 _WARM_STEPS = 3
@@ -29,7 +28,7 @@ class _Running:
         self.settings = settings
         model = ChatGLM2ForConditionalGeneration(settings.config())
         if settings.dtype in BITS:
-            model = quantized(model, settings)
+            quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
         self.model = model.set_train(False)
         self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch))
         self.network = self.engine.network
@@ -144,17 +143,3 @@ class Decode(_Running):
     def total(self, figures: dict[str, Any]) -> float:
         """Seconds of all steps."""
         return self.settings.batch * self.settings.steps / figures["tokens_per_s"]
-
-
-def quantized(model: nn.Cell, settings: Settings) -> nn.Cell:
-    """The network with integer weights.
-
-    Raises:
-        UserError: this version cannot quantise.
-    """
-    try:
-        from mindformers_glm.quantization import quantize_model  # noqa: PLC0415 - only where it is asked for
-    except ImportError as error:
-        raise UserError(f"--dtype {settings.dtype}: this version holds no integer weights ({error})") from error
-    quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
-    return model

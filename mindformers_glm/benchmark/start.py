@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mindformers_glm.benchmark.processes import run_program
+from mindformers_glm.benchmark.report import disturbance
 from mindformers_glm.benchmark.settings import Settings
 
 _FIRST_TOKEN = "mindformers_glm.benchmark.first_token"
@@ -45,6 +46,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
     yield f"  cold                 {figures['cold_s']:.2f} s (Python compiles every module)"
     yield f"  warm                 {figures['warm_s']:.2f} s (median of {count})"
     yield "  of it                " + ", ".join(f"{part[:-2]} {figures[part]:.2f} s" for part in _PARTS)
+    yield from disturbance([run["others_share"] for run in figures["runs"]])
     yield f"  peak memory          {figures['peak_bytes'] / 1e6:,.0f} MB"
 
 
@@ -55,4 +57,5 @@ def _start(settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
     moments = finished.rows[-1]
     points = [begin, moments["imported"], moments["loaded"], moments["first_token"]]
     parts = {part: after - before for part, before, after in zip(_PARTS, points, points[1:], strict=False)}
-    return {"total_s": points[-1] - begin, **parts, "peak_bytes": finished.peak_bytes}
+    beside = {"peak_bytes": finished.peak_bytes, "others_share": finished.others_share}
+    return {"total_s": points[-1] - begin, **parts, **beside}

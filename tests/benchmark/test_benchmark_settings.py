@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 
 import pytest
 
-from mindformers_glm.benchmark import command, processes, work
+from mindformers_glm.benchmark import command, processes, report, work
+from mindformers_glm.benchmark.contention import Contention
 from mindformers_glm.benchmark.settings import Settings, Shape
 from mindformers_glm.errors import ConfigError, UserError
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -88,6 +91,17 @@ def test_wrong_arguments_are_one_line(words, line, capsys):
     assert said.out == ""
     assert said.err.startswith(f"error: {line}")
     assert said.err.count("\n") == 1
+
+
+def test_other_work_is_noticed():
+    watched = Contention()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        pass
+    assert watched.share(own_seconds=0.0) > 0.5 * min(1, 1 / os.cpu_count())
+    assert watched.share(own_seconds=1e6) == 0
+    assert list(report.disturbance([None, 0.02])) == []
+    assert "other programs took 40% of the processors" in list(report.disturbance([0.4, None]))[0]
 
 
 def test_help_names_every_command(capsys):
