@@ -25,6 +25,7 @@ from mindformers_glm.export.mindir_v1 import to_version_1
 from mindformers_glm.export.network import INPUTS, OUTPUTS, PackedNetwork, Sizes, cache_dtype
 from mindformers_glm.export.plan import INSIDE_BYTES, ExportPlan
 from mindformers_glm.log import logger
+from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.version import __version__
@@ -93,7 +94,8 @@ def merged(model: nn.Cell) -> nn.Cell:
     """
     if model.prefix_encoder is not None:
         raise ConfigError("infer.merge_lora", True, "A P-Tuning prefix is no part of the weights: leave it False.")
-    plain = build_model(model.config.model_copy(update={"pet_config": None})).set_train(False)
+    with unfilled():
+        plain = build_model(model.config.model_copy(update={"pet_config": None})).set_train(False)
     load_into(plain, merge(model))
     return plain
 

@@ -55,7 +55,7 @@ class PackedNetwork(nn.Cell):
         self.factor, self.offset = transformer.factor, transformer.offset
         self.layers, self.groups = config.num_layers, config.num_attention_heads // config.num_kv_heads
         self.kv_heads, self.channels = config.num_kv_heads, config.kv_channels
-        self.spread = Tensor(np.zeros((1, 1, self.groups, 1), np.int32))
+        self.spread = Tensor(np.zeros((1, 1, self.groups, 1), np.float32))
         self.cache_dtype = cache_dtype(model)
         self.compute_dtype = getattr(ms, config.compute_dtype)
         self.prefix = None
@@ -76,10 +76,11 @@ class PackedNetwork(nn.Cell):
         """Logits, new keys and new values; see the class."""
         x = ops.cast(ops.gather(self.table, tokens, 0).reshape(-1, self.hidden), self.embedding.dtype)
         cos, sin = self.turned(positions)
-        rows = self.of_rows(sequences)
-        past_mask = ops.cast(owners != rows, ms.float32) * MASKED
-        other = ops.cast(sequences != rows, ms.float32)
-        later = ops.cast(positions > self.of_rows(positions), ms.float32)
+        own, owned, place = (ops.cast(numbers, ms.float32) for numbers in (sequences, owners, positions))
+        rows = self.of_rows(own)
+        past_mask = ops.cast(owned != rows, ms.float32) * MASKED
+        other = ops.cast(own != rows, ms.float32)
+        later = ops.cast(place > self.of_rows(place), ms.float32)
         mask = (other + later) * MASKED
         keys, values = (), ()
         for i, layer in enumerate(self.encoder.layers):
@@ -99,7 +100,10 @@ class PackedNetwork(nn.Cell):
         return cos * self.factor + self.offset, sin * self.factor
 
     def of_rows(self, numbers: Tensor) -> Tensor:
-        """A number of each token (1, 1, 1, N), for each row of the queries: (1, 1, G * N, 1), ordered (g, n)."""
+        """A number of each token (1, 1, 1, N), for each row of the queries: (1, 1, G * N, 1), ordered (g, n).
+
+        Not an input: with G = 1 the sum adds nothing, the compiler drops it, and the input itself would be reshaped.
+        """
         return (numbers + self.spread).reshape(1, 1, -1, 1)
 
     def of_layer(self, cache: Tensor, layer: int) -> Tensor:

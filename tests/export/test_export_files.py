@@ -18,7 +18,7 @@ from mindformers_glm.export.lite.network import Fixed, LiteNetwork
 from mindformers_glm.export.lite.settings import read_pair, read_settings
 from mindformers_glm.export.manifest import check_file, find_manifest
 from mindformers_glm.export.mindir_v1 import to_version_1
-from mindformers_glm.export.network import INPUTS
+from mindformers_glm.export.network import INPUTS, PackedNetwork, Sizes
 from mindformers_glm.export.plan import ExportPlan, make_plan
 from mindformers_glm.generation import Engine, GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.cache import CacheShape
@@ -100,6 +100,34 @@ def test_lora_is_kept_or_merged(tmp_path):
         runner = GraphRunner(folder, {"prefill": "net_prefill_seq64.mindir"})
         network = LiteNetwork(runner, CacheShape(2, 2, 8), vocab_size=101, max_length=64, allocate=np.zeros)
         assert generate(Engine(network), tokens[1], tokens[0])[0].ids == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"multi_query_attention": False},
+        {"multi_query_group_num": 4},
+        {"num_layers": 1},
+        {"multi_query_group_num": 1},
+    ],
+    ids=["groups", "no groups", "a group for each head", "one layer", "one group"],
+)
+def test_no_input_is_reshaped_itself(changes):
+    """Lite 2.0 frees the memory behind such an input. Operators that change nothing must not be counted on."""
+    network = PackedNetwork(random_network(**changes))
+    graph = to_version_1(graph_file.trace(network, network.inputs(Sizes()))).graph
+    kinds, made = {}, {node.output[0]: node for node in graph.node}
+    inputs = {one.name for one in graph.input}
+    assert len(inputs) == len(INPUTS)
+    for node in graph.node:
+        if "Reshape" in node.op_type:
+            origin = node.input[0]
+            while origin in made and any(kind in made[origin].op_type for kind in ("Reshape", "TupleGetItem")):
+                origin = made[origin].input[0]
+            assert origin not in inputs, f"{origin} is reshaped"
+            kinds[made[origin].op_type] = True
+    assert kinds  # the names of operators are still what this test looks for
 
 
 def test_a_prefix_cannot_be_merged(tmp_path):
