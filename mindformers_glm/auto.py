@@ -24,6 +24,7 @@ from mindformers_glm.config.vocabulary import beside, of_model
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.initial import fill, unfilled
 from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.registry import CONFIGS, TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer
@@ -77,10 +78,12 @@ class AutoModel(_Listed):
         runtime.set_up_if_needed()
         if not isinstance(config, ChatGLM2Config):
             config = AutoConfig.from_pretrained(config)
-        model = build_model(config).set_train(False)
+        with unfilled():
+            model = build_model(config).set_train(False)
         if config.checkpoint_name_or_path and download_checkpoint:
             load_into(model, resolve(config.checkpoint_name_or_path).read(), new_adapter=True)
         else:
+            fill(model)
             logger.warning("The weights are random: the configuration names no checkpoint.")
         return model
 
@@ -111,7 +114,8 @@ class AutoModel(_Listed):
         patch = resolve(adapter) if adapter is not None else None
         if patch is not None and patch.adapter is not None:
             overrides = {"pet_config": read_adapter_config(patch.adapter), **overrides}
-        model = build_model(changed(_config_of(found), overrides)).set_train(False)
+        with unfilled():
+            model = build_model(changed(_config_of(found), overrides)).set_train(False)
         load_into(model, found.read(), partial=partial, new_adapter=adapter is not None)
         if patch is not None:
             load_into(model, patch.read())

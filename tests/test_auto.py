@@ -116,3 +116,14 @@ def test_what_is_not_there_is_named(monkeypatch, tmp_path, call, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ConfigError, CheckpointError), match=named):
         call()
+
+
+def test_loading_draws_no_random_numbers(monkeypatch):
+    """A network that gets its weights from a file is not filled with random ones before."""
+    from mindspore.common.initializer import Normal
+
+    def refuse(self, array):
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr(Normal, "_initialize", refuse)
+    assert not [p.name for p in AutoModel.from_pretrained("glm2_tiny").get_parameters() if p.has_init]

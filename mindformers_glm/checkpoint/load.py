@@ -14,6 +14,7 @@ from mindformers_glm.checkpoint.names import is_adapter
 from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.log import logger
+from mindformers_glm.models.glm.initial import fill
 from mindformers_glm.models.glm.quantized import QuantizedLinear, quantized_layers
 from mindformers_glm.ops.quantized import SCALE
 
@@ -68,6 +69,7 @@ def load_into(
             layers[name].take(_read(weights, name, "float32").reshape(shapes[name]))
         else:
             _set(parameters[name], weights, name)
+    fill(model)
     if partial and (missing or surplus):
         logger.warning(
             "%s: loaded in part; %d parameters keep their values (%s), %d tensors were not used (%s)",

@@ -129,10 +129,12 @@ def network_logits(
     import mindspore as ms  # noqa: PLC0415 - merging itself needs no network
 
     from mindformers_glm.checkpoint.load import load_into  # noqa: PLC0415
+    from mindformers_glm.models.glm.initial import unfilled  # noqa: PLC0415
     from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
 
     wide = {"param_init_type": "float32", "compute_dtype": "float32", "embedding_type": "float32"}
-    model = build_model(config.model_copy(update=wide))
+    with unfilled():
+        model = build_model(config.model_copy(update=wide))
     model.set_train(False)
     load_into(model, source, new_adapter=bool(parts))
     for part in parts:

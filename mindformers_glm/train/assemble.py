@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.glm.config import RecomputeConfig
+from mindformers_glm.models.glm.initial import fill, unfilled
 from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
@@ -40,7 +42,7 @@ def ranks_of(config: RunConfig, *, training: bool) -> Ranks:
 
 
 def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = None) -> nn.Cell:
-    """The network of `config.model` (this rank's part of it), without weights.
+    """The network of `config.model` (this rank's part of it), without weights; not to be trained, without any values.
 
     Raises:
         ConfigError: a value of the section is wrong, or the device cannot compute in its types.
@@ -48,7 +50,8 @@ def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = No
     if runtime.device_target() == "CPU" and config.model["model_config"].get("compute_dtype", "float16") == "float16":
         log_once(_SLOW_ON_CPU)
     ranks = ranks or ranks_of(config, training=training)
-    return ranks.network(_arch(config), training=training)
+    with nullcontext() if training else unfilled():
+        return ranks.network(_arch(config), training=training)
 
 
 def _arch(config: RunConfig) -> str:
@@ -66,6 +69,7 @@ def load_weights(model: nn.Cell, config: RunConfig, ranks: Ranks | None = None) 
     name = config.initial_weights
     if name is None:
         logger.info("Weights are random, as allow_random_weights asks.")
+        fill(model)
         if ranks is not None:
             ranks.random_weights(model, _arch(config))
         return None
