@@ -59,28 +59,31 @@ void scores(const float* q, int64_t e, const float* turned, float* out) {
     for (int j = 0; j < 4; ++j) store(out + i * kKeys + j * kLanes, found[i][j]);
 }
 
+// mixed (kRows, E) += weights (kRows, count) values (count, E), kParts times 16 columns from column c on.
+template <int kRows, int kParts>
+void mix_columns(const float* weights, const float* values, int64_t count, int64_t e, int64_t c, float* mixed) {
+  Floats sum[kRows][kParts];
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kParts; ++j) sum[i][j] = load(mixed + i * e + c + j * kLanes);
+  for (int64_t s = 0; s < count; ++s)
+    for (int j = 0; j < kParts; ++j) {
+      Floats value = load(values + s * e + c + j * kLanes);
+      for (int i = 0; i < kRows; ++i) sum[i][j] += value * weights[i * kKeys + s];
+    }
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kParts; ++j) store(mixed + i * e + c + j * kLanes, sum[i][j]);
+}
+
 template <int kRows>
 void mix(const float* weights, const float* values, int64_t count, int64_t e, float* mixed) {
   int64_t c = 0;
-  for (; c + 4 * kLanes <= e; c += 4 * kLanes) {
-    Floats sum[kRows][4];
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < 4; ++j) sum[i][j] = load(mixed + i * e + c + j * kLanes);
-    for (int64_t s = 0; s < count; ++s)
-      for (int j = 0; j < 4; ++j) {
-        Floats value = load(values + s * e + c + j * kLanes);
-        for (int i = 0; i < kRows; ++i) sum[i][j] += value * weights[i * kKeys + s];
-      }
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < 4; ++j) store(mixed + i * e + c + j * kLanes, sum[i][j]);
-  }
-  for (; c < e; c += kLanes) {
-    int64_t left = std::min<int64_t>(kLanes, e - c);
-    for (int i = 0; i < kRows; ++i) {
-      Floats sum = load_some(mixed + i * e + c, left);
-      for (int64_t s = 0; s < count; ++s) sum += load_some(values + s * e + c, left) * weights[i * kKeys + s];
-      store_some(mixed + i * e + c, sum, left);
-    }
+  for (; c + 4 * kLanes <= e; c += 4 * kLanes) mix_columns<kRows, 4>(weights, values, count, e, c, mixed);
+  for (; c + kLanes <= e; c += kLanes) mix_columns<kRows, 1>(weights, values, count, e, c, mixed);
+  if (c == e) return;
+  for (int i = 0; i < kRows; ++i) {
+    Floats sum = load_some(mixed + i * e + c, e - c);
+    for (int64_t s = 0; s < count; ++s) sum += load_some(values + s * e + c, e - c) * weights[i * kKeys + s];
+    store_some(mixed + i * e + c, sum, e - c);
   }
 }
 
