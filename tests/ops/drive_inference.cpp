@@ -1,0 +1,146 @@
+// Runs whole forwards and single products of random odd sizes over memory that ends where the numbers end, so that a
+// sanitizer sees every step outside. Built and run by test_kernels_sanitized.py.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+#include "network.cpp"
+
+namespace {
+
+std::mt19937 random_bits(7);
+
+int64_t pick(int64_t low, int64_t high) { return low + int64_t(random_bits() % uint32_t(high - low + 1)); }
+
+struct Exact {  // not rounded up, unlike a vector's capacity
+  explicit Exact(int64_t bytes) : data(static_cast<char*>(std::malloc(size_t(bytes)))) {
+    for (int64_t i = 0; i < bytes; ++i) data[i] = char(random_bits());
+  }
+  ~Exact() { std::free(data); }
+  char* data;
+};
+
+std::vector<std::unique_ptr<Exact>> kept;
+
+template <class T>
+T* bytes(int64_t count) {
+  kept.push_back(std::make_unique<Exact>(count * int64_t(sizeof(T))));
+  return reinterpret_cast<T*>(kept.back()->data);
+}
+
+float* floats(int64_t count) {
+  float* made = bytes<float>(count);
+  for (int64_t i = 0; i < count; ++i) made[i] = (float(random_bits() % 1000) / 500 - 1) * 0.3f;
+  return made;
+}
+
+uint16_t* halves(int64_t count) {
+  uint16_t* made = bytes<uint16_t>(count);
+  for (int64_t i = 0; i < count; ++i) made[i] = uint16_t(0x1c00 + random_bits() % 64);  // about 0.004 as float16
+  return made;
+}
+
+Linear weight(int64_t rows, int64_t columns, int32_t kind, int32_t group) {
+  Linear w{};
+  w.rows = rows;
+  w.columns = columns;
+  w.kind = kind;
+  w.group = group;
+  if (kind == kFloat32) w.weight = floats(rows * columns);
+  if (kind == kBfloat16 || kind == kFloat16) w.weight = halves(rows * columns);
+  if (kind == kInt8) w.weight = bytes<int8_t>(rows * columns);
+  if (kind == kInt4) w.weight = bytes<uint8_t>(rows * ((columns + 127) / 128 * 64));
+  if (kind >= kInt8) w.scale = halves(rows * (columns / group));
+  return w;
+}
+
+void with_bias(Linear& w) {
+  w.bias = floats(w.rows);
+  w.bias_kind = kFloat32;
+}
+
+bool all_finite(const float* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(x[i])) return false;
+  return true;
+}
+
+bool one_product(void* space) {
+  int32_t kind = int32_t(pick(0, 4));
+  int64_t group = 16 << pick(0, 3), columns = kind >= kInt8 ? group * pick(1, 5) : pick(1, 200);
+  int64_t rows = pick(1, 90), m = pick(0, 1) ? pick(1, 9) : pick(10, 40);
+  Linear w = weight(rows, columns, kind, int32_t(group));
+  if (pick(0, 1)) with_bias(w);
+  float *x = floats(m * columns), *y = floats(m * rows);
+  glm_linear(x, m, &w, y, space);
+  return all_finite(y, m * rows);
+}
+
+bool one_network(void* space) {
+  bool integers = pick(0, 1);
+  int64_t group = 32, e = 4 * pick(1, 20), k = pick(1, 3), h = k * pick(1, 4);
+  if (integers) e = 32, h = k * pick(1, 3);
+  int64_t d = integers ? group * pick(1, 4) : pick(3, 100), f = integers ? group * pick(1, 5) : pick(3, 90);
+  int64_t vocabulary = pick(5, 70), length = 150, prefix = pick(0, 1) * pick(1, 70);
+  int32_t kind = integers ? int32_t(pick(3, 4)) : int32_t(pick(0, 2));
+  GlmNorm norm = {floats(d), pick(0, 1) ? floats(d) : nullptr, kFloat32};
+  std::vector<GlmLayer> layers(2);
+  for (auto& layer : layers) {
+    layer.input_layernorm = layer.post_attention_layernorm = norm;
+    layer.query_key_value = weight((h + 2 * k) * e, d, kind, 32);
+    with_bias(layer.query_key_value);
+    layer.dense = weight(d, h * e, kind, 32);
+    layer.dense_h_to_4h = weight(2 * f, d, kind, 32);
+    layer.dense_4h_to_h = weight(d, f, kind, 32);
+  }
+  GlmNetwork net{};
+  net.layers = 2, net.hidden = d, net.heads = h, net.kv_heads = k, net.head_dim = e, net.ffn = f;
+  net.vocabulary = vocabulary, net.length = length, net.epsilon = 1e-5f, net.is_grouped = 1, net.has_final_norm = 1;
+  net.residual_is_norm = int32_t(pick(0, 1));
+  net.rotary = floats(length * 2 * e);
+  net.embedding = weight(vocabulary, d, kFloat32, 32);
+  net.layer = layers.data();
+  net.final_layernorm = norm;
+  net.output_layer = weight(vocabulary, d, kind == kInt4 ? kInt8 : kind, 32);
+  net.prefix_length = prefix;
+  net.prefix = floats(2 * 2 * k * prefix * e);
+  const int64_t rows = 3, slots = length;
+  float *keys = floats(2 * rows * k * slots * e), *values = floats(2 * rows * k * slots * e);
+  std::vector<int32_t> lengths(size_t(rows), 0);
+  for (int round = 0; round < 3; ++round) {
+    int32_t* counts = bytes<int32_t>(rows);
+    int64_t width = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      counts[r] = int32_t(round == 2 ? slots - lengths[size_t(r)] : pick(r == 0, round == 0 ? 70 : 2));
+      width = std::max<int64_t>(width, counts[r]);
+    }
+    int32_t* tokens = bytes<int32_t>(rows * width);
+    for (int64_t i = 0; i < rows * width; ++i) tokens[i] = int32_t(pick(0, vocabulary - 1));
+    int32_t* wanted = bytes<int32_t>(1);
+    wanted[0] = 0;
+    float* logits = floats(vocabulary);
+    GlmStep step = {rows, width, slots, 1, tokens, counts, lengths.data(), keys, values, wanted, logits};
+    if (counts[0] == 0) step.num_wanted = 0;
+    glm_forward(&net, &step, space);
+    if (!all_finite(logits, vocabulary)) return false;
+    for (int64_t r = 0; r < rows; ++r) lengths[size_t(r)] += counts[r];
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  glm_set_threads(3);
+  void* space = glm_new_workspace();
+  int wrong = 0;
+  for (int i = 0; i < 300; ++i) {
+    wrong += !one_product(space);
+    if (i % 5 == 0) wrong += !one_network(space);
+    kept.clear();
+  }
+  glm_free_workspace(space);
+  std::printf("%d results are not finite\n", wrong);
+  return wrong != 0;
+}
