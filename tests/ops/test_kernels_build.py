@@ -33,7 +33,7 @@ def test_a_library_belongs_to_its_sources_and_replaces_older_ones(tmp_path):
 def test_without_a_compiler_one_line_says_what_follows(root, tmp_path):
     done = run(root, tmp_path / "built", PATH=str(tmp_path), CXX="")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "no C++ compiler" in done.stderr and "plain formulas are used" in done.stderr
+    assert "no C++ compiler" in done.stderr and "on plain formulas" in done.stderr
 
 
 def test_what_is_there_is_not_built_again(root):
