@@ -1,8 +1,11 @@
-"""y = x W^T + b."""
+"""y = x W^T + b. Shapes: N rows."""
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
 
 _matmul = ops.MatMul(transpose_b=True)
 
@@ -11,3 +14,48 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The rows x W^T + b, in the type of x. x (N, in), weight (out, in), bias (out,)."""
     y = _matmul(x, ops.cast(weight, x.dtype))
     return y if bias is None else y + ops.cast(bias, x.dtype)
+
+
+class Product(Chosen):
+    """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
+
+    def __init__(self, *, rounded: bool = False):
+        super().__init__(lambda: _Product(rounded))
+        self.biased = _BiasedProduct(rounded) if self.kernel is not None else None
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
+        if not (self.kernel_is_on and fits(x)):
+            return linear(x, weight, bias)
+        weight = ops.cast(weight, ms.float32)
+        if bias is None:
+            return self.kernel(x, weight)
+        return self.biased(x, weight, ops.cast(bias, ms.float32))
+
+
+class _Product(nn.Cell):
+    def __init__(self, rounded: bool):
+        super().__init__()
+        kind = "Half" if rounded else ""
+        self.forward = operator(f"GlmLinear{kind}", lambda x, w: (x[0], w[0]))
+        self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w: (dy[0], w[1]))
+        self.back_weight = operator(f"GlmLinearBackWeight{kind}", lambda dy, x: (dy[1], x[1]))
+
+    def construct(self, x, weight):
+        return self.forward(x, weight)
+
+    def bprop(self, x, weight, out, dout):
+        return self.back_x(dout, weight), self.back_weight(dout, x)
+
+
+class _BiasedProduct(_Product):
+    def __init__(self, rounded: bool):
+        super().__init__(rounded)
+        self.forward = operator(f"GlmLinearBias{'Half' if rounded else ''}", lambda x, w, b: (x[0], w[0]))
+        self.back_bias = operator("GlmLinearBackBias", lambda dy: (dy[1],))
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return self.back_x(dout, weight), self.back_weight(dout, x), self.back_bias(dout)

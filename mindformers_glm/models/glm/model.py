@@ -125,7 +125,6 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         self.config = config
         self.transformer = ChatGLM2Model(config)
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
-        self.head_loss = HeadCrossEntropy()
         self.prefix_encoder = None
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
@@ -139,6 +138,7 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
+        self.head_loss = HeadCrossEntropy(frozen=not self.transformer.output_layer.weight.requires_grad)
         object.__setattr__(self, "_cached", None)
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
