@@ -16,7 +16,7 @@ from mindspore.common.initializer import HeUniform, initializer
 from mindformers_glm.adapters.config import LoraConfig, read_pet_config
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.layers import Linear
-from mindformers_glm.ops.linear import Product
+from mindformers_glm.ops.linear import Product, matrix_type
 
 DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
 
@@ -36,9 +36,9 @@ class LoraLinear(nn.Cell):
         self.mindpet_delta_lora_b = Parameter(initializer("zeros", up, kind), name=DELTA + "_b")
         self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
         self.scale = config.lora_alpha / config.lora_rank
-        self.product, self.low_product = base.product, Product()
+        self.delta_dtype, rounded = matrix_type(config.compute_dtype) if config.compute_dtype else (base.dtype, False)
+        self.product, self.low_product = base.product, Product(rounded=rounded)
         self.low_product.kernel_is_on = base.product.kernel_is_on  # off where the layer is recomputed
-        self.delta_dtype = getattr(ms, config.compute_dtype) if config.compute_dtype else base.dtype
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out) in the type of the layer."""

@@ -5,9 +5,31 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+from mindformers_glm.runtime import device_target
 
+_BFLOAT16 = "bfloat16"
 _matmul = ops.MatMul(transpose_b=True)
+
+
+def matrix_type(name: str) -> tuple[ms.Type, bool]:
+    """The type of the operands of matrix products in `compute_dtype` `name`, and whether products round them.
+
+    A processor has no tensors of bfloat16: there they are float32, and products keep 11 bits of each number, three
+    more than bfloat16 has.
+    """
+    if name == _BFLOAT16 and device_target() == "CPU":
+        return ms.float32, True
+    return getattr(ms, name), False
+
+
+def multiplies(name: str) -> bool:
+    """Whether this device has products in `compute_dtype` `name` that are worth having."""
+    if name != _BFLOAT16 or device_target() != "CPU":
+        return True
+    found = library()
+    return found is not None and bool(found.glm_halves_are_fast())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

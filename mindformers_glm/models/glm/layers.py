@@ -25,7 +25,7 @@ from mindformers_glm.ops.attention import (
     split_heads,
 )
 from mindformers_glm.ops.kernels.operators import use_formulas
-from mindformers_glm.ops.linear import Product
+from mindformers_glm.ops.linear import Product, matrix_type
 from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
 from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand
 from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
@@ -45,8 +45,8 @@ class Linear(nn.Cell):
         self.in_channels, self.out_channels = columns, rows
         self.weight = Parameter(initializer(Normal(sigma), (rows, columns), kind), name="weight")
         self.bias = Parameter(initializer("zeros", (rows,), kind), name="bias") if bias else None
-        self.dtype = getattr(ms, config.compute_dtype)
-        self.product = Product()
+        self.dtype, rounded = matrix_type(config.compute_dtype)
+        self.product = Product(rounded=rounded)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
@@ -117,7 +117,7 @@ class SelfAttention(nn.Cell):
         )
         rotate = RotateHeadsByHand if by_hand else RotateHeads
         self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
-        self.dtype = getattr(ms, config.compute_dtype)
+        self.dtype = matrix_type(config.compute_dtype)[0]
 
     def construct(
         self,

@@ -241,6 +241,8 @@ void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_
 
 }  // namespace glm
 
+extern "C" int glm_halves_are_fast() { return glm::halves_are_fast(); }
+
 // For tests and measurements: c (m, n) = a b^T; orders tell whether a is (m, k) or (k, m), b (n, k) or (k, n).
 extern "C" void glm_product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, int a_columns,
                             int b_columns, const float* bias, int add, int half) {
