@@ -16,7 +16,7 @@ from mindspore.common.initializer import HeUniform, initializer
 from mindformers_glm.adapters.config import LoraConfig, read_pet_config
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.layers import Linear
-from mindformers_glm.ops.linear import linear
+from mindformers_glm.ops.linear import Product, matrix_type
 
 DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
 
@@ -36,14 +36,17 @@ class LoraLinear(nn.Cell):
         self.mindpet_delta_lora_b = Parameter(initializer("zeros", up, kind), name=DELTA + "_b")
         self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
         self.scale = config.lora_alpha / config.lora_rank
-        self.delta_dtype = getattr(ms, config.compute_dtype) if config.compute_dtype else base.dtype
+        self.delta_dtype, rounded = matrix_type(config.compute_dtype) if config.compute_dtype else (base.dtype, False)
+        self.product, self.low_product = base.product, Product(rounded=rounded)
+        self.low_product.kernel_is_on = base.product.kernel_is_on  # off where the layer is recomputed
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out) in the type of the layer."""
         x = ops.cast(x, self.dtype)
         low = x if self.drop is None else self.drop(x)
-        low = linear(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
-        return linear(x, self.weight, self.bias) + ops.cast(linear(low, self.mindpet_delta_lora_b), self.dtype)
+        low = self.low_product(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
+        low = self.low_product(low, self.mindpet_delta_lora_b)
+        return self.product(x, self.weight, self.bias) + ops.cast(low, self.dtype)
 
 
 def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.Cell:

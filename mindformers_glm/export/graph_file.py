@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.train import mind_ir_pb2 as proto
 
 from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.ops.kernels.operators import formulas_only
 
 VERSION = 3
 _HEADER = b"\x01" + bytes(63)  # of a weight file: byte order, little endian
@@ -26,14 +27,17 @@ class Place(NamedTuple):
 
 
 def trace(cell: nn.Cell, inputs: Sequence[Tensor]) -> proto.ModelProto:
-    """The graph of a Cell for these inputs, without its weights. The Cell is compiled, nothing is kept on disk."""
+    """The graph of a Cell for these inputs, without its weights, of MindSpore's own operators alone.
+
+    The Cell is compiled, nothing is kept on disk.
+    """
     found = proto.ModelProto()
 
     def take(model: proto.ModelProto) -> None:
         found.CopyFrom(model)
         del model.graph.parameter[:]  # so that mindspore.export writes none
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, formulas_only(cell):
         ms.export(cell, *inputs, file_name=f"{folder}/graph", file_format="MINDIR", custom_func=take)
     return found
 

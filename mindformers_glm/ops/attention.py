@@ -8,6 +8,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+
 MASKED = -1e4  # finite, so that a row without any key stays finite; exp(-1e4) is 0 in float32
 
 _scores, _mix, _mix_back = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul(), ops.BatchMatMul(transpose_a=True)
@@ -62,6 +64,47 @@ class AttentionByHand(Attention):
         own = _total(ops.cast(dmixed * mixed, ms.float32), -1)  # sum over keys of dprobs * probs, on E columns, not T
         dscores = ops.cast((_scores(dmixed, v) - own) * probs, q.dtype)
         return _mix(dscores, k), _mix_back(dscores, q), _mix_back(probs, dmixed), ops.zeros_like(mask)
+
+
+class CausalAttention(Chosen):
+    """Rotary positions and attention in one: rows q | k | v -> rows. A kernel without a formula of its own.
+
+    `takes` says whether it can be used; where not, `RotateHeads` and `Attention` do the same.
+    """
+
+    def __init__(self, *, heads: int, head_dim: int):
+        super().__init__(lambda: _CausalKernel(heads, head_dim))
+
+    def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
+        """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
+
+        So it is where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
+        """
+        return self.kernel_is_on and fits(x) and fits(cos) and cos.shape[0] == 1 and mask.shape[0] == 1
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rows (N, (H + 2 K) E) -> (N, H E)."""
+        return self.kernel(x, cos, sin)[0]
+
+
+class _CausalKernel(nn.Cell):
+    """Keeps the logarithm of each query's sum of scores; probabilities are computed again in the backward pass."""
+
+    def __init__(self, heads: int, head_dim: int):
+        super().__init__()
+        width = heads * head_dim
+
+        def shapes(x, cos, sin):
+            return (x[0], width), (x[0] // cos[2], heads, cos[2])
+
+        self.forward = operator("GlmAttention", shapes, (ms.float32, ms.float32))
+        self.back = operator("GlmAttentionBack", lambda x, cos, sin, out, logs, dout: x)
+
+    def construct(self, x, cos, sin):
+        return self.forward(x, cos, sin)
+
+    def bprop(self, x, cos, sin, out, dout):
+        return self.back(x, cos, sin, out[0], out[1], dout[0]), ops.zeros_like(cos), ops.zeros_like(sin)
 
 
 def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:

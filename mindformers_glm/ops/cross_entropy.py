@@ -5,6 +5,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+
 IGNORED = -100
 CHUNK_LOGITS = 2**25
 
@@ -32,21 +34,63 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return _cross_entropy(logits, labels)
 
 
-class HeadCrossEntropy(nn.Cell):
+class HeadCrossEntropy(Chosen):
     """`CrossEntropy` of the logits hidden W^T, which are never held all at once.
 
     Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
     there: 3 matrix products as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
-    for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then.
+    for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then. `frozen` says that no gradient of
+    the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py.
     """
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, *, frozen: bool = False, rounded: bool = False):
+        super().__init__(lambda: (_FrozenHeadKernel if frozen else _HeadKernel)("Half" if rounded else ""))
         self.weighted = _WeightedHead()
 
     def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         """Rows `hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
-        return self.weighted(hidden, ops.cast(weight, hidden.dtype), *_targets(labels))[0]
+        target, share = _targets(labels)
+        weight = ops.cast(weight, hidden.dtype)
+        if self.kernel_is_on and fits(hidden):
+            return self.kernel(hidden, weight, target, share)[0].reshape(())
+        return self.weighted(hidden, weight, target, share)[0]
+
+
+class _HeadKernel(nn.Cell):
+    """Returns the loss and its gradients, which `bprop` only multiplies by what comes in."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.forward = operator(
+            f"GlmHeadLoss{kind}", lambda x, w, target, share: ((1,), x, w), (ms.float32, ms.float32, ms.float32)
+        )
+
+    def construct(self, hidden, weight, target, share):
+        return self.forward(hidden, weight, target, share)
+
+    def bprop(self, hidden, weight, target, share, out, dout):
+        _, dhidden, dweight = out
+        scale = dout[0]
+        return dhidden * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
+
+
+class _FrozenHeadKernel(nn.Cell):
+    """The same, with the weight's gradient as an operator of its own, which a graph that does not use it leaves out."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.forward = operator(
+            f"GlmFrozenHeadLoss{kind}", lambda x, w, target, share: ((1,), x), (ms.float32, ms.float32)
+        )
+        self.back_weight = operator(f"GlmHeadWeight{kind}", lambda x, w, target, share: w)
+
+    def construct(self, hidden, weight, target, share):
+        return self.forward(hidden, weight, target, share)
+
+    def bprop(self, hidden, weight, target, share, out, dout):
+        scale = dout[0]
+        dweight = self.back_weight(hidden, weight, target, share)
+        return out[1] * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:

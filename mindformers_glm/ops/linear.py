@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.kernels.library import library
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
 from mindformers_glm.ops.quantized import BLOCK, ZERO
+from mindformers_glm.runtime import device_target
 
+_BFLOAT16 = "bfloat16"
 _matmul, _floor = ops.MatMul(transpose_b=True), ops.Floor()
+
+
+def matrix_type(name: str) -> tuple[ms.Type, bool]:
+    """The type of the operands of matrix products in `compute_dtype` `name`, and whether products round them.
+
+    A processor has no tensors of bfloat16: there they are float32, and products keep 11 bits of each number, three
+    more than bfloat16 has.
+    """
+    if name == _BFLOAT16 and device_target() == "CPU":
+        return ms.float32, True
+    return getattr(ms, name), False
+
+
+def multiplies(name: str) -> bool:
+    """Whether this device has products in `compute_dtype` `name` that are worth having."""
+    if name != _BFLOAT16 or device_target() != "CPU":
+        return True
+    found = library()
+    return found is not None and bool(found.glm_halves_are_fast())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,3 +50,48 @@ def quantized_linear(
         whole = halves.transpose(0, 2, 1, 3).reshape(whole.shape[0], -1)[:, :columns] - ZERO
     groups = whole.reshape(*scale.shape, -1) * ops.cast(scale, ms.float32).expand_dims(2)
     return linear(x, groups.reshape(-1, columns), bias)
+
+
+class Product(Chosen):
+    """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
+
+    def __init__(self, *, rounded: bool = False):
+        super().__init__(lambda: _Product(rounded))
+        self.biased = _BiasedProduct(rounded) if self.kernel is not None else None
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
+        if not (self.kernel_is_on and fits(x)):
+            return linear(x, weight, bias)
+        weight = ops.cast(weight, ms.float32)
+        if bias is None:
+            return self.kernel(x, weight)
+        return self.biased(x, weight, ops.cast(bias, ms.float32))
+
+
+class _Product(nn.Cell):
+    def __init__(self, rounded: bool):
+        super().__init__()
+        kind = "Half" if rounded else ""
+        self.forward = operator(f"GlmLinear{kind}", lambda x, w: (x[0], w[0]))
+        self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w: (dy[0], w[1]))
+        self.back_weight = operator(f"GlmLinearBackWeight{kind}", lambda dy, x: (dy[1], x[1]))
+
+    def construct(self, x, weight):
+        return self.forward(x, weight)
+
+    def bprop(self, x, weight, out, dout):
+        return self.back_x(dout, weight), self.back_weight(dout, x)
+
+
+class _BiasedProduct(_Product):
+    def __init__(self, rounded: bool):
+        super().__init__(rounded)
+        self.forward = operator(f"GlmLinearBias{'Half' if rounded else ''}", lambda x, w, b: (x[0], w[0]))
+        self.back_bias = operator("GlmLinearBackBias", lambda dy: (dy[1],))
+
+    def construct(self, x, weight, bias):
+        return self.forward(x, weight, bias)
+
+    def bprop(self, x, weight, bias, out, dout):
+        return self.back_x(dout, weight), self.back_weight(dout, x), self.back_bias(dout)

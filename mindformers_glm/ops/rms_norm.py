@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
+
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
 
 _mean, _matmul = ops.ReduceMean(keep_dims=True), ops.MatMul()
 
@@ -22,7 +26,21 @@ class RmsNorm(nn.Cell):
         return x * _inverse_size(x, self.eps) * weight, x
 
 
-class RmsNormByHand(RmsNorm):
+class RmsNormByHand(Chosen):
+    """RmsNorm with a gradient of its own, by a kernel where one fits."""
+
+    def __init__(self, eps: float):
+        super().__init__(lambda: _RmsNormKernel(eps))
+        self.formula = _RmsNormFormula(eps)
+
+    def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """See RmsNorm."""
+        if self.kernel_is_on and fits(x) and weight.dtype == ms.float32:
+            return self.kernel(x, weight)
+        return self.formula(x, weight)
+
+
+class _RmsNormFormula(RmsNorm):
     """RmsNorm in half the operators that the derived gradient takes.
 
     With s = 1 / sqrt(mean(x^2) + eps) and p = dy * x: dx = dy * w * s - x * s^3 * mean(p * w), dw = sum over rows of
@@ -36,6 +54,20 @@ class RmsNormByHand(RmsNorm):
         shared = _matmul(product, weight.reshape(-1, 1)) * (scale * scale * scale / x.shape[1])
         dx = slope * weight * scale - x * shared + beside
         return dx, _matmul(scale.reshape(1, -1), product).reshape(-1)
+
+
+class _RmsNormKernel(nn.Cell):
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = Tensor(np.array([eps], np.float32))
+        self.forward = operator("GlmRmsNorm", lambda x, w, eps: x)
+        self.back = operator("GlmRmsNormBack", lambda x, w, eps, slope, beside: (x, w), (ms.float32, ms.float32))
+
+    def construct(self, x, weight):
+        return self.forward(x, weight, self.eps), x
+
+    def bprop(self, x, weight, out, dout):
+        return self.back(x, weight, self.eps, dout[0], dout[1])
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:

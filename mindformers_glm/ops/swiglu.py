@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+
 
 class SwiGLU(nn.Cell):
     """The rows silu(gate) * up of rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
@@ -14,7 +16,32 @@ class SwiGLU(nn.Cell):
         return gate * ops.sigmoid(gate) * up
 
 
-class SwiGLUByHand(SwiGLU):
+class SwiGLUByHand(Chosen):
+    """SwiGLU with a gradient of its own, by a kernel where one fits."""
+
+    def __init__(self) -> None:
+        super().__init__(_SwiGLUKernel)
+        self.formula = _SwiGLUFormula()
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, 2 F) -> (N, F)."""
+        return self.kernel(x) if self.kernel_is_on and fits(x) else self.formula(x)
+
+
+class _SwiGLUKernel(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = operator("GlmSwiglu", lambda x: (x[0], x[1] // 2))
+        self.back = operator("GlmSwigluBack", lambda x, dy: x)
+
+    def construct(self, x):
+        return self.forward(x)
+
+    def bprop(self, x, out, dout):
+        return (self.back(x, dout),)
+
+
+class _SwiGLUFormula(SwiGLU):
     """SwiGLU whose gradient joins the halves instead of padding and adding them."""
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:

@@ -1,7 +1,8 @@
 """Adam with decoupled weight decay: with MindFormers' numbers (no bias correction) and as published.
 
 Both keep float32 moments named `adam_m.<parameter>` and `adam_v.<parameter>` whatever the parameter's type. A float32
-parameter is updated in place by two fused kernels; another type is widened to float32, updated and rounded back.
+parameter is updated in place, by one kernel of the compiled library or by two of MindSpore's; another type is widened
+to float32, updated and rounded back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.ops.kernels.operators import operator
+from mindformers_glm.optim.clip import scale_gradients
 from mindformers_glm.optim.groups import flatten
 from mindformers_glm.registry import OPTIMIZERS
 
@@ -47,10 +50,35 @@ class _DecoupledAdam(nn.Cell):
         )
         self.size = len(rows)
         self.descend, self.adam = ops.ApplyGradientDescent(), ops.Adam()
-        self.zero = Tensor(0.0, ms.float32)
+        self.zero, self.one = Tensor(0.0, ms.float32), Tensor(1.0, ms.float32)
+        self.fused = operator("GlmAdam", lambda p, m, v, g, numbers: (1,))
 
-    def update(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor) -> None:
-        """Updates every parameter and its moments; `rate` and `eps` are those of this step."""
+    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
+        """Updates in place; returns the learning rate."""
+        return self.scaled(grads, self.one)
+
+    def update(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor, factor: Tensor) -> Tensor:
+        """Updates every parameter and its moments from factor * gradients; `rate` and `eps` are those of this step.
+
+        Returns the learning rate, once all is done.
+        """
+        if self.fused is None:
+            grads = scale_gradients(grads, factor)
+            self._update_by_formulas(grads, rate, eps)
+            return self.learning_rate
+        done = self.learning_rate.value()
+        for i in range(self.size):
+            if self.is_float32[i]:
+                decay = self.learning_rate * self.decays[i]
+                numbers = ops.stack((rate, decay, self.beta1 * self.one, self.beta2 * self.one, eps, factor))
+                grad = grads[i].astype(ms.float32)
+                updated = self.fused(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
+                done = ops.depend(done, updated)
+            else:
+                self._update_widened(i, grads[i].astype(ms.float32) * factor, rate, eps)
+        return done
+
+    def _update_by_formulas(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor) -> None:
         for i in range(self.size):
             if self.is_float32[i]:
                 if self.decays[i] > 0:
@@ -92,10 +120,9 @@ class FP32StateAdamWeightDecay(_DecoupledAdam):
         super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
         self.eps_tensor = Tensor(self.eps, ms.float32)
 
-    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
-        """Updates in place; returns the learning rate."""
-        self.update(grads, self.learning_rate, self.eps_tensor)
-        return self.learning_rate
+    def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
+        """Updates in place from factor * gradients; returns the learning rate."""
+        return self.update(grads, self.learning_rate.value(), self.eps_tensor, factor)
 
 
 @OPTIMIZERS.register("adamw_bias_correction")
@@ -118,16 +145,15 @@ class AdamW(_DecoupledAdam):
         self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
         self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
 
-    def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
-        """Updates in place; returns the learning rate."""
+    def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
+        """Updates in place from factor * gradients; returns the learning rate."""
         step = self.global_step + 1
         ops.assign(self.global_step, step)
         count = step.astype(ms.float32).reshape(())
         correction1 = -ops.expm1(count * self.log_beta1)  # 1 - beta1^t without losing digits
         correction2 = ops.sqrt(-ops.expm1(count * self.log_beta2))
         # m / c1 / (sqrt(v) / c2 + eps) = c2 / c1 * m / (sqrt(v) + eps * c2)
-        self.update(grads, self.learning_rate * correction2 / correction1, self.eps * correction2)
-        return self.learning_rate
+        return self.update(grads, self.learning_rate * correction2 / correction1, self.eps * correction2, factor)
 
 
 def _zeros_like(parameters: Sequence[Parameter], prefix: str) -> ParameterTuple:

@@ -131,6 +131,7 @@ class _Update(nn.Cell):
         super().__init__(auto_prefix=False)
         self.optimizer, self.max_norm, self.rescales = optimizer, max_grad_norm, rescales
         self.rate = optimizer.learning_rate
+        self.scales_itself = hasattr(optimizer, "scaled")
         self.reduce = reduction.gradients
         self.squared_norm = reduction.squared_norm or SquaredNorm()
         self.everyone = reduction.everyone
@@ -146,15 +147,23 @@ class _Update(nn.Cell):
         finite = ops.isfinite(norm)
         ops.assign(self.rate, learning_rate)
         if finite:
-            self.apply(grads, factor, norm)
+            norm = self.apply(grads, factor, norm)
         return norm, finite.astype(ms.float32), stop
 
-    def apply(self, grads: tuple[Tensor, ...], factor: Tensor, norm: Tensor) -> None:
+    def apply(self, grads: tuple[Tensor, ...], factor: Tensor, norm: Tensor) -> Tensor:
+        """Returns the norm, once everything is updated."""
         if self.max_norm is not None:
-            grads = scale_gradients(grads, clip_coefficient(norm, self.max_norm) / factor)
+            done = self.scaled(grads, clip_coefficient(norm, self.max_norm) / factor)
         elif self.rescales:
-            grads = scale_gradients(grads, 1.0 / factor)
-        self.optimizer(grads)
+            done = self.scaled(grads, 1.0 / factor)
+        else:
+            done = self.optimizer(grads)
+        return ops.depend(norm, done)
+
+    def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor | tuple:
+        if self.scales_itself:
+            return self.optimizer.scaled(grads, factor)
+        return self.optimizer(scale_gradients(grads, factor))
 
 
 class _Whole(nn.Cell):

@@ -12,6 +12,7 @@ from mindformers_glm import runtime
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration, build_model
 from mindformers_glm.ops import cross_entropy as loss_module
+from mindformers_glm.ops.linear import multiplies
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 101, (3, 20)).astype(np.int32)
@@ -150,9 +151,21 @@ def test_too_long_a_sequence_is_refused_before_anything_is_compiled(mode):
         model(Tensor(np.zeros((1, 9), np.int32)))
 
 
-def test_bfloat16_on_a_processor_is_refused_when_building():
+def test_bfloat16_is_refused_where_the_processor_gains_nothing_by_it(monkeypatch):
+    monkeypatch.setenv("GLM_KERNELS", "off")
     with pytest.raises(ConfigError, match="compute_dtype: got 'bfloat16'.*float32"):
         ChatGLM2ForConditionalGeneration(tiny_config(compute_dtype="bfloat16"))
+
+
+def test_bfloat16_has_nearly_the_gradients_of_float32(expected, mode):
+    if not multiplies("bfloat16"):
+        pytest.skip("this processor has no fast products of 16 bits")
+    model = random_network(compute_dtype="bfloat16")
+    loss, ours = gradients(model)
+    assert loss == pytest.approx(expected[0], rel=1e-3)
+    assert loss != expected[0]
+    for name, gradient in expected[1].items():
+        assert np.linalg.norm(ours[name] - gradient) <= 0.03 * np.linalg.norm(gradient) + 1e-7, name
 
 
 def test_a_model_section_builds_the_network_with_its_adapter():

@@ -2,8 +2,8 @@
 G = H / K, E head_dim, F ffn, V vocabulary. Activations are rows (N, .): only attention need know B and T.
 
 What the parts are told of the rows' places: `cos` and `sin` (B or 1, H + 2 K, T, E) of their positions, `mask` (B or 1,
-1, G * T, T) among them, and `batch`, which is B. These are plain arguments, because in PyNative mode a recomputed Cell
-differentiates no tuples.
+1, G * T, T) among them, and `batch`, which is B. One mask for all sequences is the causal one of positions 0 to T - 1.
+These are plain arguments, because in PyNative mode a recomputed Cell differentiates no tuples.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm import runtime
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.ops.attention import Attention, AttentionByHand, blocked_attention, join_heads, split_heads
-from mindformers_glm.ops.linear import linear
+from mindformers_glm.ops.attention import (
+    Attention,
+    AttentionByHand,
+    CausalAttention,
+    blocked_attention,
+    join_heads,
+    split_heads,
+)
+from mindformers_glm.ops.kernels.operators import use_formulas
+from mindformers_glm.ops.linear import Product, matrix_type
 from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
 from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand
 from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
@@ -37,11 +45,12 @@ class Linear(nn.Cell):
         self.in_channels, self.out_channels = columns, rows
         self.weight = Parameter(initializer(Normal(sigma), (rows, columns), kind), name="weight")
         self.bias = Parameter(initializer("zeros", (rows,), kind), name="bias") if bias else None
-        self.dtype = getattr(ms, config.compute_dtype)
+        self.dtype, rounded = matrix_type(config.compute_dtype)
+        self.product = Product(rounded=rounded)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        return linear(ops.cast(x, self.dtype), self.weight, self.bias)
+        return self.product(ops.cast(x, self.dtype), self.weight, self.bias)
 
 
 class Norm(nn.Cell):
@@ -101,12 +110,14 @@ class SelfAttention(nn.Cell):
         bias = config.add_qkv_bias or config.add_bias_linear
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
         self.core = CoreAttention(config, by_hand=core_by_hand)
+        self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim)
+        self.may_be_whole = core_by_hand and self.grouped and self.core.drop is None
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
         rotate = RotateHeadsByHand if by_hand else RotateHeads
         self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
-        self.dtype = getattr(ms, config.compute_dtype)
+        self.dtype = matrix_type(config.compute_dtype)[0]
 
     def construct(
         self,
@@ -119,7 +130,10 @@ class SelfAttention(nn.Cell):
         prefix_v: Tensor | None = None,
     ) -> Tensor:
         """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row."""
-        q, k, v = self.project(x, cos, sin, batch)
+        x = self.query_key_value(x)
+        if self.may_be_whole and prefix_k is None and self.whole.takes(x, cos, mask):
+            return self.dense(self.whole(x, cos, sin))
+        q, k, v = self.take_apart(x, cos, sin, batch)
         out = self.core(q, k, v, mask, prefix_k, prefix_v)
         return self.dense(join_heads(out, batch=batch, heads=self.heads))
 
@@ -130,17 +144,17 @@ class SelfAttention(nn.Cell):
 
         `past` holds blocks (keys, values, mask) of (B, K, S, E) twice and a mask or None.
         """
-        q, k, v = self.project(x, cos, sin, batch)
+        q, k, v = self.take_apart(self.query_key_value(x), cos, sin, batch)
         out = blocked_attention(q, (*past, (k, v, mask)))
         return self.dense(join_heads(out, batch=batch, heads=self.heads)), k, v
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated and scaled queries (B, K, G * T, E), rotated keys and plain values (B, K, T, E)."""
+    def take_apart(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected rows -> rotated, scaled queries (B, K, G * T, E), rotated keys and plain values (B, K, T, E)."""
         h, k, e = self.heads, self.kv_heads, self.head_dim
         if self.grouped:  # rows q | k | v
-            x = split_heads(self.query_key_value(x), batch=batch, heads=h + 2 * k, head_dim=e)
+            x = split_heads(x, batch=batch, heads=h + 2 * k, head_dim=e)
         else:  # for each head its q, k, v
-            x = self.query_key_value(x).reshape(batch, -1, h, 3, e).transpose(0, 3, 2, 1, 4)
+            x = x.reshape(batch, -1, h, 3, e).transpose(0, 3, 2, 1, 4)
             x = x.reshape(batch, 3 * h, -1, e)
         q, k, v = self.rotate(ops.cast(x, ms.float32), cos, sin)
         return ops.cast(q, self.dtype), ops.cast(k, self.dtype), ops.cast(v, self.dtype)
@@ -181,6 +195,8 @@ class Block(nn.Cell):
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
         if recomputed == "all":
+            if not by_hand:
+                use_formulas(self)
             self.recompute()
         elif recomputed == "scores":
             self.self_attention.core.recompute()

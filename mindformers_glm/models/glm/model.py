@@ -22,6 +22,7 @@ from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, R
 from mindformers_glm.models.glm.quantized import make_quantized
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
+from mindformers_glm.ops.linear import matrix_type, multiplies
 from mindformers_glm.ops.rotary import head_scales, rotary_table
 from mindformers_glm.registry import CONFIGS, MODELS, service
 
@@ -126,7 +127,6 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         self.config = config
         self.transformer = ChatGLM2Model(config)
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
-        self.head_loss = HeadCrossEntropy()
         self.prefix_encoder = None
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
@@ -140,6 +140,8 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
+        frozen = not self.transformer.output_layer.weight.requires_grad
+        self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=matrix_type(config.compute_dtype)[1])
         if config.quantization_bit:
             make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
         object.__setattr__(self, "_cached", None)
@@ -287,9 +289,12 @@ def check_device(config: ChatGLM2Config) -> None:
     """Raises ConfigError when the device in use cannot compute in the type that `config` names."""
     if runtime.device_target() != "CPU":
         return
-    if config.compute_dtype == "bfloat16":
+    if not multiplies(config.compute_dtype):
         raise ConfigError(
-            "compute_dtype", "bfloat16", "MindSpore multiplies no bfloat16 matrices on a CPU: use float32 there."
+            "compute_dtype",
+            config.compute_dtype,
+            "This processor gains nothing by 16-bit products (AVX512-FP16 and the compiled kernels have them): use "
+            "float32 here.",
         )
     if config.compute_dtype == "float16":
         log_once(

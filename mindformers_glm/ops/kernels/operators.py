@@ -1,0 +1,61 @@
+"""Operators of the compiled library inside MindSpore's graphs, and the switch between them and the formulas.
+
+An operator has inputs and outputs of float32 and fixed shapes; whatever is otherwise takes the formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.ops import functional
+
+from mindformers_glm.ops.kernels.library import library_file
+
+
+def operator(name: str, shape: Callable[..., Any], dtype: Any = ms.float32) -> ops.Custom | None:
+    """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
+
+    None where there is no library for this device.
+    """
+    path = library_file()
+    if path is None:
+        return None
+    kind = tuple(dtype) if isinstance(dtype, (tuple, list)) else dtype
+    return ops.Custom(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
+
+
+class Chosen(nn.Cell):
+    """A formula and, where there is a library, the same as a kernel: `kernel` is None or a Cell that uses operators."""
+
+    def __init__(self, kernel: Callable[[], nn.Cell]):
+        super().__init__()
+        self.kernel = kernel() if library_file() is not None else None
+        self.kernel_is_on = self.kernel is not None
+
+
+def fits(x: Tensor) -> bool:
+    """Whether an operator can take this tensor; decided while a graph is compiled."""
+    return x.dtype == ms.float32 and not functional.is_sequence_value_unknown(x.shape)
+
+
+def use_formulas(network: nn.Cell) -> list[Chosen]:
+    """Switches the kernels of a network off, before it is compiled; returns the Cells that had one."""
+    cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, Chosen) and cell.kernel_is_on]
+    for cell in cells:
+        cell.kernel_is_on = False
+    return cells
+
+
+@contextmanager
+def formulas_only(network: nn.Cell) -> Iterator[None]:
+    """Within it a network is compiled on plain operators of MindSpore, which any machine has: to export it."""
+    cells = use_formulas(network)
+    try:
+        yield
+    finally:
+        for cell in cells:
+            cell.kernel_is_on = True

@@ -1,0 +1,75 @@
+// How panels of vectors are laid out: number p of all vectors side by side, vectors that are missing as zeros.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "product.h"
+#include "vectors.h"
+
+namespace glm {
+
+#if defined(__clang__)
+#define GLM_INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define GLM_INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#endif
+
+// Rows become columns: four perfect shuffles.
+inline void transpose(Floats* r) {
+  Floats t[16];
+  for (int round = 0; round < 4; round += 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      t[2 * i] = GLM_INTERLEAVE(r[i], r[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      t[2 * i + 1] = GLM_INTERLEAVE(r[i], r[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      r[2 * i] = GLM_INTERLEAVE(t[i], t[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      r[2 * i + 1] = GLM_INTERLEAVE(t[i], t[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+  }
+}
+
+// A panel `Width` vectors wide. `put(place, numbers, count)` stores the first `count` of sixteen numbers at
+// out[place]; with count 16 it may be asked to write over places of this panel that come later.
+template <int Width, class Put>
+inline void pack(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale,
+                 const Put& put) {
+  constexpr int kGroup = Width < kLanes ? Width : kLanes;
+  Floats factor = splat(scale);
+  for (int64_t group = 0; group < Width; group += kGroup) {
+    int64_t there = count - group < 0 ? 0 : count - group < kGroup ? count - group : kGroup;
+    const float* from = v.data + (first + group) * v.step + p * v.depth_step;
+    if (v.depth_step == 1) {
+      for (int64_t q = 0; q < depth; q += kLanes) {
+        int64_t some = depth - q < kLanes ? depth - q : kLanes;
+        Floats block[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          if (i >= there) {
+            block[i] = Floats{};
+          } else {
+            block[i] = some == kLanes ? load(from + i * v.step + q) : load_some(from + i * v.step + q, some);
+          }
+        }
+        transpose(block);
+        for (int64_t i = 0; i < some; ++i) {
+          bool last = kGroup < kLanes && q + i + 1 == depth;
+          put((q + i) * Width + group, block[i] * factor, last ? kGroup : kLanes);
+        }
+      }
+    } else if (there == kGroup) {
+      for (int64_t q = 0; q < depth; ++q) {
+        Floats numbers = {};
+        std::memcpy(&numbers, from + q * v.depth_step, kGroup * sizeof(float));
+        put(q * Width + group, numbers * factor, kGroup);
+      }
+    } else {
+      for (int64_t q = 0; q < depth; ++q) {
+        put(q * Width + group, load_some(from + q * v.depth_step, there) * factor, kGroup);
+      }
+    }
+  }
+}
+
+}  // namespace glm

@@ -1,0 +1,90 @@
+// Cross entropy of the output layer: loss, and gradients of hidden rows and of the weight, some rows at a time.
+// hidden (N, D), weight (V, D), target (N, 1), what each row counts (N, 1).
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kept.h"
+#include "operators.h"
+#include "parallel.h"
+#include "product.h"
+#include "vectors.h"
+
+using namespace glm;
+
+namespace {
+
+constexpr int64_t kLogits = int64_t(1) << 25;  // held at once
+
+thread_local Kept logits_memory;
+
+// Logits of a row -> their gradient count * (softmax - 1 at the target); returns count * cross entropy.
+double loss_of_row(float* x, int64_t classes, int64_t target, float count) {
+  if (count == 0.0f) {
+    std::fill_n(x, classes, 0.0f);
+    return 0;
+  }
+  Floats top = splat(-INFINITY), sums = {};
+  int64_t even = classes / kLanes * kLanes;
+  for (int64_t j = 0; j < even; j += kLanes) top = larger(top, load(x + j));
+  float best = highest(top);
+  for (int64_t j = even; j < classes; ++j) best = std::max(best, x[j]);
+  double loss = -double(x[target] - best);
+  for (int64_t j = 0; j < even; j += kLanes) {
+    Floats v = exponential(load(x + j) - best);
+    sums += v;
+    store(x + j, v);
+  }
+  float total = sum(sums);
+  for (int64_t j = even; j < classes; ++j) total += x[j] = std::exp(x[j] - best);
+  float share = count / total;
+  for (int64_t j = 0; j < even; j += kLanes) store(x + j, load(x + j) * share);
+  for (int64_t j = even; j < classes; ++j) x[j] *= share;
+  x[target] -= count;
+  return count * (loss + std::log(double(total)));
+}
+
+// Outputs that are null are not computed.
+void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers) {
+  int64_t n = given.size(0, 0), d = given.size(0, 1), v = given.size(1, 0);
+  const float *hidden = given.floats(0), *weight = given.floats(1), *counts = given.floats(3);
+  int64_t chunk = std::clamp<int64_t>(kLogits / v, 1, n);
+  chunk = (n + (n + chunk - 1) / chunk - 1) / ((n + chunk - 1) / chunk);
+  float* logits = logits_memory.floats(chunk * v);
+  std::vector<double> losses(size_t(n), 0.0);
+  for (int64_t begin = 0; begin < n; begin += chunk) {
+    int64_t rows = std::min(chunk, n - begin);
+    product(rows_of(hidden + begin * d, rows, d), rows_of(weight, v, d), d, logits, v, nullptr, false, numbers);
+    parallel_for(rows, [&](int64_t i) {
+      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i]);
+    });
+    float largest = *std::max_element(counts + begin, counts + begin + rows);  // no gradient is above it
+    if (dhidden != nullptr) {
+      Vectors slopes = rows_of(logits, rows, v);
+      slopes.largest = largest;
+      product(slopes, columns_of(weight, v, d), v, dhidden + begin * d, d, nullptr, false, numbers);
+    }
+    if (dweight != nullptr) {
+      Vectors slopes = columns_of(logits, rows, v);
+      slopes.largest = largest;
+      product(slopes, columns_of(hidden + begin * d, rows, d), rows, dweight, d, nullptr, begin > 0, numbers);
+    }
+  }
+  if (loss != nullptr) {
+    double total = 0;
+    for (double one : losses) total += one;
+    *loss = float(total);
+  }
+}
+
+}  // namespace
+
+// -> loss (1), dhidden, dweight
+GLM_OPERATOR(GlmHeadLoss) { head(given, given.floats(4), given.floats(5), given.floats(6), Numbers::kFloat32); }
+GLM_OPERATOR(GlmHeadLossHalf) { head(given, given.floats(4), given.floats(5), given.floats(6), Numbers::kHalf); }
+// -> loss (1), dhidden
+GLM_OPERATOR(GlmFrozenHeadLoss) { head(given, given.floats(4), given.floats(5), nullptr, Numbers::kFloat32); }
+GLM_OPERATOR(GlmFrozenHeadLossHalf) { head(given, given.floats(4), given.floats(5), nullptr, Numbers::kHalf); }
+// -> dweight
+GLM_OPERATOR(GlmHeadWeight) { head(given, nullptr, nullptr, given.floats(4), Numbers::kFloat32); }
+GLM_OPERATOR(GlmHeadWeightHalf) { head(given, nullptr, nullptr, given.floats(4), Numbers::kHalf); }
