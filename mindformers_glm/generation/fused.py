@@ -27,6 +27,7 @@ from mindformers_glm.ops.kernels.structures import (
     StepStruct,
     address,
 )
+from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel import layers
 
 _WATCHED_SIZE = 1 << 20  # as in network.py
@@ -38,7 +39,7 @@ def obstacles(model: nn.Cell) -> list[str]:
     found = [
         f"{key} is {value}"
         for key, value in (
-            ("compute_dtype", config.compute_dtype),
+            ("compute_dtype", str(matrix_type(config.compute_dtype)[0]).lower()),
             ("layernorm_compute_type", config.layernorm_compute_type),
             ("the residual stream", config.stream_dtype),
         )
