@@ -49,6 +49,7 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
   Floats sums[kRows][kWide] = {};
   for (int64_t p = 0; p < depth; ++p, a += kRows, b += kColumns) {
     for (int j = 0; j < kWide; ++j) __builtin_prefetch(b + kAhead * kColumns + j * kLanes);
+    __builtin_prefetch(a + kAhead * kRows);
     Floats right[kWide];
 #pragma GCC unroll 4
     for (int j = 0; j < kWide; ++j) right[j] = load(b + j * kLanes);
@@ -144,12 +145,22 @@ struct Job {
     }
   }
 
+  // Asks for the memory of a tile, so that it is there when the tile has been computed.
+  void fetch(int64_t i, int64_t j) const {
+    int64_t rows = std::min(form.rows, a.count - i), columns = std::min(form.columns, b.count - j);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* out = c + (i + r) * c_step + j;
+      for (int64_t q = 0; q < columns; q += kLanes) __builtin_prefetch(out + q, 1);
+    }
+  }
+
   // All tiles of packed panels: rows [i, i_end) by columns [j, j_end).
   void multiply(const char* rows, int64_t i, int64_t i_end, const char* columns, int64_t j, int64_t j_end,
                 int64_t depth, bool first) const {
     alignas(64) float tile[16 * 64];
     for (int64_t r = i; r < i_end; r += form.rows) {
       for (int64_t q = j; q < j_end; q += form.columns) {
+        fetch(r, q);
         form.multiply(depth, rows + (r - i) * depth * form.row_bytes, columns + (q - j) * depth * form.column_bytes,
                       tile);
         finish(tile, r, q, first);

@@ -54,6 +54,7 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
     }
     for (int64_t p = begin; p < end; ++p, a += kRows, b += kColumns) {
       for (int j = 0; j < kWide; ++j) __builtin_prefetch(b + kAhead * kColumns + j * kPerRegister);
+      __builtin_prefetch(a + kAhead * kRows);
       __m512h right[kWide];
 #pragma GCC unroll 4
       for (int j = 0; j < kWide; ++j) right[j] = _mm512_loadu_ph(b + j * kPerRegister);
