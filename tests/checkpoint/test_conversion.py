@@ -1,4 +1,4 @@
-"""Conversions: bit-exact round trips, the plan, interruption, refusal."""
+"""Conversions: bit-exact round trips, the plan, refusal."""
 
 import json
 import shutil
@@ -6,9 +6,9 @@ import shutil
 import mindspore as ms
 import numpy as np
 import pytest
+from conversions import TINY, assert_same, job, tiny_arrays
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint import convert, folder
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
 from mindformers_glm.checkpoint.job import plan_job
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
@@ -17,39 +17,11 @@ from mindformers_glm.checkpoint.names import is_adapter
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.checkpoint.verify import verify
 from mindformers_glm.errors import CheckpointError, ConfigError
-from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 
-TINY = ChatGLM2Config(
-    num_layers=2, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=12,
-    padded_vocab_size=50, seq_length=64, param_init_type="float32", compute_dtype="float32",
-)  # fmt: skip
 SPLIT = Storage(qkv_concat=False, mlp_concat=False, use_rearrange_rope=False)
 REARRANGED = SPLIT._replace(use_rearrange_rope=True)
 FUSED_REARRANGED = Storage(use_rearrange_rope=True)
-
-
-def job(source, out, form, **settings):
-    return run_plan(plan_job(source, out, form, **settings))
-
-
-def assert_same(left, right) -> None:
-    left, right = read_weights(left), read_weights(right)
-    assert set(left.names) == set(right.names)
-    for name in left.names:
-        assert left.dtype(name) == right.dtype(name), name
-        assert left.shape(name) == right.shape(name), name
-        assert left.read_bits(name).tobytes() == right.read_bits(name).tobytes(), name
-
-
-def tiny_arrays(dtype=np.float32) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {name: random.standard_normal(shape).astype(dtype) for name, shape in expected_shapes(TINY).items()}
-
-
-@pytest.fixture
-def ours(tmp_path):
-    return save_directory(tmp_path / "tiny", tiny_arrays(), TINY)
 
 
 @pytest.mark.parametrize("kind", ["hf_glm2_tiny", "hf_glm2_tiny/bin", "hf_glm3_tiny"])
@@ -319,112 +291,6 @@ def test_shapes_alone_do_not_make_a_configuration(golden, tmp_path):
     plan_job(source, tmp_path / "x.ckpt", "mindformers-1.2")
     with pytest.raises(ConfigError, match="give --config"):
         plan_job(source, tmp_path / "x", "ours")
-
-
-def test_places_that_are_taken(ours, tmp_path):
-    with pytest.raises(CheckpointError, match="exists already"):
-        job(ours, ours, "hf")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/letter.txt").write_text("dear")
-    for overwrite in (False, True):
-        with pytest.raises(CheckpointError, match="exists already|not a checkpoint of ours"):
-            run_plan(plan_job(ours, tmp_path / "mine", "hf"), overwrite=overwrite)
-    assert (tmp_path / "mine/letter.txt").read_text() == "dear"
-    with pytest.raises(CheckpointError, match="End its name in .ckpt"):
-        job(ours, tmp_path / "x", "mindformers")
-    (tmp_path / "x.ckpt").write_text("mine")
-    with pytest.raises(CheckpointError, match="exists already"):
-        job(ours, tmp_path / "x.ckpt", "mindformers")
-    assert (tmp_path / "x.ckpt").read_text() == "mine"
-
-
-def test_overwriting_replaces_the_whole_folder(ours, tmp_path):
-    out = job(ours, tmp_path / "x", "ours", shard_size=2000)
-    run_plan(plan_job(ours, out, "hf"), overwrite=True)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "manifest.json", "model.safetensors"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "x"]
-
-
-def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
-    written = []
-    original = convert._write_safetensors
-
-    def stop_at_third(plan, file, out, progress):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(file.name)
-        original(plan, file, out, progress)
-
-    monkeypatch.setattr(convert, "_write_safetensors", stop_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        job(ours, tmp_path / "x", "hf", shard_size=2000)
-    assert not (tmp_path / "x").exists()
-    with pytest.raises(CheckpointError, match="not finished"):
-        read_weights(tmp_path / "x.unfinished")
-    first, before = list(written), (tmp_path / "x.unfinished" / written[0]).stat().st_mtime_ns
-    written.clear()
-    monkeypatch.setattr(convert, "_write_safetensors", lambda *a: (written.append(a[1].name), original(*a)))
-    done = []
-    run_plan(plan := plan_job(ours, tmp_path / "x", "hf", shard_size=2000), progress=done.append)
-    assert not set(first) & set(written)
-    assert sum(done) == plan.size
-    assert (tmp_path / "x" / first[0]).stat().st_mtime_ns == before
-    assert verify(tmp_path / "x").faults == []
-    assert_same(ours, tmp_path / "x")
-    assert not (tmp_path / "x.unfinished").exists()
-
-
-def test_an_interrupted_single_file_leaves_the_old_one(ours, tmp_path, monkeypatch):
-    out = job(ours, tmp_path / "x.ckpt", "mindformers")
-    before = out.read_bytes()
-    original, written = convert._write_ckpt_tensor, []
-
-    def stop_at_third(plan, tensor, file, progress):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(tensor.name)
-        original(plan, tensor, file, progress)
-
-    monkeypatch.setattr(convert, "_write_ckpt_tensor", stop_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(plan_job(ours, out, "mindformers", dtype="fp16"), overwrite=True)
-    assert out.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "x.ckpt", "x.yaml"]
-    monkeypatch.undo()
-    run_plan(plan_job(ours, out, "mindformers", dtype="fp16"), overwrite=True)
-    assert read_weights(out).dtype("transformer.output_layer.weight") == "float16"
-
-
-def test_another_conversion_does_not_take_up_its_files(ours, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(convert, "_write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        job(ours, tmp_path / "x", "hf", shard_size=2000)
-    job(ours, tmp_path / "x", "hf", dtype="fp16", shard_size=2000)
-    assert read_weights(tmp_path / "x").dtype("transformer.output_layer.weight") == "float16"
-    assert verify(tmp_path / "x").notes == []
-
-
-def test_two_writers_of_one_folder(ours, tmp_path):
-    busy = pytest.raises(CheckpointError, match="another process is writing")
-    with folder.FolderWriter(tmp_path / "x", work={"a": 1}), busy:
-        job(ours, tmp_path / "x", "hf")
-
-
-def test_a_full_disk(ours, tmp_path, monkeypatch):
-    import errno
-
-    def refuse(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folder.HashingFile, "write", refuse)
-        with pytest.raises(CheckpointError, match="No space left on device"):
-            job(ours, tmp_path / "x", "hf")
-    assert not (tmp_path / "x").exists()
-    job(ours, tmp_path / "x", "hf")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1))
-    with pytest.raises(CheckpointError, match="1 free"):
-        job(ours, tmp_path / "y", "hf")
 
 
 def test_weights_with_an_adapter_say_where_it_can_go(golden, tmp_path):
