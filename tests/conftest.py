@@ -21,7 +21,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference data beside the checkout, or in $GLM_SHARED; the test is skipped where it is absent."""
-    folder = Path(os.environ.get("GLM_SHARED", ROOT.parent / "shared"))
+    folder = Path(os.environ.get("GLM_SHARED") or ROOT.parent / "shared")
     if not (folder / "golden").is_dir():
         if os.environ.get("CI"):
             pytest.fail(f"reference data is missing in CI: {folder}")

@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.adapters.config import PrefixConfig
+from mindformers_glm.ops.linear import matrix_type
 
 DELTA = "mindpet_delta_ptuning2"
 
@@ -27,7 +28,7 @@ class PrefixEncoder(nn.Cell):
         self.shape = (config.pre_seq_len, num_layers, 2, kv_heads, head_dim)
         self.mindpet_delta_ptuning2_embedding = PrefixTable(config.pre_seq_len, num_layers * 2 * kv_heads * head_dim)
         self.drop = nn.Dropout(p=config.dropout_prob) if config.dropout_prob else None
-        self.dtype = getattr(ms, dtype)
+        self.dtype = matrix_type(dtype)[0]
 
     def construct(self, batch: int) -> Tensor:
         """Keys and values (L, 2, B, K, P, E), the same for each row of the batch. Positions are not rotated."""

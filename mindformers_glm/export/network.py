@@ -22,6 +22,7 @@ from mindspore import Tensor, nn, ops
 
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.ops.attention import MASKED
+from mindformers_glm.ops.linear import matrix_type
 
 INPUTS = ("tokens", "positions", "sequences", "owners", "wanted", "past_keys", "past_values")
 OUTPUTS = ("logits", "new_keys", "new_values")
@@ -57,7 +58,7 @@ class PackedNetwork(nn.Cell):
         self.kv_heads, self.channels = config.num_kv_heads, config.kv_channels
         self.spread = Tensor(np.zeros((1, 1, self.groups, 1), np.float32))
         self.cache_dtype = cache_dtype(model)
-        self.compute_dtype = getattr(ms, config.compute_dtype)
+        self.compute_dtype = matrix_type(config.compute_dtype)[0]
         self.prefix = None
         if model.prefix_encoder is not None:  # the trained table becomes a constant of the graph
             self.prefix = Tensor(np.ascontiguousarray(model.prefix_encoder(1).asnumpy()))

@@ -21,6 +21,7 @@ from mindformers_glm import runtime
 from mindformers_glm.generation.cache import CacheShape, KVCache
 from mindformers_glm.log import log_once
 from mindformers_glm.ops.attention import MASKED
+from mindformers_glm.ops.linear import matrix_type
 
 _WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
 _PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimension
@@ -39,7 +40,7 @@ class MindSporeNetwork:
         self._parameters = list(model.get_parameters())
         self._weights = [list(layer.get_parameters()) for layer in layers]
         self._start = _Start(model.transformer)
-        self._block = _Block(layers[0], getattr(ms, config.compute_dtype), getattr(ms, dtype.__name__))
+        self._block = _Block(layers[0], matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
         self._head = _Head(model.transformer)
         self._is_declared = False
         self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
