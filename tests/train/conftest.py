@@ -5,43 +5,14 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn, ops
+from toy_networks import LENGTH, VOCABULARY, SquareRoot, Toy
 
 from mindformers_glm.data.batch import IGNORED, Batch
 from mindformers_glm.data.order import Order
-from mindformers_glm.ops.cross_entropy import cross_entropy
 from mindformers_glm.optim import FP32StateAdamWeightDecay, decay_groups
 from mindformers_glm.train.plan import make_plan
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
-
-VOCABULARY, WIDTH, LENGTH = 17, 8, 6
-
-
-class Toy(nn.Cell):
-    """Predicts the next token from the present one."""
-
-    def __init__(self, seed=0, dtype=ms.float32):
-        super().__init__()
-        rng = np.random.default_rng(seed)
-        self.table = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)), dtype), name="table")
-        self.weight = Parameter(Tensor(rng.standard_normal((VOCABULARY, WIDTH)) * 0.3, dtype), name="dense.weight")
-        self.bias = Parameter(Tensor(np.zeros(VOCABULARY), dtype), name="dense.bias")
-
-    def construct(self, input_ids, labels):
-        hidden = ops.tanh(ops.gather(self.table, input_ids.reshape(-1), 0))
-        return cross_entropy(ops.matmul(hidden, self.weight.T) + self.bias, labels.reshape(-1))
-
-
-class SquareRoot(nn.Cell):
-    """Its loss is 0 and its gradient is infinite."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = Parameter(Tensor(np.zeros((2, 2), np.float32)), name="w")
-
-    def construct(self, input_ids, labels):
-        return ops.sqrt(self.weight).sum()
 
 
 class Tokens:
