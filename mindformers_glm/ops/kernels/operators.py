@@ -25,7 +25,14 @@ def operator(name: str, shape: Callable[..., Any], dtype: Any = ms.float32) -> o
     if path is None:
         return None
     kind = tuple(dtype) if isinstance(dtype, (tuple, list)) else dtype
-    return ops.Custom(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
+    return _Operator(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
+
+
+class _Operator(ops.Custom):
+    """An operator without state: a copy of a Cell uses the same one."""
+
+    def __deepcopy__(self, memo: dict) -> _Operator:
+        return self
 
 
 class Chosen(nn.Cell):
