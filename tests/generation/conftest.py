@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from numpy_network import NumpyNetwork
 from reference import Reference
 
 from mindformers_glm import runtime
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.ops.kernels import library
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +33,23 @@ def engine(network):
 
 @pytest.fixture(scope="session", params=["auto", "off"], ids=["kernels", "formulas"])
 def kernels(request) -> str:
-    """With the processor's kernels, and with MindSpore's operators."""
+    """With the processor's kernels, and with MindSpore's operators; `_graph_mode` sets it for the test."""
+    return request.param
+
+
+def reference(folder: Path, kernels: str) -> Reference:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLM_KERNELS", request.param)
-        assert (library.library() is None) == (request.param == "off")
-        yield request.param
+        patch.setenv("GLM_KERNELS", kernels)
+        return Reference(folder)
 
 
 @pytest.fixture(scope="session")
 def glm2(golden, kernels) -> Reference:
     """ChatGLM2, tiny."""
-    return Reference(golden / "hf_glm2_tiny")
+    return reference(golden / "hf_glm2_tiny", kernels)
 
 
 @pytest.fixture(scope="session")
 def glm3(golden, kernels) -> Reference:
     """ChatGLM3, tiny."""
-    return Reference(golden / "hf_glm3_tiny")
+    return reference(golden / "hf_glm3_tiny", kernels)
