@@ -15,6 +15,7 @@ from mindspore import Parameter, nn
 
 from mindformers_glm.adapters.lora import LoraLinear
 from mindformers_glm.generation.cache import CacheShape, KVCache
+from mindformers_glm.generation.network import version_of
 from mindformers_glm.models.glm.layers import Linear, Norm
 from mindformers_glm.models.glm.quantized import QuantizedLinear
 from mindformers_glm.ops.kernels import library
@@ -29,8 +30,6 @@ from mindformers_glm.ops.kernels.structures import (
 )
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel import layers
-
-_WATCHED_SIZE = 1 << 20  # as in network.py
 
 
 def obstacles(model: nn.Cell) -> list[str]:
@@ -82,9 +81,8 @@ class FusedNetwork:
         return KVCache(self.shape, rows)
 
     def version(self) -> Hashable:
-        """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
-        watched = (parameter for parameter in self._parameters if parameter.size <= _WATCHED_SIZE)
-        return tuple(parameter.asnumpy().ravel()[:8].tobytes() for parameter in watched)
+        """See Network."""
+        return version_of(self._parameters)
 
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None

@@ -55,9 +55,8 @@ class MindSporeNetwork:
         return KVCache(self.shape, rows)
 
     def version(self) -> Hashable:
-        """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
-        watched = (parameter for parameter in self._parameters if parameter.size <= _WATCHED_SIZE)
-        return tuple(parameter.asnumpy().ravel()[:8].tobytes() for parameter in watched)
+        """See Network."""
+        return version_of(self._parameters)
 
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
@@ -176,6 +175,12 @@ class _Head(nn.Cell):
     def construct(self, x: Tensor, places: Tensor) -> Tensor:
         x = self.transformer.encoder.norm(ops.gather(x, places, 0))
         return ops.cast(self.transformer.output_layer(x), ms.float32)
+
+
+def version_of(parameters: Sequence[Parameter]) -> Hashable:
+    """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
+    watched = (parameter for parameter in parameters if parameter.size <= _WATCHED_SIZE)
+    return tuple(parameter.asnumpy().ravel()[:8].tobytes() for parameter in watched)
 
 
 def _tensor(values: np.ndarray, dtype: type) -> Tensor:

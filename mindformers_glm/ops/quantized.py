@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 SCALE = "_scale"  # after the name of a weight: the name of its scales
-BITS = (4, 8)
-GROUP_SIZES = (16, 32, 64, 128)
 BLOCK, ZERO = 128, 8
 _CHUNK_NUMBERS = 1 << 19  # so many fit into a processor's cache with what is computed from them
 _SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)  # of the scale that fits the largest number: clipping it may pay
