@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.ops.kernels.operators import operator
+from mindformers_glm.ops.kernels.operators import writing_operator
 from mindformers_glm.optim.clip import scale_gradients
 from mindformers_glm.optim.groups import flatten
 from mindformers_glm.registry import OPTIMIZERS
@@ -51,7 +51,7 @@ class _DecoupledAdam(nn.Cell):
         self.size = len(rows)
         self.descend, self.adam = ops.ApplyGradientDescent(), ops.Adam()
         self.zero, self.one = Tensor(0.0, ms.float32), Tensor(1.0, ms.float32)
-        self.fused = operator("GlmAdam", lambda p, m, v, g, numbers: (1,))
+        self.fused = writing_operator("GlmAdam")
 
     def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
         """Updates in place; returns the learning rate."""
@@ -60,23 +60,21 @@ class _DecoupledAdam(nn.Cell):
     def update(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor, factor: Tensor) -> Tensor:
         """Updates every parameter and its moments from factor * gradients; `rate` and `eps` are those of this step.
 
-        Returns the learning rate, once all is done.
+        Returns the learning rate.
         """
         if self.fused is None:
             grads = scale_gradients(grads, factor)
             self._update_by_formulas(grads, rate, eps)
             return self.learning_rate
-        done = self.learning_rate.value()
         for i in range(self.size):
             if self.is_float32[i]:
                 decay = self.learning_rate * self.decays[i]
                 numbers = ops.stack((rate, decay, self.beta1 * self.one, self.beta2 * self.one, eps, factor))
                 grad = grads[i].astype(ms.float32)
-                updated = self.fused(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
-                done = ops.depend(done, updated)
+                self.fused(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
             else:
                 self._update_widened(i, grads[i].astype(ms.float32) * factor, rate, eps)
-        return done
+        return self.learning_rate
 
     def _update_by_formulas(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor) -> None:
         for i in range(self.size):

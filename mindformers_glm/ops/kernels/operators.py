@@ -7,38 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops import functional
 
-from mindformers_glm.log import log_once
 from mindformers_glm.ops.kernels.library import library_file
-from mindformers_glm.runtime import rank_size
 
 
 def operator(name: str, shape: Callable[..., Any], dtype: Any = ms.float32) -> ops.Custom | None:
     """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
 
-    None where there is no library for this device, and in a job of several processes: there the same operators gave
-    other losses than one process (tests/distributed/test_training_parallel.py), for a reason that is not known yet.
+    None where there is no library for this device.
     """
-    path = operator_file()
+    path = library_file()
     if path is None:
         return None
     kind = tuple(dtype) if isinstance(dtype, (tuple, list)) else dtype
     return _Operator(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
 
 
-def operator_file() -> Path | None:
-    """The library whose operators a graph of this process may use."""
-    found = library_file()
-    if found is not None and rank_size() > 1:
-        log_once("Several processes compute with MindSpore's operators; the kernels serve one process alone.")
-        return None
-    return found
+def writing_operator(name: str) -> ops.Custom | None:
+    """The operator `name` that changes parameters among its inputs and returns (1,).
+
+    A graph reads those parameters before or after it as the program says, like before or after ops.assign.
+    """
+    made = operator(name, lambda *inputs: (1,))
+    if made is not None:
+        made.add_prim_attr("side_effect_mem", True)  # not by signatures: PyNative keeps one for all custom operators
+    return made
 
 
 class _Operator(ops.Custom):
@@ -53,7 +51,7 @@ class Chosen(nn.Cell):
 
     def __init__(self, kernel: Callable[[], nn.Cell]):
         super().__init__()
-        self.kernel = kernel() if operator_file() is not None else None
+        self.kernel = kernel() if library_file() is not None else None
         self.kernel_is_on = self.kernel is not None
 
 
