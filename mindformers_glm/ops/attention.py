@@ -8,6 +8,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.ascend import FlashAttention, flash_has_heads
 from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
 
 MASKED = -1e4  # finite, so that a row without any key stays finite; exp(-1e4) is 0 in float32
@@ -69,22 +70,30 @@ class AttentionByHand(Attention):
 class CausalAttention(Chosen):
     """Rotary positions and attention in one: rows q | k | v -> rows. A kernel without a formula of its own.
 
-    `takes` says whether it can be used; where not, `RotateHeads` and `Attention` do the same.
+    `takes` says whether it can be used; where not, `RotateHeads` and `Attention` do the same. `flash` lets Ascend's
+    operator be the kernel there.
     """
 
-    def __init__(self, *, heads: int, head_dim: int):
-        super().__init__(lambda: _CausalKernel(heads, head_dim))
+    def __init__(self, *, heads: int, head_dim: int, flash: bool = True):
+        flash = flash and flash_has_heads(heads=heads, head_dim=head_dim)
+        fused = (lambda: FlashAttention(heads=heads, head_dim=head_dim)) if flash else None
+        super().__init__(lambda: _CausalKernel(heads, head_dim), fused=fused)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
         """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
 
         So it is where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
         """
-        return self.kernel_is_on and fits(x) and fits(cos) and cos.shape[0] == 1 and mask.shape[0] == 1
+        if not (self.kernel_is_on and fits(cos)):
+            return False
+        takes = self.kernel.fits(x, cos) if self.is_fused else fits(x)
+        return takes and cos.shape[0] == 1 and mask.shape[0] == 1
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rows (N, (H + 2 K) E) -> (N, H E)."""
-        return self.kernel(x, cos, sin)[0]
+        if self.is_fused:
+            return self.kernel(x, cos, sin)
+        return self.kernel(x, cos, sin)[0]  # beside it: what the backward pass needs
 
 
 class _CausalKernel(nn.Cell):

@@ -6,23 +6,26 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+from mindformers_glm.ops.ascend import FusedRmsNorm
+from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 _mean, _matmul = ops.ReduceMean(keep_dims=True), ops.MatMul()
 
 
-class RmsNorm(nn.Cell):
+class RmsNorm(Chosen):
     """The rows x / sqrt(mean(x^2) + eps) * weight, in the type of x.
 
     Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
     """
 
     def __init__(self, eps: float):
-        super().__init__()
+        super().__init__(fused=lambda: FusedRmsNorm(eps))
         self.eps = eps
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Normed rows of x (N, D) for weight (D,), and x itself, for a residual block to go on with."""
+        if self.kernel_fits(x) and weight.dtype == x.dtype:
+            return self.kernel(x, weight)
         return x * _inverse_size(x, self.eps) * weight, x
 
 
@@ -30,22 +33,30 @@ class RmsNormByHand(Chosen):
     """RmsNorm with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self, eps: float):
-        super().__init__(lambda: _RmsNormKernel(eps))
+        super().__init__(lambda: _RmsNormKernel(eps), fused=lambda: FusedRmsNorm(eps))
         self.formula = _RmsNormFormula(eps)
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """See RmsNorm."""
-        if self.kernel_is_on and fits(x) and weight.dtype == ms.float32:
+        if self.kernel_fits(x) and weight.dtype == x.dtype:
             return self.kernel(x, weight)
         return self.formula(x, weight)
 
 
-class _RmsNormFormula(RmsNorm):
+class _RmsNormFormula(nn.Cell):
     """RmsNorm in half the operators that the derived gradient takes.
 
     With s = 1 / sqrt(mean(x^2) + eps) and p = dy * x: dx = dy * w * s - x * s^3 * mean(p * w), dw = sum over rows of
     p * s; both sums are small matrix products. What comes back to x itself is added on the way.
     """
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """See RmsNorm."""
+        return x * _inverse_size(x, self.eps) * weight, x
 
     def bprop(self, x: Tensor, weight: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
         """Gradients for x and weight."""

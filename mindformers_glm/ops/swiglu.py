@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+from mindformers_glm.ops.ascend import FusedSwiGLU
+from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 
-class SwiGLU(nn.Cell):
+class SwiGLU(Chosen):
     """The rows silu(gate) * up of rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
+
+    def __init__(self) -> None:
+        super().__init__(fused=FusedSwiGLU)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, 2 F) -> (N, F)."""
-        gate, up = _halves(x)
-        return gate * ops.sigmoid(gate) * up
+        return self.kernel(x) if self.kernel_fits(x) else _swiglu(x)
 
 
 class SwiGLUByHand(Chosen):
     """SwiGLU with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self) -> None:
-        super().__init__(_SwiGLUKernel)
+        super().__init__(_SwiGLUKernel, fused=FusedSwiGLU)
         self.formula = _SwiGLUFormula()
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, 2 F) -> (N, F)."""
-        return self.kernel(x) if self.kernel_is_on and fits(x) else self.formula(x)
+        return self.kernel(x) if self.kernel_fits(x) else self.formula(x)
 
 
 class _SwiGLUKernel(nn.Cell):
@@ -41,8 +44,12 @@ class _SwiGLUKernel(nn.Cell):
         return (self.back(x, dout),)
 
 
-class _SwiGLUFormula(SwiGLU):
+class _SwiGLUFormula(nn.Cell):
     """SwiGLU whose gradient joins the halves instead of padding and adding them."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows (N, 2 F) -> (N, F)."""
+        return _swiglu(x)
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         """The gradient for x."""
@@ -51,6 +58,11 @@ class _SwiGLUFormula(SwiGLU):
         silu = gate * open_
         dgate = dout * up * (open_ + silu - silu * open_)
         return (ops.concat((dgate, dout * silu), 1),)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    gate, up = _halves(x)
+    return gate * ops.sigmoid(gate) * up
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,8 +67,10 @@ class ChatGLM2Config(BaseModel):
     - `attention_softmax_in_fp32`, `bias_dropout_fusion`: softmax is always float32; fusing is the device's affair.
     - `layernorm_compute_type` is the type of the norms and, unless `residual_dtype` says otherwise, of the residual
       stream.
-    - `use_past`, `batch_size` and the keys of flash and paged attention choose no other network: the cache is an
-      argument of `forward_cached`, for any batch.
+    - `use_past`, `batch_size` and the keys of paged attention choose no other network: the cache is an argument of
+      `forward_cached`, for any batch.
+    - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's fused attention
+      where it fits (ops/ascend.py). On a processor, and its relatives for inference anywhere, do nothing.
     - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
       8), with one scale for `quantization_group_size` columns; for inference only.
     - `max_length` None means `seq_length`.

@@ -8,6 +8,7 @@ These are plain arguments, because in PyNative mode a recomputed Cell differenti
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import mindspore as ms
@@ -15,6 +16,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm import runtime
+from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.ops.attention import (
     Attention,
@@ -32,6 +34,11 @@ from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
 
 INIT_SIGMA = 0.02
 Recomputed = Literal["nothing", "scores", "all"]
+_NO_FLASH = (
+    "use_flash_attention: True has no effect here: the operator needs Atlas A2 (910B) or later, compute_dtype float16 "
+    "or bfloat16, at most 256 heads of 16 to 512 channels in steps of 16, multi_query_attention, no attention_dropout, "
+    "no prefix and no GLM_KERNELS=off. Plain operators are used."
+)
 
 
 class Linear(nn.Cell):
@@ -108,16 +115,21 @@ class SelfAttention(nn.Cell):
         self.grouped = config.multi_query_attention
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
+        self.dtype = matrix_type(config.compute_dtype)[0]
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
         self.core = CoreAttention(config, by_hand=core_by_hand)
-        self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim)
-        self.may_be_whole = core_by_hand and self.grouped and self.core.drop is None
+        self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim, flash=config.use_flash_attention)
+        by_formula = self.core.drop is not None or not (core_by_hand or self.whole.is_fused)
+        self.may_be_whole = self.grouped and not by_formula
+        if config.use_flash_attention and runtime.device_target() == "Ascend":
+            has_it = self.whole.is_fused and self.may_be_whole and self.dtype != ms.float32 and not config.has_prefix
+            if not has_it:
+                log_once(_NO_FLASH, level=logging.WARNING)
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
         rotate = RotateHeadsByHand if by_hand else RotateHeads
         self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
-        self.dtype = matrix_type(config.compute_dtype)[0]
 
     def construct(
         self,
@@ -196,7 +208,7 @@ class Block(nn.Cell):
         self.dtype = getattr(ms, config.stream_dtype)
         if recomputed == "all":
             if not by_hand:
-                use_formulas(self)
+                use_formulas(self, fused=False)
             self.recompute()
         elif recomputed == "scores":
             self.self_attention.core.recompute()

@@ -1,6 +1,7 @@
 """Operators of the compiled library inside MindSpore's graphs, and the switch between them and the formulas.
 
-An operator has inputs and outputs of float32 and fixed shapes; whatever is otherwise takes the formula.
+An operator has inputs and outputs of float32 and fixed shapes; whatever is otherwise takes the formula. On Ascend the
+same switch stands between the formulas and MindSpore's fused operators (ops/ascend.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops import functional
 
+from mindformers_glm.ops import ascend
 from mindformers_glm.ops.kernels.library import library_file
 
 
@@ -47,12 +49,23 @@ class _Operator(ops.Custom):
 
 
 class Chosen(nn.Cell):
-    """A formula and, where there is a library, the same as a kernel: `kernel` is None or a Cell that uses operators."""
+    """A formula and, where there is one for the device, the same as a kernel: `kernel` is None or a Cell.
 
-    def __init__(self, kernel: Callable[[], nn.Cell]):
+    It is made by `kernel`, on a processor with a library, or by `fused`, on Ascend (`is_fused`).
+    """
+
+    def __init__(self, kernel: Callable[[], nn.Cell] | None = None, *, fused: Callable[[], nn.Cell] | None = None):
         super().__init__()
-        self.kernel = kernel() if library_file() is not None else None
+        self.is_fused = fused is not None and ascend.is_wanted()
+        make = fused if self.is_fused else kernel if library_file() is not None else None
+        self.kernel = None if make is None else make()
         self.kernel_is_on = self.kernel is not None
+
+    def kernel_fits(self, x: Tensor) -> bool:
+        """Whether the kernel is there and on and can take this tensor; decided while a graph is compiled."""
+        if not self.kernel_is_on:
+            return False
+        return self.kernel.fits(x) if self.is_fused else fits(x)
 
 
 def fits(x: Tensor) -> bool:
@@ -60,9 +73,13 @@ def fits(x: Tensor) -> bool:
     return x.dtype == ms.float32 and not functional.is_sequence_value_unknown(x.shape)
 
 
-def use_formulas(network: nn.Cell) -> list[Chosen]:
-    """Switches the kernels of a network off, before it is compiled; returns the Cells that had one."""
+def use_formulas(network: nn.Cell, *, fused: bool = True) -> list[Chosen]:
+    """Switches the kernels of a network off, before it is compiled; returns the Cells that had one.
+
+    Without `fused` those of Ascend stay, whose gradients are MindSpore's.
+    """
     cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, Chosen) and cell.kernel_is_on]
+    cells = [cell for cell in cells if fused or not cell.is_fused]
     for cell in cells:
         cell.kernel_is_on = False
     return cells
