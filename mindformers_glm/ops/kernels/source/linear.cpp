@@ -10,7 +10,7 @@ namespace {
 Sgemm library_sgemm = nullptr;
 constexpr int64_t kFewRows = 8;     // up to so many rows of x each weight is read once and multiplied with all
 constexpr int64_t kPanel = 64;      // rows of a weight that are widened together
-constexpr int64_t kTaskBytes = 1 << 16;
+constexpr int64_t kTaskBytes = 1 << 17;
 
 template <class Format, int kRows, int kTokens>
 inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, int64_t ldw, int64_t k,

@@ -13,7 +13,7 @@ constexpr int64_t kGroup = 32;   // activations that share a scale
 constexpr int64_t kFewRows = 4;  // up to so many rows of x a weight is read row by row
 constexpr int64_t kPanel = 16;   // weights beside each other in a panel
 constexpr int kTile = 12;        // rows of x that one pass over a panel serves
-constexpr int64_t kTaskBytes = 1 << 16;
+constexpr int64_t kTaskBytes = 1 << 17;
 constexpr int64_t kAhead = 4096;  // bytes by which reading runs ahead of use: rows are too short for the processor's own
 
 // Rows of x as int8 (m, padded), padded to whole steps of 128 with 0, their scales (m, groups), and what takes the

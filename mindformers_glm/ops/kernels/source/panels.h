@@ -60,9 +60,7 @@ inline void pack(const Vectors& v, int64_t first, int64_t count, int64_t p, int6
       }
     } else if (there == kGroup) {
       for (int64_t q = 0; q < depth; ++q) {
-        Floats numbers = {};
-        std::memcpy(&numbers, from + q * v.depth_step, kGroup * sizeof(float));
-        put(q * Width + group, numbers * factor, kGroup);
+        put(q * Width + group, load_some(from + q * v.depth_step, kGroup) * factor, kGroup);
       }
     } else {
       for (int64_t q = 0; q < depth; ++q) {

@@ -24,12 +24,13 @@ inline void pause() {
 #endif
 }
 
-// A loop is a number of pieces. Threads take one after the other; the caller takes pieces too, and waits for those
-// that others have begun, never for a thread that has not come: on a busy machine that may take milliseconds.
+// A loop is a number of pieces, divided among the threads: each takes its own one after the other, so that it reads
+// memory in order, and then those that others have not begun. The caller is the first thread; it waits for pieces that
+// have begun, never for a thread that has not come: on a busy machine that may take milliseconds.
 class Pool {
  public:
-  explicit Pool(int count) : count_(count) {
-    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { serve(); });
+  explicit Pool(int count) : count_(count), shares_(size_t(count)) {
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
   ~Pool() {
@@ -42,11 +43,16 @@ class Pool {
 
   void run(int64_t count, const std::function<void(int64_t)>& work) {
     work_ = &work;
-    pieces_ = count;
     done_.store(0, std::memory_order_relaxed);
-    left_.store((uint64_t(++number_) << 32) | uint64_t(count), std::memory_order_release);
+    ++number_;
+    for (int i = 0; i < count_; ++i) {
+      int64_t begin = count * i / count_;
+      shares_[size_t(i)].end = count * (i + 1) / count_;
+      uint64_t left = uint64_t(shares_[size_t(i)].end - begin);
+      shares_[size_t(i)].left.store((uint64_t(number_) << 32) | left, std::memory_order_release);
+    }
     wake();
-    take();
+    take(0);
     for (int spins = 0; done_.load(std::memory_order_acquire) != count;) {
       if (++spins < kSpins) {
         pause();
@@ -63,17 +69,25 @@ class Pool {
   }
 
   // Pieces are counted down in the lower half; the upper half tells one loop's count from the next one's.
-  void take() {
-    uint64_t left = left_.load(std::memory_order_acquire);
-    while ((left & 0xffffffffu) != 0) {
-      if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
-      (*work_)(pieces_ - int64_t(left & 0xffffffffu));  // the loop cannot end before this piece is done
-      done_.fetch_add(1, std::memory_order_release);
-      left = left_.load(std::memory_order_acquire);
+  struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};
+    int64_t end = 0;
+  };
+
+  void take(int own) {
+    for (int i = 0; i < count_; ++i) {
+      Share& share = shares_[size_t((own + i) % count_)];
+      uint64_t left = share.left.load(std::memory_order_acquire);
+      while ((left & 0xffffffffu) != 0) {
+        if (!share.left.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
+        (*work_)(share.end - int64_t(left & 0xffffffffu));  // the loop cannot end before this piece is done
+        done_.fetch_add(1, std::memory_order_release);
+        left = share.left.load(std::memory_order_acquire);
+      }
     }
   }
 
-  void serve() {
+  void serve(int own) {
     uint32_t seen = 0;
     for (;;) {
       for (int spins = 0; round_.load(std::memory_order_acquire) == seen;) {
@@ -85,16 +99,15 @@ class Pool {
       }
       seen = round_.load(std::memory_order_acquire);
       if (ending_) return;
-      take();
+      take(own);
     }
   }
 
   const int count_;
   std::vector<std::thread> workers_;
   const std::function<void(int64_t)>* work_ = nullptr;
-  int64_t pieces_ = 0;
   uint32_t number_ = 0;
-  std::atomic<uint64_t> left_{0};
+  std::vector<Share> shares_;
   std::atomic<int64_t> done_{0};
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> ending_{false};

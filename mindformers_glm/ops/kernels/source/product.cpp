@@ -20,9 +20,9 @@ constexpr int kRows = 2, kWide = 1;
 #endif
 constexpr int kColumns = kWide * kLanes;
 constexpr int kAhead = 16;  // steps that panels of columns are fetched ahead, from the second cache
-constexpr int64_t kDepth = 512;  // a panel of rows stays in the first cache
+constexpr int64_t kDepth = 1024;
 constexpr int64_t kShallow = 16;
-constexpr int64_t kBlock = 512;  // vectors of a packed block, which stays in the second
+constexpr int64_t kBlock = 192;  // vectors of a packed block, which stays in the second
 
 void put_floats(float* out, int64_t place, Floats numbers, int64_t count) {
   if (count == kLanes) {

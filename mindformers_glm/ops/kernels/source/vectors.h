@@ -110,6 +110,9 @@ inline float sum(Floats v) {
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 inline float highest(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#endif
   float best = v[0];
   for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
   return best;
@@ -140,11 +143,21 @@ inline Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
 
 // The first `count` (below 16) numbers, others 0.
 inline Floats load_some(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#else
   Floats v = {};
   std::memcpy(&v, p, size_t(count) * sizeof(float));
   return v;
+#endif
 }
 
-inline void store_some(float* p, Floats v, int64_t count) { std::memcpy(p, &v, size_t(count) * sizeof(float)); }
+inline void store_some(float* p, Floats v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+#else
+  std::memcpy(p, &v, size_t(count) * sizeof(float));
+#endif
+}
 
 }  // namespace glm
