@@ -17,7 +17,6 @@ from functools import cache
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore._c_expression import MSContext
 from mindspore.ops import functional
 
 from mindformers_glm.errors import ConfigError
@@ -41,7 +40,13 @@ def is_wanted() -> bool:
     value = os.environ.get(SWITCH, "auto")
     if value not in ("auto", "off"):
         raise ConfigError(SWITCH, value, "On Ascend use auto, or off for plain operators.")
-    return value == "auto" and MSContext.get_instance().get_ascend_soc_version() != _FIRST_GENERATION
+    return value == "auto" and _device_generation() != _FIRST_GENERATION
+
+
+def _device_generation() -> str:
+    from mindspore._c_expression import MSContext  # noqa: PLC0415 - private to MindSpore: asked for on Ascend alone
+
+    return MSContext.get_instance().get_ascend_soc_version()
 
 
 class FusedRmsNorm(nn.Cell):

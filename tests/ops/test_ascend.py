@@ -173,7 +173,7 @@ def test_another_word_in_the_switch_is_refused(on_ascend, monkeypatch):
 @pytest.mark.parametrize(("soc", "wanted"), [("ascend910", False), ("ascend910b", True), ("ascend910_93", True)])
 def test_the_first_generation_has_none(on_ascend, monkeypatch, soc, wanted):
     context = SimpleNamespace(get_instance=lambda: SimpleNamespace(get_ascend_soc_version=lambda: soc))
-    monkeypatch.setattr(ascend, "MSContext", context)
+    monkeypatch.setattr("mindspore._c_expression.MSContext", context)
     assert ascend.is_wanted() is wanted
 
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "linear.h"
+#include "panels.h"
 #include "parallel.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
@@ -10,7 +11,7 @@ namespace glm {
 namespace {
 
 constexpr int64_t kGroup = 32;   // activations that share a scale
-constexpr int64_t kFewRows = 4;  // up to so many rows of x a weight is read row by row
+constexpr int64_t kFewRows = 5;  // up to so many rows of x a weight is read row by row
 constexpr int64_t kPanel = 16;   // weights beside each other in a panel
 constexpr int kTile = 12;        // rows of x that one pass over a panel serves
 constexpr int64_t kTaskBytes = 1 << 17;
@@ -192,30 +193,56 @@ struct Panel {
   std::vector<float> scales;
 
   void fill(const Linear& w, int64_t n, int64_t padded) {
-    int64_t k = w.columns, groups = padded / kGroup, known = k / kGroup, share = w.group / kGroup;
+    int64_t groups = w.columns / kGroup, rows = std::min(kPanel, w.rows - n);
     bytes.resize(size_t(padded * kPanel));
-    scales.assign(size_t(groups * kPanel), 0.0f);
-    auto* quads = reinterpret_cast<uint32_t*>(bytes.data());
-    std::vector<uint8_t> row(static_cast<size_t>(padded));
-    for (int64_t i = 0; i < kPanel; ++i) {
-      bool real = n + i < w.rows;
-      std::fill(row.begin(), row.end(), uint8_t(0));
-      if (real && w.kind == kInt8) {
-        const int8_t* from = static_cast<const int8_t*>(w.weight) + (n + i) * k;
-        for (int64_t j = 0; j < k; ++j) row[size_t(j)] = uint8_t(from[j]) ^ 0x80;
-      } else if (real) {
-        const uint8_t* from = static_cast<const uint8_t*>(w.weight) + (n + i) * padded / 2;
-        for (int64_t block = 0; block < padded / 128; ++block)
-          for (int64_t j = 0; j < 64; ++j) {
-            row[size_t(block * 128 + j)] = from[block * 64 + j] & 15;
-            row[size_t(block * 128 + 64 + j)] = from[block * 64 + j] >> 4;
-          }
+    scales.resize(size_t((padded / kGroup + 15) / 16 * 16 * kPanel));
+    w.kind == kInt8 ? fill_int8(w, n, rows) : fill_int4(w, n, rows, padded / 2);
+    for (int64_t g = 0; g < padded / kGroup; g += 16) {
+      Floats block[kPanel];
+      for (int64_t i = 0; i < kPanel; ++i) {
+        const uint16_t* scale = w.scale + (n + std::min(i, rows - 1)) * (w.columns / w.group);
+        block[i] = i < rows ? (Floats)weight_scales(scale, g, groups - g, w.group) : Floats{};
       }
-      const auto* fours = reinterpret_cast<const uint32_t*>(row.data());
-      for (int64_t j = 0; j < padded / 4; ++j) quads[j * kPanel + i] = fours[j];
-      for (int64_t g = 0; real && g < known; ++g)
-        scales[size_t(g * kPanel + i)] = half_to_float(w.scale[(n + i) * (k / w.group) + g / share]);
+      transpose(block);
+      for (int64_t j = 0; j < 16; ++j) store(scales.data() + (g + j) * kPanel, block[j]);
     }
+  }
+
+ private:
+  void fill_int8(const Linear& w, int64_t n, int64_t rows) {
+    const int8_t* from = static_cast<const int8_t*>(w.weight) + n * w.columns;
+    const __m512i flip = _mm512_set1_epi8(char(0x80));
+    for (int64_t at = 0; at < w.columns; at += 64) {
+      __mmask64 known = w.columns - at >= 64 ? ~0ull : (1ull << (w.columns - at)) - 1;
+      Floats block[kPanel] = {};
+      for (int64_t i = 0; i < rows; ++i) {
+        _mm_prefetch(from + (i + kPanel) * w.columns + at, _MM_HINT_T1);  // the next panel
+        block[i] = (Floats)_mm512_xor_si512(_mm512_maskz_loadu_epi8(known, from + i * w.columns + at), flip);
+      }
+      put(block, at);
+    }
+  }
+
+  void fill_int4(const Linear& w, int64_t n, int64_t rows, int64_t stride) {
+    const uint8_t* from = static_cast<const uint8_t*>(w.weight) + n * stride;
+    const __m512i low_half = _mm512_set1_epi8(15);
+    for (int64_t at = 0; at < stride; at += 64) {
+      Floats low[kPanel] = {}, high[kPanel] = {};
+      for (int64_t i = 0; i < rows; ++i) {
+        _mm_prefetch(from + (i + kPanel) * stride + at, _MM_HINT_T1);
+        __m512i pairs = _mm512_loadu_si512(from + i * stride + at);
+        low[i] = (Floats)_mm512_and_si512(pairs, low_half);
+        high[i] = (Floats)_mm512_and_si512(_mm512_srli_epi16(pairs, 4), low_half);
+      }
+      put(low, 2 * at);
+      put(high, 2 * at + 64);
+    }
+  }
+
+  // 64 columns from `at` on of all rows: every four of a row beside those of the others.
+  void put(Floats (&block)[kPanel], int64_t at) {
+    transpose(block);
+    for (int64_t j = 0; j < 16; ++j) std::memcpy(bytes.data() + (at + 4 * j) * kPanel, &block[j], sizeof block[j]);
   }
 };
 
@@ -253,6 +280,7 @@ void many_tokens(const Rounded& r, int64_t m, const Linear& w, int64_t begin, in
     float* here = out + n - begin;
     int64_t t = 0, groups = w.columns / kGroup;
     for (; t + kTile <= m; t += kTile) tile<kTile>(r, t, panel, groups, here + t * ldout, ldout, mask);
+    for (; t + 8 <= m; t += 8) tile<8>(r, t, panel, groups, here + t * ldout, ldout, mask);
     for (; t + 4 <= m; t += 4) tile<4>(r, t, panel, groups, here + t * ldout, ldout, mask);
     for (; t < m; ++t) tile<1>(r, t, panel, groups, here + t * ldout, ldout, mask);
   }
