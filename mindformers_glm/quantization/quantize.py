@@ -7,6 +7,8 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import nn
 
+from mindformers_glm.adapters.lora import LoraLinear
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.quantized import make_quantized, quantized_layers
 
 _FLOAT32_BYTES = 4
@@ -42,8 +44,10 @@ def quantize_model(model: nn.Cell, *, bits: int = 8, group_size: int = 32) -> Qu
     The output layer keeps 8 bits; embedding and norms stay as they are. `model.config` says afterwards what was done.
 
     Raises:
-        ConfigError: other bits or group sizes, layers that do not divide, or a network with LoRA.
+        ConfigError: other bits or group sizes, layers that do not divide, a network that is quantised already or one
+            with LoRA. Nothing has been changed then.
     """
+    _check_is_plain(model, bits)
     changes = {"quantization_bit": bits, "quantization_group_size": group_size}
     model.config = type(model.config)(**{**model.config.model_dump(), **changes})
     replaced = make_quantized(model, bits=bits, group_size=group_size)
@@ -51,6 +55,14 @@ def quantize_model(model: nn.Cell, *, bits: int = 8, group_size: int = 32) -> Qu
         _, (old, new) = replaced.popitem()  # so that the old layer's memory is free before the next is looked at
         new.take(old.weight.astype(ms.float32).asnumpy())
     return report(model)
+
+
+def _check_is_plain(model: nn.Cell, bits: int) -> None:
+    if quantized_layers(model):
+        raise ConfigError("quantization_bit", bits, "This network is quantised already: load the float weights anew.")
+    if any(isinstance(cell, LoraLinear) for _, cell in model.cells_and_names()):
+        fix = "This network has LoRA adapters: merge them into the weights first (tools/merge_lora.py)."
+        raise ConfigError("quantization_bit", bits, fix)
 
 
 def report(model: nn.Cell) -> QuantizationReport:

@@ -10,6 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from mindformers_glm import AutoModel, AutoTokenizer, runtime
+from mindformers_glm.adapters.lora import add_lora
 from mindformers_glm.checkpoint import load, source
 from mindformers_glm.checkpoint.convert import save_directory
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -17,6 +18,7 @@ from mindformers_glm.generation import GenerationConfig, MindSporeEngine, genera
 from mindformers_glm.generation.fused import obstacles
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.glm.quantized import quantized_layers
 from mindformers_glm.quantization import quantize_model, report
 
 TEXTS = (
@@ -137,3 +139,20 @@ def test_what_cannot_be_quantised():
     with pytest.raises(ConfigError, match="quantization_bit: got 5"):
         quantize_model(model, bits=5)
     assert model.config.quantization_bit == 0 and all(p.dtype != "int8" for p in model.get_parameters())
+
+
+def test_a_network_is_quantised_once_and_without_adapters():
+    config = ChatGLM2Config(num_layers=1, hidden_size=32, ffn_hidden_size=64, kv_channels=8, num_attention_heads=4,
+                            padded_vocab_size=64, param_init_type="float32", compute_dtype="float32")  # fmt: skip
+    model = ChatGLM2ForConditionalGeneration(config)
+    quantize_model(model, bits=8)
+    for bits in (4, 8):
+        with pytest.raises(ConfigError, match=f"^quantization_bit: got {bits}. .*quantised already.*float weights"):
+            quantize_model(model, bits=bits)
+    assert model.config.quantization_bit == 8 and {layer.bits for layer in report(model).layers} == {8}
+
+    model = ChatGLM2ForConditionalGeneration(config)
+    add_lora(model, {"pet_type": "lora", "lora_rank": 2, "target_modules": ".*query_key_value*"})
+    with pytest.raises(ConfigError, match="^quantization_bit: got 8. .*adapters.*[Mm]erge"):
+        quantize_model(model, bits=8)
+    assert model.config.quantization_bit == 0 and not quantized_layers(model)
