@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -52,6 +54,82 @@ def test_a_compiler_that_fails_is_shown(root, tmp_path):
     assert not list((tmp_path / "built").iterdir())
 
 
+def test_a_variant_that_fails_does_not_take_the_others_along(root, tmp_path):
+    good, bad = build.variants()[-1], build.variants()[0]
+    if good is bad:
+        pytest.skip("one variant here")
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        f"case \"$*\" in *libglm_{bad.name}-*) echo 'source.cpp:1: error: unknown flag'; exit 3;; esac\n"
+        "sleep 0.2\n"
+        'while [ $# -gt 1 ]; do shift; done; echo made > "$1"\n'
+    )
+    compiler.chmod(0o755)
+    folder = tmp_path / "built"
+    done = run(root, folder, CXX=str(compiler))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(build.library_path(variant).name for variant in build.variants()[1:])
+    assert done.returncode == 0 and good.name in done.stdout
+    assert done.stderr == f"kernels: the compiler failed for {bad.name}: source.cpp:1: error: unknown flag\n"
+
+
+def test_the_compiler_may_be_several_words(root, tmp_path):
+    wrapper = tmp_path / "with space"
+    wrapper.write_text('#!/bin/sh\nwhile [ $# -gt 1 ]; do last="$1"; shift; done; echo "$0" > "$1"\n')
+    wrapper.chmod(0o755)
+    folder = tmp_path / "built"
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\nexec "$@"\n')
+    launcher.chmod(0o755)
+    done = run(root, folder, CXX=f"{launcher} '{wrapper}' -O1")
+    assert done.returncode == 0, done.stderr
+    assert build.library_path(PORTABLE[0], folder).read_text() == f"{wrapper}\n"
+
+
+def test_what_a_killed_build_left_is_removed_after_an_hour(tmp_path, monkeypatch):
+    old, recent = tmp_path / "tmpold", tmp_path / "tmprecent"
+    for folder in (old, recent):
+        folder.mkdir()
+        (folder / "libglm_portable-00000000.so").touch()
+    os.utime(old, (time.time() - 3700,) * 2)
+    monkeypatch.setenv("CXX", "true")
+    with pytest.raises(build.BuildError, match="failed for portable: exit status 0"):  # `true` compiles nothing
+        build.build(tmp_path, chosen=PORTABLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["tmprecent"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="readelf")
+def test_a_library_brings_its_own_c_plus_plus_runtime():
+    path = build.library_path(PORTABLE[0])
+    if not path.exists() or shutil.which("readelf") is None:
+        pytest.skip("the kernels are not built here, or there is no readelf")
+    needed = subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "libstdc++" not in needed and "libgcc" not in needed
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """Libraries that are there and cannot be loaded; what was logged."""
+    path, said = tmp_path / "libglm_portable-00000000.so", []
+    path.write_text("no library")
+    monkeypatch.setattr(build, "library_path", lambda variant: path)
+    monkeypatch.setattr(library, "log_once", said.append)
+    return said
+
+
+def test_a_library_that_does_not_load_leaves_the_formulas(broken):
+    assert library._load.__wrapped__("auto") is None
+    (line,) = broken
+    assert "libglm_portable-00000000.so" in line and "plain formulas are used" in line and "\n" not in line
+
+
+def test_a_chosen_library_that_does_not_load_is_an_error(broken):
+    with pytest.raises(ConfigError, match="^GLM_KERNELS: got 'portable'. It does not load: "):
+        library._load.__wrapped__("portable")
+    assert broken == []
+
+
 @pytest.mark.parametrize("name", ["neon", "AVX2", "1"])
 def test_an_unknown_variant_is_refused(name, monkeypatch):
     monkeypatch.setenv(library.SWITCH, name)
@@ -72,6 +150,16 @@ def test_in_ci_the_kernels_are_there():
 
 
 def test_not_more_threads_than_the_setting_or_the_processors(monkeypatch):
-    assert 1 <= library.num_threads() <= len(os.sched_getaffinity(0))
-    monkeypatch.setattr(library.ms, "get_context", lambda name: 1)
-    assert library.num_threads() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(library.os, "sched_getaffinity", lambda process: set(range(6)))
+    for setting, share, expected in (
+        (1, "4", 1),
+        (30, "", 6),
+        (30, "3", 3),
+        (30, "9", 6),
+        (30, "0", 1),
+        (30, "3,2", 6),
+    ):
+        monkeypatch.setattr(library.ms, "get_context", lambda name, setting=setting: setting)
+        monkeypatch.setenv("OMP_NUM_THREADS", share)
+        assert library.num_threads() == expected

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,8 @@ SOURCE = Path(__file__).resolve().parent / "source"
 FOLDER = Path(__file__).resolve().parent / "built"
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-Wall", "-Wno-psabi",
           "-Wno-maybe-uninitialized")  # fmt: skip
+_RUNTIME = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")  # hidden, beside MindSpore's own
+_LEFT_BEHIND_SECONDS = 3600
 
 
 class Variant(NamedTuple):
@@ -29,6 +33,17 @@ class Variant(NamedTuple):
     name: str
     features: tuple[str, ...]
     flags: tuple[str, ...]
+
+
+class BuildError(Exception):
+    """The compiler failed for some variants: `outputs` by their names. `made` are the libraries of the others."""
+
+    def __init__(self, made: list[Path], outputs: dict[str, str]) -> None:
+        names = ", ".join(outputs)
+        lines = next(iter(outputs.values())).splitlines()
+        first = next((line for line in lines if "error" in line), lines[0])
+        super().__init__(f"the compiler failed for {names}: {first}")
+        self.made, self.outputs = made, outputs
 
 
 _AVX2 = ("avx2", "fma", "f16c")
@@ -61,10 +76,18 @@ def digest() -> str:
     return content.hexdigest()[:8]
 
 
+def compile_command() -> list[str]:
+    """The C++ compiler as words, the first of them a file: $CXX, g++, c++ or clang++; empty where there is none."""
+    for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"):
+        words = shlex.split(name)
+        if words and (found := shutil.which(words[0])):
+            return [found, *words[1:]]
+    return []
+
+
 def compiler() -> str | None:
-    """The C++ compiler: $CXX, g++, c++ or clang++; None where there is none."""
-    names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
-    return next((found for name in names if name and (found := shutil.which(name.split()[0]))), None)
+    """The program that `compile_command` starts with; None where there is none."""
+    return next(iter(compile_command()), None)
 
 
 def build(
@@ -74,50 +97,91 @@ def build(
 
     Raises:
         FileNotFoundError: there is no compiler.
-        subprocess.CalledProcessError: it failed; its output is in `stderr`.
+        BuildError: it failed for some variants; the others are there.
     """
-    program = compiler()
-    if program is None:
+    program = compile_command()
+    if not program:
         raise FileNotFoundError("no C++ compiler (g++, c++ or clang++) was found")
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
     sources = sorted(str(path) for path in SOURCE.glob("*.cpp"))
-    made = []
+    running: list[tuple[Variant, Path, subprocess.Popen[str]]] = []
+    made, outputs = [], {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        running = []
-        for variant in chosen or variants():
-            target = Path(scratch) / library_path(variant).name
-            command = [program, *_FLAGS, *variant.flags, *extra, *sources, "-o", str(target)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            running.append((variant, target, command, process))
-        for variant, target, command, process in running:
-            output, _ = process.communicate()
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command, stderr=output)
-            os.replace(target, library_path(variant, folder))
-            made.append(library_path(variant, folder))
-            for old in folder.glob(f"libglm_{variant.name}-*.so"):
-                if old != made[-1]:
-                    old.unlink()
+        flags = [*_FLAGS, *_own_runtime(program, Path(scratch), extra)]
+        try:
+            for variant in chosen or variants():
+                target = Path(scratch) / library_path(variant).name
+                command = [*program, *flags, *variant.flags, *extra, *sources, "-o", str(target)]
+                running.append((variant, target, _start(command)))
+            for variant, target, process in running:
+                output, _ = process.communicate()
+                if process.returncode or not target.exists():
+                    outputs[variant.name] = output.strip() or f"exit status {process.returncode}"
+                else:
+                    made.append(_put(target, library_path(variant, folder), variant))
+        finally:
+            for _, _, process in running:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+    if outputs:
+        raise BuildError(made, outputs)
     return made
 
 
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+
+
+def _put(target: Path, place: Path, variant: Variant) -> Path:
+    os.replace(target, place)
+    for old in place.parent.glob(f"libglm_{variant.name}-*.so"):
+        if old != place:
+            old.unlink()
+    return place
+
+
+def _own_runtime(program: list[str], scratch: Path, extra: tuple[str, ...]) -> tuple[str, ...]:
+    """Flags that put the C++ runtime into the library, so that it also loads where an older one is installed.
+
+    None where the compiler does not know them or has no such archive, and none with sanitizers, which watch the
+    runtime's functions from outside.
+    """
+    if any(flag.startswith("-fsanitize") for flag in extra):
+        return ()
+    probe = "#include <string>\nstd::string text(int n) { return std::to_string(n); }\n"
+    command = [*program, "-shared", "-fPIC", *_RUNTIME, "-x", "c++", "-", "-o", str(scratch / "probe.so")]
+    done = subprocess.run(command, input=probe, capture_output=True, text=True, errors="replace", check=False)
+    return () if done.returncode else _RUNTIME
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what builds that were killed left behind; a younger one may still be at work."""
+    for path in folder.glob("tmp*"):
+        if path.is_dir() and path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def main() -> int:
-    """Builds, and says in one line what came of it; 1 where nothing could be built."""
+    """Builds what is missing, and says in one line what came of it; 1 where nothing could be built."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    if all(library_path(variant, folder).exists() for variant in variants()):
+    missing = tuple(variant for variant in variants() if not library_path(variant, folder).exists())
+    if not missing:
         return 0
     try:
-        made = build(folder)
+        made = build(folder, chosen=missing)
     except FileNotFoundError as error:
         print(
             f"kernels: {error}; everything works without them, on plain formulas, several times slower", file=sys.stderr
         )
         return 1
-    except subprocess.CalledProcessError as error:
-        print(f"kernels: the compiler failed\n{error.stderr}", file=sys.stderr)
-        return 1
-    print(f"kernels: built {', '.join(path.stem[7:].partition('-')[0] for path in made)}")
-    return 0
+    except BuildError as error:
+        print(f"kernels: {error}", file=sys.stderr)
+        made = error.made
+    if made:
+        print(f"kernels: built {', '.join(path.stem[7:].partition('-')[0] for path in made)}")
+    return 0 if made or len(missing) < len(variants()) else 1
 
 
 if __name__ == "__main__":

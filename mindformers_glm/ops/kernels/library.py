@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -39,8 +40,13 @@ def library_file() -> Path | None:
 
 
 def num_threads() -> int:
-    """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the processors of this process."""
-    return max(1, min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0))))
+    """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the processors of this process.
+
+    OMP_NUM_THREADS, which the launch scripts set to a process's share of the machine, lowers it.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    share = int(wanted) if wanted.isdecimal() else sys.maxsize
+    return max(1, min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0)), share))
 
 
 @cache
@@ -75,10 +81,23 @@ def _load(wanted: str) -> ctypes.CDLL | None:
             "compiler: python -m mindformers_glm.ops.kernels.build"
         )
         return None
-    found = ctypes.CDLL(str(there[0]))
+    found = _open(there[0], wanted)
+    if found is None:
+        return None
     _declare(found)
     _lend_matrix_product(found)
     return found
+
+
+def _open(path: Path, wanted: str) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        again = "Build it on this machine: python -m mindformers_glm.ops.kernels.build"
+        if wanted != "auto":
+            raise ConfigError(SWITCH, wanted, f"It does not load: {error}. {again}") from error
+        log_once(f"{path} does not load ({error}): plain formulas are used, several times slower. {again}")
+        return None
 
 
 def _declare(found: ctypes.CDLL) -> None:
