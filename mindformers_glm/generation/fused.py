@@ -97,7 +97,8 @@ class FusedNetwork:
         step = StepStruct(rows, width, cache.slots, len(places), *(address(array) for array in given))
         self._aim(starts=bool((cache.lengths == 0).any()))
         library.library()  # as many threads as the setting says now
-        self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
+        if self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space) != 0:
+            raise MemoryError(f"There is no memory left for {rows} rows of {width} tokens in one step.")
         cache.advance(counts)
         return None if wanted is None else logits
 

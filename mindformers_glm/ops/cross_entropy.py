@@ -97,7 +97,7 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Labels as columns (N, 1), 0 for ignored ones, and what each row counts (N, 1): 1 / count or 0."""
     kept = (labels != IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
-    return ops.cast(kept, ms.int32) * labels.reshape(-1, 1), weight / (_sum(weight) + 1e-5)
+    return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + 1e-5)
 
 
 def _row_losses(logits: Tensor, probs: Tensor, target: Tensor) -> Tensor:

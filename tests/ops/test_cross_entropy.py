@@ -10,6 +10,7 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.ops import cross_entropy as module
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy, cross_entropy
+from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.ops.linear import linear
 
 
@@ -107,3 +108,20 @@ def test_half_precision_rows_give_a_float32_loss():
     loss = HeadCrossEntropy()(hidden.astype(ms.float16), weight, labels)
     assert loss.dtype == ms.float32
     assert float(loss) == pytest.approx(float(Whole()(hidden, weight, labels)), rel=5e-3)
+
+
+def test_labels_of_64_bits_are_the_same_labels():
+    hidden, weight, labels = batch(6, 50)
+    wide = ms.Tensor(labels.asnumpy().astype(np.int64))
+    for loss, given in ((HeadCrossEntropy(), (hidden, weight)), (CrossEntropy(), (hidden @ weight.T,))):
+        assert float(loss(*given, wide)) == float(loss(*given, labels))
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not built")
+@pytest.mark.parametrize("wrong", [-1, 50, -(2**31)])
+def test_a_label_beyond_the_vocabulary_is_an_error_and_writes_nowhere(wrong):
+    hidden, weight, labels = batch(6, 50)
+    numbers = labels.asnumpy().copy()
+    numbers[3] = wrong
+    with pytest.raises(RuntimeError):
+        float(HeadCrossEntropy()(hidden, weight, ms.Tensor(numbers)))

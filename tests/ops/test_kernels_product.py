@@ -11,21 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn
 
-from mindformers_glm.ops.kernels.library import library
+from mindformers_glm.ops.kernels import build
+from mindformers_glm.ops.kernels.library import features, library
 from mindformers_glm.ops.linear import Product, linear
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not built")
+VARIANTS = [variant for variant in build.variants() if set(variant.features) <= features()]
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from((64, 127, 200, 513)))
 
 
-def multiply(a, b, *, across=(False, False), bias=None, onto=None, rounded=False):
+def multiply(a, b, *, across=(False, False), bias=None, onto=None, rounded=False, kernels=None):
     """What glm_product makes of a (m, k) and b (n, k), each given to it in the order that `across` says."""
     (m, k), n = a.shape, len(b)
     out = np.full((m, n), np.nan, np.float32) if onto is None else onto.copy()
     given_a, given_b = (np.ascontiguousarray(x.T if turned else x) for x, turned in zip((a, b), across, strict=True))
     pointer = [None if x is None else x.ctypes.data_as(ctypes.c_void_p) for x in (given_a, given_b, out, bias)]
     sizes = [ctypes.c_int64(size) for size in (m, n, k)]
-    library().glm_product(*pointer[:3], *sizes, *map(int, across), pointer[3], int(onto is not None), int(rounded))
+    (kernels or library()).glm_product(
+        *pointer[:3], *sizes, *map(int, across), pointer[3], int(onto is not None), int(rounded)
+    )
     return out
 
 
@@ -40,6 +44,20 @@ def test_product_equals_numpy(m, n, k, across, extras):
     found = multiply(a, b, across=across, bias=bias if biased else None, onto=onto if added else None, rounded=rounded)
     wanted = a.astype(np.float64) @ b.T.astype(np.float64) + biased * bias + added * onto
     assert np.abs(found - wanted).max() < (1.5e-2 if rounded else 5e-6) * np.sqrt(k) + 1e-6
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_panels_packed_at_once_leave_each_other_alone(variant):
+    """Every build, with threads that pack neighbouring panels at the same time."""
+    kernels = ctypes.CDLL(str(build.library_path(variant)))
+    kernels.glm_set_threads(2)
+    random = np.random.RandomState(0)
+    for k in (16, 64, 250):
+        a, b = random.randn(530, k).astype(np.float32), random.randn(600, k).astype(np.float32)
+        wanted = a.astype(np.float64) @ b.T.astype(np.float64)
+        for across in ((False, False), (False, True), (True, False)):
+            for _ in range(4):
+                assert np.abs(multiply(a, b, across=across, kernels=kernels) - wanted).max() < 1e-4
 
 
 def test_rounded_product_is_more_exact_than_bfloat16():

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "panels.h"
 #include "parallel.h"
 #include "vectors.h"
 
@@ -16,18 +17,10 @@ constexpr float kLowest = -1e30f;
 
 // 16 x 16 numbers at `from` (rows `stride` apart) turned into columns at `to` (rows kKeys apart).
 void turn(const float* from, int64_t stride, int64_t rows, float* to) {
-  Floats a[16], b[16];
-  for (int64_t i = 0; i < 16; ++i) a[i] = i < rows ? load(from + i * stride) : Floats{};
-  const Ints low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  const Ints high = low + 8;
-  for (int round = 0; round < 4; ++round) {
-    for (int i = 0; i < 8; ++i) {
-      b[2 * i] = __builtin_shuffle(a[i], a[i + 8], low);
-      b[2 * i + 1] = __builtin_shuffle(a[i], a[i + 8], high);
-    }
-    for (int i = 0; i < 16; ++i) a[i] = b[i];
-  }
-  for (int i = 0; i < 16; ++i) store(to + i * kKeys, a[i]);
+  Floats block[16];
+  for (int64_t i = 0; i < 16; ++i) block[i] = i < rows ? load(from + i * stride) : Floats{};
+  transpose(block);
+  for (int i = 0; i < 16; ++i) store(to + i * kKeys, block[i]);
 }
 
 // keys (count, E) -> (E, 64), 0 beyond count.
@@ -182,7 +175,6 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
       for (int64_t k = 0; k < shape.kv_heads; ++k)
         for (int64_t p = 0; p < parts; ++p)
           tasks.push_back({&sequences[i], k, k * group + p * heads, heads, t, std::min(block, sequences[i].count - t)});
-  std::reverse(tasks.begin(), tasks.end());  // late tokens see the most: they go first
   parallel_for(int64_t(tasks.size()), [&](int64_t i) {
     static thread_local Scratch space;
     const Task& task = tasks[size_t(i)];

@@ -70,9 +70,16 @@ void read_integers(const Linear& w, int64_t row, float* out) {
     return;
   }
   const uint8_t* q = static_cast<const uint8_t*>(w.weight) + row * ((w.columns + 127) / 128 * 64);
-  for (int64_t j = 0; j < w.columns; ++j) {
-    uint8_t pair = q[j / 128 * 64 + j % 64];
-    out[j] = float(int(j % 128 < 64 ? pair & 15 : pair >> 4) - 8) * half_to_float(scale[j / w.group]);
+  for (int64_t at = 0; at < w.columns; at += 128, q += 64) {
+    int8_t whole[128];
+    for (int64_t j = 0; j < 64; ++j) {
+      whole[j] = int8_t((q[j] & 15) - 8);
+      whole[64 + j] = int8_t((q[j] >> 4) - 8);
+    }
+    for (int64_t g = 0; g < 128 && at + g < w.columns; g += w.group) {
+      float s = half_to_float(scale[(at + g) / w.group]);
+      for (int64_t j = g; j < g + w.group; ++j) out[at + j] = float(whole[j]) * s;
+    }
   }
 }
 

@@ -55,6 +55,7 @@ Rounded round_rows(const float* x, int64_t m, int64_t k, int32_t offset, Workspa
           }
         }
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+        if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) top = NAN;  // a maximum forgets what is not a number
         __m512 inverse = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
         __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), high = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
         _mm_storeu_si128((__m128i*)(out + at), _mm512_cvtsepi32_epi8(low));

@@ -168,7 +168,8 @@ void glm_linear(const float* x, int64_t m, const Linear* w, float* y, void* work
   linear(x, m, *w, y, kWrite, static_cast<Memory*>(workspace)->linear);
 }
 
-int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace) {
+// Another result than 0 says that memory was not enough.
+int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace) try {
   const GlmNetwork& net = *network;
   Memory& memory = *static_cast<Memory*>(workspace);
   int64_t d = net.hidden, stride = step->slots * net.head_dim, n = 0;
@@ -203,4 +204,6 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
   if (net.has_final_norm) norm(net.final_layernorm, wanted, step->num_wanted, d, net.epsilon, wanted);
   linear(wanted, step->num_wanted, net.output_layer, step->logits, kWrite, memory.linear);
   return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "product.h"
 #include "vectors.h"
@@ -54,18 +55,17 @@ inline void pack(const Vectors& v, int64_t first, int64_t count, int64_t p, int6
         }
         transpose(block);
         for (int64_t i = 0; i < some; ++i) {
-          bool last = kGroup < kLanes && q + i + 1 == depth;
-          put((q + i) * Width + group, block[i] * factor, last ? kGroup : kLanes);
+          bool inside = (depth - q - i - 1) * Width + kGroup >= kLanes;  // sixteen numbers from here stay in the panel
+          put((q + i) * Width + group, block[i] * factor, kGroup == kLanes || inside ? kLanes : kGroup);
         }
       }
-    } else if (there == kGroup) {
-      for (int64_t q = 0; q < depth; ++q) {
-        put(q * Width + group, load_some(from + q * v.depth_step, kGroup) * factor, kGroup);
-      }
     } else {
-      for (int64_t q = 0; q < depth; ++q) {
-        put(q * Width + group, load_some(from + q * v.depth_step, there) * factor, kGroup);
-      }
+      auto rows = [&](auto known) {
+        for (int64_t q = 0; q < depth; ++q) {
+          put(q * Width + group, load_some(from + q * v.depth_step, known) * factor, kGroup);
+        }
+      };
+      there == kGroup ? rows(std::integral_constant<int64_t, kGroup>()) : rows(there);
     }
   }
 }

@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -60,6 +61,10 @@ class Pool {
         std::this_thread::yield();
       }
     }
+    if (failing_.test()) {
+      failing_.clear();
+      std::rethrow_exception(std::exchange(failure_, nullptr));
+    }
   }
 
  private:
@@ -80,7 +85,11 @@ class Pool {
       uint64_t left = share.left.load(std::memory_order_acquire);
       while ((left & 0xffffffffu) != 0) {
         if (!share.left.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) continue;
-        (*work_)(share.end - int64_t(left & 0xffffffffu));  // the loop cannot end before this piece is done
+        try {
+          (*work_)(share.end - int64_t(left & 0xffffffffu));  // the loop cannot end before this piece is done
+        } catch (...) {
+          if (!failing_.test_and_set()) failure_ = std::current_exception();
+        }
         done_.fetch_add(1, std::memory_order_release);
         left = share.left.load(std::memory_order_acquire);
       }
@@ -111,6 +120,8 @@ class Pool {
   std::atomic<int64_t> done_{0};
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> ending_{false};
+  std::atomic_flag failing_ = ATOMIC_FLAG_INIT;  // some piece threw, the first of them `failure_`
+  std::exception_ptr failure_;
 };
 
 std::mutex loop_mutex;  // held by the loop that has the threads

@@ -22,7 +22,8 @@ constexpr int kColumns = kWide * kLanes;
 constexpr int kAhead = 16;  // steps that panels of columns are fetched ahead, from the second cache
 constexpr int64_t kDepth = 1024;
 constexpr int64_t kShallow = 16;
-constexpr int64_t kBlock = 192;  // vectors of a packed block, which stays in the second
+constexpr int64_t kBlock = 192;  // vectors of a packed block, which stays in the second cache where that has 1 MB
+static_assert(kBlock % kColumns == 0, "blocks begin where panels do");
 
 void put_floats(float* out, int64_t place, Floats numbers, int64_t count) {
   if (count == kLanes) {

@@ -1,7 +1,7 @@
 // The product in float16: twice as many numbers in a register, sums of 32 products widened to float32.
 #include "panels.h"
 
-#if defined(__AVX512BW__) && defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 12)
+#if defined(__AVX512BW__) && defined(__x86_64__) && !defined(__clang__) && __GNUC__ >= 12
 #define GLM_HALF 1
 #include <cpuid.h>
 #endif

@@ -2,6 +2,7 @@
 // hidden (N, D), weight (V, D), target (N, 1), what each row counts (N, 1).
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "kept.h"
@@ -48,6 +49,9 @@ double loss_of_row(float* x, int64_t classes, int64_t target, float count) {
 void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers) {
   int64_t n = given.size(0, 0), d = given.size(0, 1), v = given.size(1, 0);
   const float *hidden = given.floats(0), *weight = given.floats(1), *counts = given.floats(3);
+  for (int64_t i = 0; i < n; ++i) {
+    if (counts[i] != 0.0f && (given.ints(2)[i] < 0 || given.ints(2)[i] >= v)) throw std::out_of_range("label");
+  }
   int64_t chunk = std::clamp<int64_t>(kLogits / v, 1, n);
   chunk = (n + (n + chunk - 1) / chunk - 1) / ((n + chunk - 1) / chunk);
   float* logits = logits_memory.floats(chunk * v);

@@ -141,7 +141,7 @@ inline Floats exponential(Floats x) {
 
 inline Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }
 
-// The first `count` (below 16) numbers, others 0.
+// The first `count` (up to 16) numbers, others 0.
 inline Floats load_some(const float* p, int64_t count) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
