@@ -14,21 +14,23 @@ from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.errors import ConfigError, DeviceError
 
 _TOKENS_PER_STEP = 2048
+_OPTIONS = {"batch": "--batch", "length": "--context"}
 
 
 class Chart(NamedTuple):
-    """What is varied, the points unless others are asked for, and the words beside the axes."""
+    """The field of Settings that is varied, the points unless others are asked for, and the words beside the axes."""
 
     work: str
+    varied: str
     points: tuple[int, ...]
     axis: str
     title: str
 
 
 CHARTS = {
-    "train_sequence": Chart("train", (128, 256, 512, 1024, 2048), "sequence length", "training"),
-    "decode_batch": Chart("decode", (1, 2, 4, 8, 16), "rows at once", "decoding"),
-    "decode_context": Chart("decode", (256, 512, 1024, 2048, 4096), "tokens of context", "decoding"),
+    "train_sequence": Chart("train", "length", (128, 256, 512, 1024, 2048), "sequence length", "training"),
+    "decode_batch": Chart("decode", "batch", (1, 2, 4, 8, 16), "rows at once", "decoding"),
+    "decode_context": Chart("decode", "length", (256, 512, 1024, 2048, 4096), "tokens of context", "decoding"),
 }
 
 
@@ -38,13 +40,15 @@ def settings_of(name: str, point: int, given: Mapping[str, Any]) -> Settings:
     Training takes as many rows as make 2,048 tokens a step unless `batch` is among them.
 
     Raises:
-        ConfigError: they do not fit together.
+        ConfigError: they do not fit together, or what the chart varies is among them.
     """
-    work = CHARTS[name].work
-    varied = {"batch": point} if name == "decode_batch" else {"length": point}
+    work, varied = CHARTS[name].work, CHARTS[name].varied
+    if varied in given:
+        raise ConfigError(_OPTIONS[varied], given[varied], f"{name} varies it: name the points with --points.")
+    usual: dict[str, Any] = {"steps": STEPS[work]}
     if name == "train_sequence":
-        varied["batch"] = given.get("batch", max(1, _TOKENS_PER_STEP // point))
-    return Settings(**{"steps": STEPS[work], **given, **varied, "what": work})
+        usual["batch"] = max(1, _TOKENS_PER_STEP // point)
+    return Settings(**{**usual, **given, varied: point, "what": work})
 
 
 def run_chart(name: str, runs: Sequence[tuple[int, Settings]], *, show: Callable[[str], None]) -> dict[str, Any]:

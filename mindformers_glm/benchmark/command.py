@@ -136,10 +136,19 @@ def _add_chart(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE.png", help="where the picture goes (CHART.png)")
     parser.add_argument("--points", action=_Read, reader=chart.read_points, metavar="N,N,...", help="what is measured")
     parser.add_argument(
-        "--batch", action=_Read, reader=whole("--batch"), default=argparse.SUPPRESS, help="rows at once"
+        "--batch",
+        action=_Read,
+        reader=whole("--batch"),
+        default=argparse.SUPPRESS,
+        help="rows at once, not for decode_batch",
     )
     parser.add_argument(
-        "--context", dest="length", action=_Read, reader=whole("--context"), default=512, help="for decode_batch (512)"
+        "--context",
+        dest="length",
+        action=_Read,
+        reader=whole("--context"),
+        default=argparse.SUPPRESS,
+        help=f"for decode_batch ({Settings.length})",
     )
     parser.add_argument("--steps", action=_Read, reader=whole("--steps"), default=argparse.SUPPRESS, help="steps timed")
     parser.add_argument("--lora", action="store_true", help="for train_sequence")

@@ -83,24 +83,47 @@ class Operators:
         ]
 
     def movers(self, layer: nn.Cell) -> list[Operator]:
-        """RMSNorm, SwiGLU and rotary, which no processor is too slow for: their limit is memory."""
+        """RMSNorm, SwiGLU and rotary, which no processor is too slow for: their limit is memory.
+
+        Rotary is not among them where attention does it itself.
+        """
         shape = self.settings.shape
-        cos, sin, _ = self.places()
-        heads = (self.settings.batch, shape.heads + 2 * shape.kv_groups, self.settings.length, shape.head_dim)
         norm = layer.input_layernorm
-        return [
+        found = [
             Operator("rms_norm", _First(norm), (self.numbers(self.rows, shape.hidden),), (norm.weight,)),
             Operator("swiglu", layer.mlp.activation, (self.numbers(self.rows, 2 * shape.ffn),)),
-            Operator("rotary", layer.self_attention.rotate, (self.numbers(*heads), cos, sin)),
         ]
+        if not self.is_whole(layer):
+            cos, sin, _ = self.places()
+            heads = (self.settings.batch, shape.heads + 2 * shape.kv_groups, self.settings.length, shape.head_dim)
+            found.append(Operator("rotary", layer.self_attention.rotate, (self.numbers(*heads), cos, sin)))
+        return found
 
     def attention(self, layer: nn.Cell) -> Operator:
-        """Causal attention between its projections; half of the pairs count."""
+        """Causal attention between its projections; half of the pairs count.
+
+        As the layer does it: rotary positions and attention in one kernel ("rotary and attention") where that is used,
+        the formula of attention alone ("attention") elsewhere.
+        """
         shape, batch, tokens = self.settings.shape, self.settings.batch, self.settings.length
+        flop = 4 * shape.hidden * batch * (tokens * (tokens + 1) // 2)
+        cos, sin, mask = self.places()
+        if self.is_whole(layer):
+            inputs = (self.projected(), cos, sin)
+            return Operator("rotary and attention", layer.self_attention.whole, inputs, (), flop)
         q = self.numbers(batch, shape.kv_groups, shape.heads // shape.kv_groups * tokens, shape.head_dim)
         k, v = (self.numbers(batch, shape.kv_groups, tokens, shape.head_dim) for _ in range(2))
-        flop = 4 * shape.hidden * batch * (tokens * (tokens + 1) // 2)
-        return Operator("attention", layer.self_attention.core, (q, k, v, self.places()[2]), (), flop)
+        return Operator("attention", layer.self_attention.core, (q, k, v, mask), (), flop)
+
+    def is_whole(self, layer: nn.Cell) -> bool:
+        """Whether the layer trains on one kernel for rotary positions and attention."""
+        attention, (cos, _, mask) = layer.self_attention, self.places()
+        return attention.may_be_whole and attention.whole.takes(self.projected(), cos, mask)
+
+    def projected(self) -> Tensor:
+        """Rows q | k | v (N, (H + 2 K) E)."""
+        shape = self.settings.shape
+        return self.numbers(self.rows, (shape.heads + 2 * shape.kv_groups) * shape.head_dim)
 
     def loss(self) -> Operator:
         """Output layer and cross entropy together."""

@@ -12,8 +12,10 @@ import time
 import pytest
 
 from mindformers_glm.benchmark import against, chart, command, worker
+from mindformers_glm.benchmark.operators import Operators
 from mindformers_glm.benchmark.running import Decode
 from mindformers_glm.benchmark.settings import Settings, Shape
+from mindformers_glm.ops.kernels.library import library
 
 SHAPE = "512,32,1,4,2,64"
 PEER = """
@@ -123,6 +125,26 @@ def test_ops(figures, capsys):
     assert all(row["forward_ms"] > 0 for row in rows.values())
     assert all(name in shown for name in rows)
     assert ("matrix_share" in rows["linear dense_h_to_4h"], "memory_share" in rows["rms_norm"]) == (True, True)
+
+
+def test_attention_is_timed_as_the_layer_trains(monkeypatch):
+    """Rotary positions and attention are one kernel where there is one, else two formulas."""
+    found = {}
+    for kernels in ("auto", "off"):
+        monkeypatch.setenv("GLM_KERNELS", kernels)
+        operators = Operators(Settings(what="ops", shape=Shape.read(SHAPE), batch=2, length=16, steps=2))
+        found[kernels] = {operator.name: operator for operator in operators.chosen()}
+    monkeypatch.setenv("GLM_KERNELS", "auto")
+    plain = {"rotary", "attention"}
+    assert plain <= set(found["off"]) and "rotary and attention" not in found["off"]
+    if library() is None:
+        pytest.skip("the kernels are not built here")
+    assert not plain & set(found["auto"])
+    whole = found["auto"]["rotary and attention"]
+    assert whole.flop == found["off"]["attention"].flop > 0
+    row, _ = operators.time(whole)
+    assert row["forward_ms"] > 0 and row["gradient_ms"] > 0
+    assert whole.cell(*whole.inputs).shape == (2 * 16, 32)
 
 
 def test_start(figures, capsys):

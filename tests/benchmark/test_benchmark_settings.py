@@ -82,6 +82,13 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
         ("decode --rounds 1", "--rounds: got '1'. Use a whole number, 2 or more."),
         ("chart", "--what: got None. Use one of train_sequence, decode_batch, decode_context."),
         ("chart --what decode_batch --points 1,x", "--points: got '1,x'. Give whole numbers with commas between"),
+        (
+            "chart --what decode_batch --batch 2",
+            "--batch: got 2. decode_batch varies it: name the points with --points.",
+        ),
+        ("chart --what decode_context --context 9", "--context: got 9. decode_context varies it: name the points with"),
+        ("chart --what train_sequence --context 9", "--context: got 9. train_sequence varies it: name the points with"),
+        ("chart --what decode_batch --lora", "--lora: got True. It belongs to train."),
         ("chart --what decode_batch --output .", "--output: got '.'. That is a folder: name a file in it."),
     ],
 )
