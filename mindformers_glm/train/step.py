@@ -151,7 +151,11 @@ class _Update(nn.Cell):
         return norm, finite.astype(ms.float32), stop
 
     def apply(self, grads: tuple[Tensor, ...], factor: Tensor, norm: Tensor) -> Tensor:
-        """Returns the norm, once everything is updated."""
+        """Updates in place and returns the norm.
+
+        Nothing need be computed from an optimizer's result: its operators declare that they write, so none is dropped
+        and none is moved past a reader of what it writes.
+        """
         if self.max_norm is not None:
             done = self.scaled(grads, clip_coefficient(norm, self.max_norm) / factor)
         elif self.rescales:

@@ -13,7 +13,6 @@ KINDS = {
     "UInt8": 4,
 }  # names of MindSpore's types; UInt8 holds int4
 
-_SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "length")
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
