@@ -52,6 +52,30 @@ def quantized_linear(
     return linear(x, groups.reshape(-1, columns), bias)
 
 
+class QuantizedProduct(Chosen):
+    """`quantized_linear`, by a kernel where one fits; the kernel has no gradient."""
+
+    def __init__(self, *, bits: int, columns: int):
+        super().__init__(lambda: _QuantizedKernel(bits))
+        self.bits, self.columns = bits, columns
+
+    def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Rows (M, D) -> (M, N) for weight (N, D or P), scale (N, D / g), bias (N,)."""
+        if not (self.kernel_is_on and fits(x)):
+            return quantized_linear(x, weight, scale, bias, bits=self.bits, columns=self.columns)
+        y = self.kernel(x, weight, scale)
+        return y if bias is None else y + ops.cast(bias, ms.float32)
+
+
+class _QuantizedKernel(nn.Cell):
+    def __init__(self, bits: int):
+        super().__init__()
+        self.forward = operator(f"GlmLinearInt{bits}", lambda x, w, scale: (x[0], w[0]))
+
+    def construct(self, x, weight, scale):
+        return self.forward(x, weight, scale)
+
+
 class Product(Chosen):
     """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
 

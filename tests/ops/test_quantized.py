@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
 
-from mindformers_glm.ops.linear import quantized_linear
+from mindformers_glm.ops.kernels.library import library
+from mindformers_glm.ops.linear import QuantizedProduct, quantized_linear
 from mindformers_glm.ops.quantized import dequantize, packed_columns, quantize, relative_error
 
 sizes = st.tuples(st.sampled_from([4, 8]), st.integers(1, 9), st.integers(1, 9), st.sampled_from([16, 32, 64, 128]))
@@ -74,3 +76,28 @@ def test_the_error_is_the_relative_distance():
     plain = np.abs(exact.reshape(300, -1, 32)).max(-1) / 7  # rounding to the nearest of 15 steps
     rounded = np.rint(exact.reshape(300, -1, 32) / plain[..., None]) * plain[..., None]
     assert distance < np.linalg.norm(rounded.reshape(exact.shape) - exact) / np.linalg.norm(exact)
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not built")
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("tokens", "rows", "columns", "group"), [(1, 5, 32, 32), (3, 33, 96, 16), (7, 40, 160, 32), (19, 70, 384, 128)]
+)
+def test_the_operator_is_the_formula(mode, bits, tokens, rows, columns, group):
+    """Within what rounding activations to 8 bits does, where the processor multiplies integers."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=mode)
+    try:
+        found = quantize(weight(rows, columns), bits=bits, group_size=group)
+        random = np.random.default_rng(1)
+        x, bias = (Tensor(random.normal(size=size).astype(np.float32)) for size in ((tokens, columns), (rows,)))
+        product = QuantizedProduct(bits=bits, columns=columns)
+        given = x, Tensor(found.weight), Tensor(found.scale), bias
+        by_kernel = product(*given).asnumpy()
+        by_formula = quantized_linear(*given, bits=bits, columns=columns).asnumpy()
+        fast = library().glm_integers_are_fast() and group % 32 == 0
+        assert np.abs(by_kernel - by_formula).max() < (0.03 if fast else 1e-5) * max(1, np.abs(by_formula).max())
+        assert product(*given[:3]).shape == (tokens, rows)
+    finally:
+        ms.set_context(mode=before)

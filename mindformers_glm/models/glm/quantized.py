@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.models.glm.layers import Linear
-from mindformers_glm.ops.linear import quantized_linear
+from mindformers_glm.ops.linear import QuantizedProduct
 from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns, quantize, relative_error
 
 
@@ -20,6 +20,7 @@ class QuantizedLinear(nn.Cell):
         super().__init__()
         self.in_channels, self.out_channels = columns, rows
         self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
+        self.product = QuantizedProduct(bits=bits, columns=columns)
         self.error: float | None = None  # relative, of the weight that was taken
         whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
         scale = np.zeros((rows, columns // group_size), np.float16)
@@ -28,8 +29,7 @@ class QuantizedLinear(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        x = ops.cast(x, self.dtype)
-        return quantized_linear(x, self.weight, self.weight_scale, self.bias, bits=self.bits, columns=self.in_channels)
+        return self.product(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
 
     def take(self, weight: np.ndarray) -> Quantized:
         """Takes the integers nearest to a float weight (out, in), and returns them."""
