@@ -7,6 +7,7 @@ import ctypes
 import mindspore as ms
 import numpy as np
 import pytest
+from gradients import assert_derivative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn
@@ -114,6 +115,12 @@ def test_operators_have_the_gradients_of_the_formula(mode):
             np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-4, atol=1e-4)
     finally:
         ms.set_context(mode=before)
+
+
+def test_gradients_are_slopes():
+    random = np.random.RandomState(3)
+    shapes = ((9, 20), (7, 20), (7,), (9, 7))
+    assert_derivative(Weighed(Product()), *(Tensor(random.randn(*shape).astype(np.float32)) for shape in shapes))
 
 
 def test_other_types_and_open_shapes_take_the_formula():
