@@ -18,7 +18,11 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 _FIXED = {
     "is_sample_acceleration": (False, "The network returns logits; sampling happens outside it. Use False."),
     "use_ring_attention": (False, "Ring attention is not implemented. Use False."),
-    "use_rearrange_rope": (False, "Rows of query and key are kept in the official order. Use False."),
+    "use_rearrange_rope": (
+        False,
+        "Networks keep the rows of query and key in the official order. For weights in the other one: "
+        "tools/convert_weight.py with this YAML beside them, then use False.",
+    ),
     "post_self_attn_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "post_mlp_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "mask_generate": (None, "The mask is always causal. Leave this key out."),
