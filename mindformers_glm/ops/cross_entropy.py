@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 IGNORED = -100
 CHUNK_LOGITS = 2**25
@@ -51,7 +51,7 @@ class HeadCrossEntropy(Chosen):
         """Rows `hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
         target, share = _targets(labels)
         weight = ops.cast(weight, hidden.dtype)
-        if self.kernel_is_on and fits(hidden):
+        if self.kernel_fits(hidden):
             return self.kernel(hidden, weight, target, share)[0].reshape(())
         return self.weighted(hidden, weight, target, share)[0]
 

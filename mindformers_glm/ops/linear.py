@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindformers_glm.ops.kernels.library import library
-from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+from mindformers_glm.ops.kernels.operators import Chosen, operator
 from mindformers_glm.ops.quantized import BLOCK, ZERO
 from mindformers_glm.runtime import device_target
 
@@ -61,7 +61,7 @@ class QuantizedProduct(Chosen):
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (M, D) -> (M, N) for weight (N, D or P), scale (N, D / g), bias (N,)."""
-        if not (self.kernel_is_on and fits(x)):
+        if not self.kernel_fits(x):
             return quantized_linear(x, weight, scale, bias, bits=self.bits, columns=self.columns)
         y = self.kernel(x, weight, scale)
         return y if bias is None else y + ops.cast(bias, ms.float32)
@@ -85,7 +85,7 @@ class Product(Chosen):
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
-        if not (self.kernel_is_on and fits(x)):
+        if not self.kernel_fits(x):
             return linear(x, weight, bias)
         weight = ops.cast(weight, ms.float32)
         if bias is None:

@@ -26,7 +26,7 @@ class RmsNorm(Chosen):
         """Normed rows of x (N, D) for weight (D,), and x itself, for a residual block to go on with."""
         if self.kernel_fits(x) and weight.dtype == x.dtype:
             return self.kernel(x, weight)
-        return x * _inverse_size(x, self.eps) * weight, x
+        return _rms_norm(x, weight, self.eps), x
 
 
 class RmsNormByHand(Chosen):
@@ -56,7 +56,7 @@ class _RmsNormFormula(nn.Cell):
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """See RmsNorm."""
-        return x * _inverse_size(x, self.eps) * weight, x
+        return _rms_norm(x, weight, self.eps), x
 
     def bprop(self, x: Tensor, weight: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
         """Gradients for x and weight."""
@@ -85,6 +85,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor
     """The rows (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, in the type of x. x (N, D), weight, bias (D,)."""
     x = x - _mean(x, -1)
     return x * _inverse_size(x, eps) * weight + bias
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * _inverse_size(x, eps) * weight
 
 
 def _inverse_size(x: Tensor, eps: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -99,13 +98,12 @@ def test_what_a_killed_build_left_is_removed_after_an_hour(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["tmprecent"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="readelf")
 def test_a_library_brings_its_own_c_plus_plus_runtime():
     path = build.library_path(PORTABLE[0])
-    if not path.exists() or shutil.which("readelf") is None:
-        pytest.skip("the kernels are not built here, or there is no readelf")
-    needed = subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True, check=True).stdout
-    assert "libstdc++" not in needed and "libgcc" not in needed
+    if not path.exists():
+        pytest.skip("the kernels are not built here")
+    content = path.read_bytes()
+    assert b"libc.so" in content and b"libstdc++.so" not in content and b"libgcc_s.so" not in content
 
 
 @pytest.fixture
@@ -144,9 +142,7 @@ def test_off_is_off(monkeypatch):
 
 def test_in_ci_the_kernels_are_there():
     """A machine with a compiler that tests without kernels would prove nothing about them."""
-    if not os.environ.get("CI"):
-        pytest.skip("looked at in CI only")
-    assert build.compiler() is None or library.library() is not None
+    assert not os.environ.get("CI") or build.compiler() is None or library.library() is not None
 
 
 def test_not_more_threads_than_the_setting_or_the_processors(monkeypatch):

@@ -107,9 +107,12 @@ class Layerwise(nn.Cell):
 )
 def test_causal_attention(mode, batch, tokens, heads, kv_heads, channels):
     cell = Layerwise(batch=batch, heads=heads, kv_heads=kv_heads, channels=channels, tokens=tokens)
-    if tokens == 1 and mode == ms.PYNATIVE_MODE:
-        pytest.skip("MindSpore's PyNative derives a wrong gradient for one token")
     x = numbers(batch * tokens, (heads + 2 * kv_heads) * channels, seed=1, size=2)
+    if tokens == 1 and mode == ms.PYNATIVE_MODE:  # there MindSpore derives a wrong gradient of the formula
+        by_kernel = cell(x).asnumpy()
+        with formulas_only(cell):
+            np.testing.assert_allclose(by_kernel, cell(x).asnumpy(), atol=1e-5)
+        return
     both_ways(cell, (1,), numbers(batch * tokens, heads * channels, seed=2), x)
 
 
