@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROWS = [
-    {"errors", "log", "runtime", "signals", "version"},
+    {"errors", "files", "log", "runtime", "signals", "version"},
     {"registry", "config"},
     {"tokenizers", "ops", "parallel", "optim"},
     {"models", "adapters", "data"},

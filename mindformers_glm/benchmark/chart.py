@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from mindformers_glm.benchmark.processes import measure
 from mindformers_glm.benchmark.report import disturbance
 from mindformers_glm.benchmark.settings import STEPS, Settings
-from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.errors import ConfigError, DeviceError
+from mindformers_glm.files import atomic_write
 
 _TOKENS_PER_STEP = 2048
 _OPTIONS = {"batch": "--batch", "length": "--context"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.benchmark.contention import DISTURBED
-from mindformers_glm.checkpoint.atomic import write_text
+from mindformers_glm.files import write_text
 
 _LENGTH_NAMES = {"train": "sequence", "ops": "sequence", "prefill": "prompt", "decode": "context"}
 

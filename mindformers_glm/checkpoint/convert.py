@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.atomic import atomic_write, write_text
 from mindformers_glm.checkpoint.blocks import HashingFile, array_blocks, converted
 from mindformers_glm.checkpoint.dtypes import DTYPES, convert_bits
 from mindformers_glm.checkpoint.folder import FolderWriter, check_free, disk_fault
@@ -22,6 +21,7 @@ from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, ArraySource, Out
 from mindformers_glm.checkpoint.safetensors_file import header_bytes
 from mindformers_glm.checkpoint.source import rearranged_row_order, reorder_rows
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 
 

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint.atomic import atomic_write, claim, release, remove_abandoned, sync_folder, write_text
 from mindformers_glm.checkpoint.blocks import HashingFile
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import atomic_write, claim, release, remove_abandoned, sync_folder, write_text
 from mindformers_glm.version import __version__
 
 MANIFEST, JOURNAL, _LOCK = "manifest.json", "journal.json", ".lock"

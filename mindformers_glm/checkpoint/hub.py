@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint.atomic import sync_folder, write_text
 from mindformers_glm.checkpoint.blocks import BLOCK_BYTES
 from mindformers_glm.checkpoint.folder import MANIFEST, UNFINISHED, manifest_text
 from mindformers_glm.errors import CheckpointError, DeviceError
+from mindformers_glm.files import sync_folder, write_text
 from mindformers_glm.log import logger
 
 _SMALL = ("config.json", "generation_config.json", "tokenizer.model", "tokenizer_config.json", "adapter_config.json")

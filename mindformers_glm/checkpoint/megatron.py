@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_glm.checkpoint.atomic import atomic_write, write_text
 from mindformers_glm.checkpoint.dtypes import bits_of, name_of, typed
 from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.checkpoint.torch_bin import open_torch_bin
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 

@@ -15,10 +15,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.checkpoint.dtypes import BY_MINDSPORE, DTYPES, bits_of, name_of
 from mindformers_glm.checkpoint.tensor_file import Entry, Span, TensorFile, check_spans, damaged
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import atomic_write
 
 _SLICE_BYTES = 512 * 1024 * 1024
 _ENCRYPTED = (0x7F3A5ED8).to_bytes(4, "little")  # first bytes of every block that MindSpore encrypts

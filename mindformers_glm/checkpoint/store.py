@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mindformers_glm.checkpoint import saved
-from mindformers_glm.checkpoint.atomic import claim, release, sync_folder, write_text
 from mindformers_glm.checkpoint.folder import disk_fault
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.saved import META, Saved
+from mindformers_glm.files import claim, release, sync_folder, write_text
 
 
 class CheckpointStore:

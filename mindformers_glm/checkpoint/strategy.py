@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint.atomic import atomic_write, write_text
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import atomic_write, write_text
 
 _MOMENTS = ("adam_m.", "adam_v.", "accu_grads.")
 Window = tuple[slice, ...]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.share import ALL, Share
+from mindformers_glm.files import write_text
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger

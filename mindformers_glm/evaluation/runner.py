@@ -12,11 +12,11 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from mindspore import Tensor, nn
 
-from mindformers_glm.checkpoint.atomic import atomic_write
 from mindformers_glm.data.batch import FILLER, IGNORED, Batch
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.share import ALL, Share
+from mindformers_glm.files import atomic_write
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate, read_prompts

@@ -14,7 +14,6 @@ from mindspore import Parameter, nn
 from mindspore.train import mind_ir_pb2 as proto
 
 from mindformers_glm.adapters.lora import merge
-from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import check_tokenizer, to_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -24,6 +23,7 @@ from mindformers_glm.export.mindir_v1 import VERSION as LITE_2_0
 from mindformers_glm.export.mindir_v1 import to_version_1
 from mindformers_glm.export.network import INPUTS, OUTPUTS, PackedNetwork, Sizes, cache_dtype
 from mindformers_glm.export.plan import INSIDE_BYTES, ExportPlan
+from mindformers_glm.files import write_text
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model

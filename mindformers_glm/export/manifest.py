@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import write_text
 
 SUFFIX = "_manifest.json"
 FORMAT = 1

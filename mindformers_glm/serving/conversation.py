@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import DataError, GenerationError
+from mindformers_glm.files import write_text
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.ticket import Ticket

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.files import atomic_write
 from mindformers_glm.log import log_once
 
 _SMOOTHING = 0.9  # weight of the past in the smoothed line

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint import store as store_module
-from mindformers_glm.checkpoint.atomic import is_temporary
 from mindformers_glm.checkpoint.resume import TrainState
 from mindformers_glm.checkpoint.saved import Saved, agree, resume_file
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.checkpoint.store import CheckpointStore
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import is_temporary
 
 NAME = "transformer.output_layer.weight"
 

@@ -21,12 +21,12 @@ import numpy as np
 import yaml
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.checkpoint.atomic import atomic_write, write_text
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
 from mindformers_glm.checkpoint.model_files import to_yaml
 from mindformers_glm.checkpoint.safetensors_file import write_safetensors
 from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.optim.adam import AdamW

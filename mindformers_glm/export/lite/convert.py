@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.atomic import write_text
 from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError
 from mindformers_glm.export.lite.engine import LiteChat, open_lite
 from mindformers_glm.export.lite.interpreter import find_python
 from mindformers_glm.export.lite.process import Worker
 from mindformers_glm.export.manifest import Graph, Manifest, check_file, describe, find_manifest
+from mindformers_glm.files import write_text
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from mindformers_glm.checkpoint.atomic import write_text
+from mindformers_glm.files import write_text
 from mindformers_glm.train.callbacks.base import Callback
 from mindformers_glm.train.curve import draw_curve
 from mindformers_glm.train.state import RunState

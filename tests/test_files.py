@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_glm.checkpoint import atomic
-from mindformers_glm.checkpoint.atomic import atomic_write, claim, is_temporary, release, remove_abandoned, write_text
+from mindformers_glm import files as atomic
+from mindformers_glm.files import atomic_write, claim, is_temporary, release, remove_abandoned, write_text
 
 
 def temporaries(folder: Path) -> list[Path]:
@@ -78,7 +78,7 @@ def test_modes_other_than_writing_are_refused(tmp_path):
 _KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from mindformers_glm.checkpoint.atomic import atomic_write
+from mindformers_glm.files import atomic_write
 with atomic_write(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
