@@ -9,23 +9,14 @@ from typing import NamedTuple
 
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, rename, weight
+from mindformers_glm.optim.interface import is_counter, state_of
 
-# Entries beside the weights, as MindSpore's optimizers, wrappers and MindFormers' callbacks name them.
-_MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "accu_grads.", "vhat.")
+# Entries beside the weights that no optimizer keeps, as MindSpore's wrappers and MindFormers' callbacks name them.
 _COUNTERS = {
-    *(
-        "global_step",
-        "epoch_num",
-        "step_num",
-        "loss_scale",
-        "scale_sense",
-        "learning_rate",
-        "weight_decay",
-        "train_state",
-    ),
-    *("current_iterator_step", "last_overflow_iterator_step", "beta1_power", "beta2_power", "cur_iter", "good_steps"),
-    *("scaling_factor", "momentum", "global_batch_size"),
+    *("epoch_num", "step_num", "loss_scale", "scale_sense", "weight_decay", "train_state", "global_batch_size"),
+    *("current_iterator_step", "last_overflow_iterator_step", "cur_iter", "good_steps", "scaling_factor"),
 }
+_ALSO_LAYERS = {"linear.", "prev.", "stat.", "mu_", "eta_"}  # states, where a known parameter follows
 _CACHE = re.compile(r"\.(key_past|value_past|key_cache|value_cache)$")
 _PREFIX = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -104,7 +95,7 @@ _SPLIT, _NATIVE = _blocks("split"), _blocks("native")
 
 def meaning(name: str) -> Meaning:
     """What `name` stands for, with a common prefix (`module.`, `base_model.model.`) taken off."""
-    if name.startswith(_MOMENTS) or name in _COUNTERS or name.startswith("learning_rate"):
+    if name in _COUNTERS or is_counter(name) or _is_state(name):
         return Meaning(Kind.STATE, name)
     bare = _PREFIX.sub("", name, count=1)
     return _ignored(bare) or _weight(bare) or _adapter(bare) or Meaning(Kind.UNKNOWN, name)
@@ -152,6 +143,17 @@ def separate_adapters(names: Iterable[str]) -> list[str]:
 def is_projected_prefix(names: Iterable[str]) -> bool:
     """True when some are the layers between a P-Tuning v2 table and the keys and values (prefix_projection)."""
     return any(_PROJECTION.search(name) for name in names)
+
+
+def _is_state(name: str) -> bool:
+    """True for an optimizer's state, whatever wrapper's name stands before it (`optimizer.lamb_m.transformer...`)."""
+    start = _PREFIX.match(name)
+    wrappers = start.group().split(".")[:-1] if start else []
+    places = [".".join(name.split(".")[i:]) for i in range(len(wrappers) + 1)]
+    state = next((found for found in map(state_of, places) if found is not None), None)
+    if state is None or state.prefix not in _ALSO_LAYERS:
+        return state is not None
+    return meaning(state.parameter).kind in (Kind.WEIGHT, Kind.ADAPTER)
 
 
 def _ignored(name: str) -> Meaning | None:

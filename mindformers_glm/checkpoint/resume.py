@@ -17,9 +17,11 @@ from mindformers_glm.checkpoint.names import Kind, meaning
 from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.optim.interface import is_counter, state_of
 
 _ENTRY = "train_state"  # JSON text as bytes: what MindFormers did not keep (its tools stumble over a text entry)
 _VERSION = 1
+_NOT_KEPT = ("global_step", "learning_rate")  # of the run, not of its optimizer: read apart, or assigned anew
 
 
 @dataclass
@@ -186,8 +188,8 @@ def _mindformers(file: TensorFile, steps_per_epoch: int) -> TrainState:
         read = meaning(name)
         if read.kind in (Kind.WEIGHT, Kind.ADAPTER):
             state.weights[read.ours if read.parts == 1 else name] = _read(file, name)
-        elif read.kind is Kind.STATE and "." in name:
-            state.optimizer[_our_moment(name)] = _read(file, name)
+        elif read.kind is Kind.STATE and (state_of(name) is not None or (is_counter(name) and name not in _NOT_KEPT)):
+            state.optimizer[_our_state(name)] = _read(file, name)
     state.epoch, state.step_in_epoch = max(0, _number(file, "epoch_num") - 1), _number(file, "step_num")
     if steps_per_epoch and state.step_in_epoch == steps_per_epoch:
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
@@ -198,11 +200,14 @@ def _mindformers(file: TensorFile, steps_per_epoch: int) -> TrainState:
     return state
 
 
-def _our_moment(name: str) -> str:
-    """adam_m.<p> with <p> under our name."""
-    moment, _, parameter = name.partition(".")
-    read = meaning(parameter)
-    return f"{moment}.{read.ours}" if read.kind in (Kind.WEIGHT, Kind.ADAPTER) and read.parts == 1 else name
+def _our_state(name: str) -> str:
+    """adam_m.<p> with <p> under our name; a counter as it is."""
+    state = state_of(name)
+    if state is None:
+        return name
+    read = meaning(state.parameter)
+    known = read.kind in (Kind.WEIGHT, Kind.ADAPTER) and read.parts == 1
+    return state.prefix + read.ours if known else name
 
 
 def _number(file: TensorFile, name: str) -> int:

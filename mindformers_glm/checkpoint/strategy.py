@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
+from mindformers_glm.optim.interface import parameter_of
 
-_MOMENTS = ("adam_m.", "adam_v.", "accu_grads.")
 Window = tuple[slice, ...]
 
 
@@ -117,10 +117,7 @@ class Strategy:
 
     def _entry(self, name: str) -> dict[int, Slicing] | None:
         found = self.slicings.get(name)
-        for moment in _MOMENTS:
-            if found is None and name.startswith(moment):
-                found = self.slicings.get(name[len(moment) :])
-        return found
+        return found if found is not None else self.slicings.get(parameter_of(name))
 
     def add(self, name: str, stage: int, slicing: Slicing) -> None:
         """Adds one entry.

@@ -22,11 +22,13 @@ from mindformers_glm.optim.groups import flatten
 from mindformers_glm.registry import OPTIMIZERS
 
 
-class _DecoupledAdam(nn.Cell):
+class DecoupledAdam(nn.Cell):
     """m, v from the gradients; p -= rate * (m / (sqrt(v) + eps)) + learning_rate * decay * p.
 
     Called with one gradient for each of `parameters`. `learning_rate` is a Parameter that the trainer assigns.
     """
+
+    states = ("adam_m", "adam_v")  # names of the moments, before the parameter's
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class _DecoupledAdam(nn.Cell):
         self.parameters = ParameterTuple([row.parameter for row in rows])
         self.decays = tuple(row.weight_decay for row in rows)
         self.is_float32 = tuple(row.parameter.dtype == ms.float32 for row in rows)
-        self.moments1, self.moments2 = (_zeros_like(self.parameters, prefix) for prefix in ("adam_m", "adam_v"))
+        self.moments1, self.moments2 = (_zeros_like(self.parameters, prefix) for prefix in self.states)
         self.learning_rate = Parameter(
             Tensor(float(learning_rate), ms.float32), name="learning_rate", requires_grad=False
         )
@@ -100,7 +102,7 @@ class _DecoupledAdam(nn.Cell):
 
 
 @OPTIMIZERS.register("fp32_adamw", "AdamWeightDecay", "adamw", "FusedAdamWeightDecay", "fused_adamw")
-class FP32StateAdamWeightDecay(_DecoupledAdam):
+class FP32StateAdamWeightDecay(DecoupledAdam):
     """MindFormers' Adam: p -= lr * (m / (sqrt(v) + eps) + weight_decay * p), moments without bias correction.
 
     `AdamWeightDecay` (alias `adamw`) of MindSpore has the same formula. For the published one use `AdamW`.
@@ -124,7 +126,7 @@ class FP32StateAdamWeightDecay(_DecoupledAdam):
 
 
 @OPTIMIZERS.register("adamw_bias_correction")
-class AdamW(_DecoupledAdam):
+class AdamW(DecoupledAdam):
     """The published AdamW: moments corrected for their zero start (Loshchilov and Hutter 2019, algorithm 2).
 
     p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p); `global_step` counts the updates made.

@@ -44,7 +44,6 @@ _NATIVES = (
     _Native("ProximalAdagrad", (), {"accum": 0.1, "l1": 0.0, "l2": 0.0}),
     _Native("Rprop", (), {}),
     _Native("LazyAdam", (), {**_BETAS, "eps": 1e-8, "use_nesterov": False}),
-    _Native("Lamb", (), {**_BETAS, "eps": 1e-6}),
 )
 
 

@@ -8,7 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.optim.interface import LEARNING_RATE, Extent, declare_states, is_counter, state_of
 
 
 def state_parameters(optimizer: nn.Cell) -> dict[str, Parameter]:
@@ -21,8 +22,32 @@ def state_parameters(optimizer: nn.Cell) -> dict[str, Parameter]:
     return {
         parameter.name: parameter
         for parameter in optimizer.get_parameters()
-        if id(parameter) not in weights and parameter.name != "learning_rate"
+        if id(parameter) not in weights and parameter.name != LEARNING_RATE
     }
+
+
+def check_optimizer(optimizer: nn.Cell) -> None:
+    """Makes sure that an optimizer can be trained with (see `interface.Optimizer`).
+
+    States under names that are not known, of an optimizer that somebody has brought along, are declared: those of
+    their parameter's shape are divided as it is.
+
+    Raises:
+        ConfigError: it has no `parameters`, or no single learning rate that a run could set.
+    """
+    kind = type(optimizer).__name__
+    if not getattr(optimizer, "parameters", None):
+        raise ConfigError("optimizer", kind, "It has no `parameters`. Give an optimizer of mindspore.nn.")
+    if not isinstance(getattr(optimizer, "learning_rate", None), Parameter):
+        fix = "The run sets its learning rate before every step: give it one number, and the schedule as lr_schedule."
+        raise ConfigError("optimizer.learning_rate", kind, fix)
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in getattr(optimizer, "inner", optimizer).parameters}
+    for name, state in state_parameters(optimizer).items():
+        if state_of(name) is not None or is_counter(name):
+            continue
+        owner = next((one for one in sorted(shapes, key=len, reverse=True) if name.endswith(one) and name != one), None)
+        if owner is not None and tuple(state.shape) == shapes[owner]:
+            declare_states({name.removesuffix(owner): Extent.ELEMENTS})
 
 
 def optimizer_arrays(optimizer: nn.Cell) -> dict[str, np.ndarray]:

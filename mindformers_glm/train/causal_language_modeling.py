@@ -137,7 +137,7 @@ class CausalLanguageModelingTrainer:
     def _run_state(self, network: nn.Cell, dataset: TokenDataset, ranks: Ranks) -> RunState:
         config, runner = self.config, self.config.runner_config
         settings = build_wrapper(config.runner_wrapper)
-        optimizer = self._optimizer or ranks.optimizer(self._build_optimizer, network.trainable_params())
+        optimizer = ranks.optimizer(self._build_optimizer, network.trainable_params(), given=self._optimizer)
         step = TrainStep(
             network,
             optimizer,

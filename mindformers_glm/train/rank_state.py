@@ -7,7 +7,6 @@ weights when they save. Reading goes through whole tensors and so works from any
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,13 @@ from mindspore import Parameter, Tensor
 
 from mindformers_glm.checkpoint.reshard import RankFiles
 from mindformers_glm.checkpoint.strategy import Slicing, Strategy, write_strategy
+from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.optim.interface import Extent, parameter_of, state_of, unknown_state
 from mindformers_glm.parallel.collectives import StackFromRanks
 from mindformers_glm.parallel.mesh import Axis, Mesh, make_mesh
 from mindformers_glm.parallel.optimizer import is_divided
-
-_MOMENT = re.compile(r"^(adam_m|adam_v)\.")
 
 
 class Division(NamedTuple):
@@ -46,7 +45,8 @@ class Division(NamedTuple):
 class RankState:
     """Shapes and slices of one job's state. `shapes`: the whole shape of every parameter (see `whole_shapes`).
 
-    Moments (`adam_m.<parameter>`) have their parameter's shape; what has another name is held whole by every rank.
+    States of each element (`adam_m.<parameter>`, see optim/interface.py) have their parameter's shape; counters and
+    single numbers are held whole by every rank. What can be neither is refused by name.
     """
 
     def __init__(self, config: ChatGLM2Config, division: Division, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -54,9 +54,24 @@ class RankState:
         self.layout = Layout(config, division.tp)
 
     def whole_shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a whole tensor; None for counters and other strangers."""
-        shape = self.shapes.get(_MOMENT.sub("", name))
-        return None if shape is None else tuple(shape)
+        """Shape of a whole tensor; None for what every rank holds alike.
+
+        Raises:
+            CheckpointError: a state of a parameter that this job divides, and nobody knows how the state is divided.
+        """
+        shape = self.shapes.get(parameter_of(name))
+        if shape is not None:
+            return tuple(shape)
+        state = state_of(name)
+        parameter = state.parameter if state is not None else unknown_state(name, self.shapes)
+        if parameter in self.shapes and self._divides(parameter):
+            if state is None:
+                fault = f"a state of {parameter} under a name of no known optimizer: its parts cannot be put together"
+                raise CheckpointError(name, fault, "Declare it with mindformers_glm.optim.declare_states.")
+            if state.extent is Extent.FACTORS:
+                fault = "means over rows or columns of a weight that the ranks divide cannot be put together"
+                raise CheckpointError(name, fault, "Resume with whole weights: model_parallel 1, no divided state.")
+        return None
 
     def local(self, name: str, whole: np.ndarray, rank: int) -> np.ndarray:
         """What `rank` keeps in memory of a whole tensor."""
@@ -144,7 +159,13 @@ class RankState:
         return sum(rows // pieces for rows, pieces in rule.parts)
 
     def _over_data(self, name: str, local: Sequence[int]) -> bool:
-        return self.division.divided and _MOMENT.match(name) is not None and is_divided(local, self.division.dp)
+        return self.division.divided and parameter_of(name) != name and is_divided(local, self.division.dp)
+
+    def _divides(self, parameter: str) -> bool:
+        whole = tuple(self.shapes[parameter])
+        rows = (self._memory_rows(parameter), *whole[1:]) if whole else ()
+        over_data = self.division.divided and is_divided(rows, self.division.dp)
+        return over_data or self.layout.rule(parameter, whole).axis is not None
 
 
 class LocalState(Mapping):

@@ -23,7 +23,8 @@ from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import local_size, parallelize
-from mindformers_glm.optim import state_parameters
+from mindformers_glm.optim import check_optimizer, state_parameters
+from mindformers_glm.optim.interface import needs_whole_parameters
 from mindformers_glm.parallel.collectives import sum_over
 from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, mesh_from_config, use
 from mindformers_glm.registry import CONFIGS, MODELS
@@ -81,9 +82,31 @@ class Ranks:
             whole = MODELS.get(arch, "model.arch.type")(self.config)
             load_into(network, self.local({p.name: p.asnumpy() for p in whole.get_parameters()}, network))
 
-    def optimizer(self, build: Callable[[list[Parameter]], nn.Cell], parameters: Sequence[Parameter]) -> nn.Cell:
-        """The optimizer of `build`, its state divided where the configuration asks for it."""
-        return divided_optimizer(build, parameters, self.mesh, divide=self.divided)
+    def optimizer(
+        self,
+        build: Callable[[list[Parameter]], nn.Cell],
+        parameters: Sequence[Parameter],
+        *,
+        given: nn.Cell | None = None,
+    ) -> nn.Cell:
+        """The optimizer of `build`, its state divided where the configuration asks for it; or one that was given.
+
+        Raises:
+            ConfigError: it cannot be trained with, or not in this division.
+        """
+        if given is not None and self.divided:
+            fix = "The state of an optimizer object cannot be divided: set it to False, or name the optimizer in YAML."
+            raise ConfigError("parallel.enable_parallel_optimizer", True, fix)
+        optimizer = given or divided_optimizer(build, parameters, self.mesh, divide=self.divided)
+        check_optimizer(optimizer)
+        inner = getattr(optimizer, "inner", optimizer)
+        if needs_whole_parameters(inner) and (self.divided or self.mesh.tensor.size > 1):
+            fix = (
+                "Its updates are right for whole weights only, and this run divides them: use model_parallel: 1 and "
+                "enable_parallel_optimizer: False, or another optimizer."
+            )
+            raise ConfigError("optimizer.type", type(inner).__name__, fix)
+        return optimizer
 
     def reduction(self, optimizer: nn.Cell) -> Reduction:
         """What the ranks exchange in a step of this optimizer."""

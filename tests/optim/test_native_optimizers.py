@@ -12,6 +12,7 @@ from mindformers_glm.optim import decay_groups, load_optimizer, optimizer_arrays
 from mindformers_glm.registry import OPTIMIZERS
 
 ON_CPU = ["Adam", "SGD", "Momentum", "Adagrad", "AdaFactor", "RMSProp", "Adadelta", "AdaMax", "ASGD", "FTRL", "Rprop"]
+ON_CPU += ["LazyAdam", "ProximalAdagrad", "Lamb"]
 
 
 def weight(name="w", shape=(3, 2)):

@@ -11,8 +11,8 @@ import numpy as np
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes, qkv_parts, weight
+from mindformers_glm.optim.interface import parameter_of
 
-_STATE = re.compile(r"^(adam_m|adam_v)\.")
 _LORA = re.compile(r"\.mindpet_delta_lora_([ab])$")
 
 
@@ -28,7 +28,7 @@ class Cut:
 
 
 class Layout:
-    """The division of a network of `config` among `size` tensor ranks, for weights, adapters and Adam's moments."""
+    """The division of a network of `config` among `size` tensor ranks: weights, adapters, optimizer states."""
 
     def __init__(self, config: ChatGLM2Config, size: int) -> None:
         self.config, self.size = config, size
@@ -40,7 +40,7 @@ class Layout:
         Raises:
             CheckpointError: the tensor cannot be divided among so many ranks.
         """
-        plain = _STATE.sub("", name)
+        plain = parameter_of(name)
         lora = _LORA.search(plain)
         row = weight(_LORA.sub(".weight", plain))
         axis = row.shard_axis if row is not None else None
@@ -89,7 +89,7 @@ class Layout:
 
     def whole_shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the whole tensor of which a rank holds `shape`."""
-        plain = _STATE.sub("", name)
+        plain = parameter_of(name)
         base = self._shapes.get(_LORA.sub(".weight", plain))
         lora = _LORA.search(plain)
         if base is None:
