@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mindspore import nn
 
-from mindformers_glm.errors import GenerationError
+from mindformers_glm.errors import GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import engine_of, log_speed
 from mindformers_glm.registry import SERVICES
 from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.messages import offered_tools, read_messages, said_with_calls
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream
 
 
@@ -34,15 +35,22 @@ class ReplyEvent(NamedTuple):
 
 
 def stream_reply(
-    engine: Engine, tokenizer: GLMTokenizer, prompt: Sequence[int], config: GenerationConfig
+    engine: Engine,
+    tokenizer: GLMTokenizer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    *,
+    tools: Iterable[str] = (),
 ) -> Iterator[ReplyEvent]:
     """A reply token by token; closing the iterator cancels it. The last event has no token.
+
+    `tools` are the names that the prompt offers.
 
     The tokenizer's stop ids end the reply besides those of `config`, and the caches of earlier turns are reused.
     """
     config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
     ticket = engine.submit(prompt, config, reuse_prefix=True)
-    stream = ReplyStream(tokenizer)
+    stream = ReplyStream(tokenizer, tools=tools)
     try:
         for token in ticket:
             yield ReplyEvent(stream.push(token.choice.token), token.choice.token, stream.reply)
@@ -52,7 +60,7 @@ def stream_reply(
 
 
 def chat(
-    model: nn.Cell, tokenizer: GLMTokenizer, query: str, history: Sequence[Any] | None = None, **options: Any
+    model: nn.Cell, tokenizer: GLMTokenizer, query: Any, history: Sequence[Any] | None = None, **options: Any
 ) -> Turn:
     """The reply to `query` and the history with both; options as for `stream_chat`.
 
@@ -67,7 +75,7 @@ def chat(
 def stream_chat(
     model: nn.Cell,
     tokenizer: GLMTokenizer,
-    query: str,
+    query: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     history: Sequence[Any] | None = None,
     *,
     role: str = "user",
@@ -79,31 +87,41 @@ def stream_chat(
     """The reply so far and the history with it, after every token.
 
     `history` holds pairs (query, reply) or messages {role, content}, and comes back in its form (pairs for ChatGLM2,
-    messages for ChatGLM3 when it is empty). `settings` are fields of GenerationConfig.
+    messages for ChatGLM3 when it is empty). `query` may also be a message, or a conversation whose last message is
+    to be answered; with `tools` the model is told what it may call. `settings` are fields of GenerationConfig.
 
     Raises:
         GenerationError: a history that the model's form of chat does not know, or a setting that makes no sense.
     """
-    history = list(history or [])
+    history, said = _conversation(list(history or []), query, role)
     if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
         raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")
-    prompt = Renderer(tokenizer).prompt(history, query, role=role, system=system, tools=tools)
+    messages = read_messages([*history, said], system=system, tools=tools or None)
+    prompt = Renderer(tokenizer).prompt(messages)
     config = make_config(generation_config, GenerationConfig.from_model(model.config), **settings)
-    for event in stream_reply(engine_of(model), tokenizer, prompt, config):
-        yield Turn(event.reply.content, _extended(tokenizer, history, {"role": role, "content": query}, event.reply))
+    for event in stream_reply(engine_of(model), tokenizer, prompt, config, tools=offered_tools(messages)):
+        yield Turn(event.reply.content, _extended(tokenizer, history, said, event.reply))
 
 
-def _extended(tokenizer: GLMTokenizer, history: list[Any], said: dict[str, str], reply: Reply) -> list[Any]:
+def _conversation(history: list[Any], query: Any, role: str) -> tuple[list[Any], Mapping[str, Any]]:
+    """The past, and the message to be answered; the query may be that message, or a conversation that ends with it."""
+    if isinstance(query, str):
+        return history, {"role": role, "content": query}
+    messages = [query] if isinstance(query, Mapping) else query
+    if not isinstance(messages, Sequence) or not messages or not all(isinstance(m, Mapping) for m in messages):
+        fix = "expected text, a message {'role': 'user', 'content': ...} or a list of messages"
+        raise GenerationError(f"query: {fix}, got {shorten(query, 60)}")
+    if messages[-1].get("role") == "assistant":
+        raise GenerationError("query: the last message must be the user's or a tool's result, the model answers it")
+    return [*history, *messages[:-1]], messages[-1]
+
+
+def _extended(tokenizer: GLMTokenizer, history: list[Any], said: Mapping[str, Any], reply: Reply) -> list[Any]:
     as_messages = isinstance(history[0], Mapping) if history else tokenizer.generation == 3
     if not as_messages and not reply.tool_calls and said["role"] == "user":
         return [*history, (said["content"], reply.content)]
-    answer: dict[str, Any] = {"role": "assistant", "content": reply.content}
-    if reply.tool_calls:
-        answer["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in reply.tool_calls
-        ]
-    elif tokenizer.generation == 3:
+    answer = said_with_calls(reply.content, reply.tool_calls)
+    if not reply.tool_calls and tokenizer.generation == 3:
         answer["metadata"] = ""
     return [*history, said, answer]
 

@@ -16,6 +16,7 @@ from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.ticket import Ticket
 from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.messages import offered_tools, read_messages, said_with_calls
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream, ToolCall
 
 End = Literal["said", "stopped", "length", "context"]
@@ -76,8 +77,9 @@ class Conversation:
         self.engine, self.tokenizer = engine, tokenizer
         config = config or chat_config(engine)
         self.config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
-        self.system, self.tools = system, tools
+        self.system, self.tools = system, tools or None
         self._renderer = Renderer(tokenizer)
+        self._names = offered_tools(read_messages([], system=system, tools=self.tools))
         self._ticket: Ticket | None = None
         self.clear()
         self._prompt([{"role": "user", "content": "?"}])
@@ -143,7 +145,7 @@ class Conversation:
         return self._stream(prompt, said)
 
     def _stream(self, prompt: list[int], said: list[dict[str, Any]]) -> Iterator[str]:
-        stream, times, is_whole = ReplyStream(self.tokenizer), [time.perf_counter()], False
+        stream, times, is_whole = ReplyStream(self.tokenizer, tools=self._names), [time.perf_counter()], False
         self._ticket = ticket = self.engine.submit(prompt, self._turn_config(), reuse_prefix=True)
         try:
             for token in ticket:
@@ -171,14 +173,8 @@ class Conversation:
         self.faults = reply.faults
         if end == "stopped" and not reply.content:
             return False
-        self.calls = []
-        answer: dict[str, Any] = {"role": "assistant", "content": reply.content}
-        if reply.tool_calls and end != "stopped":
-            self.calls = list(reply.tool_calls)
-            answer["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in reply.tool_calls
-            ]
+        self.calls = list(reply.tool_calls) if end != "stopped" else []
+        answer = said_with_calls(reply.content, self.calls)
         self.messages += [*said, answer]
         return True
 

@@ -24,11 +24,12 @@ from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.tokenizers.messages import Message, read_messages
+from mindformers_glm.tokenizers.messages import NO_TOOLS, NULL, TOOLS_INTRODUCTION, Message, read_messages
 
 LossPolicy = Literal["all", "last", "per_message"]
 POLICIES = ("all", "last", "per_message")
 IGNORED = -100
+_ANSWER = "答："
 
 
 class Rendered(NamedTuple):
@@ -53,13 +54,22 @@ class Renderer:
         """Ids that end a reply."""
         return self.tokenizer.stop_ids
 
-    def prompt(self, history: Iterable[Any], query: str | None = None, **more: Any) -> list[int]:
+    def prompt(
+        self, history: Iterable[Any], query: str | None = None, *, open_reply: bool = True, **more: Any
+    ) -> list[int]:
         """Ids that wait for the assistant's reply. `history` and `more` as for `read_messages`.
+
+        Without `open_reply` they end with the last message, whoever said it.
 
         Raises:
             GenerationError: the conversation has a form that this model does not know.
         """
-        return self._rules.prompt(read_messages(history, query, **more))
+        messages = read_messages(history, query, **more)
+        return self._rules.prompt(messages) if open_reply else self._rules.said(messages)
+
+    def text(self, ids: list[int]) -> str:
+        """The text that stands for the ids of a prompt, special tokens by name."""
+        return self._rules.text(ids)
 
     def check(self, messages: list[Message]) -> None:
         """Raises GenerationError when a conversation to learn from has a form that this model does not know."""
@@ -109,11 +119,17 @@ class _Roles:
         for message in messages:
             self._content(message)
 
-    def prompt(self, messages: list[Message]) -> list[int]:
+    def said(self, messages: list[Message]) -> list[int]:
         ids = self.tokenizer.get_prefix_tokens()
         for message in messages:
             ids += self._ids(message)
-        return [*ids, self.tokenizer.get_command("<|assistant|>")]
+        return ids
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        return [*self.said(messages), self.tokenizer.get_command("<|assistant|>")]
+
+    def text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
 
     def example(self, messages: list[Message], learned: list[bool]) -> Rendered:
         ids = self.tokenizer.get_prefix_tokens()
@@ -134,10 +150,9 @@ class _Roles:
         return self.tokenizer.build_single_message(message.role, message.metadata, self._content(message))
 
     def _content(self, message: Message) -> str:
-        if not message.tools:
+        if message.tools is None:
             return message.content
-        tools = message.tools
-        return f"{message.content}\n{tools if isinstance(tools, str) else self._printed(tools)}"
+        return f"{message.content}\n{self._printed(None if message.tools is NULL else message.tools)}"
 
     def _printed(self, tools: Any) -> str:
         try:
@@ -155,8 +170,17 @@ class _Rounds:
     def check(self, messages: list[Message]) -> None:
         _rounds(messages)
 
+    def said(self, messages: list[Message]) -> list[int]:
+        system, rounds = _rounds(messages)
+        text = system + "".join(_texts(rounds))
+        waits = bool(rounds) and rounds[-1][1] is None
+        return self.tokenizer.encode(text.removesuffix(_ANSWER) if waits else text)
+
     def prompt(self, messages: list[Message]) -> list[int]:
         return self.tokenizer.encode(prompt_text(messages))
+
+    def text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
 
     def example(self, messages: list[Message], learned: list[bool]) -> Rendered:
         system, rounds = _rounds(messages)
@@ -206,16 +230,18 @@ def prompt_text(messages: list[Message]) -> str:
 
 def _texts(rounds: list[tuple[str, str | None]]) -> list[str]:
     """The text of each round, open for the reply where there is none."""
-    heads = [f"[Round {number}]\n\n问：{query}\n\n答：" for number, (query, _) in enumerate(rounds, 1)]
+    heads = [f"[Round {number}]\n\n问：{query}\n\n{_ANSWER}" for number, (query, _) in enumerate(rounds, 1)]
     return [head if reply is None else f"{head}{reply}\n\n" for head, (_, reply) in zip(heads, rounds, strict=True)]
 
 
 def _rounds(messages: list[Message]) -> tuple[str, list[tuple[str, str | None]]]:
     system = ""
     if messages and messages[0].role == "system":
-        if messages[0].tools:
+        first, messages = messages[0], messages[1:]
+        if first.tools not in NO_TOOLS:
             raise GenerationError("tools: ChatGLM2 knows no tools; use ChatGLM3")
-        system, messages = f"{messages[0].content}\n\n", messages[1:]
+        if first.tools is None or first.content != TOOLS_INTRODUCTION:  # which announces no tools at all here
+            system = f"{first.content}\n\n"
     rounds: list[tuple[str, str | None]] = []
     for message in messages:
         if message.role == "user" and (not rounds or rounds[-1][1] is not None):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import log_once
 
 Side = Literal["left", "right"]
 _PADDINGS = {
@@ -21,12 +23,55 @@ _FILL = {"attention_mask": 0, "position_ids": 0, "labels": -100}
 
 
 class Encoding(dict):
-    """`input_ids`, `attention_mask` and, where asked, `position_ids`; also readable as attributes."""
+    """`input_ids`, `attention_mask` and, where asked, `position_ids`; also readable as attributes.
+
+    `to(device)` of published snippets gives the encoding itself: a network takes the ids to its device.
+    """
+
+    def to(self, *device: Any, **options: Any) -> Encoding:
+        """The encoding itself, wherever it is sent."""
+        return self
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
             return self[name]
         raise AttributeError(name)
+
+
+def is_ids(value: Any) -> bool:
+    """True for a row of ids: a list or array that holds whole numbers and nothing else, at least one."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.dtype.kind in "iu"
+    return isinstance(value, (list, tuple, range)) and len(value) > 0 and all(map(_is_id, value))
+
+
+def as_rows(ids: Any) -> list[int] | list[list[int]]:
+    """One row of ids, or several: from a number, a list, an array or tensor, or anything that gives such.
+
+    Raises:
+        ConfigError: something in it is no whole number; it is named.
+    """
+    given = ids.tolist() if hasattr(ids, "tolist") else ids
+    if _is_id(given):
+        return [int(given)]
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise _no_ids(ids)
+    items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
+    if items and not _is_id(items[0]) and isinstance(items[0], Iterable):
+        return [as_rows(item) for item in items]
+    for item in items:
+        if not _is_id(item):
+            raise _no_ids(item)
+    return [int(item) for item in items]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, Integral)
+
+
+def _no_ids(value: Any) -> ConfigError:
+    kind = type(value).__name__
+    return ConfigError("token_ids", value, f"Expected ids (whole numbers) or rows of them, not text or {kind}.")
 
 
 def fit(
@@ -96,14 +141,16 @@ def pad_rows(
 
 
 def as_arrays(columns: dict[str, list[list[int]]], kind: str | None) -> dict[str, Any]:
-    """The columns as int32 arrays (rows, T) for "np" and "ms", unchanged for None.
+    """The columns as int32 arrays (rows, T) for "np", "ms" and "pt", unchanged for None.
 
     Raises:
         ConfigError: another kind, or rows of unequal length.
     """
     if kind is None:
         return columns
-    if kind not in ("np", "ms"):
+    if kind == "pt":
+        log_once("return_tensors: 'pt' gives NumPy arrays here, which every network of this package takes.")
+    elif kind not in ("np", "ms"):
         raise ConfigError("return_tensors", kind, "Use 'np' or 'ms' (both give NumPy int32 arrays) or leave it out.")
     if len({len(row) for row in columns["input_ids"]}) > 1:
         raise ConfigError("padding", False, "Rows of unequal length make no array; ask for padding=True.")

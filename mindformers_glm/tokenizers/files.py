@@ -38,15 +38,37 @@ def load(path: Path) -> tuple[Path, dict[str, Any]]:
     if not vocab_file.is_file():
         raise DataError(str(folder), f"the folder has no {VOCABULARY}", "Copy it from the original checkpoint")
     settings = folder / SETTINGS
-    if not settings.is_file():
-        return vocab_file, {}
+    return vocab_file, read_settings(settings) if settings.is_file() else {}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object of a settings file; a byte order mark, as Windows editors write it, is no part of it.
+
+    Raises:
+        DataError: unreadable, no JSON, nested without end, or no object.
+    """
     try:
-        config = json.loads(settings.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(str(settings), f"not valid JSON ({error})", "Delete or repair the file") from error
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error.strerror})", "Repair its permissions") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(str(path), f"not valid JSON ({reason})", "Delete or repair the file") from error
     if not isinstance(config, dict):
-        raise DataError(str(settings), "expected a JSON object", "Delete or repair the file")
-    return vocab_file, config
+        raise DataError(str(path), "expected a JSON object", "Delete or repair the file")
+    return config
+
+
+def place(path: str | Path, subfolder: str = "") -> Path:
+    """A folder of a model, or the folder in it that `subfolder` names.
+
+    Raises:
+        DataError: the subfolder leads out of the folder.
+    """
+    inner = Path(path).expanduser() / subfolder
+    if subfolder and not inner.resolve().is_relative_to(Path(path).expanduser().resolve()):
+        raise DataError(str(inner), "subfolder leads out of the folder", "Give the path of the tokenizer itself")
+    return inner
 
 
 def _write(path: Path, content: bytes) -> None:

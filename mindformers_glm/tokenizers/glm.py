@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.tokenizers import encoding, files
-from mindformers_glm.tokenizers.encoding import Encoding, Side
+from mindformers_glm.registry import unknown_key
+from mindformers_glm.tokenizers import encoding, files, snippets
+from mindformers_glm.tokenizers.calls import PublishedCalls
+from mindformers_glm.tokenizers.encoding import Encoding, Side, as_rows, is_ids
 from mindformers_glm.tokenizers.vocabulary import Vocabulary
 
 GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 
 
-class GLMTokenizer:
-    """What both generations share: text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving."""
+class GLMTokenizer(PublishedCalls):
+    """What both generations share: text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving.
+
+    `encode_special_tokens` lets the names of special tokens in a text stand for their ids, as the official ChatGLM3
+    tokenizer does when it is told so; messages of a chat are never read that way.
+    """
 
     generation = 2
     specials: tuple[str, ...] = GLM2_SPECIALS
@@ -35,6 +43,7 @@ class GLMTokenizer:
         padding_side: Side = "right",
         truncation_side: Side = "right",
         special_start: int | None = None,
+        encode_special_tokens: bool = False,
     ) -> None:
         self.vocabulary = Vocabulary(vocab_file, self.specials, special_start=special_start)
         self.vocab_file = str(self.vocabulary.path)
@@ -49,8 +58,9 @@ class GLMTokenizer:
             if side not in ("left", "right"):
                 raise ConfigError(f"tokenizer.{name}", side, "Use 'left' or 'right'.")
         self.padding_side, self.truncation_side = padding_side, truncation_side
-        self.special_start = special_start
+        self.special_start, self.encode_special_tokens = special_start, encode_special_tokens
         self._commands = self._command_table()
+        self._special_names = re.compile("(" + "|".join(map(re.escape, self.specials)) + ")")
 
     # --- vocabulary -------------------------------------------------------------------------------------------
 
@@ -127,16 +137,16 @@ class GLMTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """Pieces of a text, as sentencepiece writes them."""
-        return [self.vocabulary.pieces[index] for index in self.vocabulary.encode(text)]
+        return self.convert_ids_to_tokens(self._text_ids(text))
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
         """Piece or name of each id; `<id>` in angle brackets where an id has none."""
         if not isinstance(ids, Iterable):
-            index = int(ids)
+            index = as_rows(ids)[0]
             if 0 <= index < self.vocabulary.text_size:
                 return self.vocabulary.pieces[index]
             return self.vocabulary.special_names.get(index, f"<{index}>")
-        return [self.convert_ids_to_tokens(index) for index in ids]
+        return [self.convert_ids_to_tokens(index) for index in as_rows(ids)]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
         """Id of each piece or special name; the unk id where there is none."""
@@ -144,28 +154,35 @@ class GLMTokenizer:
             if tokens in self._commands:
                 return self._commands[tokens]
             return self.vocabulary.processor.piece_to_id(tokens)
+        if not isinstance(tokens, Iterable):
+            raise ConfigError("tokens", tokens, "Expected the text of a piece, or a list of them.")
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     # --- text -> ids ------------------------------------------------------------------------------------------
 
     def encode(
         self,
-        text: str,
+        text: str | Sequence[int],
         text_pair: str | None = None,
         *,
         add_special_tokens: bool = True,
         max_length: int | None = None,
         truncation: bool | str | None = None,
+        **options: Any,
     ) -> list[int]:
         """Ids of a text: `[gMASK] sop text`, and with a pair `[gMASK] sop text pair eos`.
 
-        `max_length` alone truncates, as MindFormers does; the special tokens count and are never cut.
+        `max_length` alone truncates, as MindFormers does; the special tokens count and are never cut. `options` are
+        those of calling the tokenizer: with `return_tensors` the ids are an array (1, T).
 
         Raises:
-            ConfigError: no room for the special tokens, or an unknown truncation strategy.
+            ConfigError: no text was given, no room for the special tokens, or an unknown truncation strategy.
         """
-        first = self.vocabulary.encode(text)
-        second = None if text_pair is None else self.vocabulary.encode(text_pair)
+        if options:
+            options |= {"add_special_tokens": add_special_tokens, "max_length": max_length, "truncation": truncation}
+            return self(text, text_pair, **options).input_ids
+        first = self._text_ids(text)
+        second = None if text_pair is None else self._text_ids(text_pair)
         return self._assemble(first, second, add_special_tokens, max_length, truncation)
 
     def __call__(
@@ -182,13 +199,20 @@ class GLMTokenizer:
         return_tensors: str | None = None,
         return_attention_mask: bool = True,
         return_position_ids: bool | None = None,
+        **published: Any,
     ) -> Encoding:
         """`input_ids` and `attention_mask` of one text, of several, or of pairs; rows as lists or arrays (B, T).
 
+        A list of ids stands for the text that they are.
+
         Raises:
-            ConfigError: an option has an unknown value, or arrays were asked for rows of unequal length.
+            ConfigError: no text was given, an option has an unknown value, or arrays were asked for rows of unequal
+                length.
         """
-        single = isinstance(text, str)
+        snippets.of_a_call(published, "padding, truncation, max_length, return_tensors, add_special_tokens and others")
+        single = isinstance(text, str) or is_ids(text)
+        if not single and (isinstance(text, (bytes, Mapping)) or not isinstance(text, Iterable)):
+            raise _no_text(text)
         texts = [text] if single else list(text)
         pairs = self._pairs(texts, text_pair, single)
         rows = [
@@ -238,24 +262,27 @@ class GLMTokenizer:
 
     # --- ids -> text ------------------------------------------------------------------------------------------
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **published: Any) -> str | list[str]:
         """Text of a row of ids (of one id, or a list of texts for several rows). Any integer is accepted.
 
         ChatGLM2 never writes special tokens; ChatGLM3 writes them by name unless `skip_special_tokens`.
         Ids beyond the vocabulary, which a padded model can produce, have no text.
-        """
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(ids, int):
-            ids = [ids]
-        ids = list(ids)
-        if ids and not isinstance(ids[0], int) and isinstance(ids[0], Iterable):
-            return [self.decode(row, skip_special_tokens) for row in ids]
-        show = self.prints_specials and not skip_special_tokens
-        return self.vocabulary.decode(ids, show_specials=show)
 
-    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
+        Raises:
+            ConfigError: something else than ids was given.
+        """
+        snippets.of_a_call(published, "skip_special_tokens")
+        rows = as_rows(token_ids)
+        if rows and isinstance(rows[0], list):
+            return [self.decode(row, skip_special_tokens) for row in rows]
+        show = self.prints_specials and not skip_special_tokens
+        return self.vocabulary.decode(rows, show_specials=show)
+
+    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **published: Any) -> list[str]:
         """The text of each row."""
-        return [self.decode(row, skip_special_tokens) for row in sequences]
+        if isinstance(sequences, (str, bytes, Mapping)) or not isinstance(sequences, Iterable):
+            raise ConfigError("sequences", sequences, "Expected rows of ids.")
+        return [self.decode(row, skip_special_tokens, **published) for row in sequences]
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -263,7 +290,8 @@ class GLMTokenizer:
         """Constructor arguments that differ between tokenizers, as written to tokenizer_config.json."""
         names = ("bos_token", "eos_token", "end_token", "mask_token", "gmask_token", "pad_token", "unk_token")
         names += ("padding_side", "truncation_side", "special_start")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        told = {"encode_special_tokens": True} if self.encode_special_tokens else {}
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None} | told
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Writes tokenizer.model and tokenizer_config.json; returns their paths."""
@@ -278,12 +306,22 @@ class GLMTokenizer:
     def from_pretrained(cls, path: str | Path, **changes: Any) -> GLMTokenizer:
         """The tokenizer of a directory with tokenizer.model (Hugging Face's or ours), or of that file.
 
+        `changes` are arguments of the class; those of published snippets that mean nothing here are logged once.
+
         Raises:
             DataError: no vocabulary there, or a configuration that is not JSON.
         """
-        vocab_file, config = files.load(Path(path))
+        changes = snippets.of_loading(changes)
+        vocab_file, config = files.load(files.place(path, changes.pop("subfolder", "")))
+        unknown = set(changes) - set(inspect.signature(cls.__init__).parameters)
+        if unknown:
+            name = sorted(unknown)[0]
+            raise unknown_key(f"tokenizer.{name}", changes[name], inspect.signature(cls).parameters)
         known = {name: value for name, value in config.items() if name in _SAVED and isinstance(value, _SAVED[name])}
         return cls(str(vocab_file), **{**known, **changes})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.vocab_file!r}, vocab_size={self.vocab_size})"
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -294,6 +332,23 @@ class GLMTokenizer:
         table |= {"<sop>": table["sop"], "<eop>": table["eop"], "</s>": marks.eos, "<s>": marks.bos}
         named = {self.pad_token: marks.unk, self.unk_token: marks.unk, self.end_token: marks.eos}
         return {**named, **table}
+
+    def _text_ids(self, text: Any) -> list[int]:
+        """Ids of a text alone; of words in a list; of ids themselves."""
+        if isinstance(text, str):
+            if not self.encode_special_tokens:
+                return self.vocabulary.encode(text)
+            parts = self._special_names.split(text)  # text and names in turn
+            return [
+                index
+                for place, part in enumerate(parts)
+                for index in ([self._commands[part]] if place % 2 else self.vocabulary.encode(part))
+            ]
+        if is_ids(text):
+            return as_rows(text)
+        if isinstance(text, (list, tuple)) and all(isinstance(word, str) for word in text):
+            return [index for word in text for index in self._text_ids(word)]
+        raise _no_text(text)
 
     def _assemble(
         self,
@@ -318,7 +373,8 @@ class GLMTokenizer:
         self, texts: list[Any], text_pair: str | Sequence[str] | None, single: bool
     ) -> list[tuple[str, str | None]]:
         if text_pair is None:
-            return [tuple(item) if isinstance(item, (tuple, list)) else (item, None) for item in texts]
+            pairs = (isinstance(item, (tuple, list)) and len(item) == 2 and not is_ids(item) for item in texts)
+            return [tuple(item) if pair else (item, None) for item, pair in zip(texts, pairs, strict=True)]
         seconds = [text_pair] if single else list(text_pair)
         if len(seconds) != len(texts):
             raise ConfigError("text_pair", len(seconds), f"Give one second text for each of the {len(texts)} texts.")
@@ -357,7 +413,13 @@ _SAVED = {
     "padding_side": str,
     "truncation_side": str,
     "special_start": int,
+    "encode_special_tokens": bool,
 }
+
+
+def _no_text(value: Any) -> ConfigError:
+    hint = " (an empty cell of a table is read as NaN)" if isinstance(value, float) and value != value else ""
+    return ConfigError("text", value, f"Expected text, or a list of texts, not {type(value).__name__}{hint}.")
 
 
 def _columns(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:

@@ -8,13 +8,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mindformers_glm.errors import GenerationError
+from mindformers_glm.errors import GenerationError, shorten
 
 ROLES = ("system", "user", "assistant", "observation")
 TOOLS_INTRODUCTION = (
     "Answer the following questions as best as you can. You have access to the following tools:"  # ChatGLM3, README
 )
+INTERPRETER = "interpreter"  # the tool whose calls are code, as it stands, and no arguments
 _RESULTS = ("tool", "function", "observation")
+_ROUND_FORM = "every item is a pair (query, reply) or a message with role and content"
+
+
+class _Null:
+    """`"tools": null` of a message: the official code prints it; a message without the key prints nothing."""
+
+    def __repr__(self) -> str:
+        return "null"
+
+
+NULL = _Null()
+NO_TOOLS = (None, NULL, [], {}, "", ())
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,7 @@ class Message:
     role: str
     content: str = ""
     metadata: str = ""
-    tools: Any = None  # of a system message: what may be called, any JSON
+    tools: Any = None  # of a system message: what may be called, any JSON; None where there is no such key
     loss: bool | None = None  # of an assistant message: whether training learns it; None leaves it to the policy
 
 
@@ -40,7 +54,8 @@ def read_messages(
 
     A mapping has `role` and `content`; assistants may have `metadata`, `tool_calls` or `function_call`; the role
     `tool` is a result (`content`) or a whole training turn (`name`, `parameters`, `observation`). Results follow
-    their call where a message makes several. `query` is added last, `system` and `tools` first.
+    their call where a message makes several. `query` is added last, `system` and `tools` first: `tools=[]` is written
+    as a list without entries, as the official code does, None is not written.
 
     Raises:
         GenerationError: an unknown role, a content that is not text, or a call without a name.
@@ -72,12 +87,47 @@ def call_text(parameters: Any) -> str:
     return f"```python\ntool_call({inside})\n```"
 
 
+def call_body(name: str, parameters: Any) -> str:
+    """What the assistant writes below the line that names the tool: a call, or the code of the interpreter.
+
+    Code in a block stays as it is; bare code gets the block that the official model writes.
+
+    Raises:
+        GenerationError: the parameters are not an object.
+    """
+    code = _code(parameters) if name == INTERPRETER else None
+    if code is None:
+        return call_text(parameters)
+    return code if "```" in code else f"```python\n{code}\n```"
+
+
+def said_with_calls(content: str, calls: Iterable[Any]) -> dict[str, Any]:
+    """The message of an assistant that said `content` and made `calls` (each with name, arguments, text).
+
+    Where the model wrote a call in another form than `call_body` would, the message carries that text (`written`), so
+    that the next prompt, and training on a saved chat, have the call as it was made.
+    """
+    made = []
+    for call in calls:
+        function = {"name": call.name, "arguments": call.arguments}
+        made.append({"type": "function", "function": function})
+        if call.text and call.text != call_body(call.name, call.arguments):
+            made[-1]["written"] = call.text
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    return {**message, "tool_calls": made} if made else message
+
+
 def tool_names(tools: Any) -> set[str]:
-    """Names that a tool description in any of the usual forms defines."""
+    """Names that a tool description in any of the usual forms defines; none in what is no description."""
     if isinstance(tools, Mapping):
         return {str(tools["name"])} if isinstance(tools.get("name"), str) else set(map(str, tools))
-    plain = [_unwrapped(tool) for tool in tools or []]
+    plain = [_unwrapped(tool) for tool in tools] if isinstance(tools, (list, tuple)) else []
     return {str(tool["name"]) for tool in plain if isinstance(tool, Mapping) and "name" in tool}
+
+
+def offered_tools(messages: Iterable[Message]) -> set[str]:
+    """Names of the tools that the system messages of a conversation offer."""
+    return {name for message in messages if message.role == "system" for name in tool_names(message.tools)}
 
 
 @dataclass(frozen=True)
@@ -101,19 +151,21 @@ def _read(item: Any) -> list[Message]:
         query, reply = item
         return [Message("user", _text(query)), Message("assistant", _text(reply))]
     if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
-        raise GenerationError("history: every item is a pair (query, reply) or a message with role and content")
+        raise GenerationError(f"history: {_ROUND_FORM}, not {shorten(item, 60)}")
     role = item["role"]
-    if role == "tool" and "parameters" in item:
+    if role == "tool" and (item.get("parameters") is not None or item.get("observation") is not None):
         return _training_turn(item)
     if role in _RESULTS:
-        return [_Result("observation", _text(item.get("content")), identity=item.get("tool_call_id"))]
+        metadata = _line(item.get("metadata")) if role == "observation" else ""
+        return [_Result("observation", _text(item.get("content")), metadata, identity=item.get("tool_call_id"))]
     if role == "developer":
         role = "system"
     if role not in ROLES:
         raise GenerationError(f"role: got {role!r}. Use one of {', '.join(ROLES)} or tool")
     if role == "assistant":
         return _assistant(item)
-    tools = item.get("tools") if role == "system" else None
+    tools = item.get("tools", _ABSENT) if role == "system" else _ABSENT
+    tools = None if tools is _ABSENT else NULL if tools is None else tools
     return [Message(role, _text(item.get("content")), _line(item.get("metadata")), tools, _loss(item))]
 
 
@@ -130,24 +182,40 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise GenerationError("tool_calls: every call needs function.name and function.arguments")
-        body = call_text(function.get("arguments") or {})
-        messages.append(_Call("assistant", body, _line(function["name"]), None, _loss(item), call.get("id")))
+        written = call.get("written")
+        name, arguments = function["name"], function.get("arguments") or {}
+        body = written if isinstance(written, str) and written.strip() else call_body(name, arguments)
+        messages.append(_Call("assistant", body, _line(name), None, _loss(item), call.get("id")))
     return messages
 
 
 def _loss(item: Mapping[str, Any]) -> bool | None:
     """Whether the message says that it is learned: `loss` of ChatGLM3 data, `weight` of OpenAI's."""
-    given = item.get("loss", item.get("weight"))
+    stated = (item.get(key) for key in ("loss", "weight"))
+    given = next((value for value in stated if value is not None), None)
     return None if given is None else bool(given)
 
 
+def _code(parameters: Any) -> str | None:
+    """The code of an interpreter's call: text under `code`, alone; None for arguments of another form."""
+    if isinstance(parameters, str):
+        try:
+            parameters = json.loads(parameters, strict=False)
+        except ValueError:
+            return parameters if parameters.strip() else None  # bare code where arguments stand
+    code = parameters.get("code") if isinstance(parameters, Mapping) and len(parameters) == 1 else None
+    return code if isinstance(code, str) else None
+
+
 def _training_turn(item: Mapping[str, Any]) -> list[Message]:
-    observation = item.get("observation", "")
+    observation = item.get("observation")
+    observation = "" if observation is None else observation
     said = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False)
     name, loss = _line(item.get("name")), _loss(item)
     if not name:
         raise GenerationError("role tool: a call needs a name")
-    return [Message("assistant", call_text(item["parameters"]), name, None, loss), Message("observation", said)]
+    body = call_body(name, item.get("parameters") or {})
+    return [Message("assistant", body, name, None, loss), Message("observation", said)]
 
 
 def _paired(given: list[Message]) -> list[Message]:
@@ -175,10 +243,10 @@ def _with_system(messages: list[Message], system: str | None) -> list[Message]:
 
 
 def _with_tools(messages: list[Message], tools: Any) -> list[Message]:
-    if not tools:
+    if tools is None:
         return messages
-    plain = tools if isinstance(tools, (Mapping, str)) else [_unwrapped(tool) for tool in tools]
-    if messages and messages[0].role == "system" and not messages[0].tools:
+    plain = [_unwrapped(tool) for tool in tools] if isinstance(tools, (list, tuple)) else tools
+    if messages and messages[0].role == "system" and messages[0].tools in (None, NULL):
         return [replace(messages[0], tools=plain), *messages[1:]]
     return [Message("system", TOOLS_INTRODUCTION, tools=plain), *messages]
 
@@ -193,11 +261,14 @@ def _text(content: Any) -> str:
         return ""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence):
+    if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         if all(isinstance(part, str) for part in parts):
             return "".join(parts)
-    raise GenerationError(f"content: expected text, got {type(content).__name__}; images and sound are not understood")
+    raise GenerationError(
+        f"content: expected text, got {type(content).__name__} {shorten(content, 60)}; images and sound are not "
+        "understood. A conversation is given as history=[{'role': ..., 'content': ...}, ...]"
+    )
 
 
 def _line(metadata: Any) -> str:

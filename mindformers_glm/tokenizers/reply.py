@@ -8,21 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.messages import INTERPRETER
 from mindformers_glm.tokenizers.stream import TextStream
-from mindformers_glm.tokenizers.toolcall import read_arguments
+from mindformers_glm.tokenizers.toolcall import is_official_call, may_be_call, read_arguments
 
-_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_NAME = re.compile(r"[\w.\-]{1,64}")  # of a tool, in any script: the official code takes the whole first line
 _MARKER, _YEAR = "[[训练时间]]", "2023年"  # the official chat shows the second where the model writes the first
-_CODE_TOOL = "interpreter"
 End = Literal["eos", "user", "observation", "role", None]
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function that the model wants called."""
+    """A function that the model wants called. `text` is the call as the model wrote it, below its name.
+
+    A call of `interpreter` is code: `arguments` are {"code": the text}, whatever it looks like.
+    """
 
     name: str
     arguments: dict[str, Any]
+    text: str = field(default="", compare=False, repr=False)
 
 
 @dataclass
@@ -35,9 +39,12 @@ class Reply:
     end: End = None
 
 
-def parse_reply(tokenizer: GLMTokenizer, ids: Iterable[int]) -> Reply:
-    """Content and tool calls of a generated reply. Any ids are accepted; nothing in them is executed."""
-    stream = ReplyStream(tokenizer)
+def parse_reply(tokenizer: GLMTokenizer, ids: Iterable[int], *, tools: Iterable[str] = ()) -> Reply:
+    """Content and tool calls of a generated reply, where `tools` are the names that were offered.
+
+    Any ids are accepted; nothing in them is executed.
+    """
+    stream = ReplyStream(tokenizer, tools=tools)
     for index in ids:
         stream.push(int(index))
     stream.finish()
@@ -48,12 +55,15 @@ class ReplyStream:
     """`push(id)` gives the text to show by now, `finish()` the last of it, and then `reply` is complete.
 
     Everything given joined equals `reply.content`. ChatGLM3 opens each message with a line that names a tool or is
-    empty: it is never shown. The text of a call is held back until the message is over; only where no call can be
-    read from it is it shown.
+    empty: it is never shown. A message is a call where that line names one of the `tools` that were offered, where
+    <|observation|> ends it (the model then waits for a result), or where it is written as `tool_call(...)`. The text
+    of a call is held back until the message is over; what looks like a call and is none is text, shown as soon as
+    that is certain.
     """
 
-    def __init__(self, tokenizer: GLMTokenizer) -> None:
+    def __init__(self, tokenizer: GLMTokenizer, *, tools: Iterable[str] = ()) -> None:
         self.reply = Reply()
+        self._tools = frozenset(tools)
         self._tokenizer = tokenizer
         self._has_head = tokenizer.generation == 3
         self._ends = self._end_table()
@@ -66,11 +76,12 @@ class ReplyStream:
         if self.reply.end is not None:
             return ""
         if index in self._ends:
-            text = self._close()
-            self.reply.end = self._ends[index]
+            end = self._ends[index]
+            text = self._close(waits=end == "observation")
+            self.reply.end = end
             return text
         if index == self._turn:
-            text = self._close()
+            text = self._close(waits=True)  # a call may be followed by another
             self._open()
             return text
         return self._take(self._text.push(index))
@@ -90,15 +101,14 @@ class ReplyStream:
         self._text = TextStream(self._tokenizer)
         self._visible = _Visible(separate=bool(self.reply.content))
         self._state = "head" if self._has_head else "plain"
-        self._head: str = ""
-        self._body: list[str] = []
+        self._head = self._name = self._body = ""
 
     def _take(self, text: str) -> str:
         if self._state == "head":
             return self._take_head(text)
         if self._state == "call":
-            self._body.append(text)
-            return ""
+            self._body += text
+            return "" if self._may_be_call() else self._as_text()
         return self._show(text)
 
     def _take_head(self, text: str) -> str:
@@ -108,35 +118,48 @@ class ReplyStream:
         if newline and not name:
             self._state = "plain"
             return self._show(rest)
-        if newline and _NAME.fullmatch(name):
-            self._state, self._head, self._body = "call", name, [rest]
-            return ""
-        if name and not _NAME.fullmatch(name):  # a reply without the line: this is its text already
+        if newline and self._is_name(name):
+            self._state, self._name, self._body = "call", name, rest
+            return "" if self._may_be_call() else self._as_text()
+        if name and not self._is_name(name):  # a reply without the line: this is its text already
             self._state = "plain"
             return self._show(self._head)
         return ""
 
-    def _close(self) -> str:
+    def _is_name(self, line: str) -> bool:
+        return _NAME.fullmatch(line) is not None or any(tool.startswith(line) for tool in self._tools)
+
+    def _may_be_call(self) -> bool:
+        """Whether the message can still turn out to be a call: always, where its tool was offered."""
+        return self._name in self._tools or may_be_call(self._body)
+
+    def _as_text(self) -> str:
+        self._state = "plain"
+        return self._show(f"{self._head.partition(chr(10))[0].strip()}\n{self._body}")
+
+    def _close(self, *, waits: bool = False) -> str:
         text = self._take(self._text.flush())
         if self._state == "head":
             text += self._show(self._head)
         elif self._state == "call":
-            text += self._call("".join(self._body))
+            is_call = waits or self._name in self._tools or is_official_call(self._body)
+            text += self._call(self._body) if is_call else self._as_text()
         last = self._visible.rest()
         self.reply.content += last
         self._state = "closed"
         return text + last
 
     def _call(self, body: str) -> str:
+        written = body.strip()
+        if self._name == INTERPRETER and written:
+            self.reply.tool_calls.append(ToolCall(self._name, {"code": written}, written))
+            return ""
         try:
             arguments = read_arguments(body)
         except (ValueError, RecursionError) as error:
-            if self._head == _CODE_TOOL and body.strip():
-                self.reply.tool_calls.append(ToolCall(_CODE_TOOL, {"code": body.strip()}))
-                return ""
-            self.reply.faults.append(f"{self._head}: {error}")
-            return self._show(f"{self._head}\n{body}")
-        self.reply.tool_calls.append(ToolCall(self._head, arguments))
+            self.reply.faults.append(f"{self._name}: {error}")
+            return self._show(f"{self._name}\n{body}")
+        self.reply.tool_calls.append(ToolCall(self._name, arguments, written))
         return ""
 
     def _show(self, text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 LONGEST = 65536  # characters of a call that are looked at
 _DEEPEST = 50  # nested brackets; Python's own parser gives up near 200
 _FENCE = re.compile(r"```[ \t]*\w*[ \t]*\r?\n?(.*?)(?:```|\Z)", re.DOTALL)
+_OPENING = re.compile(r"[^\W\d]\w*(\Z|\s*\()")  # a function's name, and its bracket where one has come
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -30,6 +31,27 @@ def read_arguments(text: str) -> dict[str, Any]:
     if _depth(body) > _DEEPEST:
         raise ValueError("brackets are nested too deeply")
     return _from_json(body) if body.startswith("{") else _from_python(body)
+
+
+def may_be_call(text: str) -> bool:
+    """Whether a text that is still being written can become a call: a code block, a JSON object or `name(`.
+
+    Answers no as soon as something else stands there, or anything follows the closing fence of the block.
+    """
+    body = text.strip()
+    if len(text) > LONGEST:
+        return False
+    if not body or body[0] == "{" or "```".startswith(body):
+        return True
+    if body.startswith("```"):
+        return not body.partition("```")[2].partition("```")[2].strip("` \t\r\n")
+    return _OPENING.match(body) is not None
+
+
+def is_official_call(text: str) -> bool:
+    """Whether a text opens a call as ChatGLM3 was trained to write it: `tool_call(`, in a code block or bare."""
+    fenced = _FENCE.search(text)
+    return (fenced.group(1) if fenced else text).strip().startswith("tool_call(")
 
 
 def _from_json(body: str) -> dict[str, Any]:

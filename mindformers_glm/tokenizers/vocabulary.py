@@ -102,10 +102,26 @@ def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(path.read_bytes())
-    except (RuntimeError, OSError) as error:
+        _probe(processor)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error.strerror or error})", "Repair its permissions") from error
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         fix = f"{_REPAIR}; a git-lfs pointer or an HTML page saved under this name is a common cause"
-        raise DataError(str(path), "this is not a sentencepiece model", fix) from error
+        raise DataError(str(path), "this is not a sentencepiece model, or a damaged one", fix) from error
     return processor
+
+
+def _probe(processor: sentencepiece.SentencePieceProcessor) -> None:
+    """Goes through every piece and a little text, so that damage shows on loading and not in a reply."""
+    size = processor.piece_size()
+    if size < 1:
+        raise ValueError("no pieces")
+    pieces = processor.id_to_piece(list(range(size)))
+    if any(not 0 <= index < size for index in processor.encode("A 你好 0\n")):
+        raise ValueError("ids beyond the pieces")
+    processor.decode_pieces(pieces[: min(size, 1000)])
+    if max(processor.bos_id(), processor.eos_id(), processor.unk_id(), processor.pad_id()) >= size:
+        raise ValueError("marks beyond the pieces")
 
 
 def _marks(processor: sentencepiece.SentencePieceProcessor, path: Path) -> tuple[int, int, int]:

@@ -59,6 +59,25 @@ def test_messages_of_glm3(glm3, tokenizer3):
     assert history == [*pairs, (query, response)]
 
 
+def test_a_query_may_be_a_message_or_a_conversation(glm3, tokenizer3):
+    query, past = {"role": "user", "content": "你好"}, [("早", "早上好")]
+    plain = glm3.model.chat(tokenizer3, "你好", max_new_tokens=4)
+    for form in (query, [query], (query,)):
+        assert glm3.model.chat(tokenizer3, form, max_new_tokens=4) == plain
+    told = [{"role": "system", "content": "S"}, {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    whole = glm3.model.chat(tokenizer3, [*told, query], max_new_tokens=4)
+    assert whole == glm3.model.chat(tokenizer3, "你好", told, max_new_tokens=4)
+    assert glm3.model.chat(tokenizer3, [query], past, max_new_tokens=4).history[:1] == past
+    for wrong, words in (
+        ([], "got \\[\\]"),
+        ([*told], "last message"),
+        (["你好"], "a list of messages"),
+        (5, "expected text"),
+    ):
+        with pytest.raises(GenerationError, match=words):
+            glm3.model.chat(tokenizer3, wrong)
+
+
 def test_the_stream_grows_to_the_reply(glm2, tokenizer2):
     turns = list(glm2.model.stream_chat(tokenizer2, glm2.queries[1][0], max_new_tokens=24))
     response = glm2.model.chat(tokenizer2, glm2.queries[1][0], max_new_tokens=24).response

@@ -210,7 +210,7 @@ def test_wrong_options_name_themselves(glm2, glm3, glm2_vocab):
         (lambda: glm2("a", padding="longer"), "padding"),
         (lambda: glm2("a", padding="max_length"), "max_length"),
         (lambda: glm2(["a", "b c d"], return_tensors="np"), "padding"),
-        (lambda: glm2("a", return_tensors="pt"), "return_tensors"),
+        (lambda: glm2("a", return_tensors="tf"), "return_tensors"),
         (lambda: glm2.encode("abc", max_length=1), "max_length"),
         (lambda: glm2.encode("abc abc", max_length=3, truncation="shortest"), "truncation"),
         (lambda: glm2.get_command("<|user|>"), "special token"),

@@ -129,6 +129,41 @@ def test_code_of_the_interpreter_is_kept_as_text(glm3):
     assert reply.tool_calls == [ToolCall("interpreter", {"code": "```python\nprint(1)\n```"})]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['OK\n{"a": 1}', "Python\n```python\nprint(1)\n```", "好的\nf(x)", "Answer\nmain()", "Yes\n", "1\n2\n3", "a\n```"],
+)
+@pytest.mark.parametrize("end", [EOS, USER, None])
+def test_an_answer_is_no_call_where_no_tool_was_offered(glm3, text, end):
+    stream = ReplyStream(glm3)
+    shown = "".join(stream.push(index) for index in ids(glm3, text, *[end] * (end is not None)))
+    shown += stream.finish()
+    assert shown == stream.reply.content == text.strip()
+    assert not stream.reply.tool_calls
+    assert not stream.reply.faults
+
+
+def test_an_answer_streams_as_soon_as_it_can_be_no_call(glm3):
+    for opening, text in (("Answer\n", "is 42, not a call"), ("Code\n", "```python\nf()\n```\nThis prints 1")):
+        stream = ReplyStream(glm3)
+        shown = "".join(stream.push(index) for index in ids(glm3, opening + text))
+        assert len(shown) > len(opening) + 3
+    stream = ReplyStream(glm3, tools=["Answer"])
+    assert "".join(stream.push(index) for index in ids(glm3, "Answer\nis 42, not a call")) == ""
+    assert stream.finish() == "Answer\nis 42, not a call"
+    assert stream.reply.faults
+
+
+@pytest.mark.parametrize("name", ["资产查询", "get_weather", "погода", "get-weather.v2"])
+def test_tools_are_named_in_any_script(glm3, name):
+    call = ids(glm3, f"{name}\n", "```python\ntool_call(人员='张三')\n```", OBSERVATION)
+    assert parse_reply(glm3, call).tool_calls == [ToolCall(name, {"人员": "张三"})]
+    assert parse_reply(glm3, call[:-1], tools=[name]).tool_calls == [ToolCall(name, {"人员": "张三"})]
+    spaced = ids(glm3, "查 资产\n", '{"a": 1}', EOS)
+    assert parse_reply(glm3, spaced, tools=["查 资产"]).tool_calls == [ToolCall("查 资产", {"a": 1})]
+    assert parse_reply(glm3, spaced).content == '查 资产\n {"a": 1}'
+
+
 def test_a_reply_streams_as_it_comes(glm3):
     stream = ReplyStream(glm3)
     pieces = [stream.push(index) for index in ids(glm3, "\n", "你好，世界。 再见 ", EOS, "more")]
