@@ -3,9 +3,18 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from mindformers_glm.requirements import unmet
 
-from mindformers_glm.cli import main  # noqa: E402 - the checkout must be importable first
+
+def start():
+    """The exit status."""
+    fault = unmet()
+    if fault:
+        return f"error: {fault}"
+    from mindformers_glm.cli.run import main  # noqa: PLC0415 - an unfit Python is told first
+
+    return main(script_dir=Path(__file__).resolve().parent)
+
 
 if __name__ == "__main__":
-    sys.exit(main(script_dir=Path(__file__).resolve().parent))
+    sys.exit(start())

@@ -1,24 +1,39 @@
 """Fine-tune, evaluate and deploy the GLM family (ChatGLM2, ChatGLM3 and their kin) on MindSpore.
 
-Importing the package fills the registries: every class that a YAML may name is known afterwards. Where MindSpore is not
+A name is imported when it is used first, so that `import mindformers_glm` costs nothing. Where MindSpore is not
 installed, on a device with MindSpore Lite alone, there are the tokenizers and `mindformers_glm.export.lite`.
 """
 
-from __future__ import annotations
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from importlib.util import find_spec
-
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
+from mindformers_glm.requirements import unmet
 from mindformers_glm.version import __version__
 
-if find_spec("mindspore"):
-    from mindformers_glm import data, evaluation, generation, optim, tokenizers  # noqa: F401
+if TYPE_CHECKING:
     from mindformers_glm.auto import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+    from mindformers_glm.models.glm.config import ChatGLM2Config
     from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
     from mindformers_glm.pipeline import TextGenerationPipeline, pipeline
-    from mindformers_glm.train import causal_language_modeling as _trainer  # noqa: F401 - registers the trainer
+    from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
     from mindformers_glm.train.api import Trainer, TrainingArguments
+
+_HOMES = {
+    "AutoConfig": "auto",
+    "AutoModel": "auto",
+    "AutoProcessor": "auto",
+    "AutoTokenizer": "auto",
+    "ChatGLM2Config": "models.glm.config",
+    "ChatGLM2ForConditionalGeneration": "models.glm.model",
+    "ChatGLM2Tokenizer": "tokenizers",
+    "ChatGLM3Tokenizer": "tokenizers",
+    "TextGenerationPipeline": "pipeline",
+    "Trainer": "train.api",
+    "TrainingArguments": "train.api",
+    "pipeline": "pipeline",
+}
 
 __all__ = [
     "AutoConfig",
@@ -35,3 +50,29 @@ __all__ = [
     "__version__",
     "pipeline",
 ]
+
+
+class _Package(ModuleType):
+    """`mindformers_glm.pipeline` is the function; the module of that name must not take its place when imported."""
+
+    def __setattr__(self, name, value):
+        if not (isinstance(value, ModuleType) and name in _HOMES):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    fault = unmet()
+    if fault:
+        raise ImportError(fault)
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

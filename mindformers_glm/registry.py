@@ -7,6 +7,7 @@ signature before it is called, so a wrong key or type is reported with its dotte
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -37,10 +38,13 @@ class Registry:
         return add
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._factories:
+            fill()
         return name in self._factories
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
+        fill()
         return sorted(self._factories)
 
     def get(self, name: Any, key: str = "") -> Callable:
@@ -49,7 +53,7 @@ class Registry:
         Raises:
             ConfigError: nothing of this kind has such a name.
         """
-        if isinstance(name, str) and name in self._factories:
+        if isinstance(name, str) and name in self:
             return self._factories[name]
         near = difflib.get_close_matches(str(name), self._factories, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(self.names())}."
@@ -113,11 +117,18 @@ def service(name: str) -> Callable:
     """The registered service.
 
     Raises:
-        LookupError: the package that provides it has not been imported.
+        LookupError: nothing provides it; without MindSpore there are none.
     """
     if name not in SERVICES:
-        raise LookupError(f"{name!r} is not available: import mindformers_glm, which registers every service")
+        fill()
+    if name not in SERVICES:
+        raise LookupError(f"{name!r} is not available: it needs MindSpore, or nothing registers such a service")
     return SERVICES[name]
+
+
+def fill() -> None:
+    """Imports every module that registers a name. What asks for a name needs to import nothing for its sake."""
+    importlib.import_module("mindformers_glm.components")  # later rows, so by name: nothing here may depend on them
 
 
 def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:

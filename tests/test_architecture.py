@@ -6,13 +6,13 @@ import ast
 from pathlib import Path
 
 ROWS = [
-    {"errors", "files", "log", "runtime", "signals", "version"},
+    {"errors", "files", "log", "runtime", "signals", "version", "requirements"},
     {"registry", "config"},
     {"tokenizers", "ops", "parallel", "optim"},
     {"models", "adapters", "data"},
     {"checkpoint", "generation"},
     {"train", "evaluation", "quantization", "export"},
-    {"auto", "pipeline", "serving", "benchmark"},
+    {"auto", "pipeline", "serving", "benchmark", "components"},
     {"cli", "__init__", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}

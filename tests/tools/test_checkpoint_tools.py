@@ -1,6 +1,5 @@
 """tools/convert_weight.py, merge_lora.py, inspect_checkpoint.py, verify_checkpoint.py as a user calls them."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,34 +11,30 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.cli import convert as convert_command
+from mindformers_glm.cli import inspect_checkpoint, merge_lora
+from mindformers_glm.cli import verify as verify_command
 from mindformers_glm.errors import CheckpointError, ConfigError
-
-
-def tool(root: Path, name: str):
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", root / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def convert(root):
-    return lambda *arguments: tool(root, "convert_weight").main([str(a) for a in arguments])
+    return lambda *arguments: convert_command.main([str(a) for a in arguments])
 
 
 @pytest.fixture
 def merge(root):
-    return lambda *arguments: tool(root, "merge_lora").main([str(a) for a in arguments])
+    return lambda *arguments: merge_lora.main([str(a) for a in arguments])
 
 
 @pytest.fixture
 def inspect(root):
-    return lambda *arguments: tool(root, "inspect_checkpoint").main([str(a) for a in arguments])
+    return lambda *arguments: inspect_checkpoint.main([str(a) for a in arguments])
 
 
 @pytest.fixture
 def verify(root):
-    return lambda *arguments: tool(root, "verify_checkpoint").main([str(a) for a in arguments])
+    return lambda *arguments: verify_command.main([str(a) for a in arguments])
 
 
 def run(root: Path, name: str, *arguments) -> subprocess.CompletedProcess:
@@ -137,7 +132,7 @@ def test_merging_a_checkpoint_that_holds_its_adapter(merge, golden, tmp_path, ca
 
 
 def test_a_wrong_merge_is_noticed(root, golden, tmp_path, monkeypatch):
-    module = tool(root, "merge_lora")
+    module = merge_lora
     original = module.run_plan
 
     def spoil(plan, **settings):
@@ -213,4 +208,4 @@ def test_a_file_that_is_no_checkpoint_costs_one_line_and_status_2(root, tmp_path
     done = run(root, "inspect_checkpoint", tmp_path / "x.ckpt")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith(f"inspect_checkpoint: {tmp_path / 'x.ckpt'}: not a MindSpore checkpoint")
+    assert done.stderr.startswith(f"error: {tmp_path / 'x.ckpt'}: not a MindSpore checkpoint")

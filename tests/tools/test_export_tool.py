@@ -9,8 +9,8 @@ import sys
 import lite_environment
 import pytest
 
+from mindformers_glm.cli.export import parser, words_of
 from mindformers_glm.errors import ConfigError
-from tools.export import parser, words_of
 
 RECORD = {"content": "类型#裙*颜色#红色", "summary": "这款红色的裙子，穿上很有气质。"}
 

@@ -9,10 +9,11 @@ import lite_environment
 import pytest
 
 from mindformers_glm import AutoModel, AutoTokenizer, pipeline, runtime
+from mindformers_glm.cli.console import main as console
+from mindformers_glm.cli.infer_lite import parser, typed
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.export.export import export_model
 from mindformers_glm.export.plan import ExportPlan
-from tools.run_infer_main import main, parser, typed
 
 GLM2 = "[Round 1]\\n\\n问：{}\\n\\n答："
 PRODUCT = "类型#裙*颜色#红色"
@@ -35,6 +36,10 @@ def folder(tmp_path_factory, model):
     plan = ExportPlan(prefill=folder / "tiny_prefill_seq512", increment=folder / "tiny_inc_seq512", dynamic=True)
     export_model(model, plan, tokenizer=AutoTokenizer.from_pretrained("glm2_tiny"))
     return folder
+
+
+def main(words):
+    return console(["infer-lite", *words])
 
 
 def expected(model, text, max_new_tokens):
@@ -94,8 +99,9 @@ def test_without_mindspore(folder, lite_python, root, tmp_path):
     script = (
         "import importlib.util as u, sys; found = u.find_spec; "
         "u.find_spec = lambda name, *a: None if name.startswith('mindspore') else found(name, *a); "
-        "sys.modules['mindspore'] = None; sys.path.insert(0, sys.argv.pop(1)); from tools.run_infer_main import main; "
-        "sys.exit(main(sys.argv[1:]))"
+        "sys.modules['mindspore'] = None; sys.path.insert(0, sys.argv.pop(1)); "
+        "from mindformers_glm.cli.console import main; "
+        "sys.exit(main(['infer-lite', *sys.argv[1:]]))"
     )
     words = ["--model_dir", folder, "--lite_python", lite_python, "--max_output_length", "4", "--predict_data", PRODUCT]
     done = subprocess.run(

@@ -1,0 +1,111 @@
+"""Chats with a model in the terminal.
+
+    mindformers-glm chat
+    mindformers-glm chat --model glm3_folder --tools tools.json --temperature 0.8 --top_p 0.8 --stats
+    mindformers-glm chat --model configs/tiny/run_glm3_tiny.yaml --lang en
+    mindformers-glm chat --lite glm2_export
+    echo "你好" | mindformers-glm chat
+
+Commands: clear forgets the conversation, stop ends, save FILE.json keeps the conversation. See docs/chat.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.serving.interrupt import hold, watched
+from mindformers_glm.serving.phrases import LANGUAGES
+
+if TYPE_CHECKING:
+    from mindformers_glm.serving.conversation import Conversation
+    from mindformers_glm.serving.loading import Loaded
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = Parser(description=__doc__)
+    p.add_argument("--model", default="glm2_tiny", help="registered name, folder, weight file or YAML (glm2_tiny)")
+    p.add_argument("--adapter", help="LoRA on top: PEFT folder or checkpoint")
+    p.add_argument("--lite", metavar="EXPORT", help="an exported model in MindSpore Lite instead of --model")
+    p.add_argument("--lite_python", help="the Python that has mindspore_lite (found by itself where it is usual)")
+    p.add_argument("--lora_alpha", type=number(above=True), help="alpha of the adapter, where no file tells it")
+    p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
+    p.add_argument("--seq_length", type=whole(), help="longest conversation in tokens, reply included (the model's)")
+    p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
+    p.add_argument("--system", help="what the model is told before the conversation")
+    p.add_argument("--tools", help="JSON file with descriptions of tools (ChatGLM3)")
+    p.add_argument("--temperature", type=float, help="above 0: sample; 0: always the most probable token")
+    p.add_argument("--top_p", type=float)
+    p.add_argument("--top_k", type=int)
+    p.add_argument("--repetition_penalty", type=float)
+    p.add_argument("--max_new_tokens", type=int, help="longest reply (what the context has room for)")
+    p.add_argument("--seed", type=int, help="the same answers to the same conversation every time")
+    p.add_argument("--lang", choices=("zh", "en"), default="zh", help="language of prompts and notes")
+    p.add_argument("--stats", action="store_true", help="tokens, speed and time to the first token after each answer")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Loads the model and talks."""
+    chosen = parser().parse_args(argv)
+    hold()  # before MindSpore starts threads
+    os.environ.setdefault("GLOG_v", "3")  # its warnings would run through the answers; errors are still shown
+    with watched(_leave):
+        from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
+
+        conversation = load_conversation(chosen)
+    phrases, model = LANGUAGES[chosen.lang], Path(chosen.lite or chosen.model).name
+    TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
+
+
+def load_conversation(chosen: argparse.Namespace) -> Conversation:
+    """The model with the settings of the command line."""
+    from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: PLC0415
+    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - as in `main`
+
+    tools = None if chosen.tools is None else read_tools(chosen.tools)
+    loaded = (
+        load_lite(chosen)
+        if chosen.lite
+        else load(
+            chosen.model,
+            adapter=chosen.adapter,
+            lora_alpha=chosen.lora_alpha,
+            tokenizer=chosen.tokenizer,
+            seq_length=chosen.seq_length,
+            device_target=chosen.device_target,
+        )
+    )
+    names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
+    config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
+    return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
+
+
+def load_lite(chosen: argparse.Namespace) -> Loaded:
+    """The exported model that `--lite` names, in a runtime of MindSpore Lite that ends with this program.
+
+    Raises:
+        UserError: an option that an exported model cannot honour, or whatever `open_lite` finds.
+    """
+    from mindformers_glm.export.lite.engine import open_lite  # noqa: PLC0415 - as in `main`
+    from mindformers_glm.serving.loading import Loaded  # noqa: PLC0415
+
+    for name in ("adapter", "seq_length"):
+        if getattr(chosen, name) is not None:
+            raise ConfigError(f"--{name}", getattr(chosen, name), "It is fixed when a model is exported: export again.")
+    lite = open_lite(chosen.lite, tokenizer=chosen.tokenizer, lite_python=chosen.lite_python)
+    atexit.register(lite.close)
+    return Loaded(lite.engine, lite.tokenizer)
+
+
+def _leave() -> None:
+    """Ctrl-C while the model is loaded: there is nothing to keep."""
+    print("stopped by Ctrl-C", file=sys.stderr, flush=True)
+    os._exit(130)

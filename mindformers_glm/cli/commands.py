@@ -1,0 +1,43 @@
+"""The table of subcommands: name -> the function that runs it. A new one is one line here.
+
+A function takes the words after its name and returns an exit status or nothing. The function `parser` of the same
+module, where there is one, gives the options for completion. Modules are imported when their command is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """`target` is `module:function`, `help` one line."""
+
+    target: str
+    help: str
+
+    def load(self, name: str | None = None) -> Any:
+        """The function, or another one of its module; None where the module has no such function."""
+        module, _, function = self.target.partition(":")
+        return getattr(import_module(module), name or function, None)
+
+
+_HERE = "mindformers_glm.cli"
+COMMANDS: dict[str, Command] = {
+    "run": Command(f"{_HERE}.run:main", "train, fine-tune, evaluate or predict from one YAML"),
+    "chat": Command(f"{_HERE}.chat:main", "talk to a model in the terminal"),
+    "evaluate": Command(f"{_HERE}.run:evaluate", "metrics of a model on a dataset"),
+    "predict": Command(f"{_HERE}.run:predict", "texts for prompts"),
+    "convert": Command(f"{_HERE}.convert:main", "a checkpoint in another form"),
+    "merge-lora": Command(f"{_HERE}.merge_lora:main", "a LoRA added to its base weights"),
+    "transform": Command(f"{_HERE}.transform:main", "a checkpoint divided in another way among ranks"),
+    "quantize": Command(f"{_HERE}.quantize:main", "a model with weights of 8 or 4 bits"),
+    "export": Command(f"{_HERE}.export:main", "a network as MindIR"),
+    "convert-lite": Command(f"{_HERE}.convert_lite:main", "an export as MindSpore Lite's own file"),
+    "infer-lite": Command(f"{_HERE}.infer_lite:main", "texts from an export, in MindSpore Lite"),
+    "inspect-data": Command(f"{_HERE}.preview_data:main", "what training sees of a data file, token by token"),
+    "inspect": Command(f"{_HERE}.inspect_checkpoint:main", "what a checkpoint is, and what is wrong with it"),
+    "verify": Command(f"{_HERE}.verify:main", "whether a checkpoint is as it was written"),
+    "plan": Command(f"{_HERE}.plan_memory:main", "the memory that a training job needs on each device"),
+    "benchmark": Command("mindformers_glm.benchmark.command:main", "how fast this machine trains and generates"),
+}

@@ -1,0 +1,89 @@
+"""`mindformers-glm COMMAND ...` and `python -m mindformers_glm COMMAND ...`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from mindformers_glm.requirements import unmet
+from mindformers_glm.version import __version__
+
+PROGRAM = "mindformers-glm"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status of one command: 0 done, 2 something the user can repair."""
+    fault = unmet()
+    if fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415 - an unfit Python is told first
+
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}."
+        print(f"error: {words[0][:80]!r} is no command of {PROGRAM}. {hint}", file=sys.stderr)
+        return 2
+    return call(words[0], words[1:])
+
+
+def call(name: str, words: Sequence[str]) -> int:
+    """Runs one command; what its parser prints carries its name."""
+    from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415
+    from mindformers_glm.cli.report import report  # noqa: PLC0415
+
+    sys.argv[0] = f"{PROGRAM} {name}" if sys.argv[0].endswith((PROGRAM, "__main__.py")) else sys.argv[0]
+    return report(lambda: COMMANDS[name].load()(list(words)))
+
+
+def usage() -> str:
+    """What --help prints."""
+    from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415
+
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        f"usage: {PROGRAM} COMMAND ...\n\nFine-tune, evaluate and deploy the GLM family on MindSpore.\n\n"
+        f"commands ({PROGRAM} COMMAND --help tells their options):\n{rows}\n\n"
+        f"  --version  the version\n"
+        f'completion: eval "$(register-python-argcomplete {PROGRAM})"  (pip install argcomplete)'
+    )
+
+
+def complete() -> None:
+    """Answers a shell that asks for completions, through argcomplete; returns where it is not installed."""
+    try:
+        import argcomplete  # noqa: PLC0415 - optional
+    except ImportError:
+        return
+    argcomplete.autocomplete(completion_parser(os.environ.get("COMP_LINE", "").split()[1:2]))
+
+
+def completion_parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser that knows every command, and the options of the chosen one only: the others are not imported."""
+    from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog=PROGRAM)
+    parser.add_argument("--version", action="store_true")
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        options = command.load("parser") if name in chosen else None
+        parents = [options()] if options else []
+        commands.add_parser(name, help=command.help, parents=parents, conflict_handler="resolve")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

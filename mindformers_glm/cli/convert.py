@@ -1,0 +1,138 @@
+"""Converts a checkpoint: `mindformers-glm convert --input_path DIR_OR_FILE --output_path OUT [--to FORM]`.
+
+Reads official folders (safetensors or .bin), MindFormers .ckpt of every generation, PEFT adapters, our folders, and
+registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
+mindformers-1.5, peft, megatron (mcore folders of ModelLink, with --tp and --pp).
+Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
+An interrupted conversion to a folder goes on with the first file that is not finished. A single .ckpt is written anew;
+until it is whole, an older one of that name stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mindformers_glm.checkpoint.convert import run_plan, save_directory
+from mindformers_glm.checkpoint.job import open_checkpoint, plan_job
+from mindformers_glm.checkpoint.megatron import MegatronWeights, is_megatron, write_megatron
+from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.model_files import Storage, read_config
+from mindformers_glm.checkpoint.plan import FORMS, Plan
+from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.errors import ConfigError
+
+_MODELS = ("glm-n", "glm2", "glm3", "glm2_6b", "glm3_6b")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Our arguments and those of MindFormers' convert_weight.py."""
+    p = Parser(description=__doc__)
+    p.add_argument("--input_path", required=True, help="file, folder, registered name or hub repository")
+    p.add_argument("--output_path", required=True)
+    p.add_argument("--to", choices=[*FORMS, "megatron"], help="form of the output")
+    p.add_argument("--dtype", help="fp32, fp16 or bf16; without it numbers keep their type")
+    p.add_argument("--config", help="YAML or config.json of the network, where none lies beside the weights")
+    p.add_argument("--tokenizer", help="folder of the tokenizer to put beside the weights")
+    p.add_argument("--shard_size", default="2GB", help="largest file of a folder (2GB)")
+    p.add_argument("--lora_alpha", type=number(above=True), help="alpha of a LoRA whose file does not tell it")
+    p.add_argument("--rank", type=whole(0), default=0, help="which rank_N folder to read")
+    p.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan and write nothing")
+    p.add_argument("--overwrite", action="store_true", help="replace an output of an earlier conversion")
+    p.add_argument(
+        "--download", nargs="?", const="hub", default=False, help="fetch a model that is not here: hub or modelscope"
+    )
+    p.add_argument("--model", default="glm-n", help="accepted for MindFormers' sake: glm-n")
+    p.add_argument("--reversed", action="store_true", help="the same as --to hf")
+    p.add_argument("--concat", help="True: the same as --to mindformers-1.2, joining separate query, key, value")
+    p.add_argument("--tp", type=whole(1), default=1, help="tensor ranks of a Megatron folder to write")
+    p.add_argument("--pp", type=whole(1), default=1, help="pipeline ranks of a Megatron folder to write")
+    for key in Storage._fields:
+        p.add_argument(f"--{key}", help=f"True or False: how the MindFormers side stores weights ({key})")
+    return p
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan that the arguments ask for."""
+    if args.model not in _MODELS:
+        raise ConfigError("model", args.model, f"Use one of {', '.join(_MODELS)}.")
+    form = args.to or ("hf" if args.reversed else "mindformers-1.2" if _flag(args.concat) else None)
+    form = form or ("mindformers" if args.output_path.endswith(".ckpt") else "ours")
+    stored = _storage(args)
+    writes = form == "mindformers-1.5"
+    return plan_job(
+        args.input_path,
+        args.output_path,
+        form,
+        config=args.config,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        shard_size=args.shard_size,
+        rank=args.rank,
+        download=args.download,
+        lora_alpha=args.lora_alpha,
+        read_storage=None if writes else stored,
+        write_storage=stored if writes else None,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the plan and carries it out."""
+    args = parser().parse_args(arguments)
+    if args.to == "megatron" or is_megatron(args.input_path):
+        print(f"written {_megatron(args)}")
+        return
+    plan = plan_of(args)
+    source = plan.source
+    print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
+    for line in plan.lines():
+        print(line)
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
+        try:
+            path = run_plan(plan, overwrite=args.overwrite, progress=bar.update)
+        except KeyboardInterrupt:
+            print("convert: the same command goes on from here, or writes a single .ckpt anew", file=sys.stderr)
+            raise
+    print(f"written {path}")
+
+
+def _megatron(args: argparse.Namespace) -> Path:
+    """Writes a Megatron folder, or reads one into our folder or a MindFormers .ckpt."""
+    out = Path(args.output_path)
+    if args.to == "megatron":
+        opened = open_checkpoint(args.input_path, config=args.config, rank=args.rank, download=args.download)
+        if opened.config is None or opened.source.kind != "weights":
+            raise ConfigError(
+                "input_path", args.input_path, "Give whole weights with their --config; merge adapters first."
+            )
+        if out.exists() and any(out.iterdir()) and not args.overwrite:
+            raise ConfigError("output_path", args.output_path, "The folder is not empty: name another, or --overwrite.")
+        write_megatron(opened.source, opened.config, out, tp=args.tp, pp=args.pp)
+        return out
+    if args.config is None:
+        raise ConfigError("config", None, "A Megatron folder does not tell its network: name a YAML or config.json.")
+    config = read_config(args.config)[0]
+    weights = MegatronWeights(args.input_path, config)
+    if args.output_path.endswith(".ckpt"):
+        save_ckpt(out, weights)
+        return out
+    return save_directory(out, weights, config, tokenizer=args.tokenizer, dtype=args.dtype, overwrite=args.overwrite)
+
+
+def _storage(args: argparse.Namespace) -> Storage | None:
+    """The storage switches of the command line over those of --config; None when neither says anything."""
+    given = {key: _flag(getattr(args, key)) for key in Storage._fields if getattr(args, key) is not None}
+    base = read_config(args.config)[1] if args.config else Storage()
+    return base._replace(**given) if given or base != Storage() else None
+
+
+def _flag(text: str | None) -> bool:
+    if text is not None and text.lower() not in ("true", "false", "1", "0"):
+        raise ConfigError("option", text, "Use True or False.")
+    return text is not None and text.lower() in ("true", "1")

@@ -1,0 +1,199 @@
+r"""Generates with an exported model in MindSpore Lite: `mindformers-glm infer-lite --model_dir glm2_tiny_export`.
+
+Without --predict_data it asks for one prompt after the other; `exit` ends it. A line that ends in a backslash goes on
+in the next, and the two characters \n are a line break in prompts and in --prompt. MindSpore is not needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.errors import ConfigError, UserError
+from mindformers_glm.evaluation.predict import read_inputs
+from mindformers_glm.export.lite.engine import LiteChat, open_lite
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.tokenizers.stream import TextStream
+
+_MODELS = ("common", "glm2", "glm3")
+_ASK = "Please enter your predict data: "
+_SETTINGS = ("do_sample", "top_k", "top_p", "repetition_penalty", "temperature")
+# MindFormers' options that the export itself answers here.
+_TOLD = {
+    "dynamic": "the exported graph is of fixed or of any length by itself",
+    "paged_attention": "the cache is no part of the graph",
+    "pa_block_size": "the cache is no part of the graph",
+    "pa_num_blocks": "the cache is no part of the graph",
+    "is_sample_acceleration": "tokens are chosen outside the graph",
+    "distributed": "one process serves the model",
+}
+
+
+def switch(text: str) -> bool:
+    """True or False of a word on the command line."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, use True or False")
+    return text.lower() == "true"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, under MindFormers' names."""
+    parsed = Parser(description=__doc__)
+    add = parsed.add_argument
+    add("--model_dir", metavar="DIR", help="folder of an export; or name a graph or two with the next options")
+    add("--prefill_model_path", metavar="FILE", help="a graph of the export (.mindir, _graph.mindir or .ms)")
+    add("--increment_model_path", metavar="FILE", help="its second graph; may be the same file")
+    add("--tokenizer_path", metavar="FILE", help="the tokenizer, unless it was exported with the model")
+    add("--model_name", default="common", help="glm2_6b, glm3_6b, ...; the export knows by itself")
+    add("--seq_length", type=whole(), help="must be that of the export, where it is given")
+    add("--config_path", metavar="INI", help="lite.ini, or two files with a comma between")
+    add("--lite_python", metavar="PYTHON", help="interpreter with mindspore_lite; found by itself otherwise")
+    add("--device_target", default="cpu", help="cpu or ascend")
+    add("--device_id", type=whole(0), default=0)
+    add("--rank_id", type=whole(0), default=0)
+    add("--threads", type=whole(1, 1024), help="threads on a processor; all of them by default")
+    add("--predict_data", nargs="+", metavar="TEXT", help="prompts, or a file with one in each line; then it ends")
+    add("--prompt", default="", help=r"template around each prompt, with {} for it: '[Round 1]\n\n问：{}\n\n答：'")
+    add("--batch_size", type=whole(), default=1, help="prompts of --predict_data worked on together")
+    add("--max_length", type=whole(), default=512, help="tokens of prompt and reply together")
+    add("--max_output_length", type=whole(), help="tokens of the reply alone; wins over --max_length")
+    add("--do_sample", type=switch, default=False)
+    add("--top_k", type=int, default=1)
+    add("--top_p", type=float, default=1.0)
+    add("--repetition_penalty", type=float, default=1.0)
+    add("--temperature", type=float, default=1.0)
+    add("--add_special_tokens", type=switch, default=True, help="the ids that every GLM prompt begins with")
+    add("--stream", type=switch, default=False, help="show the reply as it grows")
+    add("--generated_time", type=whole(), default=1, help="how often --predict_data is answered, for measuring")
+    for name, why in _TOLD.items():
+        add(f"--{name}", help=f"no effect: {why}")
+    return parsed
+
+
+def open_model(args: argparse.Namespace) -> LiteChat:
+    """The model that the options name.
+
+    Raises:
+        UserError: there is none, it does not fit the other options, or Lite cannot run it.
+    """
+    path = args.model_dir or args.prefill_model_path or args.increment_model_path
+    if not path:
+        raise ConfigError("--model_dir", None, "Name the folder of an export, or a graph with --prefill_model_path.")
+    if args.model_name.partition("_")[0] not in _MODELS:
+        raise ConfigError("--model_name", args.model_name, f"Begin it with one of {', '.join(_MODELS)}.")
+    lite = open_lite(
+        path,
+        increment=args.increment_model_path,
+        tokenizer=args.tokenizer_path,
+        lite_python=args.lite_python,
+        target=args.device_target,
+        config_path=args.config_path,
+        threads=args.threads,
+        device_id=args.device_id,
+        rank_id=args.rank_id,
+    )
+    try:
+        check(lite, args)
+    except UserError:
+        lite.close()
+        raise
+    return lite
+
+
+def check(lite: LiteChat, args: argparse.Namespace) -> None:
+    """Passes when model and options go together."""
+    if lite.tokenizer is None:
+        raise ConfigError("--tokenizer_path", None, "The export has no tokenizer: name tokenizer.model.")
+    if args.seq_length not in (None, lite.config.seq_length):
+        raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {lite.config.seq_length}.")
+    third = lite.tokenizer.generation == 3
+    if args.model_name.partition("_")[0] not in ("common", "glm3" if third else "glm2"):
+        raise ConfigError("--model_name", args.model_name, f"This is a model of ChatGLM{3 if third else 2}.")
+    if args.prompt and "{}" not in args.prompt:
+        raise ConfigError("--prompt", args.prompt, "It needs {} where the text goes.")
+    settings_of(lite, args)
+
+
+def settings_of(lite: LiteChat, args: argparse.Namespace) -> GenerationConfig:
+    """How to generate."""
+    lengths = {"max_new_tokens": args.max_output_length} if args.max_output_length else {"max_length": args.max_length}
+    return lite.engine.defaults.updated(**lengths, **{name: getattr(args, name) for name in _SETTINGS})
+
+
+def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
+    """A prompt as ids: in the template, and for ChatGLM3 as a message of the user."""
+    template = args.prompt.replace("\\n", "\n")
+    text = template.replace("{}", text) if template else text
+    if lite.tokenizer.generation == 3:
+        return lite.tokenizer.build_chat_ids(text)
+    return lite.tokenizer.encode(text, add_special_tokens=args.add_special_tokens)
+
+
+def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[str]:
+    """Prompts with their replies as text; with --stream the reply to a single one is printed as it grows."""
+    config = settings_of(lite, args)
+    prompts = [ids_of(lite, args, text) for text in texts]
+    tickets = [lite.engine.submit(prompt, config, index=row) for row, prompt in enumerate(prompts)]
+    try:
+        if args.stream and len(tickets) == 1:
+            stream = TextStream(lite.tokenizer)
+            for token in tickets[0]:
+                print(stream.push(token.choice.token), end="", flush=True)
+            print(stream.flush(), flush=True)
+        rows = [prompt + ticket.results()[0].ids for prompt, ticket in zip(prompts, tickets, strict=True)]
+    finally:
+        for ticket in tickets:
+            ticket.cancel()
+    return [lite.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+
+def typed(ask: Callable[[str], str] = input) -> Iterator[str]:
+    """Prompts from the terminal, until `exit` or the end of the input."""
+    while True:
+        lines = []
+        try:
+            line = ask(_ASK)
+            while line.endswith("\\"):
+                lines.append(line[:-1])
+                line = ask("... ")
+        except EOFError:
+            return
+        text = "\n".join([*lines, line]).replace("\\n", "\n")
+        if text.strip() == "exit":
+            return
+        if text.strip():
+            yield text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Answers what was given, or what is typed."""
+    args = parser().parse_args(arguments)
+    words = args.predict_data
+    given = None if not words else read_inputs(words[0] if len(words) == 1 else words, unescape=True)
+    with open_model(args) as lite:
+        if given is None:
+            for text in typed():
+                show(lite, args, [text])
+            return
+        for _ in range(args.generated_time):
+            begin = time.perf_counter()
+            for first in range(0, len(given), max(args.batch_size, 1)):
+                show(lite, args, given[first : first + max(args.batch_size, 1)])
+            if args.generated_time > 1:
+                print(f"{time.perf_counter() - begin:.3f} s")
+
+
+def show(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> None:
+    """Prints the answers as the list that MindFormers prints, unless one was streamed; a fault does not end the run."""
+    try:
+        answers = answer(lite, args, texts)
+    except UserError as error:
+        if args.predict_data:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return
+    if not (args.stream and len(texts) == 1):
+        print(answers, flush=True)

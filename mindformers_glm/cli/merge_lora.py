@@ -1,0 +1,125 @@
+"""Merges a LoRA into its base: `mindformers-glm merge-lora --base DIR --adapter DIR --output_path OUT [--to FORM]`.
+
+The base may hold the adapter itself (a MindFormers checkpoint of a LoRA run): then leave out --adapter. Afterwards the
+written weights are compared with base plus adapter: every adapted layer on random input, and the logits of the whole
+network where it fits in memory (--verify logits, layers or none).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mindformers_glm.checkpoint.convert import run_plan
+from mindformers_glm.checkpoint.job import open_checkpoint
+from mindformers_glm.checkpoint.merge import MergedSource, logits_differ, network_logits
+from mindformers_glm.checkpoint.names import LORA_NAME
+from mindformers_glm.checkpoint.plan import FORMS, plan_conversion
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights
+from mindformers_glm.cli.options import Parser, number
+from mindformers_glm.errors import CheckpointError, ConfigError
+
+_LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
+_LIMIT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}  # in standard deviations of the logits
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = Parser(description=__doc__)
+    p.add_argument("--base", required=True, help="base weights: file, folder or registered name")
+    p.add_argument("--adapter", help="PEFT folder or MindFormers .ckpt; the base itself when left out")
+    p.add_argument("--output_path", required=True)
+    p.add_argument("--to", choices=[form for form in FORMS if form != "peft"], help="form of the output (ours)")
+    p.add_argument("--config", help="YAML or config.json of the network, where none lies beside the base")
+    p.add_argument("--lora_alpha", type=number(above=True), help="alpha, where no file tells it")
+    p.add_argument("--lora_scaling", type=number(above=True), help="alpha / rank, as transform_ckpt_lora.py takes it")
+    p.add_argument("--dtype", help="fp32, fp16 or bf16; without it numbers keep their type")
+    p.add_argument("--verify", choices=("auto", "logits", "layers", "none"), default="auto")
+    p.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan and write nothing")
+    p.add_argument("--overwrite", action="store_true", help="replace an output of an earlier merge")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Merges, writes, compares."""
+    args = parser().parse_args(arguments)
+    base = open_checkpoint(args.base, config=args.config, lora_alpha=args.lora_alpha)
+    adapter = open_checkpoint(args.adapter, lora_alpha=args.lora_alpha) if args.adapter else base
+    if base.config is None:
+        raise ConfigError("base", args.base, "It is an adapter alone: name the base weights.")
+    pet_config = dict(adapter.pet_config or base.pet_config or {})
+    pet_config = _scaled(pet_config, adapter.source, args.lora_scaling)
+    config = base.config.model_copy(update={"pet_config": None})
+    merged = MergedSource(base.source, adapter.source, config, pet_config, dtype=args.dtype)
+    form = args.to or ("mindformers" if args.output_path.endswith(".ckpt") else "ours")
+    if not base.exact and not form.startswith("mindformers"):
+        raise ConfigError("config", None, f"The shapes do not tell the channels of a head: {form} needs --config.")
+    plan = plan_conversion(
+        merged,
+        args.output_path,
+        form,
+        config=config,
+        dtype=args.dtype,
+        tokenizer=base.tokenizer,
+        config_is_exact=base.exact,
+    )
+    print(
+        f"base {base.source.path}, adapter {adapter.source.path}: {len(merged.layers)} layers, scale {merged.scale:g}"
+    )
+    for line in plan.lines():
+        print(line)
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
+        path = run_plan(plan, overwrite=args.overwrite, progress=bar.update)
+    print(f"written {path}")
+    compare(merged, path, args.verify, config, pet_config, exact=base.exact)
+
+
+def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dict, *, exact: bool) -> None:
+    """Prints how far the written weights are from base plus adapter.
+
+    Raises:
+        CheckpointError: further than rounding explains; the output is not to be used.
+    """
+    if kind == "none":
+        return
+    written = read_weights(path)
+    checks = merged.check_layers(written)
+    print(f"layers agree: largest relative difference {max(check.error for check in checks):.2g}")
+    size = 4 * sum(int(np.prod(merged.shape(name))) for name in merged.names)
+    if kind == "layers" or (kind == "auto" and (size > _LOGITS_BYTES or not exact)):
+        return
+    tokens = np.random.default_rng(0).integers(3, config.padded_vocab_size, (2, min(16, config.seq_length)))
+    adapted = config.model_copy(update={"pet_config": {**pet_config, "lora_dropout": 0.0}})
+    parts = () if merged.adapter is merged.base else (merged.adapter,)
+    wanted = network_logits(merged.base, adapted, tokens, *parts)
+    error = logits_differ(wanted, network_logits(written, config, tokens))
+    limit = _LIMIT[written.dtype(written.names[0])]
+    print(f"logits agree: largest difference {error:.2g} standard deviations (limit {limit})")
+    if not error <= limit:
+        raise CheckpointError(str(path), f"its logits differ by {error:.2g} standard deviations", "Do not use it.")
+
+
+def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> dict:
+    """The adapter's settings, with alpha from --lora_scaling where that is given.
+
+    Raises:
+        CheckpointError: there is no adapter.
+        ConfigError: neither a file nor an argument tells alpha.
+    """
+    check_adapter_kinds(adapter.path, adapter.unknown)
+    down = next((name for name in adapter.names if name.endswith(LORA_NAME + "a")), None)
+    if down is None:
+        raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
+    if scaling is not None:
+        rank = adapter.shape(down)[0]
+        return {"target_modules": "query_key_value$", **pet_config, "lora_rank": rank, "lora_alpha": scaling * rank}
+    if "lora_alpha" not in pet_config:
+        raise ConfigError("lora_alpha", None, "No file tells it: give --lora_alpha or --lora_scaling.")
+    return pet_config

@@ -1,0 +1,13 @@
+"""Every module that registers a name: importing this one fills the registries. `registry` does so at the first miss."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from mindformers_glm import tokenizers  # noqa: F401
+from mindformers_glm.models.glm import config  # noqa: F401
+
+if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
+    from mindformers_glm import data, evaluation, generation, optim, pipeline  # noqa: F401
+    from mindformers_glm.models.glm import model  # noqa: F401
+    from mindformers_glm.train import causal_language_modeling  # noqa: F401

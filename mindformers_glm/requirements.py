@@ -1,0 +1,35 @@
+"""What this package needs of the Python that runs it. Any Python 3 can read this file, with nothing installed."""
+
+import sys
+from importlib.util import find_spec
+
+PYTHONS = ((3, 10), (3, 11))
+# module -> the name under which it is installed. MindSpore is looked for where it is used: tokenizers and the runtime
+# of MindSpore Lite work without.
+PACKAGES = {
+    "numpy": "numpy",
+    "pydantic": "pydantic",
+    "yaml": "pyyaml",
+    "sentencepiece": "sentencepiece",
+    "safetensors": "safetensors",
+    "tqdm": "tqdm",
+}
+_CURE = "In a checkout `make test` sets up .venv, and `. .venv/bin/activate` makes it the Python in use; elsewhere: {}"
+
+
+def unmet(version=tuple(sys.version_info[:3]), packages=None):
+    """One line that says which requirement this Python does not meet and what to do; None when it meets all."""
+    written = ".".join(map(str, version))
+    if tuple(version[:2]) not in PYTHONS:
+        return "mindformers_glm needs Python 3.10 or 3.11, and {} is Python {}. {}".format(
+            sys.executable, written, _CURE.format("install it with one of these.")
+        )
+    missing = [name for module, name in (packages or PACKAGES).items() if find_spec(module) is None]
+    if missing:
+        return "mindformers_glm: {} not installed for {} (Python {}; 3.10 or 3.11 is needed). {}".format(
+            ", ".join(missing) + (" is" if len(missing) == 1 else " are"),
+            sys.executable,
+            written,
+            _CURE.format("pip install mindformers_glm."),
+        )
+    return None
