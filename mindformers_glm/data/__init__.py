@@ -10,6 +10,7 @@ from mindformers_glm.data.conversations import (
     ShareGPTDataLoader,
 )
 from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.data.indexed.loaders import IndexedDataLoader
 from mindformers_glm.data.keyword_gen import KeyWordGenDataset
 from mindformers_glm.data.loaders import ADGenDataLoader, Pair
 from mindformers_glm.data.mindrecord import MindDataset
@@ -22,6 +23,7 @@ __all__ = [
     "CausalLanguageModelDataset",
     "Conversation",
     "ConversationDataLoader",
+    "IndexedDataLoader",
     "KeyWordGenDataset",
     "MindDataset",
     "MultiTurnDataset",

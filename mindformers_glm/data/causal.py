@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ class CausalLanguageModelDataset(TokenDataset):
     """Rows (B, seq_length): `[gMASK] sop` and then text, documents one after the other with eos between them.
 
     Every token but the two special ones is learned, also the first of a row. With `packing: False` a row holds the
-    beginning of one document. Rows made by a MindDataset loader are taken as they are.
+    beginning of one document. Rows made by a MindDataset loader or an IndexedDataLoader are taken as they are.
     """
 
     def __init__(
@@ -112,7 +113,12 @@ class CausalLanguageModelDataset(TokenDataset):
         prefetch_size: int = 2,
     ) -> None:
         self.loader = loader = built_loader(data_loader, "data_loader")
-        self.ready: list[Example] = getattr(loader, "rows", []) if loader.encoded else []
+        indexed = getattr(loader, "rows_of", None)
+        if indexed is not None:
+            known = built_tokenizer(tokenizer, "tokenizer") if tokenizer is not None else None
+            self.ready: Sequence[Example] = indexed(seq_length, known)
+        else:
+            self.ready = getattr(loader, "rows", []) if loader.encoded else []
         self.tokenizer = None if self.ready else built_tokenizer(tokenizer, "tokenizer")
         self.length = seq_length
         require(seq_length > 3, "seq_length", seq_length, "Use 4 or more: two go to [gMASK] sop.")

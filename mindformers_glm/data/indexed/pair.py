@@ -1,6 +1,6 @@
-"""A `.bin`/`.idx` pair of Megatron: sequences of token ids, read in place and written as they come.
+r"""A `.bin`/`.idx` pair of Megatron: sequences of token ids, read in place and written as they come.
 
-Form of PREFIX.idx (Megatron-core, core/datasets/indexed_dataset.py; little-endian): `MMIDIDX\\0\\0`, u64 version 1,
+Form of PREFIX.idx (Megatron-core, core/datasets/indexed_dataset.py; little-endian): `MMIDIDX\0\0`, u64 version 1,
 u8 dtype code, u64 S sequences, u64 D + 1, S lengths i32, S byte offsets into the .bin i64, D + 1 document borders i64
 (document d is the sequences from border d up to border d + 1), then, with several kinds of content, S modes i8.
 PREFIX.bin holds the tokens of all sequences and nothing else.
@@ -170,6 +170,8 @@ class PairWriter:
             if path.exists() and not overwrite:
                 raise DataError(str(path), "it exists already", "Choose another --output-prefix, or give --overwrite")
         self.bin_path.parent.mkdir(parents=True, exist_ok=True)
+        if resume and self.bin_path.exists() and not (self.idx_path.exists() or self._hidden("bin").exists()):
+            os.replace(self.bin_path, self._hidden("bin"))  # killed between the two names
         parts = [self._hidden(kind) for kind in ("bin", "lengths", "documents")]
         self._files: list[IO[bytes]] = []
         for path, size in zip(parts, resume or (0, 0, 0), strict=True):
@@ -245,6 +247,12 @@ class PairWriter:
             self._hidden(kind).unlink(missing_ok=True)
         sync_folder(self.bin_path.parent)
 
+    @classmethod
+    def is_finished(cls, prefix: str | Path) -> bool:
+        """Whether `finish` came to its end for a pair whose last state was saved before it."""
+        bin_path, idx_path = paths_of(prefix)
+        return idx_path.exists() and bin_path.exists() and not _hidden(bin_path, "bin").exists()
+
     def discard(self) -> None:
         """Removes what was written; an old pair of this name stays."""
         self.close()
@@ -260,7 +268,7 @@ class PairWriter:
         self._files[2].write(np.ascontiguousarray(borders, "<i8").tobytes())
 
     def _hidden(self, kind: str) -> Path:
-        return self.bin_path.with_name(f".{self.bin_path.stem}.{kind}.part")
+        return _hidden(self.bin_path, kind)
 
 
 def merge(prefixes: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> None:
@@ -308,6 +316,10 @@ def split(prefix: str | Path, output: str | Path, parts: int, *, overwrite: bool
             raise
         made.append(f"{output}_{number}")
     return made
+
+
+def _hidden(bin_path: Path, kind: str) -> Path:
+    return bin_path.with_name(f".{bin_path.stem}.{kind}.part")
 
 
 def _header(path: Path) -> tuple[np.dtype, int, int, bool]:

@@ -1,0 +1,1 @@
+"""From text on disk to pairs of token ids: reading in a stream, handlers, many processes, resuming."""

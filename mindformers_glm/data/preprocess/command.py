@@ -1,0 +1,146 @@
+"""`preprocess_data`: the command line of ModelLink's tool of this name, with its arguments and file names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mindformers_glm.data.indexed.pair import IndexedPair, merge, split, verify
+from mindformers_glm.data.preprocess.handlers import HANDLERS
+from mindformers_glm.data.preprocess.run import Counts, Engine, Handler, outputs_of, preprocess
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import logger
+from mindformers_glm.tokenizers.chatglm import tokenizer_from
+
+_TOKENIZERS = ("PretrainedFromHF", "SentencePiece")
+_IGNORED = {  # ModelLink's arguments that change nothing here -> why
+    "tokenizer_not_use_fast": "there is one tokenizer",
+    "partitions": "one pass writes the final files; --workers says how many processes tokenise",
+    "dataset_impl": "pairs are read by mapping",
+    "make_vocab_size_divisible_by": "the vocabulary is the tokenizer's",
+    "pad_vocab_size_to": "the vocabulary is the tokenizer's",
+    "streaming": "files are always read in a stream",
+    "cache_dir": "nothing is cached",
+    "n_subs": "one pass writes the final files",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="preprocess_data",
+        description="Turns text into .bin/.idx pairs of token ids, as ModelLink or Megatron write them.",
+        epilog="A run that was killed goes on where it was when the same command is given again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    data = parser.add_argument_group("input")
+    data.add_argument("--input", nargs="+", help="files, folders, patterns: jsonl, json, csv, tsv, txt, parquet, arrow")
+    data.add_argument("--json-keys", nargs="+", default=["text"], help="columns to take, a pair each")
+    model = parser.add_argument_group("tokenizer")
+    model.add_argument("--tokenizer-name-or-path", help="folder of the model, or its tokenizer.model")
+    model.add_argument("--tokenizer-type", default="PretrainedFromHF", choices=_TOKENIZERS, help="both read it")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output-prefix", help="path and beginning of the files' names")
+    output.add_argument("--format", default="modellink", choices=("modellink", "megatron"), help="whose files")
+    output.add_argument("--handler-name", default="GeneralPretrainHandler", help=f"of {', '.join(HANDLERS.names())}")
+    output.add_argument("--append-eod", action="store_true", help="end every document with the end mark")
+    output.add_argument("--seq-length", type=_positive, help="leave out instructions of so many tokens or more")
+    output.add_argument("--overwrite", action="store_true", help="replace pairs of this name")
+    run = parser.add_argument_group("work")
+    run.add_argument("--workers", type=_positive, default=1, help="processes that tokenise")
+    run.add_argument("--log-interval", type=_positive, default=1000, help="documents between two lines")
+    run.add_argument("--engine", default="local", choices=("local", "ray"), help="where chunks are tokenised")
+    run.add_argument("--address", help="of the Ray cluster; without it, one is started on this machine")
+    other = parser.add_argument_group("on pairs that exist")
+    other.add_argument("--merge", nargs="+", metavar="PREFIX", help="write these pairs, one after the other, as one")
+    other.add_argument("--split", nargs=2, metavar=("PREFIX", "PARTS"), help="write a pair in so many parts")
+    other.add_argument("--verify", metavar="PREFIX", help="read a whole pair and count it")
+    for name in _IGNORED:
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, nargs="?", const=True, default=None, help=f"accepted; no effect ({_IGNORED[name]})")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Raises:
+        UserError: a word, a file or a record is not as it must be.
+    """
+    args = build_parser().parse_args(argv)
+    for name, reason in _IGNORED.items():
+        if getattr(args, name) is not None:
+            logger.info("--%s has no effect here: %s", name.replace("_", "-"), reason)
+    if args.verify:
+        found = verify(args.verify)
+        print("\n".join(f"{name}: {value}" for name, value in found._asdict().items()))
+        return
+    if not args.output_prefix:
+        raise ConfigError("--output-prefix", None, "Name the beginning of the files to write.")
+    if args.merge:
+        merge(args.merge, args.output_prefix, overwrite=args.overwrite)
+        print(f"wrote {args.output_prefix}: {len(IndexedPair(args.output_prefix))} sequences")
+        return
+    if args.split:
+        parts = _parts(args.split[1])
+        print("wrote " + ", ".join(split(args.split[0], args.output_prefix, parts, overwrite=args.overwrite)))
+        return
+    for name in ("input", "tokenizer_name_or_path"):
+        if not getattr(args, name):
+            raise ConfigError("--" + name.replace("_", "-"), None, "This argument must be given.")
+    handler = _handler(args)
+    counts = preprocess(
+        args.input,
+        args.output_prefix,
+        handler,
+        workers=args.workers,
+        log_interval=args.log_interval,
+        overwrite=args.overwrite,
+        engine=_engine(args),
+    )
+    _report(counts, args.output_prefix, handler)
+
+
+def _handler(args: argparse.Namespace) -> Handler:
+    name = args.handler_name
+    if args.format == "megatron":
+        if name != "GeneralPretrainHandler":
+            raise ConfigError("--format", "megatron", "It writes running text: leave --handler-name out.")
+        name = "MegatronHandler"
+    tokenizer = tokenizer_from(args.tokenizer_name_or_path)
+    settings = {"json_keys": args.json_keys, "append_eod": args.append_eod, "seq_length": args.seq_length}
+    return HANDLERS.get(name, "--handler-name")(tokenizer, **settings)
+
+
+def _engine(args: argparse.Namespace):
+    if args.engine == "local":
+        if args.address:
+            raise ConfigError("--address", args.address, "It belongs to --engine ray.")
+        return None
+    from mindformers_glm.data.preprocess.ray_engine import RayEngine  # noqa: PLC0415 - an extra
+
+    return lambda handler: RayEngine(handler, workers=args.workers, address=args.address)
+
+
+def _report(counts: Counts, prefix: str, handler: Handler) -> None:
+    after = f" (went on after {counts.resumed_at})" if counts.resumed_at else ""
+    print(f"{counts.records} documents{after}, {counts.tokens} tokens, {counts.tokens_per_second:.0f} tokens/s")
+    for path in outputs_of(prefix, handler):
+        print(f"  {path}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("1 or more")
+    return value
+
+
+def _parts(text: str) -> int:
+    try:
+        return _positive(text)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise ConfigError("--split", text, "Say in how many parts: a whole number from 1.") from error
+
+
+__all__ = ["Engine", "build_parser", "main"]
