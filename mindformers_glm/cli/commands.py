@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command(f"{_HERE}.export:main", "a network as MindIR"),
     "convert-lite": Command(f"{_HERE}.convert_lite:main", "an export as MindSpore Lite's own file"),
     "infer-lite": Command(f"{_HERE}.infer_lite:main", "texts from an export, in MindSpore Lite"),
+    "preprocess": Command(f"{_HERE}.preprocess:main", "text as .bin/.idx pairs of token ids, for pretraining"),
     "inspect-data": Command(f"{_HERE}.preview_data:main", "what training sees of a data file, token by token"),
     "inspect": Command(f"{_HERE}.inspect_checkpoint:main", "what a checkpoint is, and what is wrong with it"),
     "verify": Command(f"{_HERE}.verify:main", "whether a checkpoint is as it was written"),

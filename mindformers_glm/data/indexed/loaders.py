@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm import runtime
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.data.indexed.corpus import Blended, Cache, CorpusPart, Marks, Sample, corpus, weighted
 from mindformers_glm.data.indexed.instructions import Instructions, is_instruction_prefix
@@ -152,6 +151,8 @@ class IndexedDataLoader:
     def _cache(self) -> Cache | None:
         """Where the indices go: a folder beside the corpus that may be written, or nowhere."""
         folder = Path(self._cache_dir).expanduser() if self._cache_dir else self.path.parent / "cache"
+        from mindformers_glm import runtime  # noqa: PLC0415 - brings MindSpore, which reading a corpus does not need
+
         builds = runtime.rank() == 0 or not self._shared
         if builds:
             with contextlib.suppress(OSError):

@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
+from mindformers_glm.cli.preprocess import main
 from mindformers_glm.data.indexed.pair import IndexedPair
 from mindformers_glm.data.preprocess import run as running
-from mindformers_glm.data.preprocess.command import main
 from mindformers_glm.data.preprocess.handlers import HANDLERS
 from mindformers_glm.data.preprocess.run import outputs_of, preprocess
 from mindformers_glm.data.preprocess.source import chunks, files_of, parsed

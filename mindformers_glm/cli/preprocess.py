@@ -1,13 +1,23 @@
-"""`preprocess_data`: the command line of ModelLink's tool of this name, with its arguments and file names."""
+r"""Turns text into .bin/.idx pairs of token ids, as ModelLink or Megatron write them; arguments are ModelLink's.
+
+    mindformers-glm preprocess --input corpus.parquet --tokenizer-name-or-path chatglm3-6b --output-prefix corpus
+    mindformers-glm preprocess --input alpaca.json --tokenizer-name-or-path chatglm3-6b --output-prefix alpaca \
+        --handler-name GeneralInstructionHandler --append-eod
+    mindformers-glm preprocess --verify corpus_text_document
+    mindformers-glm preprocess --merge a_text_document b_text_document --output-prefix both
+
+A run that was killed goes on where it was when the same command is given again. See docs/data.md.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.data.indexed.pair import IndexedPair, merge, split, verify
-from mindformers_glm.data.preprocess.handlers import HANDLERS
-from mindformers_glm.data.preprocess.run import Counts, Engine, Handler, outputs_of, preprocess
+from mindformers_glm.data.preprocess.handlers import HANDLERS, Handler
+from mindformers_glm.data.preprocess.run import Counts, Engine, outputs_of, preprocess
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.chatglm import tokenizer_from
@@ -25,40 +35,35 @@ _IGNORED = {  # ModelLink's arguments that change nothing here -> why
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command."""
-    parser = argparse.ArgumentParser(
-        prog="preprocess_data",
-        description="Turns text into .bin/.idx pairs of token ids, as ModelLink or Megatron write them.",
-        epilog="A run that was killed goes on where it was when the same command is given again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    data = parser.add_argument_group("input")
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = Parser(description=__doc__)
+    data = p.add_argument_group("input")
     data.add_argument("--input", nargs="+", help="files, folders, patterns: jsonl, json, csv, tsv, txt, parquet, arrow")
     data.add_argument("--json-keys", nargs="+", default=["text"], help="columns to take, a pair each")
-    model = parser.add_argument_group("tokenizer")
+    model = p.add_argument_group("tokenizer")
     model.add_argument("--tokenizer-name-or-path", help="folder of the model, or its tokenizer.model")
     model.add_argument("--tokenizer-type", default="PretrainedFromHF", choices=_TOKENIZERS, help="both read it")
-    output = parser.add_argument_group("output")
+    output = p.add_argument_group("output")
     output.add_argument("--output-prefix", help="path and beginning of the files' names")
     output.add_argument("--format", default="modellink", choices=("modellink", "megatron"), help="whose files")
     output.add_argument("--handler-name", default="GeneralPretrainHandler", help=f"of {', '.join(HANDLERS.names())}")
     output.add_argument("--append-eod", action="store_true", help="end every document with the end mark")
-    output.add_argument("--seq-length", type=_positive, help="leave out instructions of so many tokens or more")
+    output.add_argument("--seq-length", type=whole(), help="leave out instructions of so many tokens or more")
     output.add_argument("--overwrite", action="store_true", help="replace pairs of this name")
-    run = parser.add_argument_group("work")
-    run.add_argument("--workers", type=_positive, default=1, help="processes that tokenise")
-    run.add_argument("--log-interval", type=_positive, default=1000, help="documents between two lines")
+    run = p.add_argument_group("work")
+    run.add_argument("--workers", type=whole(), default=1, help="processes that tokenise")
+    run.add_argument("--log-interval", type=whole(), default=1000, help="documents between two lines")
     run.add_argument("--engine", default="local", choices=("local", "ray"), help="where chunks are tokenised")
     run.add_argument("--address", help="of the Ray cluster; without it, one is started on this machine")
-    other = parser.add_argument_group("on pairs that exist")
+    other = p.add_argument_group("on pairs that exist")
     other.add_argument("--merge", nargs="+", metavar="PREFIX", help="write these pairs, one after the other, as one")
     other.add_argument("--split", nargs=2, metavar=("PREFIX", "PARTS"), help="write a pair in so many parts")
     other.add_argument("--verify", metavar="PREFIX", help="read a whole pair and count it")
     for name in _IGNORED:
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, nargs="?", const=True, default=None, help=f"accepted; no effect ({_IGNORED[name]})")
-    return parser
+        p.add_argument(flag, nargs="?", const=True, default=None, help=f"accepted; no effect ({_IGNORED[name]})")
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: a word, a file or a record is not as it must be.
     """
-    args = build_parser().parse_args(argv)
+    args = parser().parse_args(argv)
     for name, reason in _IGNORED.items():
         if getattr(args, name) is not None:
             logger.info("--%s has no effect here: %s", name.replace("_", "-"), reason)
@@ -112,7 +117,7 @@ def _handler(args: argparse.Namespace) -> Handler:
     return HANDLERS.get(name, "--handler-name")(tokenizer, **settings)
 
 
-def _engine(args: argparse.Namespace):
+def _engine(args: argparse.Namespace) -> Callable[[Handler], Engine] | None:
     if args.engine == "local":
         if args.address:
             raise ConfigError("--address", args.address, "It belongs to --engine ray.")
@@ -129,18 +134,8 @@ def _report(counts: Counts, prefix: str, handler: Handler) -> None:
         print(f"  {path}")
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("1 or more")
-    return value
-
-
 def _parts(text: str) -> int:
     try:
-        return _positive(text)
-    except (ValueError, argparse.ArgumentTypeError) as error:
+        return whole()(text)
+    except argparse.ArgumentTypeError as error:
         raise ConfigError("--split", text, "Say in how many parts: a whole number from 1.") from error
-
-
-__all__ = ["Engine", "build_parser", "main"]
