@@ -65,3 +65,9 @@ def shorten(value: Any, limit: int = 120) -> str:
     """The repr of a value on one line, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Sequence[str], limit: int = 6) -> str:
+    """Names for a message, the first few and a count of the rest; a name longer than 200 characters is cut."""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(name if len(name) <= 200 else name[:197] + "..." for name in names[:limit]) + rest

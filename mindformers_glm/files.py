@@ -1,14 +1,21 @@
-"""Files that appear whole or not at all, whatever stops the process: an error, a full disk, SIGKILL, another run."""
+"""Files that appear whole or not at all, whatever stops the process: an error, a full disk, SIGKILL, another run.
+
+And small files read without trust: regular ones of a bounded size, JSON of any content, names that stay in a folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from mindformers_glm.errors import CheckpointError
 
 try:
     import fcntl
@@ -17,6 +24,9 @@ except ImportError:  # Windows has no advisory locks; there an abandoned file is
 
 _SUFFIX = ".tmp"
 _ABANDONED_SECONDS = 24 * 3600
+_SMALL_BYTES = 64 << 20  # the index of a model with 100,000 tensors is a tenth of this
+_LFS = b"version https://git-lfs"
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
 @contextlib.contextmanager
@@ -54,6 +64,108 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a small UTF-8 text file atomically."""
     with atomic_write(path, "w") as file:
         file.write(text)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """A file open for reading, without buffer. A pipe, a device or a folder is refused and never waited for.
+
+    Raises:
+        CheckpointError: it is no regular file, or the system does not let it be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    raise CheckpointError(str(path), "it is no regular file (a folder, a pipe or a device)", "Name a file.")
+
+
+def read_small(path: str | Path, *, limit: int = _SMALL_BYTES) -> bytes:
+    """The content of a small regular file.
+
+    Raises:
+        CheckpointError: it cannot be read, is larger than `limit` bytes, or is a git-lfs pointer or a web page.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            fault = f"{size:,} bytes, and such a file has at most {limit:,}"
+            raise CheckpointError(str(path), fault, "Is it another file?")
+        try:
+            content = b"".join(iter(lambda: file.read(1 << 20), b""))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    refuse_stand_in(path, content[:256])
+    return content
+
+
+def read_json(path: str | Path, *, limit: int = _SMALL_BYTES) -> Any:
+    """The value of a JSON file; a byte order mark at its start is accepted.
+
+    Raises:
+        CheckpointError: as `read_small`, or it is not JSON in UTF-8, or nested too deep to be read.
+    """
+    content = read_small(path, limit=limit)
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        fault = f"something else than JSON ({' '.join(str(error).split())[:200]})"
+        raise CheckpointError(str(path), fault, "Repair it, or download it again.") from error
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text from an unknown source.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested too deep to be read.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def refuse_stand_in(path: str | Path, start: bytes) -> None:
+    """Passes unless a file that begins so stands for another one: a git-lfs pointer, or a page of a web server.
+
+    Raises:
+        CheckpointError: says which, and how to get the file itself.
+    """
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_LFS):
+        fault = "a git-lfs pointer, not the file itself"
+        raise CheckpointError(str(path), fault, "Run `git lfs pull` in the clone, or download the file.")
+    if text.startswith(_PAGES):
+        fault = "an HTML page (a login or an error of a web server), not the file itself"
+        raise CheckpointError(str(path), fault, "Download it again, logged in or from another place.")
+
+
+def plain_name(name: Any) -> bool:
+    """True for a file name that a file may state and that stays inside the folder it is joined to."""
+    return isinstance(name, str) and 0 < len(name) < 256 and name not in (".", "..") and not set(name) & set("/\\\0")
+
+
+def inside(folder: str | Path, name: Any, *, told_by: str | Path) -> Path:
+    """The path of a file that another file names; symbolic links may not lead out of the folder.
+
+    Raises:
+        CheckpointError: the name, or the link of that name, leads outside `folder`. Nothing there was opened.
+    """
+    path = Path(folder) / str(name)
+    if not plain_name(name) or (path.is_symlink() and path.resolve().parent != Path(folder).resolve()):
+        fault = f"it names a file outside its folder ({str(name)[:80]!r})"
+        raise CheckpointError(str(told_by), fault, "Do not use this folder: download it again from a source you trust.")
+    return path
+
+
+def system_fault(error: OSError) -> CheckpointError:
+    """What the operating system refused, as one line: a full disk, a missing permission, a name that is too long."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
+    place = place if len(place) <= 200 else place[:200] + "..."
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    return CheckpointError(place, reason or type(error).__name__, "Check the path, its permissions and the disk.")
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -105,6 +217,14 @@ def release(descriptor: int | None, path: str | Path) -> None:
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 os.unlink(path)
         os.close(descriptor)
+
+
+def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    place = str(path) if len(str(path)) <= 200 else str(path)[:200] + "..."
+    if isinstance(error, PermissionError):
+        return CheckpointError(place, "it may not be read", "Give yourself the right to read it.")
+    return CheckpointError(place, f"it cannot be read ({reason})", "Check the path and its permissions.")
 
 
 def _create(path: Path) -> tuple[str, int]:

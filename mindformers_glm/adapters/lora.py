@@ -89,13 +89,18 @@ def merge(model: nn.Cell) -> dict[str, np.ndarray]:
 
 
 def _chosen(layers: dict[str, Linear], config: LoraConfig) -> dict[str, Linear]:
-    """The layers whose own name matches `target_modules` and neither name nor path an excluded pattern."""
+    """The layers whose own name matches `target_modules` and neither name nor path an excluded pattern.
+
+    A pattern that matches no layer's own name is one for whole paths, as peft takes it.
+    """
     excluded = config.exclude_layers or []
+    named = {path: path.rpartition(".")[2] for path in layers}
+    matching = [path for path, name in named.items() if re.match(config.target_modules, name)]
+    matching = matching or [path for path in named if re.fullmatch(config.target_modules, path)]
     chosen = {
-        path: cell
-        for path, cell in layers.items()
-        if re.match(config.target_modules, path.rpartition(".")[2])
-        and not any(re.match(pattern, name) for pattern in excluded for name in (path, path.rpartition(".")[2]))
+        path: layers[path]
+        for path in matching
+        if not any(re.match(pattern, name) for pattern in excluded for name in (path, named[path]))
     }
     if not chosen:
         names = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))

@@ -17,7 +17,16 @@ from typing import Any
 
 from mindformers_glm.checkpoint.blocks import HashingFile
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import atomic_write, claim, release, remove_abandoned, sync_folder, write_text
+from mindformers_glm.files import (
+    atomic_write,
+    claim,
+    inside,
+    read_json,
+    release,
+    remove_abandoned,
+    sync_folder,
+    write_text,
+)
 from mindformers_glm.version import __version__
 
 MANIFEST, JOURNAL, _LOCK = "manifest.json", "journal.json", ".lock"
@@ -33,7 +42,7 @@ class FolderWriter:
     """
 
     def __init__(self, out: str | Path, *, work: dict[str, Any], overwrite: bool = False) -> None:
-        self.out = Path(out)
+        self.out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
         self.folder = self.out.with_name(self.out.name + UNFINISHED)
         self.work, self.overwrite = json.loads(json.dumps(work)), overwrite
         self.files: dict[str, dict[str, Any]] = {}
@@ -41,8 +50,14 @@ class FolderWriter:
 
     def __enter__(self) -> FolderWriter:
         check_free(self.out, overwrite=self.overwrite)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim = claim(self.folder / _LOCK)
+        if self.folder.is_symlink():
+            fault = "the folder to write in is a link to another place"
+            raise CheckpointError(str(self.folder), fault, "Remove the link, or choose another name.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim = claim(self.folder / _LOCK)
+        except OSError as error:
+            raise disk_fault(self.folder, error) from error
         if self._claim is None:
             raise CheckpointError(str(self.out), "another process is writing this folder", "Wait for it, or stop it.")
         try:
@@ -56,6 +71,8 @@ class FolderWriter:
         try:
             if kind is None:
                 self._finish()
+        except OSError as error:
+            raise disk_fault(self.out, error) from error
         finally:
             release(self._claim, self.folder / _LOCK)
 
@@ -86,16 +103,20 @@ class FolderWriter:
 
     def _record(self, name: str, size: int, digest: str) -> None:
         self.files[name] = {"bytes": size, "sha256": digest}
-        write_text(self.folder / JOURNAL, json.dumps({"work": self.work, "files": self.files}, indent=1))
+        try:
+            write_text(self.folder / JOURNAL, json.dumps({"work": self.work, "files": self.files}, indent=1))
+        except OSError as error:
+            raise disk_fault(self.folder / JOURNAL, error) from error
 
     def _take_up(self) -> None:
         remove_abandoned(self.folder)
-        journal = read_json(self.folder / JOURNAL)
-        if journal is not None and journal.get("work") == self.work:
-            self.files = dict(journal["files"])
+        journal = _journal(self.folder)
+        files = _rows(journal.get("files"), self.folder / JOURNAL) if journal else {}
+        if journal.get("work") == self.work:
+            self.files = files
             return
-        for name in (journal or {}).get("files", {}):  # another run's files, ours by name
-            (self.folder / Path(name).name).unlink(missing_ok=True)
+        for name in files:  # another run's files, ours by name
+            (self.folder / name).unlink(missing_ok=True)
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -157,9 +178,18 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a folder that this program wrote, or None."""
-    manifest = read_json(Path(folder) / MANIFEST)
-    return manifest if manifest is not None and manifest.get("format") == _FORMAT else None
+    """The manifest of a folder that this program wrote, or None; `files` are names in the folder and nothing else.
+
+    Raises:
+        CheckpointError: it is damaged, or names a file outside the folder. Nothing that it names was opened.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        return None
+    return {**manifest, "files": _rows(manifest.get("files"), path)}
 
 
 def extra_files(folder: Path) -> list[str]:
@@ -168,13 +198,30 @@ def extra_files(folder: Path) -> list[str]:
     return sorted({path.name for path in folder.iterdir()} - set(manifest["files"]) - {MANIFEST})
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None when it is absent or something else."""
+def _journal(folder: Path) -> dict[str, Any]:
+    """The journal of an interrupted run; empty when there is none that can be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        value = read_json(folder / JOURNAL) if (folder / JOURNAL).is_file() else {}
+    except CheckpointError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(files: Any, told_by: Path) -> dict[str, dict[str, Any]]:
+    """The table of files in a manifest or journal.
+
+    Raises:
+        CheckpointError: it is no such table, or a name leads outside the folder.
+    """
+    damaged = CheckpointError(str(told_by), "its table of files is damaged", "Copy or download the folder again.")
+    if not isinstance(files, dict):
+        raise damaged
+    for name, row in files.items():
+        inside(told_by.parent, name, told_by=told_by)
+        size = row.get("bytes") if isinstance(row, dict) else None
+        if type(size) is not int or size < 0 or not isinstance(row.get("sha256"), str):
+            raise damaged
+    return dict(files)
 
 
 def versions() -> dict[str, str]:

@@ -14,11 +14,11 @@ from mindformers_glm.checkpoint.model_files import (
     infer_config,
     read_config,
 )
-from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout
-from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, Plan, check_adapter, plan_conversion
+from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout, is_adapter
+from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, Plan, check_adapter, plan_conversion, refuse_packed
 from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed, read_weights
-from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights
+from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
 from mindformers_glm.tokenizers.files import VOCABULARY
@@ -60,6 +60,10 @@ def open_checkpoint(
         kept = given if found.files.config is None else kept
     kept = storage or kept
     source = read_weights(found.weights, rank=rank)
+    if found.adapter is not None and source.kind == "weights and adapter":
+        extra = [name for name in source.names if not is_adapter(name)]
+        fault = f"{len(extra)} whole tensors beside its LoRA ({listed(extra, 2)}): modules_to_save or bias of peft"
+        raise CheckpointError(str(source.path), fault, "Merge it with peft.")
     network = known or _guess(source)
     if kept.use_rearrange_rope and network is None:
         raise ConfigError("config", None, "The order of rows needs the channels of a head: give --config.")
@@ -166,6 +170,7 @@ def _guess(source: WeightSource) -> ChatGLM2Config | None:
         except CheckpointError:
             return None
         return ChatGLM2Config()
+    refuse_packed(source, [name for name in source.names if not is_adapter(name)])
     config = infer_config(source, kv_channels=KV_CHANNELS)
     shape = ChatGLM2Config()
     same = all(getattr(config, key) == getattr(shape, key) for key in ("hidden_size", "ffn_hidden_size", "num_layers"))

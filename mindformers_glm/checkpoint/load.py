@@ -11,8 +11,8 @@ from mindspore import nn
 
 from mindformers_glm.checkpoint.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
 from mindformers_glm.checkpoint.names import is_adapter
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
+from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.initial import fill
 from mindformers_glm.models.glm.quantized import QuantizedLinear, quantized_layers

@@ -16,14 +16,15 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint.dtypes import BY_MINDSPORE, DTYPES, bits_of, name_of
-from mindformers_glm.checkpoint.tensor_file import Entry, Span, TensorFile, check_spans, damaged
-from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import atomic_write
+from mindformers_glm.checkpoint.tensor_file import MOST_TENSORS, Entry, Span, TensorFile, check_spans, damaged
+from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.files import atomic_write, open_regular
 
 _SLICE_BYTES = 512 * 1024 * 1024
 _ENCRYPTED = (0x7F3A5ED8).to_bytes(4, "little")  # first bytes of every block that MindSpore encrypts
 _WINDOW = 4096
 _LONGEST_TEXT = 1 << 26
+_LONGEST_NAME, _MOST_DIMS = 4000, 32
 
 
 def open_ckpt(path: str | Path) -> TensorFile:
@@ -33,7 +34,7 @@ def open_ckpt(path: str | Path) -> TensorFile:
         CheckpointError: encrypted, cut short, or not such a file.
     """
     path = Path(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise damaged(path, "the file is empty")
@@ -44,8 +45,7 @@ def open_ckpt(path: str | Path) -> TensorFile:
                 "Load it in MindSpore with dec_key and save it in plain.",
             )
         end = _without_crc(file, size)
-        values = list(_values(_Wire(file, path, end)))
-    return _table(path, values, end)
+        return _table(path, _values(_Wire(file, path, end)), end)
 
 
 def crc_of(path: str | Path) -> int | None:
@@ -156,7 +156,9 @@ class _Wire:
         self.position += size
         return self.file.read(size)
 
-    def text(self, size: int) -> str:
+    def text(self, size: int, limit: int) -> str:
+        if size > limit:
+            raise self.fault(f"a name of {size:,} bytes")
         try:
             return self.bytes(size).decode()
         except UnicodeDecodeError as error:
@@ -187,7 +189,7 @@ def _value(wire: _Wire, end: int) -> _Value:
     tag, value = "", None
     for number, _, size in wire.fields(end):
         if number == 1:
-            tag = wire.text(size)
+            tag = wire.text(size, _LONGEST_NAME)
         elif number == 2:
             value = _tensor(wire, wire.position + size)
         else:
@@ -209,15 +211,17 @@ def _tensor(wire: _Wire, end: int) -> _Value:
             dims.append(size)
         elif number == 1:
             stop = wire.position + size
-            while wire.position < stop:
+            while wire.position < stop and len(dims) < _MOST_DIMS:
                 dims.append(wire.varint(stop))
         elif number == 2:
-            dtype = wire.text(size)
+            dtype = wire.text(size, _LONGEST_NAME)
         elif number == 3:
             span = Span(wire.position, size)
             wire.position += size
         else:
             raise wire.fault()
+        if len(dims) >= _MOST_DIMS:
+            raise wire.fault(f"a tensor of {_MOST_DIMS} axes or more")
     if span is None or not dtype:
         raise wire.fault()
     if dtype != "str":
@@ -230,29 +234,33 @@ def _tensor(wire: _Wire, end: int) -> _Value:
 
 def _table(path: Path, values: Iterable[_Value], limit: int) -> TensorFile:
     entries: dict[str, Entry] = {}
-    metadata: dict[str, str] = {}
+    texts: dict[str, list[str]] = {}
+    parts: dict[str, list[Span]] = {}
     last = None
     for value in values:
+        if len(entries) > MOST_TENSORS:
+            raise damaged(path, f"more than {MOST_TENSORS:,} tensors")
         if value.text is not None:
-            metadata[value.tag] = metadata.get(value.tag, "") + value.text
-        elif value.tag == last:  # a tensor that was cut
-            entry = entries[value.tag]
-            if (value.dims or (0,)) != (entry.shape or (0,)) or BY_MINDSPORE[value.dtype].name != entry.dtype:
+            texts.setdefault(value.tag, []).append(value.text)
+        elif value.tag == last and value.tag in entries:  # a tensor that was cut
+            entry, part = entries[value.tag], _entry(path, value)
+            if (part.shape or (0,)) != (entry.shape or (0,)) or part.dtype != entry.dtype:
                 raise damaged(path, f"the parts of {value.tag!r} differ in shape or type")
-            entries[value.tag] = entry._replace(spans=(*entry.spans, value.span))
+            parts.setdefault(value.tag, list(entry.spans)).append(value.span)
         elif value.tag in entries:
             raise damaged(path, f"{value.tag!r} is stored twice")
         else:
             entries[value.tag] = _entry(path, value)
         last = value.tag
+    entries.update({name: entries[name]._replace(spans=tuple(spans)) for name, spans in parts.items()})
     checked = {name: check_spans(path, entry, limit) for name, entry in entries.items()}
-    return TensorFile(path, "ckpt", checked, metadata)
+    return TensorFile(path, "ckpt", checked, {name: "".join(pieces) for name, pieces in texts.items()})
 
 
 def _entry(path: Path, value: _Value) -> Entry:
     if value.dtype not in BY_MINDSPORE:
         raise CheckpointError(
-            str(path), f"tensor {value.tag!r} has the type {value.dtype}", "This number type cannot be read."
+            str(path), f"tensor {value.tag!r} has the type {shorten(value.dtype)}", "This number type cannot be read."
         )
     shape = () if value.dims == (0,) and value.span.size else value.dims
     return Entry(value.tag, BY_MINDSPORE[value.dtype].name, shape, (value.span,))

@@ -14,6 +14,7 @@ from mindformers_glm.checkpoint.names import Layout
 from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import read_json
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.hf_config import from_hf, to_hf
 from mindformers_glm.registry import CONFIGS
@@ -242,10 +243,7 @@ def _config_path(path: Path, folder: Path) -> Path | None:
 
 
 def _read_json(path: Path) -> ChatGLM2Config:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(str(path), "something else than JSON", f"Repair or download it again ({error}).") from error
+    given = read_json(path)
     if not isinstance(given, dict):
         raise ConfigError(str(path), given, "Expected a JSON object.")
     if given.get("model_type") in _NATIVE_TYPES:

@@ -97,7 +97,7 @@ def meaning(name: str) -> Meaning:
     """What `name` stands for, with a common prefix (`module.`, `base_model.model.`) taken off."""
     if name in _COUNTERS or is_counter(name) or _is_state(name):
         return Meaning(Kind.STATE, name)
-    bare = _PREFIX.sub("", name, count=1)
+    bare = _PREFIX.sub("", name, count=1).replace(".base_layer.", ".")  # peft's wrapper of an adapted layer
     return _ignored(bare) or _weight(bare) or _adapter(bare) or Meaning(Kind.UNKNOWN, name)
 
 

@@ -2,7 +2,8 @@
 
 Python's own unpickler calls whatever a file names; here a name is looked up in a short table, and a name that is not
 in it ends the reading. No import, no attribute access and no call ever depends on the file. Numbers in the file
-choose no allocation: containers grow with the bytes that were read.
+choose no allocation: containers grow with the operations that were read, of which there is a largest number, and a
+function in the table copies nothing that was built before and costs no more than its arguments are long.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mindformers_glm.errors import shorten
+
 _MAX_DEPTH = 100_000
+_MAX_OPERATIONS = 2_000_000  # a tensor takes some thirty
 
 
 class Refused(Exception):
@@ -46,7 +50,7 @@ class PickleMachine:
             Refused: an operation, class or function that is not allowed, or a damaged pickle.
         """
         try:
-            while True:
+            for _ in range(_MAX_OPERATIONS):
                 code = self._take(1)
                 if code == b".":
                     return self._pop()
@@ -56,6 +60,7 @@ class PickleMachine:
                 operation(self)
                 if len(self.stack) > _MAX_DEPTH:
                     raise Refused("a stack of more than 100,000 objects")
+            raise Refused(f"more than {_MAX_OPERATIONS:,} operations")
         except (IndexError, struct.error, UnicodeDecodeError, TypeError, ValueError, KeyError) as error:
             raise Refused(f"a damaged pickle (byte {self.position:,})") from error
 
@@ -97,7 +102,7 @@ class PickleMachine:
     def _global(self, module: str, attribute: str) -> None:
         name = f"{module} {attribute}"
         if name not in self.names:
-            raise Refused(f"the name {module}.{attribute}")
+            raise Refused(f"the name {shorten(name)[1:-1].replace(' ', '.')}")
         self._push(Name(name, self.names[name]))
 
     def _stack_global(self) -> None:
@@ -154,7 +159,7 @@ def _long(machine: PickleMachine, size: int) -> int:
 
 
 def _text(form: str) -> Callable[[PickleMachine], None]:
-    return lambda m: m._push(m._take(m._number(form)).decode("utf-8", "surrogatepass"))
+    return lambda m: m._push(m._take(m._number(form)).decode())
 
 
 def _raw(form: str) -> Callable[[PickleMachine], None]:

@@ -7,6 +7,7 @@ official folder), `transformers` (folder for GlmForCausalLM), `mindformers`, `mi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +30,11 @@ from mindformers_glm.checkpoint.names import (
     is_reordered,
     targets,
 )
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, listed
+from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
 from mindformers_glm.checkpoint.tensor_file import Entry
-from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.models.glm.weights import expected_shapes, weight
 
 FORMS = {
     "ours": "mf10",
@@ -45,6 +46,8 @@ FORMS = {
     "peft": "mf10",
 }
 SHARD_BYTES = 2 * 10**9
+_MANY_LAYERS = 1000  # more than this above what the weights have are not counted one by one
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class ArraySource:
@@ -182,10 +185,11 @@ def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> 
     Raises:
         CheckpointError: lists what is missing, surplus or misshapen.
     """
-    wanted = expected_shapes(config)
     base = [name for name in names if not is_adapter(name)]
     if not base:
         return
+    check_sizes(source, config, base)
+    wanted = expected_shapes(config)
     missing = [name for name in wanted if name not in base]
     surplus = [name for name in base if name not in wanted] + list(getattr(source, "unknown", []))
     wrong = [
@@ -206,6 +210,36 @@ def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> 
         raise CheckpointError(str(source.path), "; ".join(faults), "Give the configuration of this checkpoint.")
 
 
+def check_sizes(source: Source, config: ChatGLM2Config, names: list[str]) -> None:
+    """Passes when weights can be those of `config`, before anything of the size that it states is built.
+
+    Raises:
+        CheckpointError: empty or packed tensors, or far fewer layers than the configuration says.
+    """
+    empty = [name for name in names if 0 in source.shape(name)]
+    if empty:
+        raise _emptied(source, empty)
+    if not config.quantization_bit:
+        refuse_packed(source, names)
+    layers = len({found.group(1) for name in names if (found := _LAYER.search(name))})
+    if config.num_layers > layers + _MANY_LAYERS:
+        fault = f"the weights have {layers} layers, num_layers of the configuration is {config.num_layers:,}"
+        raise CheckpointError(str(source.path), fault, "Give the configuration of this checkpoint.")
+
+
+def refuse_packed(source: Source, names: list[str]) -> None:
+    """Passes unless weights are integers, of which no configuration beside them tells the packing.
+
+    Raises:
+        CheckpointError: names one of them.
+    """
+    packed = [name for name in names if source.dtype(name) not in FLOATS]
+    if packed:
+        fault = f"{len(packed)} weights are packed integers (int4 or int8; {packed[0]} is {source.dtype(packed[0])})"
+        fix = "Official integer files are packed in a way of their own: take the float weights, and quantise on load."
+        raise CheckpointError(str(source.path), fault, fix)
+
+
 def check_adapter(
     source: Source, names: list[str], config: ChatGLM2Config | None, pet_config: dict[str, Any] | None
 ) -> None:
@@ -215,15 +249,23 @@ def check_adapter(
         CheckpointError: names the layers, or the adapter is of a kind that no network here holds.
     """
     check_adapter_kinds(source.path, getattr(source, "unknown", []))
-    shapes = expected_shapes(config) if config else {}
+    layers = peft.adapted_layers(names)
+    empty = [name for name in names if is_adapter(name) and 0 in source.shape(name)]
+    if empty:
+        raise _emptied(source, empty)
+    unknown = list(getattr(source, "unknown", []))
+    if layers and unknown:
+        fault = f"{len(unknown)} of its tensors belong to no LoRA that is known here: {listed(unknown, 3)}"
+        raise CheckpointError(str(source.path), fault, "This variant of LoRA is not implemented; merge it with peft.")
     wrong = []
-    for layer in peft.adapted_layers(names):
+    for layer in layers:
         down, up = layer + LORA_NAME + "a", layer + LORA_NAME + "b"
         if down not in names or up not in names:
             wrong.append(f"{layer} has one of the two matrices only")
             continue
         rank = source.shape(down)[0]
-        rows, columns = shapes.get(layer + ".weight", (source.shape(up)[0], source.shape(down)[-1]))
+        row = weight(layer + ".weight") if config else None
+        rows, columns = row.shape(config) if row else (source.shape(up)[0], source.shape(down)[-1])
         if source.shape(down) != (rank, columns) or source.shape(up) != (rows, rank):
             wrong.append(f"{layer}: {source.shape(down)} and {source.shape(up)} for a weight {(rows, columns)}")
         elif pet_config and rank != pet_config.get("lora_rank", rank):
@@ -234,6 +276,12 @@ def check_adapter(
             f"its adapter does not fit: {listed(wrong)}",
             "Give the configuration it was trained with.",
         )
+
+
+def _emptied(source: Source, names: list[str]) -> CheckpointError:
+    fault = f"{len(names)} tensors are empty ({listed(names, 3)}), as DeepSpeed ZeRO-3 saves what was not gathered"
+    fix = "Save it with stage3_gather_16bit_weights_on_model_save, or run zero_to_fp32.py on the training checkpoint."
+    return CheckpointError(str(source.path), fault, fix)
 
 
 def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm.checkpoint.dtypes import typed
+from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.names import Kind, meaning
-from mindformers_glm.checkpoint.source import listed, open_file, step_of
+from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.strategy import WHOLE, Slicing, Strategy, Window
 from mindformers_glm.checkpoint.tensor_file import TensorFile
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, listed
 
 _RANK = re.compile(r"rank_(\d+)")
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from mindformers_glm.checkpoint.folders import require_weights, snapshot
 from mindformers_glm.checkpoint.model_files import ModelFiles, model_files
 from mindformers_glm.checkpoint.peft import CONFIG as ADAPTER_CONFIG
 from mindformers_glm.checkpoint.source import WeightSource, read_weights
@@ -14,7 +15,6 @@ from mindformers_glm.errors import CheckpointError, ConfigError
 
 ACCEPT = "MINDFORMERS_GLM_DOWNLOAD"  # in the environment: 1, hub or modelscope accepts downloads for every command
 _SOURCES = ("hub", "modelscope")
-_FOLDER_MARKS = ("*.safetensors", "*.ckpt", "*.bin", "*.index.json", "rank_*")
 
 
 class Resolved(NamedTuple):
@@ -43,7 +43,7 @@ def resolve(name_or_path: str | Path, *, download: bool | str = False) -> Resolv
         ConfigError: neither a path nor a name.
     """
     path = Path(name_or_path).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
         return _at(str(name_or_path), path)
     name = str(name_or_path).removeprefix("mindspore/").removeprefix("MindSpore-Lab/")
     hub_id = name if "/" in name else model_name(name, "checkpoint_name_or_path").hub_id
@@ -81,9 +81,12 @@ def folder_of(name: str) -> Path:
 
 
 def _at(name: str, path: Path) -> Resolved:
-    adapter = path if path.is_dir() and (path / ADAPTER_CONFIG).is_file() else None
-    if path.is_dir() and not any(True for mark in _FOLDER_MARKS for _ in path.glob(mark)):
-        raise CheckpointError(str(path), "no weights in this folder", "Give a folder with .safetensors, .ckpt or .bin.")
+    path = snapshot(path)
+    if path.is_dir():
+        require_weights(path)
+    folder = path if path.is_dir() else path.parent
+    is_adapter = (folder / ADAPTER_CONFIG).is_file() and (path.is_dir() or path.name.startswith("adapter_model."))
+    adapter = folder if is_adapter else None
     return Resolved(name, path, model_files(path), adapter)
 
 

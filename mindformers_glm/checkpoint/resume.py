@@ -17,6 +17,7 @@ from mindformers_glm.checkpoint.names import Kind, meaning
 from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import parse_json
 from mindformers_glm.optim.interface import is_counter, state_of
 
 _ENTRY = "train_state"  # JSON text as bytes: what MindFormers did not keep (its tools stumble over a text entry)
@@ -131,8 +132,8 @@ def read_train_state(path: str | Path, *, steps_per_epoch: int = 0) -> TrainStat
 def data_of(path: str | Path) -> dict[str, Any]:
     """What a training checkpoint of ours says about its data and ranks; empty for others. Reads no weights."""
     try:
-        return dict(json.loads(_rest_text(open_file(Path(path))) or "{}").get("data", {}))
-    except ValueError:
+        return dict(parse_json(_rest_text(open_file(Path(path))) or "{}").get("data", {}))
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -151,12 +152,12 @@ def global_step_of(path: str | Path) -> int:
     file = open_ckpt(path)
     if "global_step" not in file.entries:
         raise _weights_only(file)
-    return int(file.read_bits("global_step").reshape(-1)[0])
+    return _number(file, "global_step")
 
 
 def _ours(file: TensorFile) -> TrainState:
     try:
-        rest = json.loads(_rest_text(file))
+        rest = parse_json(_rest_text(file))
         names = list(file.entries)
         count = rest["weights"]
         weights, optimizer = names[:count], names[count + 1 : count + 1 + rest["optimizer"]]
@@ -172,7 +173,7 @@ def _ours(file: TensorFile) -> TrainState:
             data=rest["data"],
             steps_per_epoch=rest["steps_per_epoch"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -196,7 +197,8 @@ def _mindformers(file: TensorFile, steps_per_epoch: int) -> TrainState:
     state.global_step = _number(file, "global_step") if "global_step" in file.entries else 0
     if state.global_step == 0:
         state.global_step = state.epoch * steps_per_epoch + state.step_in_epoch
-    state.loss_scale = float(_read(file, "loss_scale").reshape(-1)[0]) if "loss_scale" in file.entries else 1.0
+    scale = _read(file, "loss_scale").reshape(-1) if "loss_scale" in file.entries else ()
+    state.loss_scale = float(scale[0]) if len(scale) else 1.0
     return state
 
 
@@ -211,7 +213,11 @@ def _our_state(name: str) -> str:
 
 
 def _number(file: TensorFile, name: str) -> int:
-    return int(file.read_bits(name).reshape(-1)[0])
+    """A counter, of any integer or float type."""
+    value = file.read_bits(name).reshape(-1)
+    if not value.size or not np.isfinite(value[0]) or file.entries[name].dtype == "bfloat16":
+        raise CheckpointError(str(file.path), f"its {name} is no number", "Use an earlier checkpoint.")
+    return int(value[0])
 
 
 def _read(file: TensorFile, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ Format: 8 bytes header length, a JSON header {name: {dtype, shape, data_offsets}
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import IO, Any
 import numpy as np
 
 from mindformers_glm.checkpoint.dtypes import BY_SAFETENSORS, DTYPES
-from mindformers_glm.checkpoint.tensor_file import Entry, Span, TensorFile, check_spans, damaged
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.checkpoint.tensor_file import MOST_TENSORS, Entry, Span, TensorFile, check_spans, damaged
+from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.files import open_regular
 
-_HEADER_LIMIT = 100_000_000
+_HEADER_LIMIT = 32 << 20  # 200,000 tensors; the format allows 100 MB
 
 
 def open_safetensors(path: str | Path) -> TensorFile:
@@ -28,8 +30,8 @@ def open_safetensors(path: str | Path) -> TensorFile:
         CheckpointError: not such a file, cut short, or a header that contradicts itself.
     """
     path = Path(path)
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
@@ -38,6 +40,8 @@ def open_safetensors(path: str | Path) -> TensorFile:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise damaged(path, "the header's metadata is not a table of strings")
+    if len(header) > MOST_TENSORS:
+        raise damaged(path, f"the header names {len(header):,} tensors")
     entries = {name: _entry(path, name, row, 8 + length, size) for name, row in header.items()}
     _check_overlap(path, entries, size)
     return TensorFile(path, "safetensors", dict(sorted(entries.items(), key=_offset)), metadata)
@@ -88,16 +92,17 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
 def _entry(path: Path, name: str, row: Any, base: int, size: int) -> Entry:
     try:
         dtype, shape, (start, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
-        integers = all(isinstance(value, int) for value in (*shape, start, end))
+        integers = all(type(value) is int for value in (*shape, start, end))
     except (TypeError, KeyError, ValueError) as error:
-        raise damaged(path, f"the header's row of {name!r} is not complete") from error
+        raise damaged(path, f"the header's row of {shorten(name)} is not complete") from error
     if not integers:
-        raise damaged(path, f"the header's row of {name!r} holds something else than whole numbers")
-    if dtype not in BY_SAFETENSORS:
-        raise CheckpointError(str(path), f"tensor {name!r} has the type {dtype}", "This number type cannot be read.")
+        raise damaged(path, f"the header's row of {shorten(name)} holds something else than whole numbers")
+    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS:
+        fault = f"tensor {shorten(name)} has the type {shorten(dtype)}"
+        raise CheckpointError(str(path), fault, "This number type cannot be read.")
+    if not 0 <= start <= end <= size:
+        raise damaged(path, f"tensor {shorten(name)} lies outside the file ({size:,} bytes)")
     entry = Entry(name, BY_SAFETENSORS[dtype].name, shape, (Span(base + start, end - start),))
-    if start < 0:
-        raise damaged(path, f"tensor {name!r} lies outside the file ({size:,} bytes)")
     return check_spans(path, entry, size)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.resume import global_step_of
-from mindformers_glm.checkpoint.source import step_of
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.files import read_json
 from mindformers_glm.log import logger
 
 META = "meta.json"
@@ -171,7 +171,7 @@ def _files(folder: Path, rank: int | None = None) -> list[Path]:
 
 def _meta(folder: Path) -> dict:
     try:
-        value = json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(folder / META)
+    except CheckpointError:
         return {}
     return value if isinstance(value, dict) else {}

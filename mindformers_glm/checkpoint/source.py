@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.dtypes import DTYPES, typed
-from mindformers_glm.checkpoint.folder import JOURNAL
+from mindformers_glm.checkpoint.folders import check_index, files_of, index_of, refuse_divided, snapshot
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.names import (
     Kind,
@@ -26,14 +25,22 @@ from mindformers_glm.checkpoint.names import (
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.checkpoint.torch_bin import is_torch_file, open_torch_bin
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, listed
+from mindformers_glm.files import open_regular, refuse_stand_in
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import qkv_parts
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
-_STEP = re.compile(r"-(\d+)_(\d+)\.(?:ckpt|safetensors)$")
-_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+_OTHER_FILES = {  # first bytes -> what users take for weights
+    b"GGUF": "a GGUF file",
+    b"ggml": "a GGML file",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy file",
+    b"%PDF": "a PDF file",
+    b"\x7fELF": "a program",
+}
 
 
 class Piece(NamedTuple):
@@ -187,83 +194,31 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
         CheckpointError: nothing readable there, a damaged file, or a shard that is missing.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
         raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
+    path = snapshot(path)
     files = [open_file(file) for file in files_of(path, rank=rank)]
     index = index_of(path)
     if index is not None:
-        _check_index(index, files)
+        check_index(index, files)
     return WeightSource(path, files, rearranged=rearranged)
 
 
 def open_file(path: Path) -> TensorFile:
     """The table of one file, its format told by its first bytes."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", "Check its permissions.") from error
+    refuse_divided(path)
+    with open_regular(path) as file:
+        start = file.read(256)
+    refuse_stand_in(path, start)
     if start[8:9] == b"{":
         return open_safetensors(path)
+    for magic, name in _OTHER_FILES.items():
+        if start.startswith(magic):
+            fault = f"it is {name}, and not a file of weights that is read here"
+            raise CheckpointError(str(path), fault, "Give .safetensors, a MindSpore .ckpt or a file of torch.save.")
     if is_torch_file(start):
         return open_torch_bin(path)
     return open_ckpt(path)
-
-
-def files_of(path: Path, *, rank: int = 0) -> list[Path]:
-    """The tensor files that a path stands for, in order."""
-    if (path / JOURNAL).is_file():
-        raise CheckpointError(str(path), "it is not finished", "Run the conversion again: it goes on where it stopped.")
-    index = index_of(path)
-    if index is not None:
-        return [index.parent / name for name in sorted(set(_index_table(index).values()))]
-    if path.is_file():
-        return [path]
-    for name in _SINGLE:
-        if (path / name).is_file():
-            return [path / name]
-    here = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
-    if here:
-        return [here[0]] if len(here) == 1 else _newest_or_all(here)
-    return _rank_files(path, rank)
-
-
-def index_of(path: Path) -> Path | None:
-    """The index of shards that a path is, or that its folder has."""
-    if path.is_file():
-        return path if path.name.endswith(".index.json") else None
-    return next((path / name for name in _INDEXES if (path / name).is_file()), None)
-
-
-def _index_table(index: Path) -> dict[str, str]:
-    """Tensor -> file, every file there.
-
-    Raises:
-        CheckpointError: the index is damaged or a shard is missing.
-    """
-    try:
-        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(table.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(str(index), "not an index of shards", "Download the file again.") from error
-    if any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise CheckpointError(str(index), "it names a file outside its folder", "Download the file again.")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            str(index), f"{len(missing)} of {len(names)} shards are missing: {listed(missing)}", "Download them."
-        )
-    return table
-
-
-def _check_index(index: Path, files: Sequence[TensorFile]) -> None:
-    """Passes when every tensor is in the shard that the index names, and no shard holds others."""
-    there = {(name, file.path.name) for file in files for name in file.entries}
-    table = set(_index_table(index).items())
-    faults = [f"{name} is not in {file}" for name, file in sorted(table - there)]
-    faults += [f"{name} in {file} is not in the index" for name, file in sorted(there - table)]
-    if faults:
-        raise CheckpointError(str(index), listed(faults), "Index and shards belong to different downloads: repeat one.")
 
 
 def official_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
@@ -304,37 +259,3 @@ def check_adapter_kinds(place: str | Path, unknown: Sequence[str]) -> None:
             "it is a projected prefix (prefix_projection: True), and prefixes here are tables",
             "Compute its table where it was trained and keep that alone, or train with prefix_projection: False.",
         )
-
-
-def listed(names: Sequence[str], limit: int = 6) -> str:
-    """Names for a message, the first few and a count of the rest."""
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
-
-
-def step_of(path: Path) -> tuple[int, int] | None:
-    """(epoch, step) in a checkpoint's name `<prefix>-<epoch>_<step>.ckpt`, as numbers; None for other names."""
-    found = _STEP.search(path.name)
-    return (int(found.group(1)), int(found.group(2))) if found else None
-
-
-def _newest_or_all(files: list[Path]) -> list[Path]:
-    """The newest of checkpoints of one run, otherwise all files (base weights and an adapter side by side)."""
-    steps = [step_of(file) for file in files]
-    return [max(files, key=lambda file: step_of(file) or (0, 0))] if all(steps) else files
-
-
-def _rank_files(path: Path, rank: int) -> list[Path]:
-    folders = [folder for folder in path.glob("rank_*") if folder.is_dir()]
-    if not folders:
-        raise CheckpointError(
-            str(path), "no weights in this folder", f"Expected {', '.join(_SUFFIXES[:3])}, an index, or rank_0/."
-        )
-    folder = path / f"rank_{rank}"
-    if folder not in folders:
-        raise CheckpointError(
-            str(path),
-            f"there is no rank_{rank}",
-            f"{len(folders)} others are: merge or split them with tools/transform_ckpt.py.",
-        )
-    return files_of(folder)

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint.dtypes import DTYPES
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, shorten
+
+_MOST_AXES, _LONGEST_AXIS, _LONGEST_NAME = 32, 1 << 48, 1000
+MOST_TENSORS = 200_000  # in one file: a network of 130 billion parameters has some 3,000
 
 
 class Span(NamedTuple):
@@ -83,8 +86,12 @@ def check_spans(path: Path, entry: Entry, limit: int) -> Entry:
     Raises:
         CheckpointError: otherwise; nothing has been allocated yet.
     """
-    if any(size < 0 for size in entry.shape):
-        raise damaged(path, f"tensor {entry.name!r} has the impossible shape {entry.shape}")
+    if len(entry.name) > _LONGEST_NAME:
+        raise damaged(path, f"the name of a tensor has {len(entry.name):,} characters ({entry.name[:40]!r}...)")
+    if len(entry.shape) > _MOST_AXES:
+        raise damaged(path, f"tensor {entry.name!r} has {len(entry.shape):,} axes")
+    if any(not 0 <= size < _LONGEST_AXIS for size in entry.shape):
+        raise damaged(path, f"tensor {entry.name!r} has the impossible shape {shorten(entry.shape)}")
     if any(span.offset < 0 or span.size < 0 or span.offset + span.size > limit for span in entry.spans):
         raise damaged(path, f"tensor {entry.name!r} lies outside the file ({limit:,} bytes)")
     stored = sum(span.size for span in entry.spans)

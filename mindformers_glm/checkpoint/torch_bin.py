@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from mindformers_glm.checkpoint.dtypes import BY_TORCH, DTYPES
 from mindformers_glm.checkpoint.pickle_machine import Name, PickleMachine, Refused
 from mindformers_glm.checkpoint.tensor_file import Entry, Span, TensorFile, check_spans, damaged
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.files import open_regular
 
 _PICKLE_LIMIT = 256 * 1024 * 1024
 _LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # PROTO is before it, STOP behind
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+_MOST_AXES = 32
 
 
 class _Storage(NamedTuple):
@@ -46,7 +48,7 @@ def open_torch_bin(path: str | Path) -> TensorFile:
         CheckpointError: the pickle names something else than tensors, or the file is damaged.
     """
     path = Path(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(16)
     try:
         root, offsets = _legacy(path) if _is_legacy(start) else _zipped(path)
@@ -66,7 +68,7 @@ def open_torch_bin(path: str | Path) -> TensorFile:
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     """Stands for torch._utils._rebuild_tensor_v2; requires_grad, hooks and metadata are dropped."""
-    numbers = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
+    numbers = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MOST_AXES
     if not numbers or not all(type(value) is int and value >= 0 for value in (offset, *shape, *strides)):
         raise Refused("a tensor whose shape, strides or offset are not whole numbers")
     if not isinstance(storage, _Storage):
@@ -83,13 +85,19 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> _Tensor:
 def _ordered(*items: Any) -> dict[Any, Any]:
     """Stands for collections.OrderedDict, which torch makes from nothing or from a list of pairs."""
     pairs = items[0] if items else []
-    if len(items) > 1 or not isinstance(pairs, list) or any(len(pair) != 2 for pair in pairs):
+    known = len(items) < 2 and isinstance(pairs, list)
+    if not known or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise Refused("an OrderedDict of an unknown form")
-    return {key: value for key, value in pairs if isinstance(key, str)}
+    table = {key: value for key, value in pairs if isinstance(key, str)}
+    pairs.clear()  # so that a list is copied once, however often the file refers to it
+    return table
 
 
 def _size(*items: Any) -> tuple[int, ...]:
-    return tuple(items[0]) if items else ()
+    sizes = items[0] if items else ()
+    if not isinstance(sizes, (tuple, list)) or len(sizes) > _MOST_AXES:
+        raise Refused("a size of an unknown form")
+    return tuple(sizes)
 
 
 _NAMES: dict[str, Any] = {
@@ -124,10 +132,11 @@ def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
             folder = pickles[0].filename[: -len("data.pkl")]
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED:
-                    raise Refused(f"the compressed member {info.filename!r}, which torch.save never writes")
+                    raise Refused(f"the compressed member {shorten(info.filename)}, which torch.save never writes")
             if pickles[0].file_size > _PICKLE_LIMIT:
                 raise Refused(f"a description of {pickles[0].file_size:,} bytes")
-            if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
+            order = [info for info in archive.infolist() if info.filename == folder + "byteorder"]
+            if order and (order[0].file_size > 16 or archive.read(order[0]) != b"little"):
                 raise CheckpointError(str(path), "it was written on a big-endian machine", "Save it again on another.")
             prefix = folder + "data/"
             offsets = {
@@ -138,8 +147,17 @@ def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
             root = PickleMachine(archive.read(pickles[0]), _NAMES, _storage).run()
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError) as error:
-        raise damaged(path, f"not a readable torch file ({error})") from error
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        KeyError,
+    ) as error:
+        raise damaged(path, f"not a readable torch file ({shorten(str(error))[1:-1]})") from error
     return root, offsets
 
 
@@ -172,14 +190,14 @@ def _legacy(path: Path) -> tuple[Any, dict[str, Span]]:
             found.append(machine.run())
             position = machine.position
         keys = found[4]
-        if not isinstance(keys, list) or any(key not in sizes for key in keys):
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key in sizes for key in keys):
             raise Refused("a list of storages that does not fit its tensors")
         offsets = {}
         for key in keys:
             file.seek(position)
             header = file.read(8)
             if len(header) < 8 or struct.unpack("<q", header)[0] != sizes[key].numel:
-                raise damaged(path, f"storage {key!r} has another size than its tensors say")
+                raise damaged(path, f"storage {shorten(key)} has another size than its tensors say")
             span = Span(position + 8, sizes[key].numel * DTYPES[sizes[key].dtype].storage.itemsize)
             offsets[key], position = span, span.offset + span.size
     return found[3], offsets
@@ -200,12 +218,15 @@ def _entry(path: Path, name: str, tensor: _Tensor, offsets: dict[str, Span], lim
     storage, item = tensor.storage, DTYPES[tensor.storage.dtype].storage.itemsize
     span = offsets.get(storage.key)
     if span is None:
-        raise damaged(path, f"the data of tensor {name!r} are missing")
+        raise damaged(path, f"the data of tensor {shorten(name)} are missing")
     last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
     entry = Entry(name, storage.dtype, tensor.shape, ())
     empty = 0 in tensor.shape
     if storage.numel * item > span.size or entry.size > span.size or (not empty and last >= storage.numel):
-        raise damaged(path, f"tensor {name!r} of shape {tensor.shape} is larger than its {span.size:,} bytes of data")
+        raise damaged(
+            path,
+            f"tensor {shorten(name)} of shape {shorten(tensor.shape)} is larger than its {span.size:,} bytes of data",
+        )
     start = span.offset + tensor.offset * item
     if empty or _is_dense(tensor):
         return check_spans(path, entry._replace(spans=(Span(start, entry.size),)), limit)

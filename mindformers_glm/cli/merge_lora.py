@@ -18,6 +18,7 @@ from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.job import open_checkpoint
 from mindformers_glm.checkpoint.merge import MergedSource, logits_differ, network_logits
 from mindformers_glm.checkpoint.names import LORA_NAME
+from mindformers_glm.checkpoint.peft import CONFIG, base_of, other_base
 from mindformers_glm.checkpoint.plan import FORMS, plan_conversion
 from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.cli.options import Parser, number
@@ -53,6 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise ConfigError("base", args.base, "It is an adapter alone: name the base weights.")
     pet_config = dict(adapter.pet_config or base.pet_config or {})
     pet_config = _scaled(pet_config, adapter.source, args.lora_scaling)
+    folder = _peft_folder(args.adapter)
+    trained_on = base_of(folder) if folder else None
+    warning = other_base(folder, args.base, base.config.checkpoint_name_or_path, base.source.path) if folder else None
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
     config = base.config.model_copy(update={"pet_config": None})
     merged = MergedSource(base.source, adapter.source, config, pet_config, dtype=args.dtype)
     form = args.to or ("mindformers" if args.output_path.endswith(".ckpt") else "ours")
@@ -68,7 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
         config_is_exact=base.exact,
     )
     print(
-        f"base {base.source.path}, adapter {adapter.source.path}: {len(merged.layers)} layers, scale {merged.scale:g}"
+        f"base {base.source.path}, adapter {adapter.source.path}"
+        + (f" (of {trained_on})" if trained_on else "")
+        + f": {len(merged.layers)} layers, scale {merged.scale:g}"
     )
     for line in plan.lines():
         print(line)
@@ -104,6 +112,15 @@ def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dic
     print(f"logits agree: largest difference {error:.2g} standard deviations (limit {limit})")
     if not error <= limit:
         raise CheckpointError(str(path), f"its logits differ by {error:.2g} standard deviations", "Do not use it.")
+
+
+def _peft_folder(adapter: str | None) -> Path | None:
+    """The folder of adapter_config.json, of an adapter given as folder or file."""
+    if adapter is None:
+        return None
+    path = Path(adapter).expanduser()
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> dict:

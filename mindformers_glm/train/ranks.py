@@ -12,12 +12,13 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
+from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import model_files
 from mindformers_glm.checkpoint.reshard import RankFiles, RankPart
 from mindformers_glm.checkpoint.resolve import resolve
 from mindformers_glm.checkpoint.resume import TrainState, data_of
-from mindformers_glm.checkpoint.source import WeightSource, step_of
+from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.checkpoint.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger

@@ -8,13 +8,13 @@ import pickled
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.names import LAYOUTS, Kind, meaning, targets
 from mindformers_glm.checkpoint.source import (
     official_row_order,
     read_weights,
     rearranged_row_order,
-    step_of,
 )
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -205,7 +205,11 @@ def test_shards_with_index(tmp_path):
 
 @pytest.mark.parametrize(
     ("index", "fault"),
-    [("{", "not an index"), ("[]", "not an index"), ('{"weight_map": {"a": "../b.bin"}}', "outside its folder")],
+    [
+        ("{", "something else than JSON"),
+        ("[]", "not an index"),
+        ('{"weight_map": {"a": "../b.bin"}}', "outside its folder"),
+    ],
 )
 def test_damaged_indexes(tmp_path, index, fault):
     (tmp_path / "model.safetensors.index.json").write_text(index)
