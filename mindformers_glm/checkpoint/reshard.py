@@ -12,6 +12,7 @@ from mindformers_glm.checkpoint.dtypes import typed
 from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.names import Kind, meaning
+from mindformers_glm.checkpoint.saved import check_networks
 from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.strategy import WHOLE, Slicing, Strategy, Window
 from mindformers_glm.checkpoint.tensor_file import TensorFile
@@ -51,6 +52,7 @@ def rank_files(folder: str | Path, ranks: int, *, step: tuple[int, int] | None =
     if any(len(one) > 1 for one in there):
         fix = "Keep one step in every rank's folder, or copy the missing rank's file."
         raise CheckpointError(str(folder), "no step that all ranks have", fix)
+    check_networks(one[0] for one in there)
     return [one[0] for one in there]
 
 

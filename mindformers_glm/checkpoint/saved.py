@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from mindformers_glm.log import logger
 
 META = "meta.json"
 _NAME = re.compile(r"(?P<prefix>.+)_rank_(?P<rank>\d+)-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
+_NETWORK = re.compile(r"(?P<prefix>.+)_rank_\d+-network\.ckpt")
 
 
 class Saved(NamedTuple):
@@ -65,6 +66,34 @@ def agree(there: list[Saved], exchange: Callable[[int], list[int]]) -> Saved | N
         if min(offers) == max(offers):
             return mine.get(offer)
         bound = min(offers)
+
+
+def networks(folder: Path) -> dict[str, dict]:
+    """Of a rank's folder: run -> the checkpoint whose weights lie in checkpoint_network, and the job's division."""
+    told = _meta(folder).get("networks")
+    return {name: one for name, one in told.items() if isinstance(one, dict)} if isinstance(told, dict) else {}
+
+
+def check_networks(files: Iterable[Path]) -> None:
+    """Makes sure that the ranks' files of one checkpoint_network are of one step, as far as their runs noted it.
+
+    Raises:
+        CheckpointError: the job was stopped when some ranks had written theirs and others not.
+    """
+    noted = {}
+    for path in files:
+        name, place = _NETWORK.fullmatch(path.name), path.parent.parent
+        if name and place.name == "checkpoint_network":
+            found = networks(place.parent / "checkpoint" / path.parent.name).get(name["prefix"], {}).get("file")
+            step = step_of(Path(found)) if isinstance(found, str) else None
+            if step is not None:
+                noted[path] = step
+    if len(set(noted.values())) > 1:
+        path, other = min(noted, key=noted.get), max(noted, key=noted.get)
+        fault = f"it is of step {noted[path][1]} of epoch {noted[path][0]}, that of {other.parent.name} of step "
+        fault += f"{noted[other][1]} of epoch {noted[other][0]}: the job was stopped between them"
+        fix = "Resume the job, which writes them again, or read its folder `checkpoint`."
+        raise CheckpointError(str(path), fault, fix)
 
 
 def prefixes(folder: Path, prefix: str) -> set[str]:

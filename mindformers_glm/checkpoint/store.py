@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.checkpoint import saved
 from mindformers_glm.checkpoint.folder import disk_fault
@@ -19,6 +20,7 @@ from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.saved import META, Saved
 from mindformers_glm.files import claim, release, sync_folder, write_text
+from mindformers_glm.log import logger
 
 
 class CheckpointStore:
@@ -73,6 +75,29 @@ class CheckpointStore:
         self._thread.start()
         return path
 
+    def renew_network(self, state: TrainState) -> bool:
+        """Writes checkpoint_network and checkpoint_trainable where they are not of the checkpoint resumed from.
+
+        A run that dies between its files leaves weights of an earlier step there. `state` is the resumed one, before
+        its first step. True when something was written.
+
+        Raises:
+            CheckpointError: the disk is full or not writable.
+        """
+        if self.resumed is None or not (self.save_network or self.trainable):
+            return False
+        file = self.resumed.path.name
+        wanted = [self._network_path] * self.save_network + [self._trainable_path] * bool(self.trainable)
+        noted = saved.networks(self.folder).get(self.prefix)
+        if noted == {"file": file, "division": state.data.get("division")} and all(p.is_file() for p in wanted):
+            return False
+        try:
+            self._write_beside(state, file)
+        except OSError as error:
+            raise disk_fault(self.folder, error) from error
+        logger.info("Wrote %s again: they were not of %s.", " and ".join(map(str, wanted)), file)
+        return True
+
     def wait(self) -> None:
         """Returns when no background save is running; raises what it raised."""
         if self._thread is not None:
@@ -122,12 +147,15 @@ class CheckpointStore:
         last = saved.run_to_continue(folder, prefix, resume, self.rank, self.rank_size)
         free = 1 + max((saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)), default=-1)
         number = free if last is None else saved.number_of(last, prefix)
+        self.resumed = None
         exchange = self.exchange or (lambda value: [value])
         while True:
             number = max(exchange(number))
             name = f"{prefix}_{number}" if number else prefix
             self._claim = claim(self._lock_path(name))
             if min(exchange(int(self._claim is not None))):
+                if name == last:
+                    self.resumed = saved.newest_of_all(folder, name, self.rank, self.rank_size)
                 return name
             release(self._claim, self._lock_path(name))
             number = max(free, number + 1)
@@ -146,20 +174,35 @@ class CheckpointStore:
         try:
             save_ckpt(path, arrays, texts)
             self._write_meta()
-            if self.save_network:
-                save_ckpt(self._beside("checkpoint_network", "network"), state.weights)
-            if self.trainable:
-                chosen = {name: state.weights[name] for name in self.trainable}
-                save_ckpt(self._beside("checkpoint_trainable", "trainable_params"), chosen)
+            self._write_beside(state, path.name)
             self._drop_old(path)
         except OSError as error:
             raise disk_fault(path, error) from error
 
+    def _write_beside(self, state: TrainState, file: str) -> None:
+        """The weights of the checkpoint `file`, and then a note that they are its weights."""
+        if self.save_network:
+            save_ckpt(self._network_path, state.weights)
+        if self.trainable:
+            save_ckpt(self._trainable_path, {name: state.weights[name] for name in self.trainable})
+        self._write_meta({"file": file, "division": state.data.get("division")})
+
+    @property
+    def _network_path(self) -> Path:
+        return self._beside("checkpoint_network", "network")
+
+    @property
+    def _trainable_path(self) -> Path:
+        return self._beside("checkpoint_trainable", "trainable_params")
+
     def _beside(self, folder: str, kind: str) -> Path:
         return self.root / folder / f"rank_{self.rank}" / f"{self.prefix}_rank_{self.rank}-{kind}.ckpt"
 
-    def _write_meta(self) -> None:
-        there = self.saved()
+    def _write_meta(self, network: dict[str, Any] | None = None) -> None:
+        """What is there; `network` tells the checkpoint whose weights now lie in the neighbouring folders."""
+        there, networks = self.saved(), saved.networks(self.folder)
+        if network is not None:
+            networks[self.prefix] = network
         last = there[-1]
         rows = [{"file": s.path.name, "epoch": s.epoch, "step": s.step, "global_step": s.global_step} for s in there]
         meta = {
@@ -169,6 +212,7 @@ class CheckpointStore:
             "global_step": last.global_step,
             "rank_size": self.rank_size,
             "checkpoints": rows,
+            "networks": networks,
         }
         write_text(self.folder / META, json.dumps(meta, indent=1))
 

@@ -32,24 +32,27 @@ class Dataset(Protocol):
 def fit(state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequence[Callback] = ()) -> RunState:
     """Trains from `state` to the end of its plan and returns the state.
 
-    The first Ctrl-C or SIGTERM ends the run after the step in progress, on all ranks after the same one; callbacks
-    save, and TrainingStopped says how to go on.
+    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the step in progress, on all ranks after the same one;
+    callbacks save, and TrainingStopped says how to go on.
 
     Raises:
         TrainingStopped: an interrupt, a loss that is not finite, or overflows that do not end.
     """
-    if state.is_last:
-        logger.info("Nothing to train: %d of %d steps are behind.", state.done, state.plan.total_steps)
-        return state
     begun = 0
     try:
+        if state.is_last:
+            for callback in callbacks:
+                begun += 1
+                callback.on_nothing_to_train(state)
+            logger.info("Nothing to train: %d of %d steps are completed.", state.done, state.plan.total_steps)
+            return state
         for callback in callbacks:
             begun += 1
             callback.on_train_begin(state)
         with Interrupt() as interrupt:
             _run(state, dataset, schedule, callbacks, interrupt)
-        for callback in callbacks:
-            callback.on_train_end(state)
+            for callback in callbacks:  # a signal waits until the last step is saved
+                callback.on_train_end(state)
     except TrainingStopped:
         raise
     except BaseException as error:

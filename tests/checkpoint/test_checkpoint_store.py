@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint import store as store_module
+from mindformers_glm.checkpoint.reshard import rank_files
 from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.saved import Saved, agree, resume_file
+from mindformers_glm.checkpoint.saved import Saved, agree, networks, resume_file
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.checkpoint.store import CheckpointStore
 from mindformers_glm.errors import CheckpointError
@@ -290,3 +291,80 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "checkpoint").write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match="could not be written"):
         CheckpointStore(tmp_path)
+
+
+def network_of(folder, rank=0, prefix="CKP"):
+    return read_weights(folder / f"checkpoint_network/rank_{rank}/{prefix}_rank_{rank}-network.ckpt").read(NAME)[0, 0]
+
+
+def dies_before_the_network(store, moment, monkeypatch):
+    """A save that is cut off between its two files."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_beside", lambda *_: None)
+        store.save(moment)
+
+
+def test_a_resumed_run_renews_what_it_finds_of_another_step(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, trainable=[NAME])
+    store.save(state(1))
+    dies_before_the_network(store, state(2), monkeypatch)
+    store.close()
+    assert network_of(tmp_path) == 1
+    again = CheckpointStore(tmp_path, resume=True, trainable=[NAME])
+    assert again.renew_network(again.load())
+    assert network_of(tmp_path) == 2
+    trainable = tmp_path / "checkpoint_trainable/rank_0/CKP_rank_0-trainable_params.ckpt"
+    assert read_weights(trainable).read(NAME)[0, 0] == 2
+    assert not again.renew_network(again.load())
+    again.close()
+    other = CheckpointStore(tmp_path)  # a new run leaves the files of others alone
+    assert not other.renew_network(state(9))
+    other.save(state(7))
+    assert (network_of(tmp_path), network_of(tmp_path, prefix="CKP_1")) == (2, 7)
+    other.close()
+    meta = json.loads((again.folder / "meta.json").read_text())
+    assert {name: one["file"] for name, one in meta["networks"].items()} == {
+        "CKP": "CKP_rank_0-1_2.ckpt",
+        "CKP_1": "CKP_1_rank_0-2_3.ckpt",
+    }
+
+
+def test_another_division_of_the_same_step_renews_the_network(tmp_path):
+    store = CheckpointStore(tmp_path)
+    moment = state(2)
+    moment.data["division"] = {"dp": 1, "tp": 2, "divided": False}
+    store.save(moment)
+    store.close()
+    again = CheckpointStore(tmp_path, resume=True)
+    assert not again.renew_network(moment)
+    assert again.renew_network(state(2))
+    again.close()
+
+
+def test_ranks_of_different_steps_are_refused_until_the_job_is_resumed(tmp_path, monkeypatch):
+    ranks = [CheckpointStore(tmp_path, rank=rank, rank_size=2) for rank in (0, 1)]
+    for store in ranks:
+        store.save(state(1))
+    folder = tmp_path / "checkpoint_network"
+    assert len(rank_files(folder, 2)) == 2
+    ranks[0].save(state(2))  # and rank 1 dies
+    with pytest.raises(CheckpointError, match=r"rank_1.*step 1 of epoch 1.*rank_0.*step 2.*Resume the job"):
+        rank_files(folder, 2)
+    for store in ranks:
+        store.close()
+    again = [CheckpointStore(tmp_path, rank=rank, rank_size=2, resume=True) for rank in (0, 1)]
+    assert [store.renew_network(store.load()) for store in again] == [True, False]
+    assert [network_of(tmp_path, rank) for rank in (0, 1)] == [1, 1]
+    assert len(rank_files(folder, 2)) == 2
+
+
+@pytest.mark.parametrize("text", ["[]", '{"networks": [1]}', '{"networks": {"CKP": 3}}', "no json"])
+def test_a_damaged_note_counts_as_none(tmp_path, text):
+    store = CheckpointStore(tmp_path)
+    store.save(state(1))
+    store.close()
+    (store.folder / "meta.json").write_text(text)
+    assert networks(store.folder) == {}
+    again = CheckpointStore(tmp_path, resume=True)
+    assert again.renew_network(again.load())
+    assert not again.renew_network(again.load())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from mindformers_glm.optim import AdamW, build_loss_scale, build_schedule, optim
 from mindformers_glm.train.callbacks import Callback, CheckpointMonitor, LossHistory
 from mindformers_glm.train.callbacks.history import read_history
 from mindformers_glm.train.fit import MAX_OVERFLOWS, fit
+from mindformers_glm.train.interrupt import Interrupt
 
 SCHEDULE = build_schedule(
     {"type": "polynomial", "learning_rate": 0.02, "lr_end": 1e-3, "warmup_steps": 2, "total_steps": 12}
@@ -111,7 +113,40 @@ def test_a_finished_run_trains_no_further(toy, tmp_path):
     state = toy.run(tmp_path, data)
     state.done = 12
     fit(state, data, SCHEDULE, [seen])
-    assert seen.events == []
+    assert seen.events == ["on_nothing_to_train", "close"]
+
+
+def test_a_finished_run_renews_the_network_of_a_run_that_died_before_writing_it(toy, tmp_path):
+    data = toy.dataset()
+    monitor = CheckpointMonitor(prefix="toy", save_checkpoint_steps=6, save_trainable_params=True)
+    state = fit(toy.run(tmp_path, data), data, SCHEDULE, [monitor])
+    network = tmp_path / "checkpoint_network/rank_0/toy_rank_0-network.ckpt"
+    trainable = tmp_path / "checkpoint_trainable/rank_0/toy_rank_0-trainable_params.ckpt"
+    right = [network.read_bytes(), trainable.read_bytes()]
+    path = tmp_path / "checkpoint/rank_0/toy_rank_0-2_6.ckpt"
+    meta = path.with_name("meta.json")
+
+    def resume():
+        resumed = toy.run(tmp_path, data)
+        resumed.restore(read_train_state(path), place=str(path))
+        fit(resumed, data, SCHEDULE, [CheckpointMonitor(prefix="toy", save_trainable_params=True)])
+        return [network.read_bytes(), trainable.read_bytes()]
+
+    told = json.loads(meta.read_text())
+    told["networks"]["toy"]["file"] = "toy_rank_0-1_6.ckpt"  # as a run leaves it that died before the second file
+    meta.write_text(json.dumps(told))
+    network.write_bytes(b"of an earlier step")
+    assert resume() == right
+    network.unlink()
+    assert resume() == right
+    trainable.unlink()
+    assert resume() == right
+    meta.unlink()  # a folder of an earlier version has no note
+    network.write_bytes(b"of an earlier step")
+    assert resume() == right
+    before = network.stat().st_mtime_ns
+    assert resume() == right and network.stat().st_mtime_ns == before  # nothing to renew: nothing is written
+    assert state.done == 12
 
 
 @pytest.mark.parametrize(
@@ -142,7 +177,7 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(toy, tmp_path, stop, se
     assert resumed.step.loss_scale.state() == straight.step.loss_scale.state()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(toy, tmp_path, number):
     data, seen = toy.dataset(), Recorder()
     monitor = CheckpointMonitor(prefix="toy", save_checkpoint_steps=100)
@@ -291,10 +326,15 @@ SCRIPT = """
 """
 
 
-def start(folder: Path, *, stuck: bool) -> subprocess.Popen:
+def write_script(folder: Path, *, stuck: bool) -> Path:
     script = folder / "train_it.py"
     tests = str(Path(__file__).parent)
     script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, folder=str(folder / "out"), stuck=stuck))
+    return script
+
+
+def start(folder: Path, *, stuck: bool) -> subprocess.Popen:
+    script = write_script(folder, stuck=stuck)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -312,6 +352,44 @@ def test_ctrl_c_in_a_process_saves_and_fails(tmp_path):
     assert process.returncode == 1
     assert "error: Interrupted after step" in rest
     assert list((tmp_path / "out/checkpoint/rank_0").glob("t_rank_0-1_*.ckpt"))
+
+
+def test_a_terminal_that_is_closed_twice_and_a_signal_beside_it_let_the_run_save(tmp_path):
+    """What a closing terminal and a system that ends a session send; only a second Ctrl-C or SIGTERM insists."""
+    process = start(tmp_path, stuck=False)
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    rest, _ = process.communicate(timeout=180)
+    assert process.returncode == 1, rest
+    assert rest.count("Interrupted: finishing this step") == 1
+    assert list((tmp_path / "out/checkpoint/rank_0").glob("t_rank_0-1_*.ckpt"))
+
+
+def test_a_run_in_a_terminal_that_goes_away_saves(tmp_path, monkeypatch):
+    """The terminal cannot be written to any more, and the kernel sends SIGHUP."""
+    script = write_script(tmp_path, stuck=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, str(script)])
+    said = b""
+    while b"step:[    3/" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status), said.decode()[-2000:]
+    assert list((tmp_path / "out/checkpoint/rank_0").glob("t_rank_0-1_*.ckpt"))
+
+
+def test_under_nohup_a_closed_terminal_means_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not interrupt.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path):

@@ -13,6 +13,9 @@ class Callback:
     def on_train_begin(self, state: RunState) -> None:
         """Called before the first step."""
 
+    def on_nothing_to_train(self, state: RunState) -> None:
+        """Called instead of all others but `close` when a resumed run has been carried out already."""
+
     def on_step_end(self, state: RunState) -> None:
         """Called after each step."""
 

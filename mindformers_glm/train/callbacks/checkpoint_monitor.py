@@ -73,6 +73,12 @@ class CheckpointMonitor(Callback):
             resume=state.resumed_from or state.resumed,
         )
         self._last_done, self._last_time = state.done, time.monotonic()
+        if state.resumed:
+            self.store.renew_network(state.capture())
+
+    def on_nothing_to_train(self, state: RunState) -> None:
+        """Makes sure that the weights beside the last checkpoint are its weights."""
+        self.on_train_begin(state)
 
     def on_step_end(self, state: RunState) -> None:
         """Saves when it is time."""
