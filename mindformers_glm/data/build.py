@@ -7,6 +7,7 @@ from typing import Any
 
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import logger
 from mindformers_glm.registry import DATASETS
 
 _PHASES = ("train", "eval")
@@ -22,11 +23,14 @@ def build_dataset(
     batch_size: int | None = None,
     phase: str = "train",
     tokenizer: Any = None,
+    labels: bool | None = None,
 ) -> TokenDataset:
     """The dataset that `section` describes, of the kind `task["type"]`, for one rank.
 
     `batch_size` and `seed` of the run replace those of the section, as in MindFormers. `phase` only fills in
-    where the data loader names none. `tokenizer`, when given, replaces the section's.
+    where the data loader names none. `tokenizer`, when given, replaces the section's. `labels` says what an evaluation
+    does with the rows, whatever phase the loader names: True computes their loss (rows as in training), False
+    generates after their prompts.
     The sections are not changed.
 
     Raises:
@@ -48,7 +52,10 @@ def build_dataset(
         runtime["batch_size"] = batch_size
     if tokenizer is not None:
         runtime["tokenizer"] = tokenizer
-    given["data_loader"] = _with_phase(given.get("data_loader"), phase)
+    given["data_loader"] = _with_phase(given.get("data_loader"), phase, labels, key)
+    for name, value in getattr(_class_of(task["type"]), "in_a_run", {}).items():
+        if given.get(name) is None:
+            given[name] = value
     spec = {name: value for name, value in given.items() if name not in runtime and value is not None}
     try:
         return DATASETS.build({**spec, "type": task["type"]}, key, **runtime)
@@ -58,5 +65,17 @@ def build_dataset(
         raise ConfigError(f"{key}.{error.key}", error.got, error.fix) from error
 
 
-def _with_phase(loader: Any, phase: str) -> Any:
-    return {"phase": phase, **loader} if isinstance(loader, Mapping) else loader
+def _with_phase(loader: Any, phase: str, labels: bool | None, key: str) -> Any:
+    if not isinstance(loader, Mapping):
+        return loader
+    given = {"phase": phase, **loader}
+    if labels is not None:
+        needed = "train" if labels else "eval"
+        if given["phase"] != needed:
+            logger.info("%s.data_loader.phase is %s here, as the metric needs it", key, needed)
+        given = {"shuffle": False, **given, "phase": needed}
+    return given
+
+
+def _class_of(name: Any) -> Any:
+    return DATASETS.get(name, "type") if isinstance(name, str) and name in DATASETS else None

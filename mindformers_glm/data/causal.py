@@ -10,10 +10,12 @@ import numpy as np
 
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.data.loaders import FileLoader
+from mindformers_glm.data.loaders import FileLoader, whole_text
 from mindformers_glm.data.order import Order
-from mindformers_glm.data.records import Fault, Record, data_file, judge
-from mindformers_glm.data.section import built_loader, built_tokenizer, require, takes_section
+from mindformers_glm.data.record import Fault, Record
+from mindformers_glm.data.records import judge
+from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
+from mindformers_glm.data.source import data_file, lines_of, read_data, refuse_encoding, suffix_of
 from mindformers_glm.errors import DataError
 from mindformers_glm.registry import DATA_LOADERS, DATASETS
 
@@ -29,7 +31,9 @@ class Document(NamedTuple):
 
 @DATA_LOADERS.register()
 class TextDataLoader(FileLoader):
-    """Documents: lines of a .txt file, or the column `text_column` of JSON lines, JSON arrays and parquet."""
+    """Documents: lines of a .txt file, or the column `text_column` of JSON lines, JSON arrays and tables."""
+
+    gives = "documents"
 
     def __init__(
         self,
@@ -42,7 +46,7 @@ class TextDataLoader(FileLoader):
         shard_id: int | None = None,
         max_bad_ratio: float = 0.5,
     ) -> None:
-        self.column = text_column
+        self.column, self.reads = text_column, frozenset((text_column,))
         super().__init__(dataset_dir, phase, shuffle, num_samples, num_shards, shard_id, max_bad_ratio)
 
     def convert(self, record: Record) -> Document:
@@ -50,16 +54,18 @@ class TextDataLoader(FileLoader):
         text = record.value.get(self.column) if isinstance(record.value, dict) else record.value
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"no text under {self.column!r}")
-        return Document(record.line, text)
+        return Document(record.line, whole_text(text, self.column))
 
     def read(self) -> list[Document]:
         """Documents of the file."""
-        if self.path.suffix != ".txt":
+        if suffix_of(self.path) != ".txt":
             return super().read()
         lines, faults = [], []
-        for number, raw in enumerate(self.path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        raw = read_data(self.path)
+        refuse_encoding(self.path, raw)
+        for number, line in lines_of(raw):
             try:
-                text = raw.decode("utf-8").rstrip("\r")
+                text = line.decode("utf-8")
             except UnicodeDecodeError:
                 faults.append(Fault(number, "not UTF-8"))
                 continue
@@ -113,6 +119,7 @@ class CausalLanguageModelDataset(TokenDataset):
         prefetch_size: int = 2,
     ) -> None:
         self.loader = loader = built_loader(data_loader, "data_loader")
+        require_rows(loader, "documents", self)
         indexed = getattr(loader, "rows_of", None)
         if indexed is not None:
             known = built_tokenizer(tokenizer, "tokenizer") if tokenizer is not None else None

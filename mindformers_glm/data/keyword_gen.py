@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.data.loaders import Pair
+from mindformers_glm.data.loaders import Pair, Rounds
 from mindformers_glm.data.order import Order
-from mindformers_glm.data.section import built_loader, built_tokenizer, require, takes_section
+from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATASETS
@@ -35,11 +35,18 @@ class KeyWordGenDataset(TokenDataset):
 
     An answer longer than `max_target_length` is cut and still closed with eos, as MindFormers does;
     `eos_after_truncation: False` leaves a cut answer open, so that the model does not learn to stop there.
+    Earlier rounds of a row (`history`, version 2) stand before the prompt, as in chat. They may take the room that the
+    answer leaves; beyond that the oldest go.
     A prompt longer than `max_source_length` loses its end, and with it the "答：" that closes the template, as in
     MindFormers; `keep_template: True` shortens the text inside the template instead.
+    In the eval phase MindFormers cuts prompts and answers by characters before it cuts tokens, so that prompts that
+    would fit lose their end: `cut_by: "characters"`, the default of this class, gives its arrays; `cut_by: "tokens"`,
+    what a run takes (build_dataset), cuts nothing that fits.
 
     Source: arrays of mindformers r0.8 and 1.0.2.
     """
+
+    in_a_run = {"cut_by": "tokens"}  # what a configuration that does not name it gets
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class KeyWordGenDataset(TokenDataset):
         label_convention: Literal["1.0", "0.8"] | float = "1.0",  # YAML reads a bare 0.8 as a number
         keep_template: bool = False,
         eos_after_truncation: bool = True,
+        cut_by: Literal["characters", "tokens"] = "characters",
         batch_size: int = 8,
         drop_remainder: bool = True,
         repeat: int = 1,
@@ -60,11 +68,14 @@ class KeyWordGenDataset(TokenDataset):
         prefetch_size: int = 2,
     ) -> None:
         self.loader = loader = built_loader(data_loader, "data_loader")
+        require_rows(loader, "pairs", self)
         self.rows = loader.rows
+        self.cut_by = cut_by
+        require(cut_by in ("characters", "tokens"), "cut_by", cut_by, "Use tokens or characters.")
         self.phase, self.counts_labels = loader.phase, loader.phase == "train"
         self.source, self.target = max_source_length, max_target_length
         self.ignore_pad, self.convention = ignore_pad_token_for_loss, str(label_convention)
-        self._warned = False
+        self._warned = self._warned_of_rounds = False
         self.keep_template, self.eos_after_truncation = keep_template, eos_after_truncation
         require(self.convention in ("1.0", "0.8"), "label_convention", label_convention, "Use '1.0' or '0.8'.")
         require(max_source_length > 2, "max_source_length", max_source_length, "Use 3 or more: two go to [gMASK] sop.")
@@ -106,13 +117,24 @@ class KeyWordGenDataset(TokenDataset):
         if version == 2 and not hasattr(self.tokenizer, "build_prompt"):
             fix = "Version 2 wraps prompts for ChatGLM2; with ChatGLM3Tokenizer use version: 3."
             raise ConfigError("data_loader.version", version, fix)
-        self.template = self.tokenizer.build_prompt if version == 2 else str
+        self.version = version
+        with_history = next((row for row in self.rows if row.history), None) if version == 3 else None
+        if with_history is not None:
+            logger.warning(
+                "%s:%d: version 3 has no form for earlier rounds: `history` is not read. MultiTurnDataset reads it.",
+                self.loader.path,
+                with_history.line,
+            )
+
+    def _text(self, prompt: str, history: Rounds = ()) -> str:
+        """The prompt in its template, behind the rounds before it."""
+        return prompt if self.version == 3 else self.tokenizer.build_prompt(prompt, list(history))
 
     def _train(self, pair: Pair) -> Example:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        prompt, prompt_cut = self._prompt(pair)
         whole = self.tokenizer.encode(pair.answer, add_special_tokens=False)
         answer, answer_cut = whole[: self.target], len(whole) > self.target
+        prompt, prompt_cut = self._prompt(pair, self.source + self.target - len(answer))
         closed = [eos] if self.eos_after_truncation or not answer_cut else []
         ids = [*prompt, *answer, *closed]
         if self.convention == "1.0":
@@ -125,14 +147,36 @@ class KeyWordGenDataset(TokenDataset):
             labels = [IGNORED if label == pad else label for label in labels]
         return Example(ids + [pad] * (length - len(ids)), labels, len(ids), prompt_cut or answer_cut)
 
-    def _prompt(self, pair: Pair) -> tuple[list[int], bool]:
-        ids = self.tokenizer.encode(self.template(pair.prompt))
+    def _prompt(self, pair: Pair, room: int) -> tuple[list[int], bool]:
+        """Ids of the prompt and whether something of it is lost; with earlier rounds they take up to `room`."""
+        history = pair.history if self.version == 2 else ()
+        for first in range(len(history)):
+            ids = self.tokenizer.encode(self._text(pair.prompt, history[first:]))
+            if len(ids) <= room:
+                if first:
+                    self._warn_of_rounds(pair, first)
+                return ids, first > 0
+        if history:
+            self._warn_of_rounds(pair, len(history))
+        ids = self.tokenizer.encode(self._text(pair.prompt))
         if len(ids) <= self.source:
-            return ids, False
+            return ids, bool(history)
         if self.keep_template:
             return self._shortened(pair), True
         self._warn_of_cut(pair)
         return ids[: self.source], True
+
+    def _warn_of_rounds(self, pair: Pair, count: int) -> None:
+        """Warns of the first history that does not fit; `statistics.cut` counts them all."""
+        if not self._warned_of_rounds:
+            self._warned_of_rounds = True
+            logger.warning(
+                "%s:%d: the history does not fit and loses its %d oldest rounds; raise max_source_length and "
+                "seq_length. Others are not named.",
+                self.place,
+                pair.line,
+                count,
+            )
 
     def _warn_of_cut(self, pair: Pair) -> None:
         """Warns of the first prompt that loses its end; `statistics.cut` counts them all."""
@@ -151,23 +195,24 @@ class KeyWordGenDataset(TokenDataset):
         low, high = 0, len(pair.prompt)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = len(self.tokenizer.encode(self.template(pair.prompt[:middle]))) <= self.source
+            fits = len(self.tokenizer.encode(self._text(pair.prompt[:middle]))) <= self.source
             low, high = (middle, high) if fits else (low, middle - 1)
-        ids = self.tokenizer.encode(self.template(pair.prompt[:low]))
+        ids = self.tokenizer.encode(self._text(pair.prompt[:low]))
         require(len(ids) <= self.source, "max_source_length", self.source, f"The template alone takes {len(ids)}.")
         return ids
 
     def _eval(self, pair: Pair) -> Example:
-        """Prompt and reference. MindFormers cuts characters here before it cuts tokens."""
-        pad = self.tokenizer.pad_token_id
-        text = self.template(pair.prompt)
-        if self.keep_template:
-            ids, cut = self._prompt(pair)
+        """Prompt and reference, each cut where it must be; see `cut_by`."""
+        pad, by_tokens = self.tokenizer.pad_token_id, self.cut_by == "tokens"
+        text = self._text(pair.prompt)
+        if self.keep_template or by_tokens or (pair.history and self.version == 2):
+            ids, cut = self._prompt(pair, self.source)
         else:
             ids = self.tokenizer.encode(text[: self.source - 1], max_length=self.source)
             cut = len(text) > self.source - 1
             if cut:
                 self._warn_of_cut(pair)
-        labels = self.tokenizer.encode(pair.answer[: self.target - 1], max_length=self.target)
+        answer = pair.answer if by_tokens else pair.answer[: self.target - 1]
+        labels = self.tokenizer.encode(answer, max_length=self.target)
         padded = ids + [pad] * (self.source - len(ids))
         return Example(padded, labels + [pad] * (self.target - len(labels)), len(ids), cut)

@@ -9,8 +9,9 @@ from mindformers_glm.data.conversations import Conversation
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.loaders import Pair
 from mindformers_glm.data.order import Order
-from mindformers_glm.data.records import Fault, judge
-from mindformers_glm.data.section import built_loader, built_tokenizer, require, takes_section
+from mindformers_glm.data.record import Fault
+from mindformers_glm.data.records import judge
+from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import DataError, GenerationError
 from mindformers_glm.registry import DATASETS
 from mindformers_glm.tokenizers import Message, Renderer
@@ -49,6 +50,7 @@ class MultiTurnDataset(TokenDataset):
         prefetch_size: int = 2,
     ) -> None:
         self.loader = loader = built_loader(data_loader, "data_loader")
+        require_rows(loader, "conversations or pairs", self)
         require(not loader.encoded, "data_loader", type(loader).__name__, "This dataset needs conversations as text.")
         require(max_seq_length > 2, "max_seq_length", max_seq_length, "Use 3 or more.")
         require(overlong in _OVERLONG, "overlong", overlong, f"Use one of {', '.join(_OVERLONG)}.")
@@ -107,4 +109,6 @@ class MultiTurnDataset(TokenDataset):
 def _conversation(row: Conversation | Pair) -> Conversation:
     if isinstance(row, Conversation):
         return row
-    return Conversation(row.line, [Message("user", row.prompt), Message("assistant", row.answer)])
+    rounds = [*row.history, (row.prompt, row.answer)]
+    roles = ("user", "assistant")
+    return Conversation(row.line, [Message(*said) for pair in rounds for said in zip(roles, pair, strict=True)])

@@ -81,6 +81,21 @@ def built_tokenizer(tokenizer: Any, key: str) -> GLMTokenizer:
     return TOKENIZERS.build(tokenizer, key) if isinstance(tokenizer, Mapping) else tokenizer
 
 
+def require_rows(loader: Any, kind: str, dataset: Any) -> None:
+    """Raises ConfigError where a loader of files gives another kind of rows than the dataset makes samples of."""
+    gives = getattr(loader, "gives", "rows")
+    known = {
+        "pairs": "KeyWordGenDataset",
+        "conversations": "MultiTurnDataset",
+        "documents": "CausalLanguageModelDataset",
+    }
+    if loader.encoded or gives == "rows" or gives in kind:
+        return
+    name = type(dataset).__name__
+    fix = f"It gives {gives}, and {name} wants {kind}: set the type of the dataset task to {known[gives]}."
+    raise ConfigError("data_loader.type", type(loader).__name__, fix)
+
+
 def require(condition: bool, key: str, got: Any, fix: str) -> None:
     """Raises ConfigError unless the condition holds."""
     if not condition:

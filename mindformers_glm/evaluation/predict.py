@@ -113,7 +113,8 @@ def _is(text: str, kind: str) -> bool:
 
 def _read_file(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")  # not splitlines: it also breaks at \x0b, \x85 and \u2028
+        lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     except FileNotFoundError as error:
         raise DataError(
             str(path), "there is no such file", "Give the path of a text file, a prompt per line"

@@ -102,8 +102,10 @@ def tokenizer_of(spec: dict[str, Any], config: RunConfig, key: str) -> GLMTokeni
     return tokenizer
 
 
-def build_data(config: RunConfig, phase: str) -> TokenDataset:
+def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> TokenDataset:
     """The dataset of `train_dataset` (phase "train") or `eval_dataset` (phase "eval"), with its tokenizer checked.
+
+    `labels` as for build_dataset: what an evaluation does with the rows.
 
     Raises:
         ConfigError, DataError: a key is wrong, or the file is missing, empty or holds no usable line.
@@ -121,4 +123,5 @@ def build_data(config: RunConfig, phase: str) -> TokenDataset:
         batch_size=config.runner_config.batch_size,
         phase=phase,
         tokenizer=tokenizer,
+        labels=labels,
     )

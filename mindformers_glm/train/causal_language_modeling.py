@@ -31,7 +31,7 @@ from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.fit import fit
-from mindformers_glm.train.plan import make_plan
+from mindformers_glm.train.plan import make_plan, warn_of_warm_up
 from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
@@ -59,6 +59,7 @@ class CausalLanguageModelingTrainer:
         self._network, self._tokenizer, self._optimizer = network, tokenizer, optimizer
         self._train_dataset, self._eval_dataset = train_dataset, eval_dataset
         self._callbacks, self._metric = callbacks, metric
+        self._eval_data: dict[bool, TokenDataset] = {}  # with labels or without -> rows
 
     @cached_property
     def tokenizer(self) -> GLMTokenizer:
@@ -72,8 +73,36 @@ class CausalLanguageModelingTrainer:
 
     @cached_property
     def eval_dataset(self) -> TokenDataset:
-        """The rows to evaluate on."""
-        return self._eval_dataset or build_data(self.config, "eval")
+        """The rows to evaluate on, in the form that the first metric wants."""
+        return self._data_for(self._metrics[0] if self._metrics else None)
+
+    @cached_property
+    def _metrics(self) -> list[Any]:
+        """The metrics of the run; none where the configuration names none."""
+        if self._metric is not None:
+            return [self._metric]
+        specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
+        return [METRICS.build(spec, "metric") for spec in specs if spec is not None]
+
+    def _data_for(self, metric: Any) -> TokenDataset:
+        """The rows to evaluate on: with labels as in training for a loss, with prompts for what generates.
+
+        Raises:
+            ConfigError: the dataset has no such rows.
+        """
+        if metric is None:
+            return self._eval_dataset or build_data(self.config, "eval")
+        labels = isinstance(metric, PerplexityMetric)
+        if labels not in self._eval_data:
+            self._eval_data[labels] = self._eval_dataset or build_data(self.config, "eval", labels=labels)
+        dataset = self._eval_data[labels]
+        if dataset.counts_labels != labels:
+            needs = (
+                "labels as in training" if labels else "prompts and answers apart: eval_dataset_task KeyWordGenDataset"
+            )
+            fix = f"It needs rows with {needs}; {dataset.place} is read as {type(dataset).__name__} without them."
+            raise ConfigError("metric.type", type(metric).__name__, fix)
+        return dataset
 
     def train(self) -> TrainState:
         """Trains, or fine-tunes; returns the state at the end.
@@ -98,13 +127,13 @@ class CausalLanguageModelingTrainer:
             logger.info("Resuming from %s after step %d", resume_from, state.done)
         per_epoch = state.plan.steps_per_epoch
         schedule = self._schedule(state.plan.total_steps, per_epoch)
+        warn_of_warm_up(schedule, state.plan.total_steps)
         return fit(state, dataset, schedule, self._all_callbacks(network)).capture()
 
     def evaluate(self) -> dict[str, float]:
         """The metric's figures over `eval_dataset`."""
-        dataset, tokenizer = self.eval_dataset, self.tokenizer
-        network = self._loaded_network()
-        return self._evaluate(network, dataset, tokenizer)
+        tokenizer = self._ready_to_evaluate()
+        return self._evaluate(self._loaded_network(), tokenizer)
 
     def predict(self) -> list[dict[str, list[str]]]:
         """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
@@ -194,10 +223,10 @@ class CausalLanguageModelingTrainer:
     def _all_callbacks(self, network: nn.Cell) -> list[Callback]:
         config, evaluate = self.config, None
         if config.do_eval:
-            dataset, tokenizer = self.eval_dataset, self.tokenizer  # built now, so that their faults show first
+            tokenizer = self._ready_to_evaluate()
 
             def evaluate() -> dict[str, float]:
-                return self._evaluate(network, dataset, tokenizer)
+                return self._evaluate(network, tokenizer)
 
         return build_callbacks(
             [*config.callbacks, *(self._callbacks or [])],
@@ -211,13 +240,20 @@ class CausalLanguageModelingTrainer:
         data = mesh_from_config(self.config, rank=runtime.rank(), world=runtime.rank_size()).data
         return Share(data.rank, data.size, partial(gather_bytes, data))
 
-    def _evaluate(self, network: nn.Cell, dataset: TokenDataset, tokenizer: GLMTokenizer) -> dict[str, float]:
+    def _ready_to_evaluate(self) -> GLMTokenizer:
+        """The tokenizer, with the data of every metric read: their faults show before anything is computed."""
+        for metric in self._metrics:
+            self._data_for(metric)
+        return self.tokenizer
+
+    def _evaluate(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
         # the loss of a network that is being trained spans the data ranks: there each computes all rows
         whole = ALL if self.config.run_mode in ("train", "finetune") else None
-        specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
         figures: dict[str, float] = {}
-        for spec in specs:
-            metric = self._metric or METRICS.build(spec, "metric")
+        for metric in self._metrics:
+            dataset = self._data_for(metric)
+            if hasattr(metric, "clear"):
+                metric.clear()
             if isinstance(metric, PerplexityMetric):
                 figures.update(evaluate_loss(network, dataset, metric, share=whole or self._share()).scores)
                 continue
@@ -243,4 +279,8 @@ class CausalLanguageModelingTrainer:
             return self.config.input_data
         if self.config.eval_dataset is None:
             raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
-        return [row.prompt for row in self.eval_dataset.rows]
+        rows = getattr(self.eval_dataset, "rows", [])
+        if not rows or not hasattr(rows[0], "prompt"):
+            fix = "Its rows are no prompts. Give prompts: --predict_data 'TEXT', or a file with one per line."
+            raise ConfigError("eval_dataset", str(self.eval_dataset.place), fix)
+        return [row.prompt for row in rows]

@@ -8,10 +8,12 @@ sink_size 4 the third sink ends as `-3_4`. The data runs on through the epochs a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.log import logger
 
 
 class Position(NamedTuple):
@@ -76,11 +78,37 @@ def make_plan(
     if steps < 1:
         fix = f"An epoch has {batches} batches and a step takes {accumulation}: use at most {batches}."
         raise ConfigError("runner_config.gradient_accumulation_steps", accumulation, fix)
+    if batches % accumulation:
+        logger.warning(
+            "%d of %d batches of an epoch are left out: gradient_accumulation_steps %d does not divide them.",
+            *(batches % accumulation, batches, accumulation),
+        )
     plan = Plan(epochs=epochs, steps_per_epoch=steps, sink_size=_sink(sink_mode, sink_size, steps), max_steps=max_steps)
     if plan.total_steps < 1:
         fix = f"{epochs} epochs of {steps} steps do not fill one sink: use at most {epochs * steps}, or -1."
         raise ConfigError("runner_config.sink_size", sink_size, fix)
+    left_out = epochs * steps - plan.sinks * plan.sink_size if plan.sink_size else 0
+    if left_out:
+        logger.warning(
+            "%d of %d steps are left out: sink_size %d does not divide them, and sinks are whole, as in MindFormers. "
+            "Set runner_config.sink_size: -1, or sink_mode: False, to make them all.",
+            *(left_out, epochs * steps, plan.sink_size),
+        )
     return plan
+
+
+def warn_of_warm_up(schedule: Callable[[int], float], total_steps: int) -> None:
+    """Warns where a run ends before its learning rate has risen, or has no rate but 0."""
+    warm_up = int(getattr(schedule, "warmup_steps", 0) or 0)
+    rates = [schedule(step) for step in range(min(total_steps, max(warm_up, 1) + 1))]
+    if max(rates, default=1.0) > 0 and total_steps > warm_up:
+        return
+    what = "the rate stays at 0 and no weight changes" if max(rates) <= 0 else f"the rate only rises to {max(rates):g}"
+    logger.warning(
+        "The whole run, %d step%s, lies inside the warm-up (lr_schedule.warmup_steps %d, at least 1): %s. "
+        "Lower warmup_steps, or train longer: more epochs, fewer gradient_accumulation_steps.",
+        *(total_steps, "" if total_steps == 1 else "s", warm_up, what),
+    )
 
 
 def _sink(sink_mode: bool, sink_size: int, steps: int) -> int:

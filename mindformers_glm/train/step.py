@@ -15,6 +15,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers_glm.data.batch import IGNORED, Batch
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.optim import LossScale, SquaredNorm, build_loss_scale, clip_coefficient, scale_gradients
 
 _COUNT_EPSILON = 1e-5  # the loss divides by count + 1e-5
@@ -67,6 +68,7 @@ class TrainStep:
             raise ConfigError("runner_config.gradient_accumulation_steps", accumulation, "Use 1 or more.")
         self.network, self.optimizer, self.accumulation = network, optimizer, accumulation
         self.loss_scale = loss_scale or build_loss_scale(None)
+        self._vocabulary = getattr(getattr(network, "config", None), "padded_vocab_size", 0)
         network.set_train(True)
         gradients = _Gradients(network, optimizer.parameters)
         reduction = reduction or Reduction()
@@ -81,7 +83,13 @@ class TrainStep:
             self._apply = _Apply(sums, update, token_weighted=token_weighted)
 
     def __call__(self, batches: Sequence[Batch], learning_rate: float, *, stop: bool = False) -> StepResult:
-        """Trains on `accumulation` batches of (B, T); follows overflows with the loss scale."""
+        """Trains on `accumulation` batches of (B, T); follows overflows with the loss scale.
+
+        Raises:
+            DataError: an id or a label that the network's vocabulary does not have.
+        """
+        for batch in batches if self._vocabulary else ():
+            require_token_range(batch.input_ids, batch.labels, self._vocabulary, rows=batch.rows)
         scale = self.loss_scale.value
         host = [Tensor(value, ms.float32) for value in (scale, learning_rate, float(stop))]
         if self._whole is not None:

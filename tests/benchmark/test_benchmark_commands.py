@@ -75,8 +75,7 @@ def check(found: dict, *, what: str, tokens: int) -> None:
     assert found["process_peak_bytes"] > 1e8
     assert 0 <= found["others_share"] <= 1
     machine = found["machine"]
-    assert machine["memory_bytes_per_s"] > 1e9
-    assert machine["matrix_flop_per_s"] > 1e9
+    assert min(machine["memory_bytes_per_s"], machine["matrix_flop_per_s"]) > 0
     assert set(found["versions"]) == {"mindformers_glm", "mindspore", "numpy", "python"}
 
 

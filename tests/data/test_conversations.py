@@ -196,3 +196,160 @@ def test_names_of_mindformers_are_registered():
         assert name in DATA_LOADERS
     for name in ("KeyWordGenDataset", "MultiTurnDataset", "CausalLanguageModelDataset"):
         assert name in DATASETS
+
+
+@pytest.fixture
+def faults(monkeypatch):
+    from mindformers_glm.log import logger
+
+    found = []
+    monkeypatch.setattr(logger, "warning", lambda message, *values: found.append(message % values))
+    return found
+
+
+GOOD_ALPACA = {"instruction": "问", "input": "", "output": "答"}
+GOOD_SHAREGPT = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}
+GOOD_TURNS = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input": float("nan")}, "'input' is not text but float"),
+        ({"input": 5}, "'input' is not text but int"),
+        ({"input": [1]}, "'input' is not text but list"),
+        ({"input": {}}, "'input' is not text but dict"),
+        ({"system": 5}, "'system' is not text but int"),
+        ({"history": 5}, "'history' is not a list of rounds but int"),
+        ({"history": [["a"]]}, "pairs"),
+        ({"history": [["a", None]]}, "'history' is blank"),
+        ({"history": [["a", " "]]}, "'history' is blank"),
+        ({"history": [["a", 5]]}, "'history' is not text"),
+        ({"output": None}, "`output` is blank"),
+        ({"output": " "}, "`output` is blank"),
+        ({"instruction": ""}, "`instruction` is blank"),
+    ],
+)
+def test_a_strange_alpaca_row_is_skipped_and_told(tmp_path, faults, change, words):
+    loader = AlpacaDataLoader(write(tmp_path, GOOD_ALPACA, {**GOOD_ALPACA, **change}, GOOD_ALPACA))
+    assert [row.line for row in loader.rows] == [1, 3]
+    assert "1 of 3 records cannot be used: line 2" in faults[0]
+    assert words in faults[0]
+
+
+@pytest.mark.parametrize(
+    "turn", [{"from": ["human"], "value": "x"}, {"from": "gpt", "value": 5}, {"from": "gpt", "value": ""}, 5]
+)
+def test_a_strange_sharegpt_turn_is_skipped_and_told(tmp_path, faults, turn):
+    strange = {"conversations": [{"from": "human", "value": "问"}, turn]}
+    assert [row.line for row in ShareGPTDataLoader(write(tmp_path, GOOD_SHAREGPT, strange, GOOD_SHAREGPT)).rows] == [
+        1,
+        3,
+    ]
+    assert "line 2" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tools": 5},
+        {"system": 5},
+        {"conversations": [*GOOD_TURNS[:1], {"role": "assistant", "content": ""}]},
+        {"conversations": [*GOOD_TURNS[:1], {"role": "assistant", "content": None}]},
+        {"conversations": [*GOOD_TURNS[:1], {"role": "assistant", "content": 5}]},
+        {"conversations": [*GOOD_TURNS[:1], {"role": "assistant", "content": "x", "tool_calls": 5}]},
+        {"conversations": [*GOOD_TURNS[:1], {"role": ["assistant"], "content": "x"}]},
+        {"conversations": [*GOOD_TURNS, 5]},
+        {"conversations": [*GOOD_TURNS[:1], {"role": "assistant", "content": "x", "loss": "false"}]},
+    ],
+)
+def test_a_strange_conversation_is_skipped_and_told(tmp_path, faults, change):
+    good = {"conversations": GOOD_TURNS}
+    assert [row.line for row in ConversationDataLoader(write(tmp_path, good, {**good, **change}, good)).rows] == [1, 3]
+    assert "1 of 3 records cannot be used: line 2" in faults[0]
+
+
+def test_a_blank_reply_that_is_not_learned_may_stand(tmp_path):
+    turns = [*GOOD_TURNS[:1], {"role": "assistant", "content": "", "loss": False}, *GOOD_TURNS]
+    assert len(ConversationDataLoader(write(tmp_path, {"messages": turns})).rows) == 1
+
+
+def test_keys_without_a_value_are_absent(tmp_path):
+    keys = ("role", "content", "name", "parameters", "observation", "tool_calls", "tool_call_id", "loss", "weight")
+    plain = [
+        {"role": "user", "content": "天气"},
+        {"role": "tool", "name": "get", "parameters": {"city": "北京"}, "observation": "晴"},
+        {"role": "assistant", "content": "晴。", "weight": 0},
+        {"role": "user", "content": "开灯"},
+        {"role": "tool", "name": "light", "parameters": {"on": True}, "observation": "ok"},
+        {"role": "assistant", "content": "好。"},
+    ]
+    filled = [{key: turn.get(key) for key in keys} for turn in plain]
+    for turn in filled:
+        if turn["parameters"]:
+            turn["parameters"] = {name: turn["parameters"].get(name) for name in ("city", "on")}
+    tools = [{"name": "get", "parameters": {"city": {"type": "string"}}}]
+    filled_tools = [{"name": "get", "parameters": {"city": {"type": "string"}, "on": None}}]
+    loader = ConversationDataLoader(
+        write(tmp_path, {"tools": tools, "messages": plain}, {"tools": filled_tools, "messages": filled})
+    )
+    assert loader.rows[0].messages == loader.rows[1].messages
+    assert "tool_call(city='北京')" in loader.rows[1].messages[2].content
+    assert [m.loss for m in loader.rows[1].messages if m.role == "assistant"] == [None, False, None, None]
+
+
+def test_a_null_that_somebody_wrote_stays(tmp_path):
+    turns = [*GOOD_TURNS[:1], {"role": "tool", "name": "get", "parameters": {"city": None}, "observation": "x"}]
+    (row,) = ConversationDataLoader(write(tmp_path, {"messages": [*turns, GOOD_TURNS[1]]})).rows
+    assert "tool_call(city=None)" in row.messages[1].content
+
+
+def test_tables_hold_conversations_as_json_in_a_cell(tmp_path):
+    import csv
+
+    path = tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["messages", "system"])
+        rows.writerow([json.dumps(GOOD_TURNS, ensure_ascii=False), "你是助手"])
+    assert told(ConversationDataLoader(str(path))) == [
+        ("system", "", "你是助手"),
+        ("user", "", "问"),
+        ("assistant", "", "答"),
+    ]
+
+
+def test_history_of_a_pair_is_learned_from_as_in_chat(tmp_path, real2, faults):
+    rounds = [["q1", "a1"], ["q2", "a2"]]
+    path = write(tmp_path, {"content": "q3", "summary": "a3", "history": rounds})
+    loader = {"type": "ADGenDataLoader", "dataset_dir": path, "shuffle": False}
+
+    def built(**more):
+        return KeyWordGenDataset(data_loader={**loader, **more}, tokenizer=real2, max_source_length=64, batch_size=1)
+
+    example = built().example(0)
+    prompt = real2.encode(real2.build_prompt("q3", rounds))
+    reply = [*real2.encode("a3", add_special_tokens=False), real2.eos_token_id]
+    assert example.input_ids[: example.used] == prompt + reply
+    assert [label for label in example.labels if label != -100] == reply
+    evaluated = built(phase="eval").example(0)
+    assert evaluated.input_ids[: evaluated.used] == prompt
+    assert faults == []
+
+
+def test_history_that_does_not_fit_loses_its_oldest_rounds(tmp_path, real2, faults):
+    rounds = [["一" * 40, "二" * 40], ["q2", "a2"]]
+    path = write(tmp_path, {"content": "q3", "summary": "a3", "history": rounds})
+    loader = {"type": "ADGenDataLoader", "dataset_dir": path, "shuffle": False}
+    sizes = {"max_source_length": 48, "max_target_length": 16, "batch_size": 1}
+    example = KeyWordGenDataset(data_loader=loader, tokenizer=real2, **sizes).example(0)
+    kept = real2.encode(real2.build_prompt("q3", rounds[1:]))
+    assert example.input_ids[: len(kept)] == kept
+    assert example.cut
+    assert "loses its 1 oldest rounds" in faults[0]
+
+
+def test_a_loader_of_other_rows_is_refused_with_the_dataset_that_takes_them(tmp_path, glm2):
+    path = write(tmp_path, GOOD_ALPACA)
+    with pytest.raises(ConfigError, match="MultiTurnDataset"):
+        KeyWordGenDataset(data_loader={"type": "AlpacaDataLoader", "dataset_dir": path}, tokenizer=glm2)

@@ -77,3 +77,39 @@ def test_whole_dev_set_has_the_same_bytes(shared, folder, tokenizer, who):
         assert list(ids.shape) == facts["shape"]["input_ids"]
         assert hashlib.sha256(ids.tobytes()).hexdigest() == facts["sha256"]["input_ids"]
         assert hashlib.sha256(labels.tobytes()).hexdigest() == facts["sha256"]["labels"]
+
+
+def test_what_fits_in_tokens_is_whole_in_a_run(tmp_path, tokenizer):
+    from mindformers_glm.data.build import build_dataset
+
+    row = {"content": "类型#裙*版型#宽松*风格#复古*图案#波点*裙型#百褶", "summary": "优雅的裙子" * 4}
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    prompt = tokenizer.encode(tokenizer.build_prompt(row["content"]))
+    answer = tokenizer.encode(row["summary"])
+    assert len(prompt) < len(tokenizer.build_prompt(row["content"]))
+    section = {
+        "data_loader": {"type": "ADGenDataLoader", "dataset_dir": str(path)},
+        "max_source_length": len(prompt),
+        "max_target_length": len(answer),
+    }
+    settings = {"task": {"type": "KeyWordGenDataset"}, "seed": 0, "batch_size": 1, "phase": "eval"}
+    whole = build_dataset(section, tokenizer=tokenizer, **settings).example(0)
+    assert (whole.input_ids, whole.labels, whole.cut) == (prompt, answer, False)
+    cut = build_dataset({**section, "cut_by": "characters"}, tokenizer=tokenizer, **settings).example(0)
+    assert cut.cut
+    assert cut.input_ids != prompt
+
+
+@pytest.mark.parametrize(("labels", "phase"), [(True, "train"), (False, "eval"), (None, "eval")])
+def test_the_use_of_an_evaluation_decides_on_the_phase(shared, tokenizer, labels, phase):
+    from mindformers_glm.data.build import build_dataset
+
+    for named in ("train", "eval"):
+        loader = {"type": "ADGenDataLoader", "dataset_dir": str(shared / "data/advertisegen/dev.json"), "phase": named}
+        section = {"data_loader": loader}
+        settings = {"task": {"type": "KeyWordGenDataset"}, "seed": 0, "batch_size": 2, "phase": "eval"}
+        dataset = build_dataset(section, tokenizer=tokenizer, labels=labels, **settings)
+        assert dataset.phase == (named if labels is None else phase)
+        if labels is not None:
+            assert not dataset.order.shuffle

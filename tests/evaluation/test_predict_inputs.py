@@ -45,3 +45,9 @@ def test_faults_of_files(tmp_path):
 def test_a_long_or_strange_text_is_a_prompt():
     for text in ("x" * 5000, "nul \0", "see notes.txt"):
         assert read_inputs(text) == [text]
+
+
+def test_only_line_feeds_end_a_prompt(tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_bytes("第一\u2028句\r\n第二\x0b\x85\x1c句\n".encode())
+    assert read_inputs(file) == ["第一\u2028句", "第二\x0b\x85\x1c句"]

@@ -78,3 +78,56 @@ def test_faults_name_the_key(spec, message):
     with pytest.raises(ConfigError) as caught:
         build_wrapper(spec)
     assert message in str(caught.value)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    from mindformers_glm.log import logger
+
+    found = []
+    monkeypatch.setattr(logger, "warning", lambda message, *values: found.append(message % values))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batches": 5, "sink_mode": True, "sink_size": 4}, "1 of 5 steps are left out: sink_size 4"),
+        ({"batches": 5, "epochs": 2, "sink_mode": True, "sink_size": 4}, "2 of 10 steps are left out"),
+        ({"batches": 5, "accumulation": 2}, "1 of 5 batches of an epoch are left out: gradient_accumulation_steps 2"),
+    ],
+)
+def test_what_is_left_out_is_said(warnings, arguments, words):
+    make_plan(**arguments)
+    assert len(warnings) == 1
+    assert words in warnings[0]
+
+
+def test_nothing_is_said_where_nothing_is_left_out(warnings):
+    make_plan(batches=8, epochs=2, sink_mode=True, sink_size=4, accumulation=2)
+    make_plan(batches=5, sink_mode=True, sink_size=-1)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "total", "words"),
+    [
+        (10, 1, "1 step, lies inside .*10.* the rate stays at 0 and no weight changes"),
+        (0, 1, "the rate stays at 0"),
+        (10, 6, "6 steps, .* only rises to 0.005"),
+        (10, 10, "only rises to 0.009"),
+        (10, 11, None),
+        (0, 2, None),
+    ],
+)
+def test_a_run_inside_its_warm_up_is_told(warnings, warm_up, total, words):
+    import re
+
+    from mindformers_glm.optim import build_schedule
+    from mindformers_glm.train.plan import warn_of_warm_up
+
+    spec = {"type": "constant_with_warmup", "learning_rate": 0.01, "warmup_steps": warm_up}
+    warn_of_warm_up(build_schedule(spec, total_steps=total), total)
+    assert len(warnings) == (words is not None)
+    if words:
+        assert re.search(words, warnings[0])

@@ -24,6 +24,7 @@ from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.linear import matrix_type, multiplies
 from mindformers_glm.ops.rotary import head_scales, rotary_table
+from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.registry import CONFIGS, MODELS, service
 
 CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
@@ -147,10 +148,13 @@ class ChatGLM2ForConditionalGeneration(nn.Cell):
         object.__setattr__(self, "_cached", None)
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What `construct` gives; a sequence that is too long is refused before anything is compiled."""
+        """What `construct` gives; a sequence that is too long, an id or a label out of range is refused before that."""
         if input_ids.shape[-1] > self.config.seq_length:
             fix = f"These sequences have {input_ids.shape[-1]} tokens: cut them, or build the model longer."
             raise ConfigError("model_config.seq_length", self.config.seq_length, fix)
+        labels = args[0] if args else kwargs.get("labels")
+        given = (input_ids.asnumpy(), None if labels is None else labels.asnumpy())
+        require_token_range(*given, self.config.padded_vocab_size)
         return super().__call__(input_ids, *args, **kwargs)
 
     def construct(self, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
