@@ -29,6 +29,7 @@ from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.registry import CONFIGS, TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer
 from mindformers_glm.tokenizers.processor import GLMProcessor
+from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 _YAML = (".yaml", ".yml")
 
@@ -140,7 +141,7 @@ class AutoTokenizer(_Listed):
             file = of_model(spec.get("vocab_file")) or spec.get("vocab_file") or beside(str(path))
             return TOKENIZERS.build({**spec, "vocab_file": file, **overrides}, f"{path}: processor.tokenizer")
         if path.is_dir():
-            return TOKENIZERS.get(_tokenizer_type(path)).from_pretrained(str(path), **overrides)
+            return TOKENIZERS.get(tokenizer_class(path)).from_pretrained(str(path), **overrides)
         if path.is_file():
             kind = overrides.pop("type", "ChatGLM2Tokenizer")
             return TOKENIZERS.build({"type": kind, "vocab_file": str(path), **overrides}, "tokenizer")
@@ -170,7 +171,7 @@ def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config
     Raises:
         ConfigError: an unknown key, or a value that does not fit.
     """
-    return CONFIGS.build({"type": "ChatGLM2Config", **config.model_dump(), **overrides}, "model_config")
+    return CONFIGS.build({"type": "ChatGLM2Config", **config.model_dump(), **overrides}, "model_config").settled()
 
 
 def _config_of(found: Resolved) -> ChatGLM2Config:
@@ -180,15 +181,3 @@ def _config_of(found: Resolved) -> ChatGLM2Config:
         return read_config(CONFIGS_DIR / MODEL_NAMES[found.name].yaml)[0]
     fix = "Put config.json or the YAML it was saved with beside it, or build the network with AutoModel.from_config."
     raise CheckpointError(str(found.weights), "no configuration of the network lies beside the weights", fix)
-
-
-def _tokenizer_type(folder: Path) -> str:
-    """ChatGLM3's files say so; a folder that says nothing is ChatGLM2's."""
-    yaml = folder / "config.yaml"
-    kind = lookup(read_yaml(yaml), "processor.tokenizer.type") if yaml.is_file() else None
-    if kind:
-        return kind
-    files = [folder / name for name in ("tokenizer_config.json", "config.json")]
-    text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file()).lower()
-    is_glm3 = any(mark in text for mark in ("chatglm3", "<|assistant|>", "<|{{"))
-    return "ChatGLM3Tokenizer" if is_glm3 else "ChatGLM2Tokenizer"

@@ -16,7 +16,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import read_json
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.hf_config import from_hf, to_hf
+from mindformers_glm.models.glm.hf_config import from_file, to_hf
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
 from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
@@ -251,4 +251,4 @@ def _read_json(path: Path) -> ChatGLM2Config:
             return from_native(given)
         except KeyError as error:
             raise ConfigError(f"{path}: {error.args[0]}", None, "This key must be given.") from error
-    return from_hf(given)
+    return from_file(given, path)

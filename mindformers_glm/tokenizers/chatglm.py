@@ -17,6 +17,7 @@ from mindformers_glm.tokenizers.chat import Renderer, prompt_text
 from mindformers_glm.tokenizers.encoding import Encoding
 from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
 from mindformers_glm.tokenizers.messages import read_messages
+from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 History = Sequence[Any]  # pairs (query, reply) or messages {role, content, ...}
 UNUSED_IDS = 1024  # how many rows of an embedding may lie beyond the last id of its tokenizer
@@ -116,18 +117,11 @@ def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
 
 
 def tokenizer_from(path: str | Path) -> GLMTokenizer:
-    """The tokenizer of a folder, of the class that its tokenizer_config.json names or lets conclude.
-
-    Hugging Face folders of both generations name the same class; ChatGLM3 is told by its name or chat template.
+    """The tokenizer of a folder, of the class that its files tell; see tokenizers/recognise.py.
 
     Raises:
         DataError: no vocabulary there.
         ConfigError: the folder belongs to another tokenizer.
     """
-    _, config = files.load(Path(path))
-    name = config.get("tokenizer_class", "ChatGLM2Tokenizer")
-    if name == "ChatGLMTokenizer":
-        third = "glm3" in str(config.get("name_or_path", "")).lower() or "chat_template" in config
-        name = "ChatGLM3Tokenizer" if third else "ChatGLM2Tokenizer"
-    kind = TOKENIZERS.get(name, "tokenizer_class")
-    return kind.from_pretrained(path)
+    vocab_file, _ = files.load(Path(path))
+    return TOKENIZERS.get(tokenizer_class(vocab_file.parent), "tokenizer_class").from_pretrained(path)

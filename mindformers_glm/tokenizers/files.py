@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.errors import DataError
+from mindformers_glm.errors import DataError, UserError
+from mindformers_glm.files import parse_json, read_small
 
 VOCABULARY, SETTINGS = "tokenizer.model", "tokenizer_config.json"
 
@@ -48,12 +49,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         DataError: unreadable, no JSON, nested without end, or no object.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(str(path), f"cannot be read ({error.strerror})", "Repair its permissions") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(str(path), f"not valid JSON ({reason})", "Delete or repair the file") from error
+        config = parse_json(read_small(path))
+    except UserError as error:
+        raise DataError(str(path), "cannot be read", f"Repair it, or delete it ({error})") from error
+    except ValueError as error:
+        raise DataError(str(path), f"not valid JSON ({error})", "Delete or repair the file") from error
     if not isinstance(config, dict):
         raise DataError(str(path), "expected a JSON object", "Delete or repair the file")
     return config

@@ -7,8 +7,11 @@ import json
 import pytest
 from tiny_networks import tiny_config
 
+from mindformers_glm import AutoConfig
+from mindformers_glm.checkpoint.model_files import read_config
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.models.glm.config import ChatGLM2Config, RecomputeConfig
+from mindformers_glm.models.glm.model import ChatGLM2Model
 from mindformers_glm.registry import CONFIGS
 
 
@@ -67,6 +70,69 @@ def test_a_rope_ratio_of_unknown_meaning_is_refused():
     with pytest.raises(ConfigError, match=r"rope_ratio: got 16.*rope_method.*'linear'.*'base'"):
         ChatGLM2Config.from_hf(given)
     assert ChatGLM2Config.from_hf(given, rope_method="linear").rope_method == "linear"
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("/root/ChatGLM3/models/chatglm2-6b-32k", "linear"),
+        ("/root/chatglm2/output/chatglm3-6b-32k/checkpoint-10", "base"),
+        ("/root/ChatGLM3/output/my-sft", None),
+        ("/root/output/my-sft", None),
+    ],
+)
+def test_the_last_part_of_the_path_tells_what_rope_ratio_means(shared, tmp_path, name, method):
+    given = json.loads((shared / "data/configs/chatglm2-6b-32k/config.json").read_text())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**given, "_name_or_path": name}), encoding="utf-8-sig")
+    read = read_config(path)[0]
+    if method is None:
+        for call in (read.settled, lambda: AutoConfig.from_pretrained(path), lambda: ChatGLM2Model(read)):
+            with pytest.raises(ConfigError, match="set rope_method"):
+                call()
+        assert "rope_method" not in read.to_hf()
+        method = "base"
+        assert AutoConfig.from_pretrained(path, rope_method=method).rope_method == method
+        assert AutoConfig.from_pretrained(path, rope_ratio=1).rope_ratio == 1
+    else:
+        assert AutoConfig.from_pretrained(path).rope_method == read.rope_method == method
+
+
+def test_a_file_in_the_style_of_transformers_is_read_by_its_own_keys(shared, tmp_path):
+    styled = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    styled |= {"num_key_value_heads": 2, "vocab_size": 1024, "rms_norm_eps": 1e-6, "max_position_embeddings": 128}
+    styled |= {"multi_query_attention": True, "model_type": "chatglm", "attention_bias": False}
+    path = tmp_path / "config.json"
+
+    def read(**changes):
+        given = {**styled, **changes}
+        path.write_text(json.dumps({key: value for key, value in given.items() if value != "absent"}))
+        return AutoConfig.from_pretrained(path)
+
+    config = read()
+    assert (config.num_layers, config.hidden_size, config.ffn_hidden_size, config.padded_vocab_size) == (
+        4,
+        64,
+        96,
+        1024,
+    )
+    assert (config.num_attention_heads, config.num_kv_heads, config.kv_channels, config.seq_length) == (4, 2, 16, 128)
+    assert (config.layernorm_epsilon, config.add_qkv_bias, config.rope_ratio) == (1e-6, False, 1)
+    assert (read(head_dim=32).kv_channels, read(rope_theta=5e5).rope_ratio) == (32, 50)
+    assert read(num_layers=4, padded_vocab_size=1088, seq_length=64).padded_vocab_size == 1088
+    for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        with pytest.raises(ConfigError, match=r"config.json: \w+: got None.*does not state it"):
+            read(**{key: "absent"})
+    for changes, words in (
+        ({"num_layers": 5}, "num_hidden_layers: got 4. num_layers in the same file is 5"),
+        ({"rope_theta": 5e5, "rope_ratio": 2}, "rope_theta: got 500000.0. rope_ratio"),
+        ({"hidden_act": "gelu"}, "hidden_act: got 'gelu'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read(**changes)
+    official = json.loads((shared / "data/configs/glm-4-9b-chat/config.json").read_text())
+    path.write_text(json.dumps(official))
+    assert AutoConfig.from_pretrained(path).num_layers == official["num_hidden_layers"] == 40
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ class ChatGLM2Config(BaseModel):
     Keys that need a word:
 
     - `rope_ratio` with `rope_method`: "base" multiplies the rotary base by the ratio (MindFormers, ChatGLM3-32k: 50,
-      GLM-4: 500), "linear" divides positions by it (ChatGLM2-32k: 16).
+      GLM-4: 500), "linear" divides positions by it (ChatGLM2-32k: 16). "unknown" is that of a config.json which does
+      not say: no network is built before it is told.
     - `apply_query_key_layer_scaling`: scores are divided by sqrt(kv_channels) whatever it says, as in the official
       model; MindFormers left the division out when it was False.
     - `attention_softmax_in_fp32`, `bias_dropout_fusion`: softmax is always float32; fusing is the device's affair.
@@ -117,7 +118,7 @@ class ChatGLM2Config(BaseModel):
     add_qkv_bias: bool = True
     apply_query_key_layer_scaling: bool = True
     rope_ratio: Annotated[float, Field(gt=0)] = 1.0
-    rope_method: Literal["base", "linear"] = "base"
+    rope_method: Literal["base", "linear", "unknown"] = "base"
     # regularisation
     hidden_dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
@@ -240,6 +241,21 @@ class ChatGLM2Config(BaseModel):
             if width % self.quantization_group_size:
                 fix = f"It must divide {key} ({width})."
                 yield ConfigError("quantization_group_size", self.quantization_group_size, fix)
+
+    def settled(self) -> ChatGLM2Config:
+        """The configuration itself, when a network can be built from it.
+
+        Raises:
+            ConfigError: nothing tells what `rope_ratio` means.
+        """
+        if self.rope_method == "unknown" and self.rope_ratio != 1:
+            raise ConfigError(
+                "rope_ratio",
+                self.rope_ratio,
+                "Its meaning depends on the model and _name_or_path does not name one: set rope_method (an argument, "
+                "or a key of config.json) to 'linear' (ChatGLM2-32k) or 'base' (ChatGLM3-32k, GLM-4).",
+            )
+        return self
 
     @property
     def num_kv_heads(self) -> int:

@@ -78,6 +78,7 @@ class ChatGLM2Model(nn.Cell):
 
     def __init__(self, config: ChatGLM2Config):
         super().__init__()
+        config.settled()
         self.embedding = Embedding(config)
         self.encoder = Encoder(config)
         self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
