@@ -12,7 +12,19 @@ ROWS = [
     {"models", "adapters", "data"},
     {"checkpoint", "generation"},
     {"train", "evaluation", "quantization", "export"},
-    {"auto", "pipeline", "serving", "benchmark", "components"},
+    {
+        "auto",
+        "pipeline",
+        "serving",
+        "benchmark",
+        "components",
+        "trainer",
+        "core",
+        "tools",
+        "dataset",
+        "auto_class",
+        "pet",
+    },
     {"cli", "__init__", "__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
