@@ -160,14 +160,6 @@ def inside(folder: str | Path, name: Any, *, told_by: str | Path) -> Path:
     return path
 
 
-def system_fault(error: OSError) -> CheckpointError:
-    """What the operating system refused, as one line: a full disk, a missing permission, a name that is too long."""
-    place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
-    place = place if len(place) <= 200 else place[:200] + "..."
-    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-    return CheckpointError(place, reason or type(error).__name__, "Check the path, its permissions and the disk.")
-
-
 def sync_folder(folder: str | Path) -> None:
     """Makes names created or removed in `folder` survive a power cut, where the system can."""
     if os.name == "nt":

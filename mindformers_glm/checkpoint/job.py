@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.folders import is_megatron
+from mindformers_glm.checkpoint.megatron import MegatronWeights
 from mindformers_glm.checkpoint.model_files import (
     Storage,
     check_tokenizer,
     infer_config,
+    model_files,
     read_config,
 )
 from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout, is_adapter
@@ -30,7 +33,7 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GI
 class Opened(NamedTuple):
     """A checkpoint with what is known about its network. `exact` is False when only shapes told the configuration."""
 
-    source: WeightSource
+    source: WeightSource | MegatronWeights
     config: ChatGLM2Config | None
     exact: bool
     pet_config: dict[str, Any] | None
@@ -53,6 +56,8 @@ def open_checkpoint(
     Raises:
         CheckpointError, ConfigError: unreadable, or the configuration does not fit.
     """
+    if is_megatron(name_or_path):
+        return _megatron(Path(name_or_path), config)
     found = resolve(name_or_path, download=download)
     known, kept = found.files.config, found.files.storage
     if config is not None:
@@ -121,6 +126,16 @@ def plan_job(
         tokenizer=None if form == "peft" else vocabulary,
         config_is_exact=opened.exact,
     )
+
+
+def _megatron(path: Path, config: str | Path | None) -> Opened:
+    """A Megatron folder, whose network only a configuration tells: the one given, or the one that lies in it."""
+    files = model_files(path)
+    network = read_config(config)[0] if config is not None else files.config
+    if network is None:
+        fix = "A Megatron folder does not tell its network: name a YAML or config.json (--config)."
+        raise ConfigError("config", None, fix)
+    return Opened(MegatronWeights(path, network), network, True, None, files.tokenizer)
 
 
 def layout_of(form: str, storage: Storage | None) -> Layout | None:

@@ -7,23 +7,34 @@ local layers. Written from knowledge of the format; no ModelLink was at hand to 
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import secrets
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import bits_of, name_of, typed
+from mindformers_glm.checkpoint.blocks import array_blocks, converted
+from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, float_name, name_of, typed
+from mindformers_glm.checkpoint.folder import PREVIOUS, UNFINISHED, disk_fault
+from mindformers_glm.checkpoint.folders import MEGATRON_FILE as FILE
+from mindformers_glm.checkpoint.folders import is_megatron  # noqa: F401 - asked for here too
+from mindformers_glm.checkpoint.plan import ArraySource, Source, check_complete
 from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.checkpoint.torch_bin import open_torch_bin
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import atomic_write, write_text
+from mindformers_glm.files import atomic_write, inside, read_small, sync_folder, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 
-ITERATION, TRACKER, FILE = "iter_0000001", "latest_checkpointed_iteration.txt", "model_optim_rng.pt"
+ITERATION, TRACKER = "iter_0000001", "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"^transformer\.encoder\.layers\.(\d+)\.")
 _NAMES = {
     "transformer.embedding.embedding_table": "embedding.word_embeddings.weight",
@@ -41,16 +52,11 @@ _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "B
 _RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
 
 
-def is_megatron(path: str | Path) -> bool:
-    """True for a folder with rank folders of Megatron in it, or in one of its iterations."""
-    path = Path(path)
-    return path.is_dir() and any(
-        True for pattern in (f"mp_rank_*/{FILE}", f"*/mp_rank_*/{FILE}") for _ in path.glob(pattern)
-    )
-
-
 def check_division(config: ChatGLM2Config, tp: int, pp: int) -> None:
     """Raises CheckpointError when Megatron cannot divide the network so."""
+    for flag, ranks in (("--tp", tp), ("--pp", pp)):
+        if ranks < 1:
+            raise CheckpointError(flag, f"{ranks} ranks", "Use 1 or more.")
     faults = {
         "multi_query_group_num": config.num_kv_heads % tp,
         "ffn_hidden_size": config.ffn_hidden_size % tp,
@@ -121,6 +127,15 @@ def rank_folder(tensor: int, stage: int, pp: int) -> str:
     return f"mp_rank_{tensor:02d}" + (f"_{stage:03d}" if pp > 1 else "")
 
 
+def rank_parts(config: ChatGLM2Config, tp: int, pp: int) -> Iterator[tuple[str, int, dict[str, str]]]:
+    """(file below the folder, tensor rank, our name -> name in it) of each rank, in the order of writing."""
+    places = {name: stage_of(name, config, pp) for name in expected_shapes(config)}
+    for stage in range(pp):
+        here = {name: place for name, (one, place) in places.items() if one == stage}
+        for tensor in range(tp):
+            yield f"{ITERATION}/{rank_folder(tensor, stage, pp)}/{FILE}", tensor, here
+
+
 def write_megatron(
     weights: Mapping[str, np.ndarray] | WeightSource,
     config: ChatGLM2Config,
@@ -128,41 +143,107 @@ def write_megatron(
     *,
     tp: int = 1,
     pp: int = 1,
+    dtype: str | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
-    """Writes whole weights under our names as a Megatron folder; returns its files. The tracker file comes last.
+    """Writes whole weights under our names as a Megatron folder, which appears when it is whole; returns its files.
 
     Raises:
-        CheckpointError: the network does not divide so, or a weight is missing.
+        CheckpointError: the network does not divide so, a weight is missing or does not fit `dtype`, the place is
+            taken, or the disk refuses. Nothing is left then.
+    """
+    source = weights if isinstance(weights, WeightSource | MegatronWeights) else ArraySource(weights)
+    check_writing(source, config, folder, tp=tp, pp=pp, overwrite=overwrite)
+    out, kind = Path(folder), float_name(dtype) if dtype else None
+    work = out.with_name(f"{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        for file, tensor, here in rank_parts(config, tp, pp):
+            path = work / file
+            path.parent.mkdir(parents=True)
+            write_torch(path, {place: _cut(source, name, config, tensor, tp, kind) for name, place in here.items()})
+        write_text(work / TRACKER, "1")
+        _take_place(work, out)
+    except OSError as error:
+        raise disk_fault(out, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return [out / file for file, _, _ in rank_parts(config, tp, pp)]
+
+
+def check_writing(
+    source: Source, config: ChatGLM2Config, folder: str | Path, *, tp: int, pp: int, overwrite: bool = False
+) -> None:
+    """Passes when `write_megatron` can begin.
+
+    Raises:
+        CheckpointError: as there.
     """
     check_division(config, tp, pp)
-    folder, names = Path(folder), list(expected_shapes(config))
-    read = weights.read if isinstance(weights, WeightSource) else weights.__getitem__
-    missing = [name for name in names if name not in weights]
+    out, names = Path(folder), list(source.names)
+    missing = [name for name in expected_shapes(config) if name not in names]
     if missing:
-        raise CheckpointError(
-            str(folder), f"{len(missing)} weights are missing: {missing[0]}", "Give a whole checkpoint."
-        )
-    written = []
-    for stage in range(pp):
-        here = {name: place for name in names for one, place in [stage_of(name, config, pp)] if one == stage}
-        for tensor in range(tp):
-            path = folder / ITERATION / rank_folder(tensor, stage, pp) / FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_torch(path, {place: cut(name, read(name), config, tensor, tp) for name, place in here.items()})
-            written.append(path)
-    write_text(folder / TRACKER, "1")
-    return written
+        raise CheckpointError(str(out), f"{len(missing)} weights are missing: {missing[0]}", "Give a whole checkpoint.")
+    check_complete(source, names, config)
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise CheckpointError(str(out), "it exists already", "Choose another name, or allow overwriting it.")
+    if out.is_symlink() or not out.is_dir() or _strangers(out):
+        fault = "it is not a Megatron folder of ours, or holds other files as well"
+        raise CheckpointError(str(out), fault, "Move it away, or choose another name.")
+
+
+def _cut(source: Source, name: str, config: ChatGLM2Config, tensor: int, tp: int, kind: str | None) -> np.ndarray:
+    """A rank's part of a weight, in the type to be written."""
+    stored = source.dtype(name)
+    part = cut(name, source.read_bits(name), config, tensor, tp)
+    target = kind if kind and stored in FLOATS else stored
+    blocks = list(converted(iter([part]), stored, target, name=name, place=source.path))
+    return typed(blocks[0], target)
+
+
+def _strangers(folder: Path) -> list[Path]:
+    """What is in a folder that `write_megatron` does not write."""
+    ours = (
+        TRACKER,
+        ITERATION,
+        rf"{ITERATION}/mp_rank_\d{{2}}(_\d{{3}})?",
+        rf"{ITERATION}/mp_rank_\d{{2}}(_\d{{3}})?/{FILE}",
+    )
+    known = [re.compile(pattern) for pattern in ours]
+    found = [path for path in folder.rglob("*")]
+    return [
+        path
+        for path in found
+        if path.is_symlink() or not any(one.fullmatch(path.relative_to(folder).as_posix()) for one in known)
+    ]
+
+
+def _take_place(work: Path, out: Path) -> None:
+    """Gives a finished folder its name; an older one of ours goes when the new one is there."""
+    previous = out.with_name(out.name + PREVIOUS)
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    elif out.is_dir():
+        os.rename(out, previous)
+    os.rename(work, out)
+    sync_folder(out.parent)
+    if previous.is_dir() and not _strangers(previous):
+        shutil.rmtree(previous)
 
 
 class MegatronWeights(Mapping):
-    """The whole weights of a Megatron folder under our names, put together when read."""
+    """The whole weights of a Megatron folder under our names, put together when read; a source for conversions.
+
+    Raises:
+        CheckpointError: ranks are missing, or a part is not that of `config`.
+    """
+
+    format, generation, kind = "bin", "mcore", "weights"
 
     def __init__(self, folder: str | Path, config: ChatGLM2Config) -> None:
-        folder = Path(folder)
-        tracker = folder / TRACKER
-        if tracker.is_file():
-            told = tracker.read_text().strip()
-            folder = folder / (f"iter_{int(told):07d}" if told.isdigit() else told)
+        self.path = Path(folder)
+        folder = _iteration(self.path)
         ranks = {}
         for path in sorted(folder.glob(f"mp_rank_*/{FILE}")):
             match = _RANK.fullmatch(path.parent.name)
@@ -173,23 +254,82 @@ class MegatronWeights(Mapping):
         if not ranks or len(ranks) != self.tp * self.pp:
             fix = "Name the folder with latest_checkpointed_iteration.txt, with all its mp_rank folders."
             raise CheckpointError(str(folder), f"{len(ranks)} rank folders of Megatron", fix)
-        self._names = list(expected_shapes(config))
+        self.files = list(ranks.values())
+        most = sum(len(file.entries) for file in self.files)
+        if config.num_layers > most:
+            fault = f"its files have {most} tensors, num_layers of the configuration is {config.num_layers:,}"
+            raise CheckpointError(str(folder), fault, "Give the configuration of this checkpoint.")
+        check_division(config, self.tp, self.pp)
+        self._shapes = expected_shapes(config)
+        self.unknown: list[str] = []
+        self.ignored: dict[str, str] = {}
+        self.state: dict[str, Any] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Our names of all weights."""
+        return list(self._shapes)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._shapes)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        return typed(self.read_bits(name), self.dtype(name))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a whole weight."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> str:
+        """Type of a weight in its file."""
         stage, place = stage_of(name, self.config, self.pp)
+        return self._file(0, stage, place).entries[place].dtype
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """The whole weight's bits, from the parts of all tensor ranks."""
+        stage, place = stage_of(name, self.config, self.pp)
+        dtype, axes, wanted = self.dtype(name), len(self._shapes[name]), math.prod(self._shapes[name])
         parts = []
         for tensor in range(self.tp):
-            file = self._files[tensor, stage]
-            if place not in file.entries:
-                raise CheckpointError(str(file.path), f"no tensor {place}", "Is it ChatGLM2/3 with mcore names?")
-            parts.append(typed(file.read_bits(place), file.entries[place].dtype))
-        return join(name, parts, self.config)
+            file = self._file(tensor, stage, place)
+            entry = file.entries[place]
+            if entry.dtype != dtype or len(entry.shape) != axes or math.prod(entry.shape) > wanted:
+                fault = f"{place} is {entry.dtype} {entry.shape}, a part of {dtype} {self._shapes[name]}"
+                raise CheckpointError(str(file.path), fault, "Give the configuration of this checkpoint.")
+            parts.append(file.read_bits(place))
+        try:
+            whole = join(name, parts, self.config)
+        except ValueError:  # parts that do not go together
+            whole = None
+        if whole is None or whole.shape != self._shapes[name]:
+            shapes = [part.shape for part in parts]
+            fault = f"{place} is {shapes} on its ranks, which do not make {self._shapes[name]}"
+            raise CheckpointError(str(self.path), fault, "Give the configuration of this checkpoint.")
+        return whole
+
+    def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows of a weight as flat blocks."""
+        return array_blocks(self.read_bits(name), start, stop)
+
+    def _file(self, tensor: int, stage: int, place: str) -> TensorFile:
+        file = self._files[tensor, stage]
+        if place not in file.entries:
+            raise CheckpointError(str(file.path), f"no tensor {place}", "Is it ChatGLM2/3 with mcore names?")
+        return file
+
+
+def _iteration(folder: Path) -> Path:
+    """The folder of the iteration that the tracker file names, or the folder itself without one."""
+    if not (folder / TRACKER).is_file():
+        return folder
+    told = read_small(folder / TRACKER, limit=100).decode("utf-8", "replace").strip()
+    if told != "release" and not (told.isdecimal() and len(told) < 10):
+        fault = f"it names no iteration ({told[:40]!r})"
+        raise CheckpointError(str(folder / TRACKER), fault, "Name the folder of the iteration itself.")
+    return inside(folder, f"iter_{int(told):07d}" if told.isdecimal() else told, told_by=folder / TRACKER)
 
 
 def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm.checkpoint.dtypes import typed
+from mindformers_glm.checkpoint.folder import disk_fault
 from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.names import Kind, meaning
 from mindformers_glm.checkpoint.saved import check_networks
 from mindformers_glm.checkpoint.source import open_file
-from mindformers_glm.checkpoint.strategy import WHOLE, Slicing, Strategy, Window
+from mindformers_glm.checkpoint.strategy import MOST_RANKS, WHOLE, Slicing, Strategy, Window
 from mindformers_glm.checkpoint.tensor_file import TensorFile
-from mindformers_glm.errors import CheckpointError, listed
+from mindformers_glm.errors import CheckpointError, listed, shorten
+from mindformers_glm.files import plain_name
 
 _RANK = re.compile(r"rank_(\d+)")
 
@@ -34,10 +38,13 @@ def rank_files(folder: str | Path, ranks: int, *, step: tuple[int, int] | None =
         raise CheckpointError(str(folder), "there is no such folder", "Name the folder that holds rank_0, rank_1, ...")
     if ranks == 1 and not (folder / "rank_0").is_dir() and any(folder.glob("*.ckpt")):
         return [_only_or_newest(folder, sorted(folder.glob("*.ckpt")))]
+    found = sorted(path.name for path in folder.iterdir() if _RANK.fullmatch(path.name))
+    if ranks > 2 * len(found) + 64:  # too many to be listed
+        fault = f"{ranks:,} ranks in the strategy, {len(found)} folders of ranks ({listed(found, 3) or 'none'})"
+        raise CheckpointError(str(folder), fault, "Give the strategy of the run that wrote these files.")
     there = [sorted((folder / f"rank_{rank}").glob("*.ckpt")) for rank in range(ranks)]
     missing = [f"rank_{rank}" for rank, files in enumerate(there) if not files]
     if missing:
-        found = sorted(path.name for path in folder.iterdir() if _RANK.fullmatch(path.name))
         fault = f"no checkpoint in {listed(missing)} (the folder has {listed(found) or 'no rank folders'})"
         fix = f"The strategy divides the weights among {ranks} ranks: bring the folders of all of them together."
         raise CheckpointError(str(folder), fault, fix)
@@ -103,6 +110,12 @@ class RankFiles(Mapping):
         shape = self.shape(name)
         window = window if window is not None else tuple(slice(0, size) for size in shape)
         out, filled, done = None, 0, set()
+        stored = sum(math.prod(self.files[rank].entries[name].shape) for rank in self._owners[name])
+        if math.prod(shape) > stored:
+            fault = (
+                f"{name} has {stored:,} numbers in all ranks together, the strategy makes {math.prod(shape):,} of them"
+            )
+            raise CheckpointError(self.place, fault, "Give the strategy of the run that wrote these files.")
         for rank in self._owners[name]:
             file, own = self.files[rank], self._slicing(name, rank).window(name, shape, rank % self._devices)
             if str(own) in done:  # another rank holds the same piece
@@ -111,6 +124,9 @@ class RankFiles(Mapping):
             if file.entries[name].shape != tuple(part.stop - part.start for part in own):
                 fault = f"{name} is {file.entries[name].shape}, the strategy says otherwise"
                 raise CheckpointError(str(file.path), fault, "Give the strategy of the run that wrote these files.")
+            if file.entries[name].dtype != self.dtype(name):
+                fault = f"{name} is {file.entries[name].dtype} here and {self.dtype(name)} on another rank"
+                raise CheckpointError(str(file.path), fault, "Bring the folders of one step together.")
             shared = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(own, window, strict=True)]
             if all(part.start < part.stop for part in shared):
                 piece = file.read_bits(name)
@@ -171,15 +187,34 @@ def transform(
     Each file appears whole or not at all, and nothing else in the folder is touched.
 
     Raises:
-        CheckpointError: pieces are missing, or the two strategies do not fit the checkpoint.
+        CheckpointError: pieces are missing, the two strategies do not fit the checkpoint, or the disk refuses. What
+            this call had written is removed again.
     """
-    written = []
-    for rank in range(strategy.ranks if strategy else 1):
-        path = Path(folder) / f"rank_{rank}" / f"{prefix}{rank}.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        texts = {} if weights_only else source.metadata
-        save_ckpt(path, RankPart(source, strategy, rank, weights_only=weights_only), texts)
-        written.append(path)
+    if not plain_name(f"{prefix}0.ckpt"):
+        raise CheckpointError("--prefix", f"{shorten(prefix)} is no beginning of a file's name", "Leave out folders.")
+    ranks = strategy.ranks if strategy else 1
+    if ranks > MOST_RANKS:
+        raise CheckpointError(strategy.place, f"{ranks:,} ranks", f"At most {MOST_RANKS:,} are written.")
+    written, new = [], []
+    try:
+        for rank in range(ranks):
+            path = Path(folder) / f"rank_{rank}" / f"{prefix}{rank}.ckpt"
+            there = path.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texts = {} if weights_only else source.metadata
+            save_ckpt(path, RankPart(source, strategy, rank, weights_only=weights_only), texts)
+            written.append(path)
+            new += [] if there else [path]
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.unlink(missing_ok=True)
+            for path in [path.parent for path in new] + [Path(folder) / f"rank_{rank}", Path(folder)]:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+        if isinstance(error, OSError):
+            raise disk_fault(path, error) from error
+        raise
     return written
 
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import atomic_write, write_text
+from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.files import atomic_write, parse_json, read_small, write_text
 from mindformers_glm.optim.interface import parameter_of
 
 Window = tuple[slice, ...]
+MOST_RANKS = 1 << 16
+_MOST_STAGES, _MOST_AXES = 1000, 32
 
 
 class Slicing(NamedTuple):
@@ -193,21 +195,49 @@ def write_strategy(path: str | Path, slicings: Mapping[str, Slicing], *, stage: 
 
 
 def _read_into(strategy: Strategy, path: Path) -> None:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        fix = "Check the path of the strategy; leave it empty for complete weights."
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror})", fix) from error
+    data = read_small(path)
     stage, items = _json_items(path, data) if path.suffix == ".json" else _protobuf_items(path, data)
+    if not 0 <= stage < _MOST_STAGES:
+        fix = f"A strategy has stages 0 to {_MOST_STAGES - 1}."
+        raise CheckpointError(str(path), f"current_stage is {shorten(stage)}", fix)
     if not items:
         fix = "It is no strategy file, or that of a run on one device."
         raise CheckpointError(str(path), "no parameter layouts in it", fix)
     for name, slicing in items:
+        _check_slicing(path, name, slicing)
         number, dash, rest = name.partition("-")
-        if dash and number.isdigit():  # merge_pipeline_strategys puts the stage before the name
+        if dash and number.isdecimal() and len(number) < 4:  # merge_pipeline_strategys puts the stage before the name
             strategy.add(rest, int(number), slicing)
         else:
             strategy.add(name, stage, slicing)
+
+
+def _check_slicing(path: Path, name: str, one: Slicing) -> None:
+    """Passes when a slicing is one that a job of possible size can have, before ranks are counted out.
+
+    Raises:
+        CheckpointError: names the parameter and the entry.
+    """
+
+    def whole(value: Any, low: int, high: int) -> bool:
+        return type(value) is int and low <= value < high
+
+    axes = [axis for entry in one.tensor_map for axis in (entry if isinstance(entry, tuple) else (entry,))]
+    matrix = one.dev_matrix
+    sizes = 0 < len(matrix) <= _MOST_AXES and all(whole(size, 1, MOST_RANKS + 1) for size in matrix)
+    faults = {
+        "dev_matrix": not sizes or math.prod(matrix) > MOST_RANKS,
+        "tensor_map": len(axes) > _MOST_AXES or not all(whole(axis, -1, len(matrix)) for axis in axes),
+        "opt_weight_shard_step": not whole(one.opt_shard_step, -1, MOST_RANKS + 1)
+        or (one.opt_shard_size > 1 and one.opt_shard_step < 1 if type(one.opt_shard_size) is int else True),
+        "opt_weight_shard_size": not whole(one.opt_shard_size, -1, MOST_RANKS + 1),
+    }
+    values = dict(zip(faults, (matrix, one.tensor_map, one.opt_shard_step, one.opt_shard_size), strict=True))
+    for key, wrong in faults.items():
+        if wrong:
+            fault = f"{key} of {shorten(name)} is {shorten(values[key])}"
+            fix = f"No job of at most {MOST_RANKS:,} ranks divides a parameter so: name a file of output/strategy."
+            raise CheckpointError(str(path), fault, fix)
 
 
 def _protobuf_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]]:
@@ -232,10 +262,10 @@ def _protobuf_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slici
 
 def _json_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]]:
     def axis(value: Any) -> int | tuple[int, ...]:
-        return tuple(value) if isinstance(value, list) else int(value)
+        return tuple(value) if isinstance(value, list) else value
 
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         items = [
             (
                 name,
@@ -248,6 +278,8 @@ def _json_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]
             )
             for name, one in content.get("parallel_layout_item", {}).items()
         ]
-        return int(content.get("current_stage", 0)), items
+        stage = content.get("current_stage", 0)
+        return (stage if type(stage) is int else -1), items
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(str(path), f"not a strategy file ({error})", "Name a file of output/strategy.") from error
+        fault = f"not a strategy file ({shorten(str(error))[1:-1]})"
+        raise CheckpointError(str(path), fault, "Name a file of output/strategy.") from error

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
-from mindformers_glm.checkpoint.convert import run_plan, save_directory
+from mindformers_glm.checkpoint.convert import run_plan
+from mindformers_glm.checkpoint.dtypes import float_name
 from mindformers_glm.checkpoint.job import open_checkpoint, plan_job
-from mindformers_glm.checkpoint.megatron import MegatronWeights, is_megatron, write_megatron
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.megatron import check_writing, rank_parts, write_megatron
 from mindformers_glm.checkpoint.model_files import Storage, read_config
 from mindformers_glm.checkpoint.plan import FORMS, Plan
 from mindformers_glm.cli.options import Parser, number, whole
@@ -82,8 +81,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def main(arguments: list[str] | None = None) -> None:
     """Prints the plan and carries it out."""
     args = parser().parse_args(arguments)
-    if args.to == "megatron" or is_megatron(args.input_path):
-        print(f"written {_megatron(args)}")
+    if args.to == "megatron":
+        _write_megatron(args)
         return
     plan = plan_of(args)
     source = plan.source
@@ -102,27 +101,24 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written {path}")
 
 
-def _megatron(args: argparse.Namespace) -> Path:
-    """Writes a Megatron folder, or reads one into our folder or a MindFormers .ckpt."""
-    out = Path(args.output_path)
-    if args.to == "megatron":
-        opened = open_checkpoint(args.input_path, config=args.config, rank=args.rank, download=args.download)
-        if opened.config is None or opened.source.kind != "weights":
-            raise ConfigError(
-                "input_path", args.input_path, "Give whole weights with their --config; merge adapters first."
-            )
-        if out.exists() and any(out.iterdir()) and not args.overwrite:
-            raise ConfigError("output_path", args.output_path, "The folder is not empty: name another, or --overwrite.")
-        write_megatron(opened.source, opened.config, out, tp=args.tp, pp=args.pp)
-        return out
-    if args.config is None:
-        raise ConfigError("config", None, "A Megatron folder does not tell its network: name a YAML or config.json.")
-    config = read_config(args.config)[0]
-    weights = MegatronWeights(args.input_path, config)
-    if args.output_path.endswith(".ckpt"):
-        save_ckpt(out, weights)
-        return out
-    return save_directory(out, weights, config, tokenizer=args.tokenizer, dtype=args.dtype, overwrite=args.overwrite)
+def _write_megatron(args: argparse.Namespace) -> None:
+    """Writes a Megatron folder, or prints what it would write."""
+    opened = open_checkpoint(args.input_path, config=args.config, rank=args.rank, download=args.download)
+    if opened.config is None or opened.source.kind != "weights":
+        raise ConfigError(
+            "input_path", args.input_path, "Give whole weights with their --config; merge adapters first."
+        )
+    check_writing(opened.source, opened.config, args.output_path, tp=args.tp, pp=args.pp, overwrite=args.overwrite)
+    float_name(args.dtype or "float32")
+    print(f"output {args.output_path} (megatron, {args.tp} x {args.pp} ranks)")
+    for file, _, names in rank_parts(opened.config, args.tp, args.pp):
+        print(f"  {file}: {len(names)} tensors")
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    places = {"tp": args.tp, "pp": args.pp, "dtype": args.dtype, "overwrite": args.overwrite}
+    write_megatron(opened.source, opened.config, args.output_path, **places)
+    print(f"written {args.output_path}")
 
 
 def _storage(args: argparse.Namespace) -> Storage | None:
