@@ -1,24 +1,78 @@
-"""Installs mindformers_glm and compiles its kernels; everything else is declared in pyproject.toml."""
+"""Installs mindformers_glm, with its configurations and its kernels; everything else is declared in pyproject.toml."""
 
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel  # setuptools 70 and later
+except ImportError:
+    from wheel.bdist_wheel import bdist_wheel
+
+ROOT = Path(__file__).resolve().parent
 KERNELS = Path("mindformers_glm", "ops", "kernels")
+CONFIGS = Path("mindformers_glm", "configs")
 
 
-class BuildKernels(build_py):
-    """Copies the modules, then compiles the kernels beside them; without a compiler there are none."""
+class BuildPackage(build_py):
+    """Copies the modules, puts configs/ among them, and compiles the kernels; without a compiler there are none.
+
+    An editable installation reads configs/ of the checkout and gets its kernels there.
+    """
 
     def run(self) -> None:
         """See setuptools."""
         super().run()
-        root = Path(__file__).resolve().parent
-        target = (root if self.editable_mode else Path(self.build_lib)) / KERNELS / "built"
-        subprocess.run([sys.executable, str(root / KERNELS / "build.py"), str(target)], check=False)
+        target = ROOT if self.editable_mode else Path(self.build_lib)
+        if not self.editable_mode:
+            self._copy_configs(target / CONFIGS)
+            self._copy_kernels(target / KERNELS / "built")
+        command = [sys.executable, str(ROOT / KERNELS / "build.py"), str(target / KERNELS / "built")]
+        subprocess.run(command, check=False)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list:
+        """See setuptools; what `run` adds is part of it."""
+        made = [path for folder in (CONFIGS, KERNELS / "built") for path in Path(self.build_lib, folder).rglob("*.*")]
+        return sorted({*super().get_outputs(include_bytecode), *map(str, made)})
+
+    def _copy_configs(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(ROOT / "configs", folder)
+        (folder / "__init__.py").write_text(
+            '"""The configurations of configs/ in the repository."""\n', encoding="utf-8"
+        )
+
+    def _copy_kernels(self, folder: Path) -> None:
+        """Takes over the libraries that the checkout has of exactly these sources; what is missing is compiled."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        digest = runpy.run_path(str(ROOT / KERNELS / "build.py"))["digest"]()
+        for library in (ROOT / KERNELS / "built").glob(f"*-{digest}.so"):
+            shutil.copy2(library, folder)
 
 
-setup(cmdclass={"build_py": BuildKernels})
+class PlatformWheel(bdist_wheel):
+    """A wheel for this platform and every Python, as soon as it holds kernels: they are called through ctypes."""
+
+    def get_tag(self) -> tuple:
+        """See setuptools."""
+        build = self.get_finalized_command("build_py")
+        if any(Path(build.build_lib, KERNELS, "built").glob("*.so")):
+            return "py3", "none", super().get_tag()[2]
+        return "py3", "none", "any"
+
+
+class PlatformDistribution(Distribution):
+    """Its files belong into the folder for platforms' own."""
+
+    def has_ext_modules(self) -> bool:
+        """See setuptools."""
+        return True
+
+
+setup(distclass=PlatformDistribution, cmdclass={"build_py": BuildPackage, "bdist_wheel": PlatformWheel})

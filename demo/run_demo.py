@@ -5,7 +5,6 @@ python demo/run_demo.py --product "红色复古波点连衣裙"
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -20,6 +19,9 @@ sys.path.insert(0, str(ROOT))
 from demo.product import read_product  # noqa: E402
 from demo.screen import curve, heading, is_terminal, note, paint, quote, table  # noqa: E402
 from demo.stage import Outcome, StageFailed, run_stage  # noqa: E402
+from mindformers_glm.cli.options import Parser, whole  # noqa: E402
+from mindformers_glm.cli.report import report  # noqa: E402
+from mindformers_glm.files import write_text  # noqa: E402
 from tools.glm2_tiny.make_corpus import adgen, write_lines  # noqa: E402
 
 DEFAULT_PRODUCT = "红色复古波点连衣裙"
@@ -84,9 +86,7 @@ class Demo:
             curves[way.folder] = self.tune(way).losses
             rows[way.folder] = self.judge(way.config, self.shown(self.weights(way)), way.folder).metrics
         found = {"fingerprint": self.fingerprint(), "metrics": rows, "losses": curves}
-        temporary = self.results.with_suffix(".part")
-        temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        os.replace(temporary, self.results)
+        write_text(self.results, json.dumps(found, indent=1))
         return found
 
     def earlier(self) -> dict | None:
@@ -157,11 +157,11 @@ def write_advertisement(demo: Demo, description: str | None) -> None:
 
 def main() -> int:
     """Exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--product", default=os.environ.get("PRODUCT") or None, help="what to advertise; else asked")
     parser.add_argument("--output_dir", default=str(ROOT / "demo_output"))
-    parser.add_argument("--train_lines", type=int, default=1600)
-    parser.add_argument("--eval_lines", type=int, default=40)
+    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1600)
+    parser.add_argument("--eval_lines", type=whole(1, 100_000), default=40)
     parser.add_argument("--again", action="store_true", help="train again although an earlier run is there")
     given = parser.parse_args()
     demo = Demo(Path(given.output_dir), train_lines=given.train_lines, eval_lines=given.eval_lines)
@@ -187,4 +187,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(main))

@@ -53,9 +53,11 @@ def atomic_write(path: str | Path, mode: str = "wb", *, encoding: str | None = N
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)  # while the lock is held, so that no sweeper takes it for abandoned
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename, error.filename2 = str(path), None  # what was asked for, not the unfinished file
         raise
     sync_folder(path.parent)
 

@@ -22,8 +22,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 SHAPE = {
     "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 64, "ffn_hidden_size": 128, "kv_channels": 16,
     "num_attention_heads": 4, "multi_query_group_num": 2, "seq_length": 9216,
@@ -160,4 +158,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from command import require
+
+    require()
     sys.exit(main())

@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 NEW, PROMPT, LONG, TURNS = 64, 12, 256, 3
 KINDS = ("none", "float16", "mixed")
 
@@ -213,4 +211,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    from command import require
+
+    require()
     main()

@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 VARIANTS = {"one process": (1, 1, False), "dp 2": (2, 1, False), "tp 2": (1, 2, False), "dp 2, divided": (2, 1, True)}
 LAYERS, HIDDEN, FFN, VOCABULARY, TOKENS, ROWS = 4, 256, 688, 4096, 128, 8
 
@@ -127,4 +125,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from command import require
+
+    require()
     main()

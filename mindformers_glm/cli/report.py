@@ -47,8 +47,7 @@ def report(work: Callable[[], Any]) -> int:
     except OSError as error:
         if error.errno not in _CURES:
             raise
-        # os.replace names the unfinished file first, and the one that was asked for second
-        place = error.filename2 or error.filename or "writing"
+        place = error.filename2 or error.filename or "a file"
         return _refused(f"{place}: {_CURES[error.errno]}", UserError.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

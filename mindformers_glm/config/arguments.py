@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from mindformers_glm.config.extensions import import_user_classes
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
-from mindformers_glm.config.names import PACKAGE
+from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.config.overrides import apply, nest, parse_value, read_pairs
 from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
@@ -161,18 +161,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def find_config(name: str, *, script_dir: Path | None = None) -> Path:
-    """The file of a `--config` value: from the current folder, else from the folder of run_mindformer.py.
+    """The file of a `--config` value: a path from here or from the folder of run_mindformer.py, one that ships, or the
+    name of a model.
 
     Raises:
-        ConfigError: it is in neither; a file of a similar name is suggested.
+        ConfigError: it is nowhere; a file of a similar name is suggested.
     """
-    places = [Path(name).expanduser(), (script_dir or PACKAGE.parent) / name]
+    places = [Path(name).expanduser(), (script_dir or CONFIGS_DIR.parent) / name, CONFIGS_DIR.parent / name]
+    places += [CONFIGS_DIR / name, *(CONFIGS_DIR / known.yaml for known in [MODEL_NAMES.get(name)] if known)]
     for place in places:
         if place.is_file():
             return place
-    files = {file.name: file for file in sorted((PACKAGE.parent / "configs").rglob("*.yaml"))}
+    files = {file.name: file for file in sorted(CONFIGS_DIR.rglob("*.yaml"))}
     near = difflib.get_close_matches(Path(name).name, files, n=1)
-    hint = f" Did you mean {files[near[0]].relative_to(PACKAGE.parent).as_posix()}?" if near else ""
+    hint = f" Did you mean {files[near[0]].relative_to(CONFIGS_DIR.parent).as_posix()}?" if near else ""
     raise ConfigError("--config", name, f"There is no such file.{hint}")
 
 

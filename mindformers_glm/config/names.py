@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(str(files("mindformers_glm")))
 ASSETS = PACKAGE / "assets"
-CONFIGS_DIR = PACKAGE.parent / "configs"
+# an installed package carries the configurations; a checkout, and what is installed from it with -e, has them beside
+CONFIGS_DIR = next((path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir()), PACKAGE)
 DOWNLOAD_DIR = Path("checkpoint_download")
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from mindformers_glm.cli.report import report  # noqa: E402
 from tools.glm2_tiny import make_corpus  # noqa: E402
 from tools.glm2_tiny.advert import (  # noqa: E402
     BRAND,
@@ -126,3 +128,27 @@ def test_adgen_files_have_the_documented_form(tmp_path, monkeypatch):
 
 def test_characters_are_common_and_listed_once():
     assert 2400 <= len(characters()) == len(set(characters())) <= 2700
+
+
+@pytest.mark.parametrize("lines", ["-1", "0", "x", "99999999999999999999"])
+def test_a_number_of_lines_that_makes_no_file_leaves_the_old_one(tmp_path, capsys, lines):
+    path = tmp_path / "c.json"
+    path.write_text("old")
+    with pytest.raises(SystemExit) as ended:
+        make_corpus.main(["live", str(path), "--lines", lines])
+    assert ended.value.code == 2 and "--lines" in capsys.readouterr().err
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_in_place_of_the_file_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "d").mkdir()
+    assert report(lambda: make_corpus.main(["live", str(tmp_path / "d"), "--lines", "3"])) == 2
+    assert str(tmp_path / "d") in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_full_disk_leaves_nothing(root, tmp_path):
+    command = f"ulimit -f 8; {sys.executable} -m tools.glm2_tiny.make_corpus live {tmp_path}/c.json --lines 400"
+    done = subprocess.run(["bash", "-c", command], cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{tmp_path}/c.json: " in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -6,16 +6,19 @@ python -m tools.glm2_tiny.make_corpus live train.json --lines 1500 --seed 1
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.cli.report import report
+from mindformers_glm.files import atomic_write
 from tools.glm2_tiny.advert import live_summary, random_content, random_summary, write_content
 from tools.glm2_tiny.talk import sample
 
+MOST_LINES = 10_000_000
 _STYLES = {"adgen": random_summary, "live": live_summary}
 
 
@@ -40,28 +43,22 @@ def adgen(style: str, lines: int, seed: int, *, least: int = 3, most: int = 5) -
 
 def write_lines(path: str | Path, rows: Iterator[dict]) -> None:
     """A JSON-lines file that appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path, "w") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("style", choices=["corpus", *_STYLES])
     parser.add_argument("path", help="the JSON-lines file to write")
-    parser.add_argument("--lines", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    parser.add_argument("--lines", type=whole(1, MOST_LINES), required=True)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    given = parser.parse_args(arguments)
     rows = corpus(given.lines, given.seed) if given.style == "corpus" else adgen(given.style, given.lines, given.seed)
     write_lines(given.path, rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report(main))

@@ -5,16 +5,19 @@ python -m tools.glm2_tiny.make_tokenizer corpus.jsonl mindformers_glm/assets/glm
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
 
+from mindformers_glm.cli.options import Parser
+from mindformers_glm.cli.report import report
+from mindformers_glm.errors import DataError
+from mindformers_glm.files import atomic_write
 from tools.glm2_tiny.grammar import characters, table
 
 VOCABULARY = 4064  # with the ids of ChatGLM2 (5) or ChatGLM3 (9) after it, below padded_vocab_size 4096
@@ -25,8 +28,12 @@ _MARKS = "，。！？、：；“”‘’（）《》「」…—·～￥％"
 def texts(path: str | Path, limit: int) -> Iterator[str]:
     """Questions (as the prompt writes them), answers and plain texts of the first `limit` lines of a corpus."""
     with Path(path).open(encoding="utf-8") as file:
-        for _, line in zip(range(limit), file, strict=False):
-            row = json.loads(line)
+        for number, line in zip(range(1, limit + 1), file, strict=False):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                fix = "Write the file with tools.glm2_tiny.make_corpus."
+                raise DataError(f"{path}, line {number}", f"it is no JSON ({error})", fix) from error
             yield from [row["text"]] if "text" in row else ()
             for number, (ask, answer) in enumerate(row.get("turns", ()), start=1):
                 yield from (f"[Round {number}]", f"问：{ask}", "答：", answer)
@@ -78,18 +85,15 @@ def train(path: str | Path, *, limit: int = 30000, vocabulary: int = VOCABULARY)
     return model.getvalue()
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("corpus")
     parser.add_argument("model", help="the tokenizer.model to write")
-    given = parser.parse_args()
-    path = Path(given.model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(train(given.corpus))
-    os.replace(temporary, path)
+    given = parser.parse_args(arguments)
+    with atomic_write(given.model) as file:
+        file.write(train(given.corpus))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report(main))

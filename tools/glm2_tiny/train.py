@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
 from mindformers_glm.checkpoint.model_files import to_yaml
 from mindformers_glm.checkpoint.safetensors_file import write_safetensors
 from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.report import report
 from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -185,20 +188,20 @@ def run(given: argparse.Namespace) -> None:
     export(model, config, assets)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("corpus")
     parser.add_argument("assets", help="folder with tokenizer.model; weights and configuration are written there")
     parser.add_argument("--init", help="weights to start from in place of random ones")
     parser.add_argument("--work", default="output/glm2_tiny", help="folder of the resumable state and the loss curve")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--tokens", type=int, default=2304, help="tokens of a batch, padding included")
-    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--save_steps", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    run(parser.parse_args())
+    parser.add_argument("--steps", type=whole(), default=4000)
+    parser.add_argument("--tokens", type=whole(max(LENGTHS)), default=2304, help="tokens of a batch, padding included")
+    parser.add_argument("--peak", type=number(above=True), default=2e-3, help="highest learning rate")
+    parser.add_argument("--save_steps", type=whole(), default=200)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report(main))

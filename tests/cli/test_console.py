@@ -1,0 +1,117 @@
+"""mindformers-glm as a user types it; on a Python that cannot run it, too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindformers_glm.cli.commands import COMMANDS
+from mindformers_glm.cli.console import completion_parser, main
+from mindformers_glm.requirements import unmet
+from mindformers_glm.version import __version__
+
+
+def typed(*words: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [python, *words], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed and command.help in printed for name, command in COMMANDS.items())
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"mindformers-glm {__version__}"
+
+
+def test_every_command_is_there():
+    for name, command in COMMANDS.items():
+        assert callable(command.load()), name
+        assert command.load("parser") is None or command.load("parser")().format_help(), name
+
+
+@pytest.mark.parametrize("words, told", [(["chatt"], "Did you mean chat?"), (["xyz"], "Commands: run, chat")])
+def test_an_unknown_command_is_one_line(words, told, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_help_and_version_import_neither_mindspore_nor_numpy(root):
+    script = (
+        "import sys; from mindformers_glm.cli.console import main; assert main(['--help']) == 0;"
+        "assert main(['--version']) == 0; print(sorted({'mindspore', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    done = typed("-c", script, PYTHONPATH=str(root))
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_python_m_mindformers_glm_is_the_same(root):
+    done = typed("-m", "mindformers_glm", "plan", "--devices", "0", PYTHONPATH=str(root))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --devices: got '0', give a whole number from 1 to ")
+    assert done.stderr.endswith("See mindformers-glm plan --help\n") and done.stderr.count("\n") == 1
+
+
+def test_a_tool_is_its_command(root, capsys):
+    assert main(["plan", "--devices", "8"]) == 0
+    table = capsys.readouterr().out
+    done = typed(str(root / "tools/plan_memory.py"), "--devices", "8", PYTHONPATH=str(root))
+    assert done.stdout == table and done.stderr == ""
+
+
+def test_completion_knows_commands_and_the_options_of_the_chosen_one():
+    offered = completion_parser([])
+    assert set(offered._subparsers._group_actions[0].choices) == set(COMMANDS)
+    chosen = completion_parser(["plan"])._subparsers._group_actions[0].choices["plan"]
+    assert "--devices" in chosen.format_help()
+
+
+def test_the_shell_is_answered(root, tmp_path):
+    """As bash asks through argcomplete: what can follow `mindformers-glm plan --de`."""
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    line = "mindformers-glm plan --de"
+    typed(
+        "-m", "mindformers_glm",
+        PYTHONPATH=str(root), _ARGCOMPLETE="1", COMP_LINE=line, COMP_POINT=str(len(line)), _ARGCOMPLETE_IFS="\n",
+        _ARGCOMPLETE_STDOUT_FILENAME=str(answer), _ARGCOMPLETE_SUPPRESS_SPACE="1",
+    )  # fmt: skip
+    assert answer.read_text().split() == ["--devices"]
+
+
+def test_requirements_that_are_not_met():
+    assert unmet((3, 10, 4)) is None and unmet((3, 11, 0)) is None
+    for version in ((3, 9, 18), (3, 12, 1), (3, 13, 0)):
+        assert "Python 3.10 or 3.11" in unmet(version)
+    said = unmet((3, 11, 0), {"numpy": "numpy", "no_such_module": "no-such-package"})
+    assert "no-such-package is not installed" in said and "activate" in said and "\n" not in said
+
+
+def test_without_packages_every_way_in_is_one_line(root):
+    ways = (["run_mindformer.py"], ["-m", "mindformers_glm"], ["-m", "mindformers_glm.benchmark"], ["tools/chat.py"])
+    for words in ways:
+        done = subprocess.run(
+            [sys.executable, "-S", *words, "--help"], cwd=root, env={"PATH": os.environ["PATH"]},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode != 0 and done.stdout == "", words
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "activate" in done.stderr, words
+
+
+@pytest.mark.parametrize("minor", [9, 12, 13])
+def test_another_python_is_told_in_one_line(root, minor):
+    found = next(map(str, sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))), None)
+    found = found or shutil.which(f"python3.{minor}")
+    if found is None:
+        pytest.skip(f"no Python 3.{minor} on this machine")
+    for words in (["run_mindformer.py", "--help"], ["tools/chat.py"]):
+        done = typed(str(root / words[0]), *words[1:], python=found, PYTHONPATH=str(root))
+        assert done.returncode != 0
+        assert "Python 3.10 or 3.11" in done.stderr and done.stderr.count("\n") == 1
