@@ -3,6 +3,7 @@
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$SCRIPTS")
 ENTRY=${MF_ENTRY:-$ROOT/run_mindformer.py}
+MAX_LOCAL=1024
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -33,14 +34,30 @@ require_status() {
     esac
 }
 
-require_number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1: got '$2'. Write a number (12 servers of 8 devices: 96)"; }
+# Sets NUMBER from digits or factors of digits: 96, or 8*12 as documents write 12 servers of 8 devices. At most MAX.
+read_number() {
+    local name=$1 text=${2// /} max=${3:-1000000} factor pattern='^[0-9]+([*][0-9]+)*$'
+    [[ $text =~ $pattern ]] || fail "$name: got '$2'. Write a number (12 servers of 8 devices: 96, or 8*12)"
+    NUMBER=1
+    for factor in ${text//[*]/ }; do
+        factor=${factor#"${factor%%[!0]*}"}
+        [ ${#factor} -le 7 ] || fail "$name: got '$2'. Use at most $max"
+        NUMBER=$((NUMBER * ${factor:-0}))
+        [ "$NUMBER" -le "$max" ] || fail "$name: got '$2'. Use at most $max"
+    done
+}
 
 # Sets START and END from "[start,end]": the end is not included, whatever the closing bracket.
 parse_range() {
     local text=${1// /} pattern='^\[([0-9]+),([0-9]+)[])]$'
     [[ $text =~ $pattern ]] || fail "DEVICE_RANGE: got '$1'. Write [0,8]: first device, and the one after the last"
-    START=$((10#${BASH_REMATCH[1]})) END=$((10#${BASH_REMATCH[2]}))
+    local end=${BASH_REMATCH[2]}
+    read_number "DEVICE_RANGE '$1'" "${BASH_REMATCH[1]}"
+    START=$NUMBER
+    read_number "DEVICE_RANGE '$1'" "$end"
+    END=$NUMBER
     [ "$START" -lt "$END" ] || fail "DEVICE_RANGE: got '$1'. The first device must be smaller than the end, $END"
+    [ $((END - START)) -le "$MAX_LOCAL" ] || fail "DEVICE_RANGE: got '$1'. One server runs at most $MAX_LOCAL processes"
 }
 
 # Sets TARGET and the output folder: an option, the YAML file, the environment or the given default, in this order.
@@ -54,8 +71,8 @@ read_settings() {
     mkdir -p "$OUTPUT" || fail "cannot write to $OUTPUT"
     OUTPUT=$(cd "$OUTPUT" && pwd)
     export LOCAL_DEFAULT_PATH=$OUTPUT
-    export CHECKPOINT_DOWNLOAD_FOLDER=${CHECKPOINT_DOWNLOAD_FOLDER:-$ROOT/checkpoint_download}
-    export CHECKPOINT_SAVE_FOLDER=${CHECKPOINT_SAVE_FOLDER:-$ROOT/checkpoint_save}
+    export CHECKPOINT_DOWNLOAD_FOLDER=${CHECKPOINT_DOWNLOAD_FOLDER:-$PWD/checkpoint_download}
+    export CHECKPOINT_SAVE_FOLDER=${CHECKPOINT_SAVE_FOLDER:-$PWD/checkpoint_save}
     export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
     export PYTHONUNBUFFERED=1 GLOG_v=${GLOG_v:-3}
     ulimit -u unlimited 2>/dev/null || true

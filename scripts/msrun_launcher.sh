@@ -22,11 +22,18 @@ case $# in
     *) usage ;;
 esac
 local_workers=${local_workers:-$workers}
-for pair in WORKER_NUM:$workers LOCAL_WORKER:$local_workers MASTER_PORT:$port NODE_RANK:$node CLUSTER_TIME_OUT:$timeout; do
-    require_number "${pair%%:*}" "${pair#*:}"
-done
-[ "$workers" -ge 1 ] && [ "$local_workers" -ge 1 ] && [ "$local_workers" -le "$workers" ] ||
-    fail "WORKER_NUM $workers and LOCAL_WORKER $local_workers do not fit together"
+read_number WORKER_NUM "$workers"
+workers=$NUMBER
+read_number LOCAL_WORKER "$local_workers" "$MAX_LOCAL"
+local_workers=$NUMBER
+read_number MASTER_PORT "$port" 65535
+port=$NUMBER
+read_number NODE_RANK "$node"
+node=$NUMBER
+read_number CLUSTER_TIME_OUT "$timeout"
+timeout=$NUMBER
+[ "$local_workers" -ge 1 ] && [ $(((node + 1) * local_workers)) -le "$workers" ] ||
+    fail "WORKER_NUM $workers, LOCAL_WORKER $local_workers and NODE_RANK $node do not fit together"
 case $join in
     True | true) join=True ;;
     False | false) join=False ;;

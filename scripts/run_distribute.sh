@@ -4,12 +4,13 @@
 #   bash run_distribute.sh RANK_TABLE_FILE CONFIG_PATH DEVICE_RANGE RUN_STATUS RANK_SIZE                  several
 #   bash run_distribute.sh RANK_TABLE_FILE CONFIG_PATH DEVICE_RANGE predict [RANK_SIZE] PREDICT_DATA
 # Options of run_mindformer.py may follow after --. Where the device target is CPU, local processes start through
-# msrun; RANK_TABLE_FILE may then be `none`. Logs: output/log/rank_R/mindformer.log. Ctrl-C ends every rank.
+# msrun; RANK_TABLE_FILE may then be `none`. Results and logs (output/log/rank_R/mindformer.log) lie in the folder of the
+# call. RANK_SIZE may be a product, 8*12. Ctrl-C ends every rank.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/launch_env.sh"
 
 usage() {
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -37,8 +38,8 @@ require_status "$status"
 local_size=$((END - START))
 rank_size=$local_size first_rank=0 first_device=$START prompt=()
 if { [ "$count" -eq 5 ] && [ "$status" != predict ]; } || [ "$count" -eq 6 ]; then # several servers: the range counts ranks
-    require_number RANK_SIZE "${arguments[4]}"
-    rank_size=$((10#${arguments[4]})) first_rank=$START first_device=0
+    read_number RANK_SIZE "${arguments[4]}"
+    rank_size=$NUMBER first_rank=$START first_device=0
     [ "$END" -le "$rank_size" ] || fail "RANK_SIZE: got $rank_size, and DEVICE_RANGE goes up to $END"
 fi
 if [ "$status" = predict ] && [ "$count" -ge 5 ]; then # one word whatever it holds, even a leading dash
@@ -46,7 +47,7 @@ if [ "$status" = predict ] && [ "$count" -ge 5 ]; then # one word whatever it ho
 fi
 
 choose_python
-read_settings "$ROOT/output" "$config" ${options[@]+"${options[@]}"}
+read_settings "$PWD/output" "$config" ${options[@]+"${options[@]}"}
 export LOG_MF_PATH=${LOG_MF_PATH:-$OUTPUT/log} RANK_SIZE=$rank_size
 log="$LOG_MF_PATH/rank_{rank}/mindformer.log"
 task=("$ENTRY" --config "$config" --use_parallel True --run_mode "$status" --output_dir "$OUTPUT"
@@ -73,6 +74,10 @@ unset DEVICE_ID RANK_ID RANK_TABLE_FILE
 write_env "$LOG_MF_PATH/env.log"
 if [ "$rank_size" -eq 1 ]; then
     exec "$PYTHON" "$SCRIPTS/supervise.py" ranks --ranks 0:0 --log "$log" -- "$PYTHON" "${task[@]}"
+fi
+if [ -n "${MASTER_PORT:-}" ]; then
+    read_number MASTER_PORT "$MASTER_PORT" 65535
+    MASTER_PORT=$NUMBER
 fi
 cluster=("--worker_num=$rank_size" "--local_worker_num=$local_size" --join=True "--log_dir=$OUTPUT/msrun_log")
 if [ "$local_size" -lt "$rank_size" ]; then # the first server of the table leads

@@ -23,9 +23,9 @@ done
 [ ${#arguments[@]} -eq 3 ] || usage
 config=$(realpath -m "${arguments[0]}")
 require_file CONFIG_PATH "$config"
-require_number DEVICE_ID "${arguments[1]}"
+read_number DEVICE_ID "${arguments[1]}" "$MAX_LOCAL"
+device=$NUMBER
 require_status "${arguments[2]}"
-device=$((10#${arguments[1]}))
 
 choose_python
 folder=$SCRIPTS/mf_standalone

@@ -12,6 +12,7 @@ The exit status is 0, or that of the first rank that failed, or 128 + the signal
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import re
@@ -24,19 +25,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TICK = 0.2
-_STOP_SECONDS = float(os.environ.get("MF_STOP_SECONDS", 60))  # how long ranks may save after Ctrl-C
+_STOP_SECONDS = 60.0  # how long ranks may save after Ctrl-C, unless MF_STOP_SECONDS says otherwise
 _TERM_SECONDS = 5.0
 _LAST_LINES = 20
 _FAILURE = re.compile(r"Worker process (\d+) exit with exception. Error code: (-?\d+)")
+_SCHEDULER_FAILURE = re.compile(r"Scheduler process (\d+) exit with exception")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
 class Failure(NamedTuple):
-    """The rank that failed first, and its exit status as a shell counts it."""
+    """What failed first (`rank 1`, `the scheduler`), its exit status as a shell counts it, and its log."""
 
-    rank: int | None
+    who: str
     status: int
+    log: Path | None
 
 
 class Process(NamedTuple):
@@ -57,6 +60,15 @@ def process_stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def ended_status(process: Process) -> int | None:
+    """Exit status, as a shell counts it, of a process that has ended and whose parent has not asked yet; else None."""
+    fields = process_stat(process.pid)
+    if not fields or fields[0] not in "ZX" or fields[19] != process.started:
+        return None
+    code = int(fields[49])
+    return 128 + (code & 0x7F) if code & 0x7F else code >> 8
 
 
 def identify(pid: int) -> Process | None:
@@ -135,7 +147,7 @@ class Ranks:
         """The first rank that ended with a status other than 0."""
         for rank, process in self._running.items():
             if process.poll():
-                return Failure(rank, shell_status(process.returncode))
+                return Failure(f"rank {rank}", shell_status(process.returncode), self.logs[rank])
         return None
 
     def hold(self) -> None:
@@ -162,8 +174,9 @@ class Msrun:
     def __init__(self, first_rank: int, workers: int, log_dir: Path, log: str, command: list[str]) -> None:
         self.logs = {rank: Path(log.replace("{rank}", str(rank))) for rank in range(first_rank, first_rank + workers)}
         self._own_log = log_dir / "msrun.log"
+        self._scheduler_log = log_dir / "scheduler.log"
         self._workers: dict[Process, int | None] = {}
-        self._others: set[Process] = set()
+        self._schedulers: set[Process] = set()
         for rank, path in self.logs.items():
             print(f"rank {rank}: log {path}", flush=True)
             self._link(path, log_dir / f"worker_{rank}.log")
@@ -181,7 +194,7 @@ class Msrun:
             path.symlink_to(os.path.relpath(target, path.parent))
 
     def _look(self) -> None:
-        known = self._others | set(self._workers)
+        known = self._schedulers | set(self._workers)
         for process in children(self._launcher.pid):
             if process not in known:
                 environment = environment_of(process.pid)
@@ -189,7 +202,7 @@ class Msrun:
                     rank = environment.get("MS_NODE_ID")
                     self._workers[process] = int(rank) if rank else None
                 elif environment.get("MS_ROLE") == "MS_SCHED":
-                    self._others.add(process)
+                    self._schedulers.add(process)
 
     def finished(self) -> bool:
         """True when msrun has ended."""
@@ -197,16 +210,37 @@ class Msrun:
         return self._launcher.poll() is not None
 
     def failure(self) -> Failure | None:
-        """The worker that msrun reports as failed, or msrun's own failure."""
+        """What failed first: the scheduler, after whose death ranks fail too, a rank, or msrun itself.
+
+        msrun looks at its scheduler only when every worker has ended, and tells the worker that it looks at first.
+        """
+        for process in self._schedulers:
+            if ended_status(process):
+                return self._scheduler_failure(ended_status(process))
+        for process, rank in self._workers.items():
+            if ended_status(process):
+                return self._worker_failure(rank, ended_status(process))
         text = self._own_log.read_text(errors="replace") if self._own_log.exists() else ""
         match = _FAILURE.search(text)
         if match:
             ranks = {process.pid: rank for process, rank in self._workers.items()}
-            return Failure(ranks.get(int(match.group(1))), shell_status(int(match.group(2))))
+            return self._worker_failure(ranks.get(int(match.group(1))), shell_status(int(match.group(2))))
         if self._launcher.poll():
-            self.logs = {-1: self._own_log}
-            return Failure(None, shell_status(self._launcher.returncode))
+            status = shell_status(self._launcher.returncode)
+            return (
+                self._scheduler_failure(status)
+                if _SCHEDULER_FAILURE.search(text)
+                else self._worker_failure(None, status)
+            )
         return None
+
+    def _scheduler_failure(self, status: int) -> Failure:
+        return Failure("the scheduler", status, self._scheduler_log)
+
+    def _worker_failure(self, rank: int | None, status: int) -> Failure:
+        if rank is None:
+            return Failure("the launcher", status, self._own_log)
+        return Failure(f"rank {rank}", status, self.logs.get(rank))
 
     def hold(self) -> None:
         """Stops msrun: it would kill workers that are still saving as soon as one has ended."""
@@ -225,7 +259,7 @@ class Msrun:
 
     def release(self) -> None:
         """Ends the scheduler and msrun itself."""
-        for process in self._others:
+        for process in self._schedulers:
             send(process, signal.SIGKILL)
         if self._launcher.poll() is None:
             self._launcher.kill()
@@ -244,9 +278,35 @@ class Console:
             return
         with open(self._path, "rb") as stream:
             stream.seek(self._place)
-            sys.stdout.buffer.write(stream.read())
+            text = stream.read()
             self._place = stream.tell()
-        sys.stdout.flush()
+        try:
+            sys.stdout.buffer.write(text)
+            sys.stdout.flush()
+        except OSError:  # the terminal or the reader has gone: the logs are there all the same
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def arrived(signals: list[int], number: int) -> None:
+    """Notes a signal. A closing terminal sends SIGHUP more than once, and systems send it beside SIGTERM: it ends the
+    job, and never insists.
+    """
+    if not signals or (number != signal.SIGHUP and signals[0] != signal.SIGHUP):
+        signals.append(number)
+    elif number != signal.SIGHUP:
+        signals[0] = number  # from now on a further one insists
+
+
+def stop_seconds() -> float:
+    """How long ranks may save after Ctrl-C: MF_STOP_SECONDS, or a minute."""
+    text = os.environ.get("MF_STOP_SECONDS", "").strip() or str(_STOP_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:
+        sys.exit(f"supervise.py: MF_STOP_SECONDS: got {text!r}. Write a number of seconds, up to 86400")
+    return seconds
 
 
 def wait_for_end(job: Ranks | Msrun, seconds: float, impatient: list[int]) -> bool:
@@ -263,22 +323,26 @@ def end_all(job: Ranks | Msrun, signals: list[int], *, gently: bool) -> None:
     """Ends every process of the job; `gently` lets the ranks answer an interrupt and save first."""
     job.hold()
     steps = ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _TERM_SECONDS))
-    for number, seconds in (((signal.SIGINT, _STOP_SECONDS),) if gently else ()) + steps:
+    for number, seconds in (((signal.SIGINT, stop_seconds()),) if gently else ()) + steps:
         job.signal(number)
         if wait_for_end(job, seconds, signals):
             break
     job.release()
 
 
-def report(job: Ranks | Msrun, failure: Failure) -> None:
-    """Names the rank that failed, its log, and the end of it."""
-    log = job.logs.get(failure.rank if failure.rank is not None else -1)
-    who = "the launcher" if failure.rank is None else f"rank {failure.rank}"
-    place = f" Log: {log}" if log else ""
-    print(f"\n{who} ended with exit status {failure.status}; the job is ended.{place}", file=sys.stderr)
-    if log and log.exists():
-        for line in log.read_text(errors="replace").splitlines()[-_LAST_LINES:]:
-            print(f"  | {line}", file=sys.stderr)
+def report(failure: Failure) -> None:
+    """Names what failed first, its log, and the end of it."""
+    place = f" Log: {failure.log}" if failure.log else ""
+    complain(f"\n{failure.who} ended with exit status {failure.status}; the job is ended.{place}")
+    if failure.log and failure.log.exists():
+        for line in failure.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]:
+            complain(f"  | {line}")
+
+
+def complain(text: str) -> None:
+    """Writes to the standard error, if there still is one."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def watch(job: Ranks | Msrun, console: Console, signals: list[int]) -> int:
@@ -288,14 +352,14 @@ def watch(job: Ranks | Msrun, console: Console, signals: list[int]) -> int:
         done = job.finished()
         failure = job.failure()
         if signals:
-            print(f"\nsignal {signals[0]}: ending every rank (again: at once)", file=sys.stderr, flush=True)
+            complain(f"\nsignal {signals[0]}: ending every rank (again: at once)")
             end_all(job, signals, gently=True)
             console.show()
             return 128 + signals[0]
         if failure:
             end_all(job, signals, gently=False)
             console.show()
-            report(job, failure)
+            report(failure)
             return failure.status if 0 < failure.status < 256 else 1
         if done:
             console.show()
@@ -327,9 +391,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Runs a job to its end and returns its exit status."""
     args = parse_arguments(arguments)
+    stop_seconds()  # its fault shows before anything starts
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda caught, frame: signals.append(caught))
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, lambda caught, frame: arrived(signals, caught))
     if args.kind == "ranks":
         pairs = dict(map(int, pair.split(":")) for pair in args.ranks.split(","))
         job: Ranks | Msrun = Ranks(pairs, args.log, args.command)

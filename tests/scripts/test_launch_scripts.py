@@ -199,7 +199,16 @@ def test_killing_the_launcher_leaves_no_rank(job):
         (("table.json", "npu.yaml", "0-8", "train"), "DEVICE_RANGE"),
         (("table.json", "npu.yaml", "[8,8]", "train"), "smaller than the end"),
         (("table.json", "npu.yaml", "[0,8]", "tune"), "RUN_STATUS"),
-        (("table.json", "npu.yaml", "[0,8]", "train", "8*12"), "96"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "8*12"), "the table has 8, the job 96"),
+        (("table.json", "npu.yaml", "[0,8]", "train", " 08 * 012 "), "the table has 8, the job 96"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "8**12"), "RANK_SIZE: got '8**12'"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "8*x"), "RANK_SIZE: got '8*x'"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "99999*99999"), "RANK_SIZE: got '99999*99999'"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "9" * 30), "Use at most 1000000"),
+        (("table.json", "npu.yaml", "[0,8]", "train", "0"), "RANK_SIZE: got 0"),
+        (("table.json", "npu.yaml", "[0,99999999999999999999]", "train"), "[0,99999999999999999999]"),
+        (("table.json", "npu.yaml", "[99999999999999999999,99999999999999999999]", "train"), "Use at most"),
+        (("table.json", "npu.yaml", "[0,1025]", "train"), "at most 1024 processes"),
         (("table.json", "npu.yaml", "[0,8]", "train", "4"), "RANK_SIZE: got 4"),
         (("table.json", "npu.yaml", "[0,8]", "train", "8", "text"), "for predict only"),
         (("table.json", "npu.yaml", "[0,4]", "train"), "the table has 8, the job 4"),
@@ -231,9 +240,63 @@ def test_standalone_places(job, root):
     assert {path.name for path in folder.iterdir()} == {"mindformer.log", "env.log", "output"}
 
 
+@pytest.mark.dist
+def test_results_lie_where_the_script_was_called(job, root):
+    """Nothing is written below the checkout."""
+    job.environment = {name: value for name, value in job.environment.items() if name != "LOCAL_DEFAULT_PATH"}
+    before = {path.name for path in root.iterdir()}
+    done = job.run("run_distribute.sh", "none", "cpu.yaml", "[0,1]", "train")
+    assert done.returncode == 0, done.stderr
+    assert job.started()[0]["argv"][-2:] == ["--output_dir", str(job.folder / "output")]
+    assert (job.folder / "output/log/rank_0/mindformer.log").is_file()
+    assert {path.name for path in root.iterdir()} == before
+
+
+def test_a_wrong_time_to_stop_is_named(job):
+    done = job.run("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", MF_STOP_SECONDS="soon")
+    assert done.returncode == 1 and "MF_STOP_SECONDS: got 'soon'" in done.stderr
+    assert not job.started()
+
+
+def test_a_closed_terminal_lets_every_rank_save(job):
+    """SIGHUP comes twice, and SIGTERM beside it: none of them insists."""
+    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_SLEEP="60")
+    job.wait_for_ranks(8)
+    process.stdout.close()  # what the supervisor writes goes nowhere
+    process.stderr.close()
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+        time.sleep(0.3)
+    assert process.wait(timeout=30) in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
+    assert len(list(job.folder.glob("saved_*"))) == 8
+    assert not job.survivors()
+
+
+def test_under_nohup_a_closed_terminal_means_nothing(job, root):
+    command = ["nohup", "bash", str(root / "scripts/run_distribute.sh"), "table.json", "npu.yaml", "[0,8]", "train"]
+    process = subprocess.Popen(
+        command,
+        cwd=job.folder,
+        env={**job.environment, "FAKE_SLEEP": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    job.wait_for_ranks(8)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and not list(job.folder.glob("saved_*"))
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("cpu.yaml", "0"), ("cpu.yaml", "0", "train", "more"), ("no.yaml", "0", "train"), ("cpu.yaml", "x", "train")],
+    [
+        (),
+        ("cpu.yaml", "0"),
+        ("cpu.yaml", "0", "train", "more"),
+        ("no.yaml", "0", "train"),
+        ("cpu.yaml", "x", "train"),
+        ("cpu.yaml", "9" * 20, "train"),
+    ],
 )
 def test_standalone_refuses(job, arguments):
     assert job.run("run_standalone.sh", *arguments).returncode == 2
@@ -267,6 +330,22 @@ def test_msrun_failure_is_quick_and_named(job):
 
 
 @pytest.mark.dist
+def test_a_killed_scheduler_is_named_as_the_scheduler(job):
+    process = job.start("run_distribute.sh", "none", "cpu.yaml", "[0,2]", "train", FAKE_SLEEP="60")
+    job.wait_for_ranks(2)
+    time.sleep(1)  # so that the supervisor has seen it
+    (scheduler,) = [
+        pid for pid, _ in job.survivors() if b"MS_ROLE=MS_SCHED" in Path(f"/proc/{pid}/environ").read_bytes()
+    ]
+    os.kill(int(scheduler), signal.SIGKILL)
+    _, said = process.communicate(timeout=40)
+    assert process.returncode == 137
+    assert "the scheduler ended with exit status 137; the job is ended. Log:" in said and "scheduler.log" in said
+    assert "rank" not in said.partition("the scheduler ended")[2].splitlines()[0]
+    assert not job.survivors()
+
+
+@pytest.mark.dist
 def test_ctrl_c_through_msrun_lets_every_rank_save(job):
     process = job.start("run_distribute.sh", "none", "cpu.yaml", "[0,2]", "train", FAKE_SLEEP="60")
     job.wait_for_ranks(2)
@@ -291,7 +370,17 @@ def test_msrun_launcher(job):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("x", "2", "3"), ("x", "two"), ("x", "2", "1", "l", "maybe", "1"), ("x 'y", "2")]
+    "arguments",
+    [
+        (),
+        ("x", "2", "3"),
+        ("x", "two"),
+        ("x", "2", "1", "l", "maybe", "1"),
+        ("x 'y", "2"),
+        ("x", "9" * 20),
+        ("x", "2000"),
+        ("x", "2", "99999", "l", "True", "1"),
+    ],
 )
 def test_msrun_launcher_refuses(job, arguments):
     assert job.run("msrun_launcher.sh", *arguments).returncode == 2
