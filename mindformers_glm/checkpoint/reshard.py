@@ -113,9 +113,9 @@ class RankFiles(Mapping):
         stored = sum(math.prod(self.files[rank].entries[name].shape) for rank in self._owners[name])
         if math.prod(shape) > stored:
             fault = (
-                f"{name} has {stored:,} numbers in all ranks together, the strategy makes {math.prod(shape):,} of them"
+                f"pieces of {name} are missing: {stored:,} numbers in all ranks, {math.prod(shape):,} by the strategy"
             )
-            raise CheckpointError(self.place, fault, "Give the strategy of the run that wrote these files.")
+            raise CheckpointError(self.place, fault, "Bring the folders of all ranks together, with their strategy.")
         for rank in self._owners[name]:
             file, own = self.files[rank], self._slicing(name, rank).window(name, shape, rank % self._devices)
             if str(own) in done:  # another rank holds the same piece

@@ -190,5 +190,5 @@ def test_tool_prints_and_writes_as_documented(sharded, root, tmp_path):
     wrong = subprocess.run(
         [*command[:-4], "--dst_ckpt_dir", ""], capture_output=True, text=True, timeout=120, check=False
     )
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1, wrong.stderr
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1, wrong.stderr
     assert Path(case / "strategy").is_dir()
