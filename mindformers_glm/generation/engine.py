@@ -8,6 +8,7 @@ row that is on its way.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -22,12 +23,12 @@ from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.sampling import log_probabilities
-from mindformers_glm.generation.scheduler import Job, Scheduler
+from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
 from mindformers_glm.generation.search import Samples
-from mindformers_glm.generation.ticket import Item, Ticket
+from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
 _IDLE_SECONDS = 2.0
-_device = threading.Lock()
+_device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -78,13 +79,18 @@ class Engine:
         self.network, self.max_rows = network, max_rows
         self.defaults = defaults or GenerationConfig()
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
-        prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
-        self._scheduler = Scheduler(network, max_rows=max_rows, chunk=chunk, prefixes=PrefixStore(prefix_tokens))
+        self._chunk, self._prefix_tokens = chunk, self.max_length if prefix_tokens is None else prefix_tokens
+        self._closed = False
+        self._begin()
+        _engines.add(self)
+
+    def _begin(self) -> None:
+        """An engine without work and without a thread, as at first and in a forked child."""
+        prefixes = PrefixStore(self._prefix_tokens)
+        self._scheduler = Scheduler(self.network, max_rows=self.max_rows, chunk=self._chunk, prefixes=prefixes)
         self._lock = threading.Condition()
         self._arrived: deque[Job | _Call] = deque()
         self._owner: threading.Thread | None = None
-        self._closed = False
-        _engines.add(self)
 
     def submit(
         self,
@@ -185,6 +191,8 @@ class Engine:
             )
 
     def _hand_over(self, *items: Job | _Call) -> None:
+        if any(isinstance(item, _Call) for item in items):
+            check_may_wait()
         with self._lock:
             if self._closed:
                 raise GenerationError("this engine is closed")
@@ -196,6 +204,8 @@ class Engine:
 
     def _own(self) -> None:
         """The owner thread: lives while there is work, and a little longer."""
+        owner_threads.is_one = True
+        arrived: list[Job | _Call] = []
         while True:
             with self._lock:
                 if not self._arrived and not self._scheduler.has_work and not self._closed:
@@ -208,24 +218,26 @@ class Engine:
             with _device:
                 self._serve(arrived)
         if self._closed:
-            self._abandon(arrived)
+            self._abandon(arrived, GenerationError("this engine is closed"))
 
-    def _abandon(self, arrived: list[Job | _Call]) -> None:
+    def _abandon(self, arrived: list[Job | _Call], error: BaseException) -> None:
+        """Ends what is on its way as cancelled, and calls with the error."""
         self._scheduler.abandon([item for item in arrived if isinstance(item, Job)])
         for item in arrived:
             if isinstance(item, _Call):
-                item.fail(GenerationError("this engine is closed"))
+                item.fail(error)
 
     def _serve(self, arrived: list[Job | _Call]) -> None:
-        for item in arrived:
-            if isinstance(item, _Call):
-                item.run()
-            else:
-                self._scheduler.add(item)
+        """Takes what came and computes one step. Nothing is raised: without this thread everybody would wait."""
         try:
+            for item in arrived:
+                if isinstance(item, _Call):
+                    item.run()
+                else:
+                    self._scheduler.add(item)
             self._scheduler.step()
-        except BaseException as error:  # noqa: BLE001 - without this thread everybody would wait for ever
-            self._scheduler.abandon([], error)
+        except BaseException as error:  # noqa: BLE001
+            self._scheduler.abandon([item for item in arrived if isinstance(item, Job)], error)
 
 
 class _Call:
@@ -257,6 +269,7 @@ class _Call:
 def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]]) -> list[Score]:
     """See Engine.score; the continuations run as rows of one batch after a common cache."""
     first, cache = scheduler.prefill(context, scheduler.network.new_cache(1))
+    check_numbers(first)
     scores: list[Score] = []
     for begin in range(0, len(continuations), scheduler.max_rows):
         scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows])
@@ -275,6 +288,7 @@ def _score_rows(scheduler: Scheduler, first: np.ndarray, context: KVCache, rows:
         pieces = [row[begin : min(begin + scheduler.chunk, len(row) - 1)] for row in rows]
         wanted = [(index, place) for index, piece in enumerate(pieces) for place in range(len(piece))]
         logits = scheduler.forward(pieces, cache, wanted)
+        check_numbers(logits)
         targets = np.asarray([rows[index][begin + place + 1] for index, place in wanted])
         found = log_probabilities(logits, targets)
         best = logits.argmax(-1) == targets
@@ -289,3 +303,15 @@ def _score_rows(scheduler: Scheduler, first: np.ndarray, context: KVCache, rows:
 def _close_all() -> None:
     for engine in list(_engines):
         engine.close()
+
+
+def _begin_all_again() -> None:
+    """In a forked child: its engines have no threads, and the requests on their way are its parent's."""
+    owner_threads.is_one = False
+    _device.release()
+    for engine in list(_engines):
+        engine._begin()
+
+
+if hasattr(os, "register_at_fork"):  # no step is half done in the child: locks of the kernels are free
+    os.register_at_fork(before=_device.acquire, after_in_parent=_device.release, after_in_child=_begin_all_again)

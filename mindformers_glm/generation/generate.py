@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -74,9 +76,10 @@ def _wait(waiting: int, arrived: queue.SimpleQueue[tuple[int, Item]], on_token: 
 
 def engine_of(model: nn.Cell) -> Engine:
     """The model's engine, made at the first call and again when adapters were attached since."""
-    engine = _engines.get(model)
-    if engine is None or engine.parameters != _identity(model):
-        engine = _engines[model] = MindSporeEngine(model)
+    with _making:
+        engine = _engines.get(model)
+        if engine is None or engine.parameters != _identity(model):
+            engine = _engines[model] = MindSporeEngine(model)
     return engine
 
 
@@ -195,4 +198,7 @@ def _identity(model: nn.Cell) -> tuple[int, ...]:
 
 
 _engines: weakref.WeakKeyDictionary[nn.Cell, MindSporeEngine] = weakref.WeakKeyDictionary()
+_making = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 SERVICES["generate"] = generate_arrays

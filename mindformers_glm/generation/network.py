@@ -10,6 +10,7 @@ is the device's memory on a CPU: the graph reads it in place and returns only th
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm import runtime
+from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import CacheShape, KVCache
 from mindformers_glm.log import log_once
 from mindformers_glm.ops.attention import MASKED
@@ -42,7 +44,7 @@ class MindSporeNetwork:
         self._start = _Start(model.transformer)
         self._block = _Block(layers[0], matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
         self._head = _Head(model.transformer)
-        self._is_declared = False
+        self._is_declared, self._process = False, os.getpid()
         self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
 
     @property
@@ -61,7 +63,16 @@ class MindSporeNetwork:
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
     ) -> np.ndarray | None:
-        """See Network."""
+        """See Network.
+
+        Raises:
+            GenerationError: this process was forked from one that has computed; MindSpore does not survive that.
+        """
+        if self._is_declared and self._process != os.getpid():
+            raise GenerationError(
+                "this process was forked after MindSpore had computed, and its threads stayed behind: build the model "
+                "after the fork, or start processes with 'spawn'"
+            )
         if not self._is_declared:
             self._declare()
         rows, width = tokens.shape
@@ -104,7 +115,7 @@ class MindSporeNetwork:
         more = [prefix] * 2 if self._prefix is not None else []
         self._block.set_inputs(*places, past_mask, past, past, *more)
         self._head.set_inputs(places[0], _input((None,), ms.int32))
-        self._is_declared = True
+        self._is_declared, self._process = True, os.getpid()
 
 
 class _Start(nn.Cell):

@@ -32,8 +32,11 @@ def process(
     if config.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, ids, config.repetition_penalty)
     for processor in config.logits_processor:
-        changed = processor(np.asarray(ids, np.int32)[None], logits[None].copy())
-        logits = np.asarray(changed, np.float32).reshape(logits.shape)
+        changed = np.asarray(processor(np.asarray(ids, np.int32)[None], logits[None].copy()), np.float32)
+        if changed.size != logits.size or np.isnan(changed.max()):
+            fault = "numbers that are not finite" if changed.size == logits.size else f"shape {changed.shape}"
+            raise GenerationError(f"logits_processor: it returned {fault}, not logits (1, {len(logits)})")
+        logits = changed.reshape(logits.shape)
     banned: list[int] = []
     if config.no_repeat_ngram_size:
         banned += repeated_ngram_ends(ids, config.no_repeat_ngram_size)

@@ -100,8 +100,8 @@ class Scheduler:
         self._admit()
         if self._prompts:
             self._guarded(*self._next_prompts())
-        if self._uncached:
-            self._guarded(self._step_uncached, list(self._uncached))
+        for job in list(self._uncached):
+            self._guarded(self._step_uncached, [job])
         for level in sorted(self._groups):
             group = self._groups[level]
             self._guarded(lambda jobs, level=level: self._step_group(level), list(group.jobs))
@@ -116,23 +116,14 @@ class Scheduler:
     # --- forwards ----------------------------------------------------------------------------------------------
 
     def forward(self, rows: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Logits at `wanted` (row, place) of rows of ids, which are appended to the cache.
-
-        Raises:
-            GenerationError: the network's answer is not a number.
-        """
+        """Logits at `wanted` (row, place) of rows of ids, which are appended to the cache."""
         width = max(len(row) for row in rows)
         tokens = np.zeros((len(rows), width), np.int32)
         counts = np.asarray([len(row) for row in rows], np.int32)
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = row
         places = np.asarray([row * width + place for row, place in wanted], np.int32) if len(wanted) else None
-        logits = self.network.forward(tokens, counts, cache, places)
-        if logits is not None and np.isnan(logits.max()):
-            raise GenerationError(
-                "the network's output is not a number: the weights are damaged, or float16 overflowed"
-            )
-        return logits
+        return self.network.forward(tokens, counts, cache, places)
 
     def prefill(self, ids: Sequence[int], cache: KVCache) -> tuple[np.ndarray, KVCache]:
         """Logits (1, V) after `ids`, which go into the one-row cache piece by piece."""
@@ -193,7 +184,7 @@ class Scheduler:
         prompts = [job.prompt for job in jobs]
         logits = self.forward(prompts, cache, [(row, len(prompt) - 1) for row, prompt in enumerate(prompts)])
         for row, job in enumerate(jobs):
-            self._begin(job, logits[row : row + 1], cache, row)
+            self._guarded(lambda _, job=job, row=row: self._begin(job, logits[row : row + 1], cache, row), [job])
 
     def _begin(self, job: Job, logits: np.ndarray, cache: KVCache, row: int) -> None:
         """The first tokens of a job whose prompt is in `cache`, and its place in a group."""
@@ -220,7 +211,7 @@ class Scheduler:
         for job in list(group.jobs):
             step = self._advance(job, logits[[place[slot] for slot in job.slots]])
             if step is not None:
-                self._continue(level, job, step)
+                self._guarded(lambda _, job=job, step=step: self._continue(level, job, step), [job])
         self._tidy(level)
 
     def _continue(self, level: int, job: Job, step: Step) -> None:
@@ -260,30 +251,31 @@ class Scheduler:
         group.jobs.append(job)
 
     def _step_uncached(self, jobs: list[Job]) -> None:
-        """One token for rows without a cache: everything is computed again."""
-        for job in jobs:
-            opened = len(job.tokens) or 1
-            ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
-            cache = self.network.new_cache(opened)
-            logits = self.forward(ids, cache, [(row, len(ids[row]) - 1) for row in range(opened)])
-            step = self._advance(job, logits)
-            if step is not None and not step.parents:
-                self._uncached.remove(job)
-                job.ticket.close()
+        """One token for the rows of a job without a cache: everything is computed again."""
+        job = jobs[0]
+        opened = len(job.tokens) or 1
+        ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
+        cache = self.network.new_cache(opened)
+        logits = self.forward(ids, cache, [(row, len(ids[row]) - 1) for row in range(opened)])
+        step = self._advance(job, logits)
+        if step is not None and not step.parents:
+            self._uncached.remove(job)
+            job.ticket.close()
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
     def _advance(self, job: Job, logits: np.ndarray) -> Step | None:
         """The next tokens of a job; None when one of its own functions failed, which ends this job alone."""
         try:
+            check_numbers(logits)
             step = job.search.advance(logits)
+            job.tokens = step.tokens
+            for event in step.events:
+                job.ticket.push(event)
         except BaseException as error:  # noqa: BLE001 - raised where the caller waits
             self._remove(job)
             job.ticket.close(error)
             return None
-        job.tokens = step.tokens
-        for event in step.events:
-            job.ticket.push(event)
         return step
 
     def _keep(self, job: Job, cache: KVCache, row: int) -> None:
@@ -333,6 +325,16 @@ class Scheduler:
 
     def _all(self) -> list[Job]:
         return [*self._waiting, *self._running()]
+
+
+def check_numbers(logits: np.ndarray) -> None:
+    """Passes when logits are numbers.
+
+    Raises:
+        GenerationError: some are not.
+    """
+    if np.isnan(logits.max()):
+        raise GenerationError("the network's output is not a number: the weights are damaged, or float16 overflowed")
 
 
 def _power_of_two(count: int) -> int:

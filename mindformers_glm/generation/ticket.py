@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 
+from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.search import Generation, Search, Token
 
 Item = Token | BaseException | None  # a token, or the end: None, or the error that caused it
+owner_threads = threading.local()  # `.is_one` is True in the threads that drive engines
 
 
 class Ticket:
     """Iterating gives tokens as they come; `results()` waits for the end.
 
     `cancel()` may come from any thread and takes effect before the next token; what was generated so far remains.
-    With `listener` every item goes to that function instead, in the engine's thread.
+    With `listener` every item goes to that function instead, in the engine's thread, and iterating gives none. What it
+    raises ends this request and no other: it is raised by `results()`.
     """
 
     def __init__(self, search: Search, listener: Callable[[Item], None] | None = None) -> None:
-        self._search = search
+        self._search, self._listener = search, listener
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._put = listener or self._queue.put
-        self._is_over = False
+        self._is_over = self._is_closed = False
         self._error: BaseException | None = None
         self.is_cancelled = False
 
     def __iter__(self) -> Iterator[Token]:
         while not self._is_over:
-            item = self._queue.get()
+            item = self._next()
             if not isinstance(item, Token):
                 self._is_over, self._error = True, item
+                self._queue.put(item)  # for others who wait
                 break
             yield item
         if self._error is not None:
@@ -50,12 +54,42 @@ class Ticket:
         """What there is by now."""
         return self._search.results()
 
+    def _next(self) -> Item:
+        check_may_wait(is_ready=not self._queue.empty())
+        return self._queue.get()
+
     # --- the engine's side -------------------------------------------------------------------------------------
 
     def push(self, token: Token) -> None:
-        """A new token for the caller."""
-        self._put(token)
+        """A new token for the caller. Raises what his listener raises."""
+        if self._listener is None:
+            self._queue.put(token)
+        else:
+            self._listener(token)
 
     def close(self, error: BaseException | None = None) -> None:
-        """The end, with the error that caused it, if any."""
-        self._put(error)
+        """The end, with the error that caused it, if any; a listener's own error counts where there is no other.
+
+        Nothing is raised here, and only the first call counts.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._listener is not None:
+            try:
+                self._listener(error)
+            except BaseException as own:  # noqa: BLE001 - it belongs to the one who waits
+                error = own if error is None else error
+        self._queue.put(error)
+
+
+def check_may_wait(*, is_ready: bool = False) -> None:
+    """Passes unless a function that runs in an engine's thread waits for what only this thread can do.
+
+    Raises:
+        GenerationError: it would wait for ever.
+    """
+    if not is_ready and getattr(owner_threads, "is_one", False):
+        raise GenerationError(
+            "a listener, stop function or logits processor may not wait for an engine: it holds up its thread"
+        )
