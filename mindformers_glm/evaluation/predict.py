@@ -52,9 +52,7 @@ def predict(
     if batch_size is not None and batch_size < 1:
         raise ConfigError("predict_batch_size", batch_size, "Use 1 or more.")
     engine = model if isinstance(model, Engine) else engine_of(model)
-    config = (engine.defaults if generation_config is None else make_config(generation_config, None)).updated(
-        **settings
-    )
+    config = make_config(generation_config, engine.defaults, **settings)
     texts = read_inputs(inputs, unescape=unescape)
     prompts = [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
     for row, prompt in enumerate(prompts):

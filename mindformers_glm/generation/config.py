@@ -25,6 +25,7 @@ _FROM_MODEL = (
     "pad_token_id",
     "bos_token_id",
 )
+USUAL_TOP_K = 50  # of transformers and of the official chat
 _LENGTHS = {"max_length", "max_new_tokens", "max_decode_length"}
 # MindFormers' arguments that change nothing here: name -> why.
 _WITHOUT_EFFECT = {
@@ -55,6 +56,8 @@ class GenerationConfig:
     logits are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches
     `top_p`. `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and
     multiplies negative logits of every id of the row so far (never of padding: rows have none).
+    A call of `model.generate` or `chat` that says `do_sample=True` and no top_k draws from 50 where the model's own
+    settings have 1, and likewise with temperature and top_p 0.
 
     `seed` None draws a new one from NumPy's generator, which `seed:` of the YAML file seeds, and each result tells it.
     With `num_beams` above 1 the result of beam search is returned; sampling is off then. A beam's score is the sum of
@@ -109,9 +112,15 @@ class GenerationConfig:
 
     @classmethod
     def from_model(cls, model_config: Any) -> GenerationConfig:
-        """The defaults that a model configuration states; its `seq_length` where it names no length."""
+        """The defaults that a model configuration states; its `seq_length` where it names no length.
+
+        MindFormers' own default, `top_k: 1`, is not what a file means that states `do_sample: True` and no top_k.
+        """
         values = {name: getattr(model_config, name, None) for name in _FROM_MODEL}
         values = {name: value for name, value in values.items() if value is not None}
+        stated = getattr(model_config, "model_fields_set", values)
+        if "top_k" not in stated and "do_sample" in stated:  # a file that asks for sampling and names no top_k
+            values["top_k"] = USUAL_TOP_K
         if "max_new_tokens" not in values:
             lengths = (getattr(model_config, name, None) for name in ("max_length", "max_decode_length", "seq_length"))
             values["max_length"] = next((length for length in lengths if length is not None), None)
@@ -215,10 +224,21 @@ def make_config(given: Any, defaults: GenerationConfig, **changes: Any) -> Gener
     if given is None:
         given = {}
     if isinstance(given, Mapping):
-        given = defaults.updated(**given)
+        return defaults.updated(
+            **_drawn({**given, **{name: v for name, v in changes.items() if v is not None}}, defaults)
+        )
     if not isinstance(given, GenerationConfig):
         raise GenerationError(f"generation_config: got {shorten(given)}. Give a GenerationConfig or a mapping")
     return given.updated(**changes)
+
+
+def _drawn(changes: dict[str, Any], defaults: GenerationConfig) -> dict[str, Any]:
+    """The changes of a call; one that says do_sample=True draws, whatever single choice the defaults leave."""
+    if changes.get("do_sample") is not True:
+        return changes
+    usual = {"top_k": (1, USUAL_TOP_K), "top_p": (0, 1.0), "temperature": (0, 1.0)}
+    opened = {name: value for name, (single, value) in usual.items() if getattr(defaults, name) == single}
+    return {**opened, **changes}
 
 
 def _wrong(name: str, value: Any, fix: str) -> GenerationError:
@@ -237,8 +257,10 @@ def _integer(least: int) -> Callable[[str, Any], int]:
 def _number(least: float, most: float = math.inf, *, open_below: bool = False) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         number = float(value)
-        if isinstance(value, (bool, str)) or not least <= number <= most or (open_below and number == least):
+        fits = math.isfinite(number) and least <= number <= most and not (open_below and number == least)
+        if isinstance(value, (bool, str)) or not fits:
             fix = f"Use a number {'above' if open_below else 'from'} {least:g}"
+            fix = "Use a number" if least == -math.inf else fix
             raise _wrong(name, value, fix + ("." if most == math.inf else f" to {most:g}."))
         return number
 

@@ -26,6 +26,13 @@ from mindformers_glm.registry import SERVICES
 from mindformers_glm.signals import terminated_as_interrupted
 
 OnToken = Callable[[int, Token], None]
+# Arguments of transformers' generate that callers of it write, and why they do nothing here.
+_ELSEWHERE = {
+    "token_type_ids": "this network has one type of token",
+    "return_dict_in_generate": "the result is always a list of arrays; engine_of(model) tells more",
+    "output_scores": "engine_of(model) gives log-probabilities with output_logprobs",
+    "synced_gpus": "one process generates",
+}
 
 
 class MindSporeEngine(Engine):
@@ -91,20 +98,30 @@ def generate_arrays(
     streamer: Any = None,
     seed: int | None = None,
     attention_mask: Any = None,
+    position_ids: Any = None,
     **settings: Any,
 ) -> list[np.ndarray]:
     """Prompt and new ids of each row, as int32 arrays of their own length: `model.generate`.
 
-    `input_ids`: one row or several, as lists of any lengths, an array or a Tensor. Pad ids at the end of a row are
-    padding and cut off, unless `attention_mask` says which ids count. `settings` are fields of GenerationConfig and
-    come before `generation_config`, which comes before the defaults in the model's configuration.
+    `input_ids`: one row or several, as lists of any lengths, an array or a Tensor. Pad ids at both ends of a row are
+    padding and cut off, unless `attention_mask` says which ids count. What else a tokenizer gives is accepted:
+    `position_ids` must count the ids that are no padding. `settings` are fields of GenerationConfig (`use_cache` is
+    transformers' name of `use_past`) and come before `generation_config`, which comes before the defaults in the
+    model's configuration.
 
     Raises:
         GenerationError: a setting or prompt that cannot be honoured, or a streamer for several rows.
     """
+    if "use_cache" in settings:
+        settings.setdefault("use_past", settings.pop("use_cache"))
+    for name in [name for name in settings if name in _ELSEWHERE]:
+        log_once(f"generate: {name} has no effect: {_ELSEWHERE[name]}")
+        del settings[name]
     defaults = GenerationConfig.from_model(model.config)
     config = make_config(generation_config, defaults, seed=seed, logits_processor=logits_processor, **settings)
-    prompts = read_prompts(input_ids, pad_id=config.pad_token_id, attention_mask=attention_mask)
+    prompts = read_prompts(
+        input_ids, pad_id=config.pad_token_id, attention_mask=attention_mask, position_ids=position_ids
+    )
     rows = generate_rows(engine_of(model), prompts, config, streamer=streamer)
     return [np.asarray(row, np.int32) for row in rows]
 
@@ -143,28 +160,46 @@ def log_speed(seconds: float, tokens: int) -> None:
     )
 
 
-def read_prompts(input_ids: Any, *, pad_id: int, attention_mask: Any = None) -> list[list[int]]:
+def read_prompts(
+    input_ids: Any, *, pad_id: int, attention_mask: Any = None, position_ids: Any = None
+) -> list[list[int]]:
     """Rows of ids without padding, from one row or several in any usual form.
 
     Raises:
-        GenerationError: something else than ids, or a row that is nothing but padding.
+        GenerationError: something else than ids, a row that is nothing but padding, or a mask or positions that do not
+            belong to these ids.
     """
     rows = _rows(input_ids, "input_ids")
     if attention_mask is not None:
-        masks = _rows(attention_mask, "attention_mask")
-        if [len(mask) for mask in masks] != [len(row) for row in rows]:
-            raise GenerationError("attention_mask: its shape differs from that of input_ids")
-        rows = [[token for token, seen in zip(*pair, strict=True) if seen] for pair in zip(rows, masks, strict=True)]
+        seen = [[bool(item) for item in mask] for mask in _like(attention_mask, rows, "attention_mask")]
     else:
-        rows = [row[: _used(row, pad_id)] for row in rows]
-    for number, row in enumerate(rows):
-        if not row:
+        seen = [_inside(row, pad_id) for row in rows]
+    for number, mask in enumerate(seen):
+        if not any(mask):
             raise GenerationError(f"input_ids: row {number} is empty, or nothing but padding (id {pad_id})")
-    return rows
+    if position_ids is not None:
+        for number, (places, mask) in enumerate(zip(_like(position_ids, rows, "position_ids"), seen, strict=True)):
+            if _only(places, mask) != list(range(sum(mask))):
+                raise GenerationError(f"position_ids: row {number} does not count its ids from 0. Leave them out")
+    return [_only(row, mask) for row, mask in zip(rows, seen, strict=True)]
 
 
-def _used(row: list[int], pad_id: int) -> int:
-    return next((size for size in range(len(row), 0, -1) if row[size - 1] != pad_id), 0)
+def _inside(row: list[int], pad_id: int) -> list[bool]:
+    """Where a row is no padding: between the first and the last id that is not `pad_id`."""
+    used = [place for place, token in enumerate(row) if token != pad_id]
+    return [bool(used) and used[0] <= place <= used[-1] for place in range(len(row))]
+
+
+def _only(row: list[int], mask: list[bool]) -> list[int]:
+    return [item for item, counts in zip(row, mask, strict=True) if counts]
+
+
+def _like(value: Any, rows: list[list[int]], name: str) -> list[list[int]]:
+    """Numbers beside ids, in the shape of the ids."""
+    found = _rows(value, name)
+    if [len(row) for row in found] != [len(row) for row in rows]:
+        raise GenerationError(f"{name}: its shape differs from that of input_ids")
+    return found
 
 
 def _rows(value: Any, name: str) -> list[list[int]]:

@@ -32,8 +32,8 @@ def test_one_row_in_every_form(given):
 
 
 def test_several_rows():
-    assert read_prompts([[1, 2], [3], [0, 4, 0, 5]], pad_id=0) == [[1, 2], [3], [0, 4, 0, 5]]
-    assert read_prompts([[1, 2, 9], [9, 3, 9]], pad_id=9) == [[1, 2], [9, 3]]
+    assert read_prompts([[1, 2], [3], [0, 4, 0, 5]], pad_id=0) == [[1, 2], [3], [4, 0, 5]]
+    assert read_prompts([[1, 2, 9], [9, 3, 9]], pad_id=9) == [[1, 2], [3]]
     mask = [[1, 1, 1], [0, 1, 1]]
     assert read_prompts([[1, 2, 0], [0, 3, 0]], pad_id=0, attention_mask=mask) == [[1, 2, 0], [3, 0]]
 
@@ -110,3 +110,18 @@ def test_stop_texts_are_found_however_ids_divide_them(tokenizer):
     assert stop(tokenizer.encode("a\n\nb", add_special_tokens=False))
     assert not stop(tokenizer.encode("a\nb 再 见", add_special_tokens=False))
     assert not stop_at(tokenizer, [])(ids)
+
+
+def test_padding_on_the_left_is_no_part_of_a_prompt():
+    assert read_prompts([[0, 0, 64790, 5], [64790, 7, 0, 5]], pad_id=0) == [[64790, 5], [64790, 7, 0, 5]]
+
+
+def test_positions_that_count_the_ids_are_accepted():
+    left, mask = [[0, 0, 8, 9], [6, 7, 8, 9]], [[0, 0, 1, 1], [1, 1, 1, 1]]
+    places = np.array([[0, 0, 0, 1], [0, 1, 2, 3]])
+    assert read_prompts(left, pad_id=0, attention_mask=mask, position_ids=places) == [[8, 9], [6, 7, 8, 9]]
+    assert read_prompts(left, pad_id=0, position_ids=places) == [[8, 9], [6, 7, 8, 9]]
+    with pytest.raises(GenerationError, match="position_ids: row 0"):
+        read_prompts([[8, 9]], pad_id=0, position_ids=[[1, 2]])
+    with pytest.raises(GenerationError, match="position_ids: its shape"):
+        read_prompts([[8, 9]], pad_id=0, position_ids=[[0]])

@@ -103,3 +103,28 @@ def test_a_drawn_seed_follows_numpys_seed():
 def test_mindformers_names_without_effect_are_accepted(caplog):
     config = GenerationConfig().updated(renormalize_logits=True, encoder_repetition_penalty=1.0, bos_token_id=1)
     assert config.greedy
+
+
+def test_a_file_that_asks_for_sampling_and_names_no_top_k_is_not_greedy():
+    sampling = GenerationConfig.from_model(ChatGLM2Config(do_sample=True))
+    assert (sampling.top_k, sampling.greedy) == (50, False)
+    assert GenerationConfig.from_model(ChatGLM2Config(do_sample=True, top_k=1)).greedy
+    assert GenerationConfig.from_model(ChatGLM2Config()).greedy
+
+
+@pytest.mark.parametrize("model", [{}, {"top_k": 1, "do_sample": True}, {"top_p": 0.0}, {"temperature": 0.0}])
+@pytest.mark.parametrize("as_mapping", [True, False])
+def test_a_call_that_says_do_sample_draws(model, as_mapping):
+    defaults = GenerationConfig.from_model(ChatGLM2Config(**model))
+    asked = {"do_sample": True, "num_return_sequences": 2}
+    config = make_config(asked, defaults) if as_mapping else make_config(None, defaults, **asked)
+    assert not config.greedy
+    assert make_config(None, defaults, do_sample=True, top_k=1).greedy  # said by the call itself
+    assert make_config(GenerationConfig(top_k=1), defaults, do_sample=True).greedy
+
+
+@pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "length_penalty"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_are_finite(name, value):
+    with pytest.raises(GenerationError, match=f"{name}: got -?(inf|nan). Use a number"):
+        GenerationConfig(**{name: value})
