@@ -1,7 +1,7 @@
 """AutoConfig, AutoModel, AutoTokenizer and AutoProcessor: from a name, folder, file or YAML to the object.
 
-A registered name stands for the network that ships with the package, or for weights in `checkpoint_download/`.
-YAML files are read where they are, every time; nothing is copied into the current folder.
+A registered name stands for the network that ships with the package, or for a public model, which is kept in
+`checkpoint_download/`. YAML files are read where they are, every time. The road itself is `assembly/`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,19 @@ from typing import Any
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.model_files import read_config
-from mindformers_glm.checkpoint.peft import read_adapter_config
-from mindformers_glm.checkpoint.resolve import Resolved, resolve
-from mindformers_glm.config.legacy import lookup
-from mindformers_glm.config.loader import read_yaml
-from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, DOWNLOAD_DIR, MODEL_NAMES, model_name
-from mindformers_glm.config.vocabulary import FILE as VOCABULARY
-from mindformers_glm.config.vocabulary import beside, of_model
+from mindformers_glm.assembly.keywords import taken
+from mindformers_glm.assembly.network import changed, config_of, load_network
+from mindformers_glm.assembly.tokenizer import load_tokenizer
+from mindformers_glm.checkpoint.model_files import model_files, read_config
+from mindformers_glm.checkpoint.resolve import downloaded, plain_name, resolve, row_of
+from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.initial import fill, unfilled
 from mindformers_glm.models.glm.model import build_model
-from mindformers_glm.registry import CONFIGS, TOKENIZERS
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.processor import GLMProcessor
-from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 _YAML = (".yaml", ".yml")
 
@@ -48,18 +43,30 @@ class AutoConfig(_Listed):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> ChatGLM2Config:
-        """The configuration of a registered name, a YAML or config.json, or a folder that holds one.
+        """The configuration of a registered name, a hub id, a YAML or config.json, or a folder that holds one.
+
+        Arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
 
         Raises:
             ConfigError: there is no such name or file, or a value in it is wrong.
         """
+        words = taken(overrides)
+        overrides = {**words.changes, **overrides}
         path = Path(name_or_path).expanduser()
         if path.suffix in (*_YAML, ".json"):
             return changed(read_config(path)[0], overrides)
         if path.exists():
-            return changed(_config_of(resolve(path)), overrides)
-        row = model_name(str(name_or_path), "name_or_path")
-        shipped = ASSETS / str(name_or_path) / "config.yaml"
+            found = model_files(path).config
+            return changed(config_of(resolve(path)) if found is None else found, overrides)
+        name = plain_name(name_or_path)
+        here = downloaded(name) if "/" in name else None
+        if here is not None:
+            return changed(config_of(resolve(here)), overrides)
+        row = row_of(name, "name_or_path")
+        if row is None:
+            fix = "AutoModel.from_pretrained obtains the model; or give a path."
+            raise CheckpointError(name, "its configuration is not on this machine", fix)
+        shipped = ASSETS / name / "config.yaml"
         return changed(read_config(shipped if shipped.is_file() else CONFIGS_DIR / row.yaml)[0], overrides)
 
 
@@ -67,25 +74,32 @@ class AutoModel(_Listed):
     """A network, with its weights."""
 
     @classmethod
-    def from_config(cls, config: ChatGLM2Config | str | Path, *, download_checkpoint: bool = True) -> nn.Cell:
+    def from_config(
+        cls, config: ChatGLM2Config | str | Path, *, download_checkpoint: bool = True, **ignored: Any
+    ) -> nn.Cell:
         """The network of a configuration or YAML file, with the weights that `checkpoint_name_or_path` names.
 
         A configuration that names none gives random weights, and a log line says so. `download_checkpoint` is
-        MindFormers' argument: False leaves the named weights out. Nothing is downloaded in either case.
+        MindFormers' argument: False leaves the named weights out.
 
         Raises:
             ConfigError, CheckpointError: the configuration is wrong, or the weights are missing or do not fit.
         """
         runtime.set_up_if_needed()
+        words = taken(ignored)
+        if ignored:
+            raise ConfigError(f"from_config: {next(iter(ignored))}", None, "Set it in the configuration.")
         if not isinstance(config, ChatGLM2Config):
             config = AutoConfig.from_pretrained(config)
+        config = changed(config, words.changes) if words.changes else config
+        if config.checkpoint_name_or_path and download_checkpoint:
+            name = config.checkpoint_name_or_path
+            asked = None if name in MODEL_NAMES else False  # an official config.json names where it came from
+            return load_network(name, config=config, is_own=True, download=asked)
         with unfilled():
             model = build_model(config).set_train(False)
-        if config.checkpoint_name_or_path and download_checkpoint:
-            load_into(model, resolve(config.checkpoint_name_or_path).read(), new_adapter=True)
-        else:
-            fill(model)
-            logger.warning("The weights are random: the configuration names no checkpoint.")
+        fill(model)
+        logger.warning("The weights are random: the configuration names no checkpoint.")
         return model
 
     @classmethod
@@ -94,33 +108,37 @@ class AutoModel(_Listed):
         name_or_path: str | Path,
         *,
         adapter: str | Path | None = None,
+        lora_alpha: float | None = None,
         partial: bool = False,
-        download: bool = False,
+        download: bool | str | None = None,
+        config: ChatGLM2Config | str | Path | None = None,
         **overrides: Any,
     ) -> nn.Cell:
-        """The network with weights, of a registered name, a folder (ours, Hugging Face, MindFormers) or a weight file.
+        """The network with weights, of a registered name, a hub id, a folder, a weight file or a run's output folder.
 
-        `adapter` is a LoRA or prefix to load on top, and needs `pet_config` among the overrides unless it is a PEFT
-        folder, which says so itself. `overrides` are keys of ChatGLM2Config, for example `compute_dtype="float32"`.
-        With `partial` names may be missing or left over, which is logged. Nothing is downloaded unless `download`.
+        `adapter` is a LoRA or prefix to load on top: a PEFT folder, an official P-Tuning folder, or a checkpoint, whose
+        `lora_alpha` must be given where no file tells it. `overrides` are keys of ChatGLM2Config, for example
+        `compute_dtype="float32"`; arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
+        With `partial` names may be missing or left over, which is logged. A public model that is not on this machine
+        is fetched into `checkpoint_download/`; `download` and the environment govern that, see checkpoint/resolve.py.
 
         Raises:
             ConfigError, CheckpointError: no such model, or its weights do not fit.
         """
         runtime.set_up_if_needed()
-        found = resolve(name_or_path, download=download)
-        if found.adapter is not None:
-            fix = f"Name the base model, and this folder with adapter={str(name_or_path)!r}."
-            raise CheckpointError(str(name_or_path), "it holds an adapter and no network", fix)
-        patch = resolve(adapter) if adapter is not None else None
-        if patch is not None and patch.adapter is not None:
-            overrides = {"pet_config": read_adapter_config(patch.adapter), **overrides}
-        with unfilled():
-            model = build_model(changed(_config_of(found), overrides)).set_train(False)
-        load_into(model, found.read(), partial=partial, new_adapter=adapter is not None)
-        if patch is not None:
-            load_into(model, patch.read())
-        return model
+        words = taken(overrides)
+        if config is not None and not isinstance(config, ChatGLM2Config):
+            config = AutoConfig.from_pretrained(config)
+        return load_network(
+            name_or_path,
+            adapter=adapter,
+            lora_alpha=lora_alpha,
+            partial=partial,
+            config=config,
+            download=False if words.local_only else download,
+            revision=words.revision,
+            **{**words.changes, **overrides},
+        )
 
 
 class AutoTokenizer(_Listed):
@@ -128,28 +146,18 @@ class AutoTokenizer(_Listed):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> GLMTokenizer:
-        """The tokenizer of a registered name, a folder, a sentencepiece file, or a YAML file with `processor`.
+        """The tokenizer of a registered name, a hub id, a folder, a run's output folder, a sentencepiece file, or a
+        YAML file with `processor`.
+
+        Arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
 
         Raises:
             ConfigError, CheckpointError: there is none.
         """
-        path = Path(name_or_path).expanduser()
-        if path.suffix in _YAML:
-            spec = lookup(read_yaml(path), "processor.tokenizer")
-            if spec is None:
-                raise ConfigError(str(path), None, "The file has no section processor.tokenizer.")
-            file = of_model(spec.get("vocab_file")) or spec.get("vocab_file") or beside(str(path))
-            return TOKENIZERS.build({**spec, "vocab_file": file, **overrides}, f"{path}: processor.tokenizer")
-        if path.is_dir():
-            return TOKENIZERS.get(tokenizer_class(path)).from_pretrained(str(path), **overrides)
-        if path.is_file():
-            kind = overrides.pop("type", "ChatGLM2Tokenizer")
-            return TOKENIZERS.build({"type": kind, "vocab_file": str(path), **overrides}, "tokenizer")
-        row, file = model_name(str(name_or_path), "name_or_path"), beside(str(name_or_path))
-        if file is None:
-            fix = f"Put the official tokenizer.model at {DOWNLOAD_DIR / row.family / VOCABULARY}."
-            raise CheckpointError(str(name_or_path), "its tokenizer is not on this machine", fix)
-        return TOKENIZERS.build({"type": row.tokenizer_type, "vocab_file": file, **overrides}, "tokenizer")
+        words = taken(overrides)
+        return load_tokenizer(
+            name_or_path, download=False if words.local_only else None, revision=words.revision, **overrides
+        )
 
 
 class AutoProcessor(_Listed):
@@ -163,21 +171,3 @@ class AutoProcessor(_Listed):
             ConfigError, CheckpointError: there is none.
         """
         return GLMProcessor(tokenizer=AutoTokenizer.from_pretrained(name_or_path), **overrides)
-
-
-def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config:
-    """The configuration with some keys replaced, checked again.
-
-    Raises:
-        ConfigError: an unknown key, or a value that does not fit.
-    """
-    return CONFIGS.build({"type": "ChatGLM2Config", **config.model_dump(), **overrides}, "model_config").settled()
-
-
-def _config_of(found: Resolved) -> ChatGLM2Config:
-    if found.files.config is not None:
-        return found.files.config
-    if found.name in MODEL_NAMES:
-        return read_config(CONFIGS_DIR / MODEL_NAMES[found.name].yaml)[0]
-    fix = "Put config.json or the YAML it was saved with beside it, or build the network with AutoModel.from_config."
-    raise CheckpointError(str(found.weights), "no configuration of the network lies beside the weights", fix)

@@ -10,6 +10,7 @@ import pytest
 from mindformers_glm.log import logger
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network; those of downloads have their own hub
 
 
 @pytest.fixture(scope="session")

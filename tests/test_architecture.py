@@ -11,6 +11,7 @@ ROWS = [
     {"tokenizers", "ops", "parallel", "optim"},
     {"models", "adapters", "data"},
     {"checkpoint", "generation"},
+    {"assembly"},
     {"train", "evaluation", "quantization", "export"},
     {
         "auto",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.adapter import adapter_settings
 from mindformers_glm.checkpoint.folders import is_megatron
 from mindformers_glm.checkpoint.megatron import MegatronWeights
 from mindformers_glm.checkpoint.model_files import (
@@ -45,7 +46,7 @@ def open_checkpoint(
     *,
     config: str | Path | None = None,
     rank: int = 0,
-    download: bool | str = False,
+    download: bool | str | None = None,
     lora_alpha: float | None = None,
     storage: Storage | None = None,
 ) -> Opened:
@@ -74,7 +75,7 @@ def open_checkpoint(
         raise ConfigError("config", None, "The order of rows needs the channels of a head: give --config.")
     if kept.use_rearrange_rope:
         source = read_weights(found.weights, rank=rank, rearranged=network)
-    pet = _pet_config(source, found.adapter, network, lora_alpha)
+    pet = adapter_settings(source, found.adapter, network, lora_alpha)
     exact = known is not None or network == ChatGLM2Config()
     return Opened(source, network, exact, pet, found.files.tokenizer)
 
@@ -89,7 +90,7 @@ def plan_job(
     tokenizer: str | Path | None = None,
     shard_size: str | int = SHARD_BYTES,
     rank: int = 0,
-    download: bool | str = False,
+    download: bool | str | None = None,
     lora_alpha: float | None = None,
     read_storage: Storage | None = None,
     write_storage: Storage | None = None,
@@ -190,21 +191,6 @@ def _guess(source: WeightSource) -> ChatGLM2Config | None:
     shape = ChatGLM2Config()
     same = all(getattr(config, key) == getattr(shape, key) for key in ("hidden_size", "ffn_hidden_size", "num_layers"))
     return shape if same and config.padded_vocab_size == shape.padded_vocab_size else config
-
-
-def _pet_config(
-    source: WeightSource, folder: Path | None, config: ChatGLM2Config | None, lora_alpha: float | None
-) -> dict[str, Any] | None:
-    if folder is not None:
-        return peft.read_adapter_config(folder)
-    if config is not None and config.pet_config:
-        return dict(config.pet_config)
-    layers = peft.adapted_layers(source.names)
-    if lora_alpha is None or not layers:
-        return None
-    rank = source.shape(layers[0] + LORA_NAME + "a")[0]
-    leaves = sorted({layer.rpartition(".")[2] + "$" for layer in layers})
-    return {"pet_type": "lora", "lora_rank": rank, "lora_alpha": lora_alpha, "target_modules": "|".join(leaves)}
 
 
 def _needed(opened: Opened) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import nn
 
 from mindformers_glm.checkpoint.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
-from mindformers_glm.checkpoint.names import is_adapter
+from mindformers_glm.checkpoint.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
@@ -39,9 +39,10 @@ def load_into(
 ) -> LoadReport:
     """Sets the network's parameters from `source` (or from arrays under our names), cast to their own types.
 
-    An adapter alone (LoRA or prefix) must fill all of the network's adapter parameters and nothing else. With
-    `new_adapter` a network's adapter may be absent from the file and keeps its initial values. `partial` accepts
-    missing and surplus names and reports them; a shape that does not fit is an error always.
+    An adapter alone (LoRA or prefix) must fill all of the network's adapter parameters and nothing else, and the
+    network must have its weights already: random ones never stand in for them. With `new_adapter` a network's adapter
+    may be absent from the file and keeps its initial values. `partial` accepts missing and surplus names and reports
+    them; a shape that does not fit is an error always.
 
     Raises:
         CheckpointError: missing, surplus or misshapen tensors, by name, or numbers that are not finite. Names and
@@ -61,6 +62,8 @@ def load_into(
     missing = [name for name in parameters if name in wanted and name not in weights.names]
     surplus = [name for name in weights.names if name not in parameters] + weights.unknown
     fitting = [name for name in weights.names if name in parameters]
+    if weights.only_adapter and any(parameters[name].has_init for name in parameters if not is_adapter(name)):
+        raise adapter_alone(weights.place)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     shapes.update({name: (layer.out_channels, layer.in_channels) for name, layer in layers.items()})
     _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
@@ -76,6 +79,16 @@ def load_into(
             *(weights.place, len(missing), listed(missing), len(surplus), listed(surplus)),
         )
     return LoadReport(fitting, missing, surplus, weights.ignored)
+
+
+def adapter_alone(place: object, base: str | None = None) -> CheckpointError:
+    """The error of an adapter that was given where a model is needed; `base` is what it says it was trained on."""
+    told = f" (it was trained on {base})" if base else ""
+    fix = (
+        "Name the base model, and this as its adapter: adapter= or --adapter, or model_config.checkpoint_name_or_path "
+        "for the base beside load_checkpoint."
+    )
+    return CheckpointError(str(place), f"it holds an adapter and no network{told}", fix)
 
 
 class _Weights:
@@ -137,6 +150,8 @@ def _repair(missing: list[str], surplus: list[str], misshapen: list[str]) -> str
     if missing and all(is_adapter(name) for name in missing):
         return "The file has no adapter for this network: give the adapter's own file as well, or leave out pet_config."
     if surplus and all(is_adapter(name) for name in surplus):
+        if PREFIX_NAME in surplus:
+            return "The file holds a prefix (P-Tuning v2): set model_config.pre_seq_len to its length."
         return "The file holds an adapter: set model_config.pet_config, or merge it with tools/merge_lora.py."
     return "Load a checkpoint of this network, or ask for a partial load (partial=True)."
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mindformers_glm.checkpoint.names import Layout
+from mindformers_glm.checkpoint.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -52,7 +53,8 @@ def model_files(path: str | Path) -> ModelFiles:
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     config_path = _config_path(Path(path), folder)
     config, storage = read_config(config_path) if config_path else (None, Storage())
-    tokenizer = folder if (folder / tokenizer_files.VOCABULARY).is_file() else None
+    places = [folder, *places_of(Path(path))]
+    tokenizer = next((place for place in places if (place / tokenizer_files.VOCABULARY).is_file()), None)
     return ModelFiles(config, storage, config_path, tokenizer)
 
 
@@ -238,8 +240,12 @@ def _config_path(path: Path, folder: Path) -> Path | None:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    for place in places_of(path):
+        for name in (CONFIG_YAML, CONFIG_JSON):
+            if (place / name).is_file():
+                return place / name
     others = sorted(folder.glob("*.yaml"))
-    return others[0] if len(others) == 1 else None
+    return others[0] if len(others) == 1 else run_config(path)
 
 
 def _read_json(path: Path) -> ChatGLM2Config:

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan and write nothing")
     p.add_argument("--overwrite", action="store_true", help="replace an output of an earlier conversion")
     p.add_argument(
-        "--download", nargs="?", const="hub", default=False, help="fetch a model that is not here: hub or modelscope"
+        "--download", nargs="?", const="hub", help="fetch a model that is not here, of any owner: hub or modelscope"
     )
     p.add_argument("--model", default="glm-n", help="accepted for MindFormers' sake: glm-n")
     p.add_argument("--reversed", action="store_true", help="the same as --to hf")

@@ -44,13 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
     runtime.set_up({})
     if AutoConfig.from_pretrained(args.checkpoint).quantization_bit:
         raise CheckpointError(args.checkpoint, "its weights are quantised already", "Start from the float weights.")
-    folder = resolve(args.checkpoint).weights
-    folder = folder if folder.is_dir() else folder.parent
+    tokenizer = resolve(args.checkpoint).files.tokenizer
     settings = {"quantization_bit": args.bits, "quantization_group_size": args.group_size}
     model = AutoModel.from_pretrained(args.checkpoint, compute_dtype="float32", param_init_type="float32", **settings)
     found = report(model)
     arrays = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
-    tokenizer = folder if (folder / "tokenizer.model").is_file() else None
     made = save_directory(args.output_path, arrays, model.config, tokenizer=tokenizer, overwrite=args.overwrite)
     print("\n".join(found.lines()))
     print(f"written: {made}")

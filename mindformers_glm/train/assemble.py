@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint.resolve import resolve_weights
+from mindformers_glm.assembly.memory import check_length
+from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.config import RunConfig
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
@@ -50,6 +50,7 @@ def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = No
     if runtime.device_target() == "CPU" and config.model["model_config"].get("compute_dtype", "float16") == "float16":
         log_once(_SLOW_ON_CPU)
     ranks = ranks or ranks_of(config, training=training)
+    check_length(ranks.config, key="model.model_config.seq_length")
     with nullcontext() if training else unfilled():
         return ranks.network(_arch(config), training=training)
 
@@ -73,12 +74,17 @@ def load_weights(model: nn.Cell, config: RunConfig, ranks: Ranks | None = None) 
         if ranks is not None:
             ranks.random_weights(model, _arch(config))
         return None
-    place = resolve_weights(name)
     training = config.run_mode in ("train", "finetune")
     ranks = ranks or ranks_of(config, training=training)
-    strategy = config.src_strategy_path_or_dir
-    count = ranks.load_weights(model, Path(place), strategy=strategy, new_adapter=training)
+    base = config.model["model_config"].get("checkpoint_name_or_path") or None
+    parts = parts_of(name, base=None if base == name else base)
+    place, strategy = parts.base.weights, config.src_strategy_path_or_dir
+    new = training or parts.adapter is not None
+    count = ranks.load_weights(model, place, strategy=strategy, new_adapter=new)
     logger.info("Loaded %d tensors from %s", count, place)
+    if parts.adapter is not None:
+        count = ranks.load_weights(model, parts.adapter.weights, strategy=strategy, new_adapter=False)
+        logger.info("Loaded %d tensors of the adapter from %s", count, parts.adapter.weights)
     return str(place)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hub_server import Hub
 from safetensors.numpy import save
 
+from mindformers_glm import AutoConfig, AutoModel, AutoTokenizer
 from mindformers_glm.checkpoint.hub import download_model, wanted
 from mindformers_glm.checkpoint.resolve import resolve, resolve_weights
 from mindformers_glm.checkpoint.source import read_weights
@@ -36,20 +37,53 @@ def hub(files, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.delenv("MINDFORMERS_GLM_DOWNLOAD")
     with Hub(REPOSITORY, files) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 
 
-def test_nothing_is_fetched_unless_asked(hub):
-    with pytest.raises(CheckpointError, match="accept the download of THUDM/chatglm2-6b") as caught:
-        resolve("glm2_6b")
+@pytest.mark.parametrize("switch", ["MINDFORMERS_GLM_DOWNLOAD=0", "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=true", ""])
+def test_nothing_is_fetched_where_it_is_switched_off(hub, monkeypatch, switch):
+    name, _, value = switch.partition("=")
+    if name:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CheckpointError, match="allow the download of THUDM/chatglm2-6b") as caught:
+        resolve("glm2_6b", download=None if switch else False)
     assert "\n" not in str(caught.value)
     assert hub.requests == []
 
 
+def test_an_id_of_another_owner_may_be_a_mistyped_path(hub):
+    with pytest.raises(CheckpointError, match="no such file or folder.*download=True"):
+        resolve("output/chatglm2-6b")
+    assert hub.requests == []
+
+
+def test_naming_a_public_model_fetches_it_and_says_its_size_first(hub, caplog):
+    model = AutoModel.from_pretrained("glm2_6b", trust_remote_code=True, revision="v1.0", torch_dtype="float32")
+    assert len(model.transformer.encoder.layers) == 2
+    size = sum(len(hub.files[name]) for name in ("config.json", "model.safetensors"))
+    assert f"Downloading THUDM/chatglm2-6b: 2 files, {size:,} bytes, to checkpoint_download/glm2/glm2_6b" in caplog.text
+    assert any("/revision/v1.0" in request for request in hub.requests)
+    requests = len(hub.requests)
+    again = AutoModel.from_pretrained("THUDM/chatglm2-6b", local_files_only=True)  # the id is the same model
+    assert len(again.transformer.encoder.layers) == 2
+    assert AutoConfig.from_pretrained("THUDM/chatglm2-6b").num_layers == 2
+    assert len(hub.requests) == requests
+
+
+def test_a_tokenizer_is_fetched_without_its_weights(hub, glm2_vocab):
+    hub.files["tokenizer.model"] = Path(glm2_vocab).read_bytes()
+    for name in ("glm2_6b", REPOSITORY):
+        assert AutoTokenizer.from_pretrained(name).vocab_size == 64794
+    assert "model.safetensors" not in hub.sent
+    with pytest.raises(CheckpointError, match="switched off"):
+        resolve("glm2_6b", download=False)
+
+
 def test_a_registered_name_is_fetched_checked_and_used(hub):
-    found = resolve("glm2_6b", download=True)
+    found = resolve("glm2_6b")
     assert found.weights == Path("checkpoint_download/glm2/glm2_6b")
     assert sorted(path.name for path in found.weights.iterdir()) == [
         "config.json",
@@ -64,9 +98,10 @@ def test_a_registered_name_is_fetched_checked_and_used(hub):
     assert len(hub.requests) == requests
 
 
-def test_accepting_in_the_environment(hub, monkeypatch):
+def test_accepting_every_owner_in_the_environment(hub, monkeypatch):
     monkeypatch.setenv("MINDFORMERS_GLM_DOWNLOAD", "1")
-    assert resolve_weights("THUDM/chatglm2-6b") == Path("checkpoint_download/hub/THUDM--chatglm2-6b")
+    hub.name = "someone/chatglm2-mine"
+    assert resolve_weights(hub.name) == Path("checkpoint_download/hub/someone--chatglm2-mine")
 
 
 def test_other_places_are_refused(hub):
@@ -115,8 +150,35 @@ def test_a_hub_that_does_not_answer(monkeypatch, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    with pytest.raises(CheckpointError, match=f"could not be fetched from http://127.0.0.1:{port}.*HF_ENDPOINT"):
+    with pytest.raises(
+        CheckpointError, match=f"could not be fetched from the hub .http://127.0.0.1:{port}.*HF_ENDPOINT"
+    ):
         download_model(REPOSITORY, "here")
+
+
+def test_modelscope_is_tried_where_the_hub_cannot_be_reached(monkeypatch, tmp_path, files, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINDFORMERS_GLM_DOWNLOAD")
+
+    def unreachable(*_):
+        raise module._Unreachable("huggingface.co: no route")
+
+    def fetched(repository, work, revision, only):
+        for name in ("config.json", "model.safetensors"):
+            (work / name).write_bytes(files[name])
+        return [module.RemoteFile(name, len(files[name]), None, None) for name in ("config.json", "model.safetensors")]
+
+    from mindformers_glm.checkpoint import hub as module
+
+    monkeypatch.setattr(module, "_from_hub", unreachable)
+    monkeypatch.setattr(module, "_from_modelscope", fetched)
+    assert verify(resolve("glm2_6b").weights).faults == []
+    assert "hub cannot be reached (huggingface.co: no route); trying modelscope" in caplog.text
+    monkeypatch.setattr(module, "_from_modelscope", unreachable)
+    with pytest.raises(CheckpointError, match="could not be fetched from the hub and ModelScope") as caught:
+        resolve("glm3_6b")
+    assert "\n" not in str(caught.value)
+    assert not Path("checkpoint_download/glm3/glm3_6b").exists()
 
 
 def test_a_repository_without_weights(hub):

@@ -1,0 +1,102 @@
+"""A network with its weights, from a name, folder or file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+
+from mindformers_glm.assembly.memory import check_length
+from mindformers_glm.assembly.parts import parts_of, settings_of
+from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.model_files import read_config
+from mindformers_glm.checkpoint.resolve import Resolved
+from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.initial import unfilled
+from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.registry import CONFIGS
+
+
+def load_network(
+    name_or_path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    lora_alpha: float | None = None,
+    partial: bool = False,
+    config: ChatGLM2Config | None = None,
+    download: bool | str | None = None,
+    revision: str | None = None,
+    is_own: bool = False,
+    **changes: Any,
+) -> nn.Cell:
+    """The network of a registered name, hub id, folder, weight file or run, with its weights and adapter.
+
+    `adapter` is a PEFT folder, an official P-Tuning folder, or a checkpoint with LoRA or a prefix; the alpha of a LoRA
+    is `lora_alpha` where no file tells it. `changes` are keys of the configuration, over `config` where that is given.
+    `is_own` says that `config` is the very one to build: an adapter that it asks for may be new.
+
+    Raises:
+        ConfigError, CheckpointError: no such model, or its weights do not fit. Random weights never stand in.
+    """
+    parts = parts_of(name_or_path, adapter=adapter, download=download, revision=revision)
+    known, source = config or config_of(parts.base), None
+    if parts.adapter is not None:
+        source, pet_config = read_adapter(parts.adapter, known, lora_alpha)
+        changes = {"pet_config": pet_config, **changes}
+    known = changed(known, changes) if changes else known.settled()
+    check_length(known)
+    with unfilled():
+        model = build_model(known).set_train(False)
+    load_into(model, parts.base.read(), partial=partial, new_adapter=is_own or source is not None)
+    if source is not None:
+        load_into(model, source)
+    return model
+
+
+def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config:
+    """The configuration with some keys replaced, checked again.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+    """
+    stated = config.model_dump(exclude_unset=True)
+    return CONFIGS.build({"type": type(config).__name__, **stated, **overrides}, "model_config").settled()
+
+
+def config_of(found: Resolved) -> ChatGLM2Config:
+    """The configuration beside weights, or of the registered name that they were found by.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if found.files.config is not None:
+        return found.files.config
+    names = [name for name, row in MODEL_NAMES.items() if found.name in (name, row.hub_id)]
+    if names:
+        return read_config(CONFIGS_DIR / MODEL_NAMES[names[0]].yaml)[0]
+    fix = "Put config.json or the YAML it was saved with beside it, or build the network with AutoModel.from_config."
+    raise CheckpointError(str(found.weights), "no configuration of the network lies beside the weights", fix)
+
+
+def read_adapter(
+    found: Resolved, base: ChatGLM2Config, lora_alpha: float | None = None
+) -> tuple[WeightSource, dict[str, Any]]:
+    """An adapter's weights, not yet read, and the `pet_config` that its network needs.
+
+    Raises:
+        CheckpointError: it is no adapter, or no file tells the alpha of a LoRA.
+    """
+    source = found.read()
+    if source.kind in ("weights", "nothing") and not source.unknown:
+        raise CheckpointError(str(source.path), "it holds no adapter", "Name a LoRA or a prefix, or leave it out.")
+    told = settings_of(found, source, lora_alpha=lora_alpha)
+    if told is None and base.pet_config:
+        told = dict(base.pet_config)
+    if told is None:
+        fix = "Give lora_alpha (--lora_alpha) as the adapter was trained with, or a PEFT folder, or merge it first."
+        raise CheckpointError(str(source.path), "no file tells the alpha of a LoRA here", fix)
+    return source, told

@@ -1,0 +1,92 @@
+"""A tokenizer, from the name, folder, file or YAML of its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.checkpoint.resolve import downloaded, hub_id_of, plain_name, row_of, sources_of
+from mindformers_glm.checkpoint.run_folder import places_of, run_config
+from mindformers_glm.config.legacy import lookup
+from mindformers_glm.config.loader import read_yaml
+from mindformers_glm.config.names import DOWNLOAD_DIR
+from mindformers_glm.config.vocabulary import FILE, beside, of_model
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.registry import TOKENIZERS
+from mindformers_glm.tokenizers.files import SETTINGS
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+from mindformers_glm.tokenizers.recognise import tokenizer_class
+
+_YAML = (".yaml", ".yml")
+_FETCHED = (FILE, SETTINGS)
+
+
+def load_tokenizer(
+    name_or_path: str | Path, *, download: bool | str | None = None, revision: str | None = None, **changes: Any
+) -> GLMTokenizer:
+    """The tokenizer of a registered name, hub id, folder, run, weight file, sentencepiece file, or YAML.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: there is none.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix in _YAML:
+        return _of_yaml(path, changes)
+    if path.is_dir():
+        return _of_folder(path, changes)
+    if path.is_file() and path.suffix == ".model":
+        kind = changes.pop("type", "ChatGLM2Tokenizer")
+        return TOKENIZERS.build({"type": kind, "vocab_file": str(path), **changes}, "tokenizer")
+    if path.is_file():
+        return _of_folder(path.parent, changes, weights=path)
+    name = plain_name(name_or_path)
+    here = downloaded(name)
+    if here is not None and here.is_dir() and (here / FILE).is_file():
+        return _of_folder(here, changes)
+    row, file = row_of(name, "name_or_path"), beside(name)
+    if row is None:
+        folder = _fetched(name, DOWNLOAD_DIR / "hub" / (name.replace("/", "--") + ".tokenizer"), download, revision)
+        return _of_folder(folder, changes)
+    if file is None and not (DOWNLOAD_DIR / row.family / FILE).is_file():
+        file = str(_fetched(name, DOWNLOAD_DIR / row.family / f"{row.family}.tokenizer", download, revision) / FILE)
+    return TOKENIZERS.build({"type": row.tokenizer_type, "vocab_file": file, **changes}, "tokenizer")
+
+
+def _of_yaml(path: Path, changes: dict[str, Any]) -> GLMTokenizer:
+    spec = lookup(read_yaml(path), "processor.tokenizer")
+    if spec is None:
+        raise ConfigError(str(path), None, "The file has no section processor.tokenizer.")
+    file = of_model(spec.get("vocab_file")) or spec.get("vocab_file") or beside(str(path))
+    return TOKENIZERS.build({**spec, "vocab_file": file, **changes}, f"{path}: processor.tokenizer")
+
+
+def _of_folder(folder: Path, changes: dict[str, Any], *, weights: Path | None = None) -> GLMTokenizer:
+    """The tokenizer in a folder; for a run, beside its weights, or the one that its configuration names."""
+    places = [folder, *places_of(weights or folder)]
+    there = next((place for place in places if (place / FILE).is_file()), None)
+    if there is not None:
+        return TOKENIZERS.get(tokenizer_class(there)).from_pretrained(str(there), **changes)
+    yaml = run_config(weights or folder)
+    if yaml is not None:
+        return _of_yaml(yaml, changes)
+    if weights is not None:
+        raise ConfigError("tokenizer", None, f"No {FILE} lies beside {weights}: name one (--tokenizer).")
+    return TOKENIZERS.get(tokenizer_class(folder)).from_pretrained(str(folder), **changes)
+
+
+def _fetched(name: str, folder: Path, download: bool | str | None, revision: str | None) -> Path:
+    """The folder of a tokenizer that was fetched, now or before.
+
+    Raises:
+        CheckpointError: it is not here, and it may not or cannot be fetched.
+    """
+    if (folder / FILE).is_file():
+        return folder
+    repository = hub_id_of(name)
+    sources = sources_of(download, repository)
+    if not sources:
+        fix = f"Put the official {FILE} at {folder.parent / FILE}, or allow downloads (MINDFORMERS_GLM_DOWNLOAD=1)."
+        raise CheckpointError(name, "its tokenizer is not on this machine", fix)
+    from mindformers_glm.checkpoint.hub import download_model  # noqa: PLC0415 - its clients take a second to import
+
+    return download_model(repository, folder, source=sources, revision=revision, only=_FETCHED)

@@ -1,0 +1,33 @@
+"""What an adapter's files tell of it: the `pet_config` that its network needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.names import LORA_NAME, PREFIX_NAME
+from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.models.glm.config import ChatGLM2Config
+
+
+def adapter_settings(
+    source: WeightSource, folder: Path | None, config: ChatGLM2Config | None, lora_alpha: float | None
+) -> dict[str, Any] | None:
+    """The `pet_config` of the adapter in a checkpoint, None where it has none or no file tells a LoRA's alpha.
+
+    `folder` is that of an adapter_config.json, `config` the network's configuration that lies beside the weights. The
+    length of a prefix stands in its table's shape; the alpha of a LoRA must be told.
+    """
+    if folder is not None:
+        return peft.read_adapter_config(folder)
+    if PREFIX_NAME in source:
+        return {"pet_type": "ptuning2", "pre_seq_len": source.shape(PREFIX_NAME)[0]}
+    if config is not None and config.pet_config:
+        return dict(config.pet_config)
+    layers = peft.adapted_layers(source.names)
+    if lora_alpha is None or not layers:
+        return None
+    rank = source.shape(layers[0] + LORA_NAME + "a")[0]
+    leaves = sorted({layer.rpartition(".")[2] + "$" for layer in layers})
+    return {"pet_type": "lora", "lora_rank": rank, "lora_alpha": lora_alpha, "target_modules": "|".join(leaves)}
