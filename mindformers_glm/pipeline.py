@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 _TASK = "text_generation"
 _BACKENDS = ("ms", "mslite")
 _LITE = ("lite_python", "target", "threads", "device_id", "rank_id", "max_rows")  # arguments of open_lite
-_TOLD_BY_EXPORT = ("model_name", "infer_seq_length", "dynamic", "paged_attention", "pa_block_size", "pa_num_blocks")
+_TEXT_NAMES = ("text", "prompt", "inputs")
+_TOLD_BY_EXPORT = ("infer_seq_length", "dynamic", "paged_attention", "pa_block_size", "pa_num_blocks")
 
 
 @PIPELINES.register(_TASK)
@@ -53,8 +55,8 @@ class TextGenerationPipeline:
         check_fits(self.tokenizer, self.model.config.padded_vocab_size)
         self.batch_size = batch_size
 
-    def __call__(self, inputs: str | list[str], **settings: Any) -> list[dict[str, list[str]]]:
-        """A result for each prompt.
+    def __call__(self, inputs: Any, **settings: Any) -> list[dict[str, list[str]]]:
+        """A result for each prompt: texts, or mappings with `text` (MindFormers' name), `prompt` or `inputs`.
 
         Raises:
             GenerationError: a setting or prompt that the model cannot honour.
@@ -62,7 +64,7 @@ class TextGenerationPipeline:
         settings = {"batch_size": self.batch_size, **self.settings, **settings}
         ends = {*GenerationConfig.from_model(self.model.config).stop_ids, *self.tokenizer.stop_ids}
         settings.setdefault("eos_token_id", sorted(ends))
-        return predict(self.model, self.tokenizer, inputs, **settings)
+        return predict(self.model, self.tokenizer, texts_of(inputs), **settings)
 
 
 class LiteTextGenerationPipeline:
@@ -90,10 +92,10 @@ class LiteTextGenerationPipeline:
             self.close()
             raise ConfigError("tokenizer", None, "The export has none: give the one that belongs to this model.")
 
-    def __call__(self, inputs: str | list[str], **settings: Any) -> list[dict[str, list[str]]]:
+    def __call__(self, inputs: Any, **settings: Any) -> list[dict[str, list[str]]]:
         """A result for each prompt; see TextGenerationPipeline."""
         settings = {"batch_size": self.batch_size, **self.settings, **settings}
-        return predict(self.lite.engine, self.tokenizer, inputs, **settings)
+        return predict(self.lite.engine, self.tokenizer, texts_of(inputs), **settings)
 
     def __enter__(self) -> LiteTextGenerationPipeline:
         return self
@@ -104,6 +106,23 @@ class LiteTextGenerationPipeline:
     def close(self) -> None:
         """Ends the engine and the worker process."""
         self.lite.close()
+
+
+def texts_of(inputs: Any) -> Any:
+    """Prompts out of mappings; what is none passes.
+
+    Raises:
+        ConfigError: a mapping without a text under a known name.
+    """
+    if isinstance(inputs, Mapping):
+        found = [inputs[name] for name in _TEXT_NAMES if name in inputs]
+        if len(found) != 1 or not isinstance(found[0], (str, list, tuple)):
+            fix = f"Put the text under {_TEXT_NAMES[0]!r}, or give the text itself."
+            raise ConfigError("inputs", dict(inputs), fix)
+        return found[0]
+    if isinstance(inputs, (list, tuple)):
+        return [texts_of(item) if isinstance(item, Mapping) else item for item in inputs]
+    return inputs
 
 
 def pipeline(

@@ -9,7 +9,8 @@ import pytest
 from mindspore import Tensor
 
 from mindformers_glm import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, TextGenerationPipeline, pipeline
-from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.errors import CheckpointError, ConfigError, GenerationError
+from mindformers_glm.tokenizers import ChatGLM3Tokenizer
 
 
 def test_the_shipped_model_by_name_writes_an_advertisement():
@@ -127,3 +128,74 @@ def test_loading_draws_no_random_numbers(monkeypatch):
 
     monkeypatch.setattr(Normal, "_initialize", refuse)
     assert not [p.name for p in AutoModel.from_pretrained("glm2_tiny").get_parameters() if p.has_init]
+
+
+def test_a_pipeline_takes_the_text_of_a_mapping():
+    write = pipeline("text_generation", model="glm2_tiny", max_new_tokens=4)
+    prompt = write.tokenizer.build_prompt("你好")
+    assert write({"text": prompt}) == write(prompt) == write([{"text": prompt}])
+    assert write({"prompt": [prompt]}) == write(prompt)
+    with pytest.raises(ConfigError, match="Put the text under 'text'"):
+        write({"txt": prompt})
+
+
+def test_a_pipeline_asks_chatglm3_in_its_chat_form(golden, glm3_vocab):
+    seen = []
+    tokenizer = ChatGLM3Tokenizer(glm3_vocab)
+    options = {"max_new_tokens": 1, "logits_processor": lambda ids, logits: (seen.append(ids[0].tolist()), logits)[1]}
+    write = pipeline(model=AutoModel.from_pretrained(golden / "hf_glm3_tiny"), tokenizer=tokenizer, **options)
+    for name in ("glm32k", "glm3_6b"):
+        write("你好", model_name=name)
+        assert seen.pop() == tokenizer.build_chat_ids("你好")
+    write("你好")
+    assert seen.pop() == tokenizer.encode("你好")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "torch.float16", "bfloat16", "half", "auto", None, np.float32])
+def test_torch_dtype_is_the_type_of_the_weights(golden, dtype):
+    model = AutoModel.from_pretrained(golden / "hf_glm3_tiny", torch_dtype=dtype)
+    word = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.").replace("half", "float16")
+    kind = "Float32" if word in ("auto", "None") else word.capitalize().replace("Bfloat", "BFloat")
+    assert str(model.transformer.output_layer.weight.dtype) == kind
+
+
+def test_what_published_snippets_write(golden, caplog):
+    words = {"trust_remote_code": True, "revision": "v1.0", "low_cpu_mem_usage": True, "empty_init": False}
+    with caplog.at_level("INFO"):
+        config = AutoConfig.from_pretrained(golden / "hf_glm3_tiny", **words)
+        model = AutoModel.from_pretrained(golden / "hf_glm3_tiny", config=config, device="cuda", **words)
+        same = model.eval().half().cuda().to("cuda:0").float().cpu().requires_grad_(False)
+    assert same is model
+    assert "trust_remote_code has no effect" in caplog.text and "device='cuda' has no effect" in caplog.text
+    assert "half() has no effect" in caplog.text
+    eight = AutoModel.from_pretrained(golden / "hf_glm3_tiny", load_in_8bit=True, quantization_group_size=16)
+    assert eight.config.quantization_bit == 8
+    with pytest.raises(ConfigError, match="torch_dtype: got 'int3'.*compute_dtype"):
+        AutoModel.from_pretrained(golden / "hf_glm3_tiny", torch_dtype="int3")
+    with pytest.raises(ConfigError, match="device: got 'tpu'"):
+        AutoModel.from_pretrained(golden / "hf_glm3_tiny", device="tpu")
+
+
+def test_tokenizer_and_model_calls_of_published_snippets(golden, glm3_vocab):
+    model, tokenizer = AutoModel.from_pretrained(golden / "hf_glm3_tiny"), ChatGLM3Tokenizer(glm3_vocab)
+    expected = model.generate(tokenizer.build_chat_ids("你好"), max_new_tokens=3)[0]
+    rows = model.generate(**tokenizer.build_chat_input("你好", []), max_new_tokens=3, use_cache=True)
+    np.testing.assert_array_equal(rows[0], expected)
+    for form in ("np", "ms"):
+        given = tokenizer(["你好", "你好 世界 abc"], padding=True, return_tensors=form)
+        rows = model.generate(**given, max_new_tokens=3, return_dict_in_generate=False)
+        for text, row in zip(["你好", "你好 世界 abc"], rows, strict=True):
+            np.testing.assert_array_equal(row, model.generate(tokenizer(text)["input_ids"], max_new_tokens=3)[0])
+    asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "你好"}]
+    by_list = model.chat(tokenizer, asked, max_new_tokens=3)
+    assert by_list == model.chat(tokenizer, "你好", asked[:1], max_new_tokens=3)
+    assert model.chat(tokenizer, messages=asked, max_new_tokens=3) == by_list
+    with pytest.raises(GenerationError, match="messages"):
+        model.chat(tokenizer, [], max_new_tokens=3)
+
+
+def test_a_length_that_memory_cannot_hold_is_refused_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr("mindformers_glm.assembly.memory.available_bytes", lambda: 1 << 30)
+    with pytest.raises(ConfigError, match=r"seq_length: got 99999999. The memory that is free here is enough for \d"):
+        AutoModel.from_pretrained("glm2_tiny", seq_length=99999999)
+    assert AutoModel.from_pretrained("glm2_tiny", seq_length=4096).config.seq_length == 4096

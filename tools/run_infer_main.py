@@ -3,5 +3,13 @@
 
 from command import run
 
+
+def typed(*given):
+    """Prompts from the terminal; see mindformers_glm/cli/infer_lite.py."""
+    from mindformers_glm.cli.infer_lite import typed as prompts  # noqa: PLC0415 - told in one line where it is missing
+
+    return prompts(*given)
+
+
 if __name__ == "__main__":
     run("infer-lite")

@@ -70,7 +70,7 @@ def taken(given: dict[str, Any]) -> Keywords:
 
 
 def _types(name: str, value: Any) -> dict[str, str]:
-    word = str(value).rpartition(".")[2].lower()
+    word = str(getattr(value, "__name__", value)).rpartition(".")[2].lower()
     word = _TYPES.get(word, word)
     if value is None or word == "auto":
         return {}

@@ -15,11 +15,13 @@ from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.errors import ConfigError, UserError
 from mindformers_glm.evaluation.predict import read_inputs
 from mindformers_glm.export.lite.engine import LiteChat, open_lite
-from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.config import GenerationConfig, make_config
+from mindformers_glm.serving.typed import BOM, Lines
 from mindformers_glm.tokenizers.stream import TextStream
 
 _MODELS = ("common", "glm2", "glm3")
-_ASK = "Please enter your predict data: "
+_ASK = 'Please enter your predict data (exit ends; [Round 1] to 答： is one prompt, others of several lines in """): '
+_ROUND, _REPLY = "[Round ", "答："  # a text of rounds as it is pasted: it ends where the model is to answer
 _SETTINGS = ("do_sample", "top_k", "top_p", "repetition_penalty", "temperature")
 # MindFormers' options that the export itself answers here.
 _TOLD = {
@@ -61,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
     add("--max_length", type=whole(), default=512, help="tokens of prompt and reply together")
     add("--max_output_length", type=whole(), help="tokens of the reply alone; wins over --max_length")
     add("--do_sample", type=switch, default=False)
-    add("--top_k", type=int, default=1)
-    add("--top_p", type=float, default=1.0)
-    add("--repetition_penalty", type=float, default=1.0)
-    add("--temperature", type=float, default=1.0)
+    add("--top_k", type=int, help="draw from so many best tokens (50 with --do_sample True)")
+    add("--top_p", type=float)
+    add("--repetition_penalty", type=float)
+    add("--temperature", type=float)
     add("--add_special_tokens", type=switch, default=True, help="the ids that every GLM prompt begins with")
     add("--stream", type=switch, default=False, help="show the reply as it grows")
     add("--generated_time", type=whole(), default=1, help="how often --predict_data is answered, for measuring")
@@ -120,7 +122,7 @@ def check(lite: LiteChat, args: argparse.Namespace) -> None:
 def settings_of(lite: LiteChat, args: argparse.Namespace) -> GenerationConfig:
     """How to generate."""
     lengths = {"max_new_tokens": args.max_output_length} if args.max_output_length else {"max_length": args.max_length}
-    return lite.engine.defaults.updated(**lengths, **{name: getattr(args, name) for name in _SETTINGS})
+    return make_config(None, lite.engine.defaults, **lengths, **{name: getattr(args, name) for name in _SETTINGS})
 
 
 def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
@@ -151,17 +153,31 @@ def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[s
 
 
 def typed(ask: Callable[[str], str] = input) -> Iterator[str]:
-    """Prompts from the terminal, until `exit` or the end of the input."""
+    """Prompts from the terminal, until `exit` or the end of the input.
+
+    A line is a prompt. A text that begins with `[Round ` goes on to the line `答：`; triple quotes, or a backslash at
+    the end of a line, join others.
+    """
+    lines, rounds = Lines(), []
     while True:
-        lines = []
         try:
-            line = ask(_ASK)
-            while line.endswith("\\"):
-                lines.append(line[:-1])
-                line = ask("... ")
+            line = ask("... " if lines.is_open or rounds else _ASK).removeprefix(BOM)
         except EOFError:
+            begun = rounds or ([left.text] if (left := lines.flush()) else [])
+            if begun and "".join(begun).strip():
+                yield "\n".join(begun).replace("\\n", "\n")
             return
-        text = "\n".join([*lines, line]).replace("\\n", "\n")
+        if rounds or (not lines.is_open and line.startswith(_ROUND) and not line.rstrip().endswith(_REPLY)):
+            rounds.append(line)
+            if line.strip() != _REPLY:
+                continue
+            text, rounds = "\n".join(rounds), []
+        else:
+            said = lines.push(line)
+            if said is None:
+                continue
+            text = said.text
+        text = text.replace("\\n", "\n")
         if text.strip() == "exit":
             return
         if text.strip():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 LARGEST = 2**31 - 1
+A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-5, -5度), for options have two
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,6 +19,7 @@ class Parser(argparse.ArgumentParser):
         given.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         given.setdefault("allow_abbrev", False)
         super().__init__(**given)
+        self._negative_number_matcher = A_VALUE
 
     def error(self, message: str) -> NoReturn:
         """Prints the line and ends the program."""

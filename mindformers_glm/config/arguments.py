@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ OPTIONS: tuple[Option, ...] = (
         "--predict_data", str, ("input_data",), r"prompts (\n is a line break), or a file with one in each line", "+"
     ),
     Option("--predict_batch_size", parse_value, ("predict_batch_size",), "prompts worked on together"),
+    Option("--model_name", str, ("model_name",), "predict: glm3_6b and its kin ask in the chat form, with roles"),
     Option("--load_checkpoint", str, ("load_checkpoint",), "model name, file or folder with weights"),
     Option(
         "--src_strategy_path_or_dir", str, ("src_strategy_path_or_dir",), "strategy that the weights were saved with"
@@ -179,6 +181,10 @@ def find_config(name: str, *, script_dir: Path | None = None) -> Path:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._negative_number_matcher = re.compile(r"-(?!-)")  # -5度 is a value: options have two
+
     def error(self, message: str) -> NoReturn:
         argument, _, fault = message.removeprefix("argument ").partition(": ")
         if argument == "unrecognized arguments":

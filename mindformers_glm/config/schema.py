@@ -146,6 +146,7 @@ class RunSchema(SectionModel):
     # predict and export
     input_data: str | list[str] | None = None
     predict_batch_size: Count | None = None
+    model_name: str | None = None
     top_k: Natural | None = None
     save_file: str | None = None
     adapter_id: str | None = None

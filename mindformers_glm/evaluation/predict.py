@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,15 @@ from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.files import write_text
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.log import logger
+from mindformers_glm.log import log_once, logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 if TYPE_CHECKING:
     from mindspore import nn
 
 RESULT_NAME = "text_generation_result.txt"
+_WITH_ROLES = ("glm3", "glm4")  # families whose prompts are messages; "glm32k" is ChatGLM3-6B-32k
+_ROLE_MARKS = ("<|user|>", "<|assistant|>", "<|system|>", "<|observation|>")
 _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 
 
@@ -33,11 +35,13 @@ def predict(
     unescape: bool = False,
     result_file: str | Path | None = None,
     share: Share = ALL,
+    model_name: str | None = None,
     **settings: Any,
 ) -> list[dict[str, list[str]]]:
     """`[{'text_generation_text': [prompt and answer, ...]}, ...]`: one dictionary for each batch, in order.
 
-    `inputs` and `unescape` as for `read_inputs`; `batch_size` None is 1, and the last batch may be smaller.
+    `inputs` and `unescape` as for `read_inputs`, `model_name` as for `prompt_ids`; `batch_size` None is 1, and the
+    last batch may be smaller.
     `settings` are fields of GenerationConfig and override `generation_config`, and that the model's defaults.
     `result_file` receives the list as Python prints it; the file appears whole or not at all. `share` says which
     batches this rank computes; the results are those of all ranks.
@@ -54,7 +58,7 @@ def predict(
     engine = model if isinstance(model, Engine) else engine_of(model)
     config = make_config(generation_config, engine.defaults, **settings)
     texts = read_inputs(inputs, unescape=unescape)
-    prompts = [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+    prompts = prompt_ids(tokenizer, texts, model_name=model_name, add_special_tokens=add_special_tokens)
     for row, prompt in enumerate(prompts):
         config.limits(prompt, seq_length=engine.max_length, row=row)
     size, done = batch_size or 1, {}
@@ -71,6 +75,29 @@ def predict(
     return results
 
 
+def prompt_ids(
+    tokenizer: GLMTokenizer, texts: Sequence[str], *, model_name: str | None = None, add_special_tokens: bool = True
+) -> list[list[int]]:
+    """Ids of each prompt: as it is written, or for a `model_name` of ChatGLM3 (glm3_6b, glm32k) as a user's message.
+
+    Raises:
+        ConfigError: a name of another family than the tokenizer's.
+    """
+    has_roles = hasattr(tokenizer, "build_chat_ids")
+    family = str(model_name or "common").lower().removeprefix("chat").partition("_")[0].partition("-")[0]
+    if family.startswith(_WITH_ROLES):
+        if not has_roles:
+            fix = "Its chat form has roles, and this tokenizer has none: leave it out, or give the right tokenizer."
+            raise ConfigError("model_name", model_name, fix)
+        return [tokenizer.build_chat_ids(text) for text in texts]
+    if has_roles and any(mark in text for text in texts for mark in _ROLE_MARKS):
+        log_once(
+            "A role token written in a prompt (<|user|>) is plain text to the model: ask in its chat form with "
+            "model_name='glm3_6b' (--model_name glm3_6b), or with model.chat."
+        )
+    return [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+
+
 def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -> list[str]:
     r"""Prompts of a text, of a list, or of a file with one prompt per line, where blank lines are left out.
 
@@ -81,11 +108,18 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
         ConfigError: nothing was given, or something that is not text.
         DataError: the file is missing, empty, or not UTF-8.
     """
-    if isinstance(inputs, Path) or (isinstance(inputs, str) and _names_a_file(inputs)):
-        return _read_file(Path(inputs))
+    if isinstance(inputs, Mapping):
+        raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
+    inputs = [inputs] if isinstance(inputs, Path) else inputs
     if unescape and isinstance(inputs, str) and inputs and _is(inputs, "is_dir"):
         raise ConfigError("predict_data", inputs, "This is a folder; give prompts, or a text file with one per line.")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    files = [text for text in texts if isinstance(text, Path) or (isinstance(text, str) and _names_a_file(text))]
+    if files and len(files) == len(texts):
+        return [prompt for file in files for prompt in _read_file(Path(file))]
+    if files and unescape:
+        fix = f"{files[0]!r} is a file and others are texts: give files alone, or texts alone."
+        raise ConfigError("predict_data", texts, fix)
     if not any(not isinstance(text, str) or text.strip() for text in texts):
         raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
     for text in texts:

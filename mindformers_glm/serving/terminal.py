@@ -13,7 +13,7 @@ from mindformers_glm.errors import UserError
 from mindformers_glm.serving.conversation import ContextFull, Conversation, Figures
 from mindformers_glm.serving.interrupt import allowed, watched
 from mindformers_glm.serving.phrases import CHINESE, Phrases
-from mindformers_glm.serving.typed import Command, Lines, Typed
+from mindformers_glm.serving.typed import BOM, Command, Lines, Typed
 
 
 class Console(Protocol):
@@ -44,11 +44,11 @@ class StandardConsole:
         """A line without its end."""
         with allowed():
             if self.is_interactive:
-                return input(prompt)
+                return input(prompt).removeprefix(BOM)
             line = sys.stdin.readline()
         if not line:
             raise EOFError
-        return line.rstrip("\r\n")
+        return line.rstrip("\r\n").removeprefix(BOM)
 
     def write(self, text: str) -> None:
         """Shows text at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+BOM = "\ufeff"  # before the first line of what some editors and PowerShell write
 _QUOTES = '"""'
 _WORDS: dict[str, Literal["clear", "stop"]] = {"clear": "clear", "stop": "stop", "exit": "stop", "quit": "stop"}
 _SAVED = (".json", ".jsonl")

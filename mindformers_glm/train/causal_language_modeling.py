@@ -145,6 +145,7 @@ class CausalLanguageModelingTrainer:
             prompts,
             generation_config=self._generation(network, tokenizer),
             batch_size=self.config.predict_batch_size,
+            model_name=self.config.model_name,
             unescape=True,
             result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
             share=self._share(),

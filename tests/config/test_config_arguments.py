@@ -19,6 +19,7 @@ COMPAT = [
     ("--train_dataset_dir", "a.json", "train_dataset.data_loader.dataset_dir", "a.json"),
     ("--eval_dataset_dir", "b.json", "eval_dataset.data_loader.dataset_dir", "b.json"),
     ("--predict_data", "你好", "input_data", "你好"),
+    ("--model_name", "glm32k", "model_name", "glm32k"),
     ("--predict_batch_size", "2", "predict_batch_size", 2),
     ("--load_checkpoint", "x.ckpt", "load_checkpoint", "x.ckpt"),
     ("--src_strategy_path_or_dir", "s", "src_strategy_path_or_dir", "s"),
@@ -95,6 +96,8 @@ def test_several_prompts_are_a_list(written):
 
 
 def test_a_prompt_keeps_numbers_and_words_as_text(written):
+    words = ["--config", str(written()), "--predict_data", "a", "-5度穿什么", "-1", "--run_mode", "predict"]
+    assert read_command_line(words).overrides["input_data"] == ["a", "-5度穿什么", "-1"]
     words = ["--config", str(written()), "--predict_data", "1e3", "True", "--run_mode=predict"]
     assert parse_command_line(words)[0].input_data == ["1e3", "True"]
 

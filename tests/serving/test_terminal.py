@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
@@ -13,7 +14,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.serving.conversation import Conversation
 from mindformers_glm.serving.phrases import CHINESE, ENGLISH
-from mindformers_glm.serving.terminal import TerminalChat
+from mindformers_glm.serving.terminal import StandardConsole, TerminalChat
 
 END = EOFError()
 CTRL_C = KeyboardInterrupt()
@@ -206,3 +207,9 @@ def test_characters_are_never_broken(engine, network, glm2):
     TerminalChat(talk, console).run()
     assert "".join(parts).count(text) == 1
     assert not any("\ufffd" in part for part in parts)
+
+
+def test_the_mark_before_piped_text_is_no_part_of_it(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffstop\n\ufeff你好\n"))
+    console = StandardConsole()
+    assert [console.read(""), console.read("")] == ["stop", "你好"]

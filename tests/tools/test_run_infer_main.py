@@ -71,6 +71,36 @@ def test_typed_prompts_of_several_lines(monkeypatch):
     assert list(typed(lambda _: next(lines))) == ["one\ntwo\nthree"]
 
 
+ROUND = ["[Round 1]", "", "问：你好。", "", "答："]
+SECOND = ["[Round 1]", "", "问：a", "", "答：b", "", "[Round 2]", "", "问：c", "", "答："]
+
+
+@pytest.mark.parametrize(
+    ("lines", "prompts"),
+    [
+        (ROUND, ["\n".join(ROUND)]),
+        ([*ROUND, "你好", *SECOND, "exit", "never"], ["\n".join(ROUND), "你好", "\n".join(SECOND)]),
+        (ROUND[:3], ["\n".join(ROUND[:3])]),
+        (["[Round 1]\\n\\n问：你好。\\n\\n答：", "b"], ["\n".join(ROUND), "b"]),
+        (['"""one', "", 'two"""', "three"], ["one\n\ntwo", "three"]),
+        (["\ufeffexit", "never"], []),
+        (["one\\"], ["one"]),
+    ],
+)
+def test_texts_of_several_lines_are_one_prompt(lines, prompts):
+    asked, waiting = [], iter(lines)
+
+    def ask(prompt):
+        asked.append(prompt)
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    assert list(typed(ask)) == prompts
+    assert "答：" in asked[0] and "exit" in asked[0]
+
+
 @pytest.mark.parametrize(
     "words, told",
     [

@@ -20,6 +20,7 @@ from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
 from mindformers_glm.models.glm.quantized import make_quantized
+from mindformers_glm.models.manners import TorchManners
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.linear import matrix_type, multiplies
@@ -114,7 +115,7 @@ class ChatGLM2Model(nn.Cell):
 
 
 @MODELS.register("ChatGLM2WithPtuning2")
-class ChatGLM2ForConditionalGeneration(nn.Cell):
+class ChatGLM2ForConditionalGeneration(TorchManners):
     """The network with its loss; generation is found by name, so that the network knows none of it.
 
     Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here.
