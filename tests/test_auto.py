@@ -190,7 +190,7 @@ def test_tokenizer_and_model_calls_of_published_snippets(golden, glm3_vocab):
     by_list = model.chat(tokenizer, asked, max_new_tokens=3)
     assert by_list == model.chat(tokenizer, "你好", asked[:1], max_new_tokens=3)
     assert model.chat(tokenizer, messages=asked, max_new_tokens=3) == by_list
-    with pytest.raises(GenerationError, match="messages"):
+    with pytest.raises(GenerationError, match="query"):
         model.chat(tokenizer, [], max_new_tokens=3)
 
 

@@ -62,7 +62,7 @@ def stream_reply(
 def chat(
     model: nn.Cell,
     tokenizer: GLMTokenizer,
-    query: str | Sequence[Mapping[str, Any]] | None = None,
+    query: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     history: Sequence[Any] | None = None,
     **options: Any,
 ) -> Turn:
@@ -79,9 +79,10 @@ def chat(
 def stream_chat(
     model: nn.Cell,
     tokenizer: GLMTokenizer,
-    query: str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    query: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     history: Sequence[Any] | None = None,
     *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
     role: str = "user",
     system: str | None = None,
     tools: Any = None,
@@ -90,16 +91,15 @@ def stream_chat(
 ) -> Iterator[Turn]:
     """The reply so far and the history with it, after every token.
 
-    `query` is a text, or a whole conversation as messages {role, content}, the last of which waits for an answer
-    (`messages=` is another name of it).
     `history` holds pairs (query, reply) or messages {role, content}, and comes back in its form (pairs for ChatGLM2,
     messages for ChatGLM3 when it is empty). `query` may also be a message, or a conversation whose last message is
-    to be answered; with `tools` the model is told what it may call. `settings` are fields of GenerationConfig.
+    to be answered (`messages=` is another name of it); with `tools` the model is told what it may call. `settings` are
+    fields of GenerationConfig.
 
     Raises:
         GenerationError: a history that the model's form of chat does not know, or a setting that makes no sense.
     """
-    history, said = _conversation(list(history or []), query, role)
+    history, said = _conversation(list(history or []), query if messages is None else messages, role)
     if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
         raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")
     messages = read_messages([*history, said], system=system, tools=tools or None)
@@ -120,22 +120,6 @@ def _conversation(history: list[Any], query: Any, role: str) -> tuple[list[Any],
     if messages[-1].get("role") == "assistant":
         raise GenerationError("query: the last message must be the user's or a tool's result, the model answers it")
     return [*history, *messages[:-1]], messages[-1]
-
-
-def _asked(query: Any, history: list[Any], role: str) -> tuple[str, list[Any], str]:
-    """Query, history and role, from a text or from messages.
-
-    Raises:
-        GenerationError: no text and no messages.
-    """
-    if isinstance(query, str):
-        return query, history, role
-    if isinstance(query, Mapping):
-        query = [query]
-    is_list = isinstance(query, Sequence) and len(query) and all(isinstance(message, Mapping) for message in query)
-    if not is_list or not isinstance(query[-1].get("content"), str):
-        raise GenerationError("chat: give the question as text, or messages with role and content, the last one asked")
-    return query[-1]["content"], [*history, *query[:-1]], str(query[-1].get("role", role))
 
 
 def _extended(tokenizer: GLMTokenizer, history: list[Any], said: Mapping[str, Any], reply: Reply) -> list[Any]:
