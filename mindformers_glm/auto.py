@@ -14,9 +14,10 @@ from mindspore import nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.keywords import taken
 from mindformers_glm.assembly.network import changed, config_of, load_network
+from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
 from mindformers_glm.checkpoint.model_files import model_files, read_config
-from mindformers_glm.checkpoint.resolve import downloaded, plain_name, resolve, row_of
+from mindformers_glm.checkpoint.resolve import downloaded, plain_name, row_of
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
@@ -57,11 +58,11 @@ class AutoConfig(_Listed):
             return changed(read_config(path)[0], overrides)
         if path.exists():
             found = model_files(path).config
-            return changed(config_of(resolve(path)) if found is None else found, overrides)
+            return changed(config_of(parts_of(path).base) if found is None else found, overrides)
         name = plain_name(name_or_path)
         here = downloaded(name) if "/" in name else None
         if here is not None:
-            return changed(config_of(resolve(here)), overrides)
+            return changed(config_of(parts_of(here).base), overrides)
         row = row_of(name, "name_or_path")
         if row is None:
             fix = "AutoModel.from_pretrained obtains the model; or give a path."

@@ -79,7 +79,7 @@ def _matched(parts: Parts) -> Parts:
 def is_adapter_alone(found: Resolved) -> bool:
     """True for a PEFT folder, and for weights that are nothing but LoRA or a prefix."""
     kind = found.read().kind
-    return kind == "adapter" or (found.adapter is not None and kind == "nothing")
+    return kind == "adapter" or (found.adapter is not None and kind != "weights")
 
 
 def settings_of(found: Resolved, source: WeightSource, *, lora_alpha: float | None = None) -> dict[str, Any] | None:
