@@ -21,12 +21,12 @@ class ConfigError(UserError, ValueError):
 
 
 class ConfigErrors(ConfigError):
-    """Everything that is wrong with one configuration, a line for each fault."""
+    """Everything that is wrong with one configuration: one line, or a line for each fault below a first one."""
 
     def __init__(self, source: str, errors: Sequence[ConfigError]) -> None:
         lines = "\n".join(f"  {error}" for error in errors)
-        plural = "s" if len(errors) > 1 else ""
-        UserError.__init__(self, f"{source}: {len(errors)} fault{plural}\n{lines}")
+        text = f"{source}: {errors[0]}" if len(errors) == 1 else f"{source}: {len(errors)} faults\n{lines}"
+        UserError.__init__(self, text)
         self.key, self.got, self.fix = errors[0].key, errors[0].got, errors[0].fix
         self.errors = list(errors)
 
@@ -63,7 +63,10 @@ class TrainingStopped(UserError, RuntimeError):
 
 def shorten(value: Any, limit: int = 120) -> str:
     """The repr of a value on one line, cut to `limit` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

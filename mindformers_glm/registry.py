@@ -17,6 +17,20 @@ import pydantic
 
 from mindformers_glm.errors import ConfigError
 
+_WORDS = {
+    "Input should be": "It should be",
+    "a valid dictionary": "a mapping of `key: value` lines",
+    "a valid boolean": "True or False",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+
 
 class Registry:
     """Name -> class or function of one kind."""
@@ -58,6 +72,10 @@ class Registry:
         near = difflib.get_close_matches(str(name), self._factories, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(self.names())}."
         raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
+
+    def arguments(self, name: str) -> set[str] | None:
+        """The arguments that the class or function of a name takes; None when it takes any."""
+        return _accepted(self.get(name))
 
     def check(self, spec: Any, key: str, *, runtime: Iterable[str] = ()) -> list[ConfigError]:
         """Faults of `spec` (a mapping with `type`), none when it can be built.
@@ -139,6 +157,14 @@ def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:
     return ConfigError(key, got, f"Unknown key. {hint}")
 
 
+def sentence(message: str) -> str:
+    """Pydantic's message in our words."""
+    message = message.removeprefix("Value error, ").partition(", unable to")[0]
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message[:1].upper() + message[1:].rstrip(".") + "."
+
+
 def pydantic_faults(error: pydantic.ValidationError, key: str, known: Iterable[str]) -> list[ConfigError]:
     """Pydantic's report as our own lines: dotted key, value, repair."""
     faults = []
@@ -153,8 +179,7 @@ def pydantic_faults(error: pydantic.ValidationError, key: str, known: Iterable[s
             for one in getattr(inner, "errors", [inner]):
                 faults.append(ConfigError(f"{key}.{one.key}".strip("."), one.got, one.fix))
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            faults.append(ConfigError(path, item["input"], message[:1].upper() + message[1:].rstrip(".") + "."))
+            faults.append(ConfigError(path, item["input"], sentence(item["msg"])))
     return faults
 
 
@@ -213,6 +238,5 @@ def _type_faults(hint: Any, value: Any, key: str) -> list[ConfigError]:
     try:
         adapter.validate_python(value)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]["msg"].removeprefix("Value error, ")
-        return [ConfigError(key, value, first[:1].upper() + first[1:] + ".")]
+        return [ConfigError(key, value, sentence(error.errors()[0]["msg"]))]
     return []

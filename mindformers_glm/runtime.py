@@ -1,4 +1,7 @@
-"""The device, its mode, the seed and the rank. The only module that sets the MindSpore context."""
+"""The device, its mode, the seed and the rank. The only module that sets the MindSpore context.
+
+MindSpore is imported when it is first needed, so that a configuration is read without it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import mindspore as ms
-import numpy as np
-
 from mindformers_glm.errors import ConfigError, DeviceError
 
-GRAPH_MODE, PYNATIVE_MODE = ms.GRAPH_MODE, ms.PYNATIVE_MODE
+GRAPH_MODE, PYNATIVE_MODE = 0, 1  # MindSpore's own numbers
 _MODES = {0: GRAPH_MODE, 1: PYNATIVE_MODE, "GRAPH_MODE": GRAPH_MODE, "PYNATIVE_MODE": PYNATIVE_MODE}
 _TARGETS = ("CPU", "Ascend")
 _WAIT_SECONDS = 1800  # for slower ranks, as HCCL does; MCCL gives up after 30, which a checkpoint can take
@@ -29,6 +29,8 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
         ConfigError: an unknown mode or device name.
         DeviceError: the named device is not on this machine. Nothing is replaced silently.
     """
+    import mindspore as ms  # noqa: PLC0415
+
     context = dict(context or {})
     mode = context.get("mode", GRAPH_MODE)
     if mode not in _MODES:
@@ -37,7 +39,9 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
     if target not in _TARGETS:
         raise ConfigError("context.device_target", target, f"Use one of {', '.join(_TARGETS)}.")
     require_device(target)
-    device_id = int(os.environ.get("DEVICE_ID", context.get("device_id", 0))) if target == "Ascend" else 0
+    device_id = _variable("DEVICE_ID", 0) if target == "Ascend" else 0
+    if device_id is None:
+        device_id = int(context.get("device_id") or 0)
     ms.set_context(mode=_MODES[mode])
     _choose_device(target, device_id)
     if context.get("max_call_depth"):
@@ -60,6 +64,8 @@ def set_up_if_needed() -> None:
 
 def require_device(target: str) -> None:
     """Raises DeviceError when MindSpore on this machine cannot drive `target`."""
+    import mindspore as ms  # noqa: PLC0415
+
     if target == "CPU":
         return
     try:
@@ -75,33 +81,72 @@ def require_device(target: str) -> None:
 
 def device_target() -> str:
     """The device in use: "CPU" or "Ascend"."""
+    import mindspore as ms  # noqa: PLC0415
+
     return ms.get_context("device_target")
 
 
 def is_graph_mode() -> bool:
     """True in graph mode, False in PyNative."""
+    import mindspore as ms  # noqa: PLC0415
+
     return ms.get_context("mode") == GRAPH_MODE
 
 
 def set_seed(seed: int) -> None:
-    """Seeds MindSpore, NumPy and Python. Seed 0 is a seed like any other."""
+    """Seeds MindSpore, NumPy and Python with a number from 0 to 2^31 - 1. Seed 0 is a seed like any other."""
+    import mindspore as ms  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
+
     ms.set_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def rank() -> int:
-    """Number of this process among all, from RANK_ID or msrun's environment; 0 alone."""
-    return int(os.environ.get("RANK_ID", 0))
+    """Number of this process among all, from RANK_ID or msrun's environment; 0 alone.
+
+    Raises:
+        ConfigError: the variable holds no number, or one beyond the processes that were started.
+    """
+    number = _variable("RANK_ID", 0)
+    count = started_processes()
+    if number is not None and count is not None and number >= count:
+        fix = f"RANK_SIZE is {count}: the launcher numbers processes from 0 to {count - 1}."
+        raise ConfigError("RANK_ID", os.environ["RANK_ID"], fix)
+    return number or 0
 
 
 def rank_size() -> int:
     """How many processes work together; 1 alone."""
-    return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", 1)))
+    return started_processes() or 1
+
+
+def started_processes() -> int | None:
+    """How many processes a launcher started, from its environment; None when there was no launcher.
+
+    A variable that is set and empty is as good as none.
+
+    Raises:
+        ConfigError: the variable holds no number above 0.
+    """
+    return _variable("RANK_SIZE", 1) or _variable("MS_WORKER_NUM", 1)
+
+
+def _variable(name: str, least: int) -> int | None:
+    """The whole number of an environment variable, None when it is unset or empty."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        fix = f"This environment variable of the launcher holds a whole number of {least} or more: correct or unset it."
+        raise ConfigError(name, text, fix)
+    return int(text)
 
 
 def serve_as_scheduler() -> None:
     """Brings msrun's ranks together and returns when all have ended."""
+    import mindspore as ms  # noqa: PLC0415
     from mindspore.communication import init  # noqa: PLC0415 - starts libraries when imported
 
     ms.set_device("CPU")  # whatever the ranks compute on
@@ -110,6 +155,8 @@ def serve_as_scheduler() -> None:
 
 def _choose_device(target: str, device_id: int) -> None:
     """Selects the device once; MindSpore refuses to hear it again after the first kernel."""
+    import mindspore as ms  # noqa: PLC0415
+
     global _chosen
     wanted = (target, None if "MS_ROLE" in os.environ or target == "CPU" else device_id)
     if wanted == _chosen:

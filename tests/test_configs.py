@@ -233,3 +233,80 @@ def test_every_dataset_key_of_mindformers_is_taken():
     config = load_config(path, {"train_dataset": DATASET_KEYS, "eval_dataset": DATASET_KEYS})
     assert {**config.train_dataset, **DATASET_KEYS} == config.train_dataset
     assert load_config(path, ["train_dataset.label_convention=0.8"]).train_dataset.label_convention == "0.8"
+
+
+FINE_TUNING = [name for name, mode in MODES if mode == "finetune"]
+DOCUMENTED_EVALUATION = {  # as the documents print it: prompts without answers, 64 + 128 + 1 tokens
+    "do_eval": True, "eval_step_interval": 500, "eval_epoch_interval": -1,
+    "eval_dataset": {
+        "data_loader": {"type": "ADGenDataLoader", "dataset_dir": "dev.json", "shuffle": False, "phase": "eval",
+                        "version": 2, "origin_columns": ["content", "summary"]},
+        "max_source_length": 64, "max_target_length": 128, "batch_size": 8,
+    },
+    "eval_dataset_task": {"type": "KeyWordGenDataset"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["ADGENMetric", "PerplexityMetric"])
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_evaluation_while_training_takes_the_documented_section(name, metric):
+    change = {**DOCUMENTED_EVALUATION, "run_mode": "finetune", "load_checkpoint": "x", "metric": {"type": metric}}
+    config = load_config(CONFIGS / name, change)
+    rows = config.eval_dataset.max_source_length + config.eval_dataset.max_target_length + 1
+    if metric == "PerplexityMetric":
+        assert config.eval_dataset.data_loader["phase"] == "train"
+        assert rows <= config.model.model_config["seq_length"]
+        assert any("phase: train replaces eval" in note for note in config.notes)
+    else:
+        assert config.eval_dataset.data_loader["phase"] == "eval"
+
+
+LATER = [  # keys of MindFormers' files of 0.7, 1.0 to 1.5, and what they come to
+    ("model.model_config.softmax_compute_type=float32", None),
+    ("model.model_config.softmax_compute_type=bfloat16", "softmax is always computed in float32"),
+    ("model.model_config.rotary_percent=0.5", None),
+    ("model.model_config.interleaved_qkv=False", None),
+    ('model.model_config.auto_map={"AutoTokenizer": ["a.B", null]}', "code that comes with weights is never run"),
+    ("processor.tokenizer.chat_template={{x}}", "not by a template"),
+    ("optimizer.betas=[0.9, 0.999]", None),
+    ("lr_schedule.lr_end=5e-5", None),
+    ("auto_trans_ckpt=True", "re-sharded"),
+    ("parallel_config.context_parallel=2", "not divided"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), LATER)
+def test_keys_of_later_files_are_taken_and_said(change, said):
+    notes = load_config(CONFIGS / "glm2/run_glm2_6b.yaml", [change]).notes
+    assert (
+        any(said in note for note in notes) if said else notes == load_config(CONFIGS / "glm2/run_glm2_6b.yaml").notes
+    )
+
+
+def test_betas_are_the_two_numbers():
+    config = load_config(CONFIGS / "glm2/run_glm2_6b.yaml", ["optimizer.betas=[0.8, 0.999]"])
+    assert (config.optimizer["beta1"], config.optimizer["beta2"]) == (0.8, 0.999)
+    assert "betas" not in config.optimizer
+
+
+@pytest.mark.parametrize(("key", "value"), [("rotary_percent", 1.0), ("interleaved_qkv", True)])
+def test_another_network_is_refused(key, value):
+    with pytest.raises(ConfigErrors, match=f"model.model_config.{key}"):
+        load_config(CONFIGS / "glm2/run_glm2_6b.yaml", {"model": {"model_config": {key: value}}})
+
+
+def test_the_lora_network_of_0_7_is_the_network_with_an_adapter():
+    arch = {"model": {"arch": {"type": "ChatGLM2WithLora"}}}
+    config = load_config(CONFIGS / "glm2/run_glm2_6b_lora.yaml", arch)
+    assert config.model.arch["type"] == "ChatGLM2ForConditionalGeneration"
+    with pytest.raises(ConfigErrors, match=r"model.arch.type.*pet_config"):
+        load_config(CONFIGS / "glm2/run_glm2_6b.yaml", arch)
+
+
+def test_classes_of_glm32k_are_those_of_chatglm3():
+    values = read_yaml(CONFIGS / "glm3/run_glm3_6b_32k.yaml")
+    values["model"]["model_config"]["type"] = "ChatGLM32kConfig"
+    values["model"]["arch"]["type"] = "ChatGLM32kForConditionalGeneration"
+    values["processor"]["tokenizer"]["type"] = "ChatGLM32kTokenizer"
+    assert make_config(values).processor["tokenizer"]["type"] == "ChatGLM3Tokenizer"
+    assert values["model"]["arch"]["type"] == "ChatGLM32kForConditionalGeneration"  # left alone

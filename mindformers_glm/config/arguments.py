@@ -58,14 +58,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--src_strategy_path_or_dir", str, ("src_strategy_path_or_dir",), "strategy that the weights were saved with"
     ),
-    Option("--auto_trans_ckpt", _switch, ("auto_trans_ckpt",), "re-shard the weights for this run"),
+    Option("--auto_trans_ckpt", _switch, ("auto_trans_ckpt",), "no effect: weights are always re-sharded"),
     Option("--only_save_strategy", _switch, ("only_save_strategy",), "write the strategy files and stop"),
     Option("--resume_training", _switch_or_name, ("resume_training",), "go on from a checkpoint: true, or its name"),
-    Option("--strategy_load_checkpoint", str, ("parallel.strategy_ckpt_load_file",), "strategy file to use"),
+    Option("--strategy_load_checkpoint", str, ("parallel.strategy_ckpt_load_file",), "no effect"),
     Option("--remote_save_url", str, ("remote_save_url",), "no effect"),
     Option("--seed", parse_value, ("seed",), "seed of every random generator"),
     Option("--use_parallel", _switch, ("use_parallel",), "several devices"),
-    Option("--profile", _switch, ("profile",), "no effect"),
+    Option("--profile", _switch, ("profile",), "profile the run: adds ProfileMonitor"),
     Option("--epochs", parse_value, ("runner_config.epochs",), "passes over the training data"),
     Option("--batch_size", parse_value, ("runner_config.batch_size",), "rows in a batch; in export of the graph"),
     Option(
@@ -84,8 +84,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("--output_dir", str, ("output_dir",), "folder for logs, checkpoints and the resolved configuration"),
     Option("--register_path", str, ("register_path",), "folder of your own classes"),
     Option("--modal_type", str, ("modal_type",), "no effect", "+"),
-    Option("--adapter_id", str, ("adapter_id",), "adapter to use in predict"),
-    Option("--transform_process_num", parse_value, ("transform_process_num",), "processes that re-shard"),
+    Option("--adapter_id", str, ("adapter_id",), "no effect"),
+    Option("--transform_process_num", parse_value, ("transform_process_num",), "no effect"),
     Option("--do_sample", _switch, ("model.model_config.do_sample",), "draw tokens instead of taking the best"),
     Option("--trust_remote_code", _switch, ("trust_remote_code",), "no effect"),
     Option("--allow_random_weights", _switch, ("allow_random_weights",), "train without a checkpoint"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mindformers_glm.config.ranges import range_faults
 from mindformers_glm.config.schema import DatasetSection, known_keys
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import (
@@ -72,6 +73,7 @@ def _check_dataset(section: Values, task: Values, name: str) -> list[ConfigError
     kind = task.get("type", "KeyWordGenDataset")
     if not section or not isinstance(kind, str) or kind not in DATASETS:
         return faults
+    faults += range_faults(DATASETS.kind, {key: section[key] for key in section if key not in typed}, name)
     found = DATASETS.check({**section, "type": kind}, name, runtime=_DATASET)
     by_class = [fault for fault in found if fault.key.removeprefix(f"{name}.") not in typed]
     return faults + by_class + [fault for fault in found if fault not in by_class and "Unknown key" in fault.fix]
@@ -83,6 +85,8 @@ def _check_optimizer(spec: Any) -> list[ConfigError]:
     faults = _check(OPTIMIZERS, _without(spec, "learning_rate"), "optimizer", _OPTIMIZER)
     if isinstance(rate, Mapping):
         return faults + _check(LR_SCHEDULES, rate, "optimizer.learning_rate", _SCHEDULE)
+    if rate is not None:
+        faults += range_faults("optimizer", {"learning_rate": rate}, "optimizer")
     if rate is not None and not _is_number(rate):
         faults.append(ConfigError("optimizer.learning_rate", rate, "Give a number or a schedule with `type`."))
     return faults
@@ -108,10 +112,14 @@ def _check_processor(spec: Any) -> list[ConfigError]:
 
 
 def _check(registry: Registry, spec: Any, key: str, runtime: tuple[str, ...] = ()) -> list[ConfigError]:
-    """Faults of a component; none where it is absent, no mapping (the schema says so), or nothing is registered."""
-    if not isinstance(spec, Mapping) or not registry.names():
+    """Faults of a component; none where it is absent or no mapping (the schema says so).
+
+    Its class is checked where classes are registered.
+    """
+    if not isinstance(spec, Mapping):
         return []
-    return registry.check(spec, key, runtime=runtime)
+    faults = range_faults(registry.kind, spec, key)
+    return faults + registry.check(spec, key, runtime=runtime) if registry.names() else faults
 
 
 def _check_name(registry: Registry, section: Any, key: str) -> list[ConfigError]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mindformers_glm.errors import shorten
+
 Values = Mapping[str, Any]
 
 
@@ -38,6 +40,19 @@ def _on_cpu(value: Any, values: Values) -> bool:
 
 def _several_devices(value: Any, values: Values) -> bool:
     return bool(value) and bool(values.get("use_parallel")) and lookup(values, "parallel.parallel_mode") in (1, 2)
+
+
+def _other_than(usual: Any) -> Callable[[Any, Values], bool]:
+    return lambda value, _: value is not None and str(value).lower() != usual
+
+
+def _real_callbacks(value: Any, _: Values) -> bool:
+    """ObsMonitor, which uploads nothing here, stands in every file of MindFormers."""
+    return any(lookup(item, "type") != "ObsMonitor" for item in value or [])
+
+
+def _target_elsewhere(value: Any, values: Values) -> bool:
+    return bool(value) and str(value).lower() != str(lookup(values, "context.device_target")).lower()
 
 
 def _is_url(value: Any, _: Values) -> bool:
@@ -82,6 +97,19 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("resume_limit_time", _never, _RESUME),
     NoEffect("ignore_data_skip", _true, "a resumed run goes on with the batch after the last one learned"),
     NoEffect("data_skip_steps", _true, "a resumed run goes on with the batch after the last one learned"),
+    NoEffect(
+        "auto_trans_ckpt", _true, "weights of any division are re-sharded for the run's own whenever they are loaded"
+    ),
+    NoEffect("trainer.model_name", _never, "a network comes from `model`, its weights from load_checkpoint"),
+    NoEffect("eval_callbacks", _real_callbacks, "an evaluation has no callbacks; its figures are logged"),
+    NoEffect("infer.target", _target_elsewhere, "the runtime that loads a graph chooses the device"),
+    NoEffect("infer.model_name", _true, "exported files are named as prefill_model_path says"),
+    NoEffect("infer.ge_config_path", _true, "give it to tools/run_infer_main.py, which loads the graphs"),
+    NoEffect("infer.device_id", _above(0), "give it to tools/run_infer_main.py, which loads the graphs"),
+    NoEffect("infer.rank_id", _above(0), "give it to tools/run_infer_main.py, which loads the graphs"),
+    NoEffect("infer.paged_attention", _true, "exported graphs hold their own cache"),
+    NoEffect("infer.pa_block_size", _never, "as infer.paged_attention"),
+    NoEffect("infer.pa_num_blocks", _never, "as infer.paged_attention"),
     NoEffect("load_ckpt_format", _never, "the form of a checkpoint is recognised from its content"),
     NoEffect("micro_batch_interleave_num", _above(1), _SEMI),
     NoEffect("context.enable_graph_kernel", _true, _GRAPHS),
@@ -129,6 +157,8 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("parallel.auto_pipeline", _several_devices, _SEMI),
     NoEffect("parallel.comm_fusion", _several_devices, "gradients are reduced in one flat buffer"),
     NoEffect("parallel_config.expert_parallel", _above(1), "ChatGLM2 and ChatGLM3 are dense"),
+    NoEffect("parallel_config.context_parallel", _above(1), "a sequence is not divided among processes"),
+    NoEffect("parallel_config.seq_split_num", _above(1), "a sequence is not divided among processes"),
     NoEffect("parallel_config.gradient_aggregation_group", _never, "gradients are reduced in one flat buffer"),
     NoEffect("parallel_config.vocab_emb_dp", _never, _SEMI),
     NoEffect("parallel_config.micro_batch_interleave_num", _above(1), _SEMI),
@@ -140,11 +170,42 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("recompute_config.select_recompute_exclude", _true, "select_recompute has one pattern of operators"),
 )
 
+_PAGED = "kernels and graphs choose their own form of the cache"
+_ONE_PIPELINE = "a pipeline is not interleaved"
+
+MODEL_NO_EFFECT: tuple[NoEffect, ...] = (  # keys of model.model_config: ChatGLM2Config takes them
+    NoEffect("auto_map", _true, "code that comes with weights is never run"),
+    NoEffect("softmax_compute_type", _other_than("float32"), "softmax is always computed in float32"),
+    NoEffect("use_paged_attention", _true, _PAGED),
+    NoEffect("use_kvcache_op", _true, _PAGED),
+    NoEffect("is_dynamic", _true, "graphs take any length"),
+    NoEffect("is_flexible_shape", _true, "graphs take any length"),
+    NoEffect("enable_high_performance", _true, "the fast form is always taken where it fits"),
+    NoEffect("offset", _true, _ONE_PIPELINE),
+    NoEffect("pp_interleave_num", _above(1), _ONE_PIPELINE),
+    NoEffect("fine_grain_interleave", _above(1), _ONE_PIPELINE),
+)
+TOKENIZER_NO_EFFECT: tuple[NoEffect, ...] = (
+    NoEffect("chat_template", _true, "messages are rendered as the model's own code does, not by a template"),
+    NoEffect("auto_register", _true, "code that comes with weights is never run"),
+)
+TOKENIZER_PLACES = ("processor.tokenizer", "train_dataset.tokenizer", "eval_dataset.tokenizer")
+
 # Spellings that are interface in MindFormers, and the correct ones that users may write: kind -> {written: meant}.
 CALLBACK_KEYS = {
     "step_upload_frequency": "step_upload_frequence",
     "epoch_upload_frequency": "epoch_upload_frequence",
 }
+
+CLASSES = {  # research/glm32k gave the classes of ChatGLM3 a copy of their own; rope_ratio says what differs
+    "ChatGLM32kConfig": "ChatGLM2Config",
+    "ChatGLM32kForConditionalGeneration": "ChatGLM2ForConditionalGeneration",
+    "ChatGLM32kTokenizer": "ChatGLM3Tokenizer",
+}
+_PLACES_OF_CLASSES = (
+    "model.model_config", "model.arch", *TOKENIZER_PLACES,
+)  # fmt: skip
+LORA_NETWORK, NETWORK = "ChatGLM2WithLora", "ChatGLM2ForConditionalGeneration"  # of 0.7; pet_config says it since
 
 PROFILER = "ProfileMonitor"
 PROFILER_KEYS = {  # key of the file -> argument of ProfileMonitor
@@ -171,12 +232,19 @@ def normalise(values: Values) -> dict[str, Any]:
             plain.pop(name, None)
         if isinstance(plain.get(name), list):
             plain[name] = [_respelt(item, CALLBACK_KEYS) for item in plain[name]]
+    for place in _PLACES_OF_CLASSES:
+        spec = lookup(plain, place)
+        if isinstance(spec, dict) and isinstance(spec.get("type"), str):
+            spec["type"] = CLASSES.get(spec["type"], spec["type"])
+    if lookup(plain, "model.arch.type") == LORA_NETWORK and lookup(plain, "model.model_config.pet_config"):
+        plain["model"] = {**plain["model"], "arch": {**plain["model"]["arch"], "type": NETWORK}}
     return plain
 
 
 def without_effect(values: Values) -> list[str]:
-    """A sentence for each key of NO_EFFECT whose value would have mattered: that it does nothing, and why."""
-    found = ((row, lookup(values, row.key)) for row in NO_EFFECT)
+    """A sentence for each key of the two tables whose value would have mattered: that it does nothing, and why."""
+    of_model = (row._replace(key=f"model.model_config.{row.key}") for row in MODEL_NO_EFFECT)
+    found = ((row, lookup(values, row.key)) for row in (*NO_EFFECT, *of_model))
     return [
         f"{row.key}: {value!r} has no effect here: {row.reason}."
         for row, value in found
@@ -205,3 +273,30 @@ def _respelt(spec: Any, spellings: Mapping[str, str]) -> Any:
     if not isinstance(spec, Mapping):
         return spec
     return {spellings.get(key, key): value for key, value in spec.items()}
+
+
+def drop_of_tokenizers(values: Values) -> list[str]:
+    """Takes keys that no tokenizer reads out of the tokenizer sections; a sentence for each that said something."""
+    notes = []
+    for place in TOKENIZER_PLACES:
+        spec = lookup(values, place)
+        for row in TOKENIZER_NO_EFFECT if isinstance(spec, dict) else ():
+            value = spec.pop(row.key, None)
+            if value:
+                notes.append(f"{place}.{row.key}: {shorten(value, 60)} has no effect here: {row.reason}.")
+    return notes
+
+
+def respelt_layer(values: dict[str, Any]) -> dict[str, Any]:
+    """One file, or one command line, in the spelling that the layers are merged in."""
+    if "optimizer" in values:
+        values = {**values, "optimizer": _with_both_betas(values["optimizer"])}
+    return values
+
+
+def _with_both_betas(spec: Any) -> Any:
+    """`betas: [0.9, 0.95]`, as PyTorch and later files write it, as beta1 and beta2."""
+    betas = lookup(spec, "betas")
+    if not isinstance(betas, (list, tuple)) or len(betas) != 2 or "beta1" in spec or "beta2" in spec:
+        return spec
+    return {**{key: value for key, value in spec.items() if key != "betas"}, "beta1": betas[0], "beta2": betas[1]}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mindformers_glm.config.bounds import check_nodes, fullwidth_hint, read_text
+from mindformers_glm.config.legacy import respelt_layer
+from mindformers_glm.config.retyped import retyped
 from mindformers_glm.errors import ConfigError
 
+_MOST_FILES = 64  # read for one configuration: files that include each other twice would double with every level
 DATASET_TASKS = {"train_dataset_task": "train_dataset", "eval_dataset_task": "eval_dataset"}
 _FLOAT = re.compile(
     r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
@@ -19,16 +24,31 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with `1e-5` as a number, `None` as nothing, dates as text, and no key written twice."""
+    """PyYAML's safe loader with `1e-5` as a number, `None` as nothing, dates as text, and no key written twice.
+
+    What aliases stand for is counted before anything is built of them.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rows if not tag.endswith((":float", ":timestamp"))]
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        check_nodes(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, OverflowError, AttributeError):  # of a tag such as !!int
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"this is no {kind}", node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
-        for key_node, _ in getattr(node, "value", []):
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else []:
             name = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag != "tag:yaml.org,2002:merge" and isinstance(name, str):
                 if name in seen:
@@ -51,7 +71,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, empty, not YAML, not a mapping, or inherits from itself.
     """
-    return _read(Path(path), ())
+    return _read(Path(path), (), itertools.count())
 
 
 def reads_as_text(word: str) -> bool:
@@ -65,32 +85,31 @@ def reads_as_text(word: str) -> bool:
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A new mapping: `change` over `base`, mapping into mapping; anything else replaces.
 
-    A component of another `type` replaces too: the arguments of the old class mean nothing to the new one.
+    A component of another `type` keeps the inherited arguments that the new class takes too: see retyped.py.
     """
     merged = {key: copy.deepcopy(value) for key, value in base.items()}
     for key, value in change.items():
         below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, Mapping) and _same_type(below, value):
+        if isinstance(below, dict) and isinstance(value, Mapping):
             merged[key] = merge(below, value)
         else:
             merged[key] = copy.deepcopy(value)
-    return merged
+    return retyped(base, change, merged)
 
 
-def _same_type(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    return "type" not in above or "type" not in below or above["type"] == below["type"]
-
-
-def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in including:
-        chain = " -> ".join(str(file.name) for file in (*including, path.resolve()))
-        raise ConfigError("base_config", str(path), f"The files include each other: {chain}. Remove one of the links.")
+def _read(path: Path, including: tuple[Path, ...], count: Iterator[int]) -> dict[str, Any]:
+    if next(count) >= _MOST_FILES:
+        raise ConfigError("base_config", str(path), f"More than {_MOST_FILES} files are included. Join some of them.")
     values = _parse(path)
+    real = path.resolve()
+    if real in including:
+        chain = " -> ".join(str(file.name) for file in (*including, real))
+        raise ConfigError("base_config", str(path), f"The files include each other: {chain}. Remove one of the links.")
     bases = values.pop("base_config", None)
     merged: dict[str, Any] = {}
     for name in _base_names(bases, path):
-        merged = merge(merged, _read(path.parent / name, (*including, path.resolve())))
-    return merge(merged, _with_plain_datasets(values))
+        merged = merge(merged, _read(path.parent / name, (*including, real), count))
+    return merge(merged, respelt_layer(_with_plain_datasets(values)))
 
 
 def _base_names(bases: Any, path: Path) -> list[str]:
@@ -103,30 +122,25 @@ def _base_names(bases: Any, path: Path) -> list[str]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError("config", str(path), "There is no such file.") from None
-    except IsADirectoryError:
-        raise ConfigError("config", str(path), "This is a folder; name a YAML file in it.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError("config", str(path), f"The file is not UTF-8 text (byte {error.start}).") from None
-    except OSError as error:
-        raise ConfigError("config", str(path), f"The file cannot be read: {error.strerror}.") from None
+    text = read_text(path)
     try:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        raise ConfigError(
-            place, _line(text, mark), f"This is not valid YAML: {error.problem or error.context}."
-        ) from None
+        hint = fullwidth_hint(text, mark.line if mark else 0)
+        fault = f"This is not valid YAML: {error.problem or error.context}.{hint}"
+        raise ConfigError(place, _line(text, mark), fault) from None
+    except RecursionError:
+        raise ConfigError("config", str(path), "The file is nested too deeply.") from None
     except yaml.YAMLError as error:
         raise ConfigError(str(path), "", f"This is not valid YAML: {' '.join(str(error).split())}.") from None
     if values is None:
         raise ConfigError("config", str(path), "The file is empty. Start from one in configs/.")
     if not isinstance(values, dict):
-        raise ConfigError("config", str(path), f"The file holds a {type(values).__name__}, not `key: value` lines.")
+        hint = fullwidth_hint(text, len(text.splitlines()))
+        fix = f"The file holds a {type(values).__name__}, not `key: value` lines.{hint}"
+        raise ConfigError("config", str(path), fix)
     _check_keys(values, str(path), ())
     return values
 

@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mindformers_glm.config.legacy import respelt_layer
 from mindformers_glm.config.loader import DATASET_TASKS
+from mindformers_glm.config.retyped import retyped
 from mindformers_glm.errors import ConfigError
 
-_INT = re.compile(r"[-+]?\d+$")
+_INT = re.compile(r"[-+]?\d+$", re.ASCII)
+_DIGITS = 1000  # of a number; longer ones mean nothing and take Python long
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 _LIST = re.compile(r"[\w.+-]+(,[\w.+-]+)+$", re.ASCII)
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
@@ -25,7 +28,7 @@ def parse_value(text: str) -> Any:
     if word.lower() in _WORDS:
         return _WORDS[word.lower()]
     if _INT.match(word):
-        return int(word)
+        return int(word) if len(word) < _DIGITS else text
     if _FLOAT.match(word):
         return float(word)
     if _LIST.match(word):
@@ -87,7 +90,7 @@ def nest(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             if not isinstance(place, dict):
                 raise ConfigError(key, value, f"An earlier override gives `{part}` the value {place!r}.")
         place[leaf] = value
-    return nested
+    return respelt_layer(nested)
 
 
 def _of_dataset(key: str) -> str:
@@ -107,7 +110,7 @@ def apply(values: Mapping[str, Any], change: Mapping[str, Any], place: str = "")
     result = dict(values)
     for key, value in change.items():
         result[key] = _over(result.get(key), value, f"{place}.{key}".strip("."))
-    return result
+    return retyped(values, change, result)
 
 
 def _over(below: Any, value: Any, place: str) -> Any:
@@ -135,7 +138,7 @@ def _plain(value: Any) -> Any:
 def _structure(word: str) -> Any:
     try:
         return json.loads(word, object_hook=Whole)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         pass
     if word[:1] == "[" and word[-1:] == "]" and "[" not in word[1:] and "{" not in word:
         return [_unquoted(item) for item in word[1:-1].split(",") if item.strip()]

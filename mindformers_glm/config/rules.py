@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindformers_glm.config.legacy import lookup
+from mindformers_glm import runtime
+from mindformers_glm.config.legacy import LORA_NETWORK, NETWORK, lookup
 from mindformers_glm.config.schema import REQUIRED
 from mindformers_glm.errors import ConfigError
 
@@ -56,16 +56,28 @@ def heads_and_groups(values: Values) -> list[ConfigError]:
     ]
 
 
+def lora_network(values: Values) -> list[ConfigError]:
+    """ChatGLM2WithLora of MindFormers 0.7 is the network with `pet_config`; legacy.py has renamed it where that is."""
+    if lookup(values, "model.arch.type") != LORA_NETWORK:
+        return []
+    fix = (
+        f"Use {NETWORK} and say which adapter in model.model_config.pet_config: {{pet_type: lora, lora_rank: 8, ...}}."
+    )
+    return [ConfigError("model.arch.type", LORA_NETWORK, fix)]
+
+
 def training_length(values: Values) -> list[ConfigError]:
     """seq_length is what KeyWordGenDataset makes: max_source_length + max_target_length + 1.
 
-    MindFormers' evaluation files (`use_past: True`, seq_length 256) say `run_mode: train` with shorter rows and are
-    started with `--run_mode eval`; they must load, so with `use_past` shorter rows are let through.
+    MindFormers' evaluation files say `run_mode: train` with shorter rows and are started with `--run_mode eval`; they
+    must load. One is known by `use_past: True`, or in 0.7 by a seq_length that is the length of evaluation prompts.
     """
     if values.get("run_mode") not in TRAINING or not _makes_keyword_rows(values, "train_dataset"):
         return []
     rows, length = _row_length(values, "train_dataset"), _seq_length(values)
-    if lookup(values, "model.model_config.use_past") is True and None not in (rows, length) and rows <= length:
+    prompts = values.get("run_mode") == "train" and _whole(values.get("eval_dataset"), "max_source_length") == length
+    evaluates = lookup(values, "model.model_config.use_past") is True or prompts
+    if evaluates and None not in (rows, length) and rows <= length:
         return []
     return _length_fault(values, "train_dataset")
 
@@ -80,7 +92,7 @@ def conversation_length(values: Values) -> list[ConfigError]:
 
 
 def evaluation_length(values: Values) -> list[ConfigError]:
-    """Prompts fit for a generated metric; rows have seq_length tokens for a loss."""
+    """Prompts fit for a generated metric, prompts with their answers for a loss."""
     mode = values.get("run_mode")
     if mode != "eval" and not (mode in TRAINING and values.get("do_eval")):
         return []
@@ -105,6 +117,8 @@ def evaluation_length(values: Values) -> list[ConfigError]:
 def weights_named(values: Values) -> list[ConfigError]:
     """A run says where its weights come from, or that random ones are wanted."""
     mode = values.get("run_mode")
+    if not isinstance(mode, str) or mode not in REQUIRED:
+        return []
     if values.get("load_checkpoint") or values.get("allow_random_weights") or values.get("resume_training"):
         return []
     if mode == "finetune":
@@ -124,13 +138,19 @@ def rates(values: Values) -> list[ConfigError]:
     if schedule is None and own is None:
         fix = "Give lr_schedule, or optimizer.learning_rate."
         return [ConfigError("lr_schedule", None, fix)]
-    key, spec = ("lr_schedule", schedule) if schedule is not None else ("optimizer.learning_rate", own)
+    key, spec = rate_of(values)
     if not isinstance(spec, Mapping):
         return []
     rate, end = _number(spec, "learning_rate"), _number(spec, "lr_end")
-    if rate is None or end is None or rate > end or "constant" in str(spec.get("type", "")).lower():
+    if rate is None or end is None or rate <= 0 or end <= rate or "constant" in str(spec.get("type", "")).lower():
         return []
-    return [ConfigError(f"{key}.lr_end", end, f"It must be below {key}.learning_rate ({rate:g}).")]
+    return [ConfigError(f"{key}.lr_end", end, f"It must not be above {key}.learning_rate ({rate:g}).")]
+
+
+def rate_of(values: Values) -> tuple[str, Any]:
+    """The key that says the learning rate, and what stands there: `optimizer.learning_rate` wins over `lr_schedule`."""
+    own = lookup(values, "optimizer.learning_rate")
+    return ("optimizer.learning_rate", own) if own is not None else ("lr_schedule", values.get("lr_schedule"))
 
 
 def scaled_rate(values: Values) -> list[ConfigError]:
@@ -145,26 +165,20 @@ def scaled_rate(values: Values) -> list[ConfigError]:
 
 
 def warm_up(values: Values) -> list[ConfigError]:
-    """Warm-up is shorter than the whole, and a ratio lies between 0 and 1."""
-    schedule = values.get("lr_schedule")
+    """Warm-up is shorter than the whole. How it lies to the length of the run is known once the data is read."""
+    key, schedule = rate_of(values)
     if not isinstance(schedule, Mapping):
         return []
-    faults = []
-    ratio = _number(schedule, "warmup_ratio")
-    if ratio is not None and not 0 <= ratio <= 1:
-        faults.append(ConfigError("lr_schedule.warmup_ratio", ratio, "It is a share of all steps, from 0 to 1."))
     warm, total = _whole(schedule, "warmup_steps"), _whole(schedule, "total_steps")
-    if warm is not None and total is not None and total > 0 and warm > total:
-        faults.append(ConfigError("lr_schedule.warmup_steps", warm, f"It must not exceed total_steps ({total})."))
-    if warm is not None and warm < 0:
-        faults.append(ConfigError("lr_schedule.warmup_steps", warm, "Use 0 for no warm-up."))
-    return faults
+    if warm is None or total is None or total <= 0 or warm <= total or schedule.get("warmup_ratio") is not None:
+        return []
+    return [ConfigError(f"{key}.warmup_steps", warm, f"It must not exceed total_steps ({total}).")]
 
 
 def sinking(values: Values) -> list[ConfigError]:
     """sink_size is a number of steps, or -1 for a whole epoch."""
     size = _whole(values.get("runner_config"), "sink_size")
-    if size is None or size == -1 or size > 0:
+    if size is None or size != 0:
         return []
     return [ConfigError("runner_config.sink_size", size, "Use a number of steps above 0, or -1 for a whole epoch.")]
 
@@ -199,7 +213,7 @@ def micro_batches(values: Values) -> list[ConfigError]:
 def exported_length(values: Values) -> list[ConfigError]:
     """The exported graph is as long as the network."""
     length, asked = _seq_length(values), _whole(values.get("infer"), "infer_seq_length")
-    if length is None or asked is None or asked == length:
+    if values.get("run_mode") != "export" or length is None or asked is None or asked == length:
         return []
     fix = f"It must equal model.model_config.seq_length ({length}). Change one of the two."
     return [ConfigError("infer.infer_seq_length", asked, fix)]
@@ -219,13 +233,13 @@ def quantised_use(values: Values) -> list[ConfigError]:
 
 def world_size() -> int | None:
     """How many processes a launcher started, from its environment; None when there was no launcher."""
-    text = os.environ.get("RANK_SIZE") or os.environ.get("MS_WORKER_NUM")
-    return int(text) if text and text.isdigit() else None
+    return runtime.started_processes()
 
 
 RULES: tuple[Rule, ...] = (
     required_sections,
     heads_and_groups,
+    lora_network,
     training_length,
     conversation_length,
     evaluation_length,
@@ -243,7 +257,7 @@ RULES: tuple[Rule, ...] = (
 
 def _length_fault(values: Values, dataset: str, *, metric: str = "") -> list[ConfigError]:
     rows, length = _row_length(values, dataset), _seq_length(values)
-    if rows is None or length is None or rows == length:
+    if rows is None or length is None or rows == length or (metric and rows < length):
         return []
     source, target = (_whole(values[dataset], f"max_{side}_length") for side in ("source", "target"))
     cause = f" ({metric} compares rows of this length)" if metric else ""
@@ -251,7 +265,7 @@ def _length_fault(values: Values, dataset: str, *, metric: str = "") -> list[Con
     if length - source - 1 > 0:
         repair += f", or max_target_length to {length - source - 1}"
     fix = (
-        f"It must equal {dataset}.max_source_length + max_target_length + 1 = {source} + {target} + 1 = {rows}{cause}. "
+        f"It must {'be at least' if metric else 'equal'} {dataset}.max_source_length + max_target_length + 1 = {source} + {target} + 1 = {rows}{cause}. "
         f"{repair}."
     )
     return [ConfigError("model.model_config.seq_length", length, fix)]

@@ -12,9 +12,19 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.components import check_components
-from mindformers_glm.config.legacy import PROFILER, lookup, normalise, profiler_settings, without_effect
+from mindformers_glm.config.evaluation import fit_to_loss
+from mindformers_glm.config.legacy import (
+    PROFILER,
+    drop_of_tokenizers,
+    lookup,
+    normalise,
+    profiler_settings,
+    without_effect,
+)
 from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_text
 from mindformers_glm.config.overrides import apply, parse_overrides
+from mindformers_glm.config.ranges import boundless
+from mindformers_glm.config.retyped import without_inherited
 from mindformers_glm.config.rules import TRAINING, check_rules, world_size
 from mindformers_glm.config.schema import RunSchema, check_schema, known_keys, section_of
 from mindformers_glm.config.vocabulary import fill_vocabularies
@@ -147,13 +157,15 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     Raises:
         ConfigErrors: every fault in it.
     """
+    values, notes = without_inherited(values)
     values = normalise({"run_mode": default_mode(values), **values})
     schema, faults = check_schema(values)
     known = _quantised(_typed(schema)) if schema else values
-    faults = _first_of_each_key([*faults, *check_components(known), *check_rules(known)])
+    notes += [*drop_of_tokenizers(known), *fit_to_loss(known)]
+    faults = _first_of_each_key([*faults, *boundless(values), *check_rules(known), *check_components(known)])
     if faults:
         raise ConfigErrors(source, faults)
-    config = RunConfig(_sections(known), source)
+    config = RunConfig(_sections(known), source, notes)
     config.notes.extend([*_settle(config), *without_effect(config)])
     return config
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from mindformers_glm.config.bounds import fullwidth_hint
 from mindformers_glm.config.sections import (
     ContextSection,
     Count,
     InferSection,
+    Interval,
     MoeSection,
     Natural,
-    Number,
     ParallelSection,
     ParallelSizesSection,
     QuantizationSection,
@@ -25,7 +27,7 @@ from mindformers_glm.config.sections import (
     TrainerSection,
 )
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.registry import unknown_key
+from mindformers_glm.registry import sentence, unknown_key
 
 RunMode = Literal["train", "finetune", "eval", "predict", "export"]
 _MANY = 30  # a list of more keys than this helps nobody
@@ -42,16 +44,6 @@ _OF_COMPONENTS = (  # keys of components that are often written in the wrong pla
     "runner_wrapper.use_clip_grad",
     "callbacks.1.save_checkpoint_steps",
 )
-_WORDS = {
-    "Input should be": "It should be",
-    "a valid dictionary": "a mapping of `key: value` lines",
-    "a valid boolean": "True or False",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "text",
-    "a valid list": "a list",
-    "greater than or equal to": "at least",
-}
 Component = dict[str, Any]  # `type` and arguments, checked by its registry
 
 REQUIRED = {
@@ -94,7 +86,7 @@ class DatasetSection(SectionModel):
     repeat: Count = 1
     numa_enable: bool = False
     prefetch_size: Count | None = None
-    seed: Number | None = None
+    seed: Natural | None = None
     auto_tune: bool = False
     filepath_prefix: str | None = None
     autotune_per_step: Count | None = None
@@ -114,7 +106,7 @@ class RunSchema(SectionModel):
 
     # the run
     run_mode: RunMode = "train"
-    seed: Number = 0
+    seed: Natural = 0
     output_dir: str = "./output"
     load_checkpoint: str | None = None
     allow_random_weights: bool = False
@@ -125,8 +117,8 @@ class RunSchema(SectionModel):
     ignore_data_skip: bool = False
     data_skip_steps: Natural | None = None
     do_eval: bool = False
-    eval_step_interval: Number = 100
-    eval_epoch_interval: Number = -1
+    eval_step_interval: Interval = 100
+    eval_epoch_interval: Interval = -1
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     runner_config: RunnerSection = Field(default_factory=RunnerSection)
     # components
@@ -172,7 +164,7 @@ class RunSchema(SectionModel):
     remote_save_url: str | None = None
     moe_config: MoeSection | None = None
     layer_scale: bool = False
-    layer_decay: float | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     auto_tune: bool = False
     filepath_prefix: str | None = None
     autotune_per_step: Count | None = None
@@ -182,7 +174,7 @@ class RunSchema(SectionModel):
     init_start_profile: bool = False
     profile_communication: bool = False
     profile_memory: bool = True
-    profile_level: int | None = None
+    profile_level: Interval | None = None
     trust_remote_code: bool = False
     train_precision_sync: bool | None = None
     infer_precision_sync: bool | None = None
@@ -250,7 +242,7 @@ def _faults(error: pydantic.ValidationError) -> list[ConfigError]:
         elif item["type"] == "missing":
             fault = ConfigError(key, None, "This key must be given.")
         else:
-            fault = ConfigError(key, got, _sentence(item["msg"]))
+            fault = ConfigError(key, got, sentence(item["msg"]) + _likely(item))
         if key in faults and fault.fix not in faults[key].fix:  # the other members of a union
             fault = ConfigError(key, got, f"{faults[key].fix.rstrip('.')}, or: {fault.fix}")
         faults[key] = fault
@@ -269,14 +261,14 @@ def _unknown(key: str, got: Any, known: list[str]) -> ConfigError:
     return ConfigError(key, got, f"Unknown key. {hint}")
 
 
-def _sentence(message: str) -> str:
-    """Pydantic's message in our words."""
-    message = (
-        message.removeprefix("Value error, ").partition(", unable to")[0].replace("Input should be", "It should be")
-    )
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
-    return message[:1].upper() + message[1:].rstrip(".") + "."
+def _likely(item: Any) -> str:
+    """The choice that a misspelt word resembles, as a sentence after the fault."""
+    if item["type"] != "literal_error" or not isinstance(item["input"], str):
+        return fullwidth_hint(item["input"], 0) if isinstance(item["input"], str) else ""
+    choices = [word.strip("'") for word in re.findall(r"'[^']*'", item["ctx"]["expected"])]
+    known = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(item["input"].lower(), known, n=1)
+    return f" Did you mean {known[near[0]]!r}?" if near else ""
 
 
 def _plain_location(location: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mindformers_glm.config.ranges import MOST
+
 _PARALLEL_MODES = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel")
 
 
@@ -20,6 +22,11 @@ def _mode(value: Any) -> Any:
     return names.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def _device(value: Any) -> Any:
+    names = {"cpu": "CPU", "ascend": "Ascend"}
+    return names.get(value.lower(), value) if isinstance(value, str) else value
+
+
 def _parallel_mode(value: Any) -> Any:
     name = value.lower() if isinstance(value, str) else value
     if name == "stand_alone":
@@ -27,22 +34,29 @@ def _parallel_mode(value: Any) -> Any:
     return _PARALLEL_MODES.index(name) if name in _PARALLEL_MODES else value
 
 
-Number = Annotated[int, BeforeValidator(_not_a_switch)]
-Count = Annotated[int, BeforeValidator(_not_a_switch), Field(ge=1)]
-Natural = Annotated[int, BeforeValidator(_not_a_switch), Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_not_a_switch)]
+Natural = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_not_a_switch)]
+Interval = Annotated[int, Field(ge=-1, le=MOST), BeforeValidator(_not_a_switch)]  # 0 and -1: never
+SinkSize = Annotated[int, Field(ge=-1, le=MOST), BeforeValidator(_not_a_switch)]
 
 
 class SectionModel(BaseModel):
     """A mapping of the YAML in which every key is known; numbers are accepted where text is asked."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 class ContextSection(SectionModel):
     """`context`: the device and how MindSpore drives it."""
 
     mode: Annotated[Literal[0, 1], BeforeValidator(_mode)] = 0  # 0 graph, 1 PyNative
-    device_target: Literal["CPU", "Ascend"] = "CPU"
+    device_target: Annotated[Literal["CPU", "Ascend"], BeforeValidator(_device)] = "CPU"
     device_id: Natural = 0
     max_call_depth: Count | None = None
     max_device_memory: str | None = None
@@ -71,7 +85,7 @@ class RunnerSection(SectionModel):
     epochs: Count = 1
     batch_size: Count = 1
     sink_mode: bool = False
-    sink_size: Number = 1
+    sink_size: SinkSize = 1
     sink_per_epoch: bool | None = None
     gradient_accumulation_steps: Count = 1
     num_classes: Count | None = None
@@ -125,7 +139,7 @@ class ParallelSizesSection(SectionModel):
     gradient_aggregation_group: Count = 4
     use_seq_parallel: bool = False
     optimizer_shard: bool | None = None
-    mem_coeff: float | None = None
+    mem_coeff: Annotated[float, Field(gt=0)] | None = None
     seq_split_num: Count = 1
     micro_batch_interleave_num: Count = 1
 
@@ -146,8 +160,8 @@ class MoeSection(SectionModel):
     """`moe_config`: present in every MindFormers file; GLM2 and GLM3 have no experts."""
 
     expert_num: Count = 1
-    capacity_factor: float = 1.05
-    aux_loss_factor: float = 0.05
+    capacity_factor: Annotated[float, Field(gt=0)] = 1.05
+    aux_loss_factor: Annotated[float, Field(ge=0)] = 0.05
     num_experts_chosen: Count = 1
     routing_policy: str | None = None
     enable_sdrop: bool | None = None

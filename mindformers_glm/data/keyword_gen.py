@@ -68,8 +68,8 @@ class KeyWordGenDataset(TokenDataset):
         prefetch_size: int = 2,
     ) -> None:
         self.loader = loader = built_loader(data_loader, "data_loader")
-        require_rows(loader, "pairs", self)
-        self.rows = loader.rows
+        require_rows(loader, "pairs or conversations", self)
+        self.rows = loader.rows if loader.encoded else [_pair(row) for row in loader.rows]
         self.cut_by = cut_by
         require(cut_by in ("characters", "tokens"), "cut_by", cut_by, "Use tokens or characters.")
         self.phase, self.counts_labels = loader.phase, loader.phase == "train"
@@ -82,7 +82,8 @@ class KeyWordGenDataset(TokenDataset):
         require(max_target_length > 2, "max_target_length", max_target_length, "Use 3 or more.")
         self.tokenizer = None if loader.encoded else built_tokenizer(tokenizer, "tokenizer")
         if not loader.encoded:
-            self._choose_template(loader.version)
+            usual = 2 if hasattr(self.tokenizer, "build_prompt") else 3
+            self._choose_template(getattr(loader, "version", usual))
         shard, shards = loader.shard or (rank, rank_size)
         order = Order(
             num_rows=len(self.rows),
@@ -216,3 +217,21 @@ class KeyWordGenDataset(TokenDataset):
         labels = self.tokenizer.encode(answer, max_length=self.target)
         padded = ids + [pad] * (self.source - len(ids))
         return Example(padded, labels + [pad] * (self.target - len(labels)), len(ids), cut)
+
+
+def _pair(row: Any) -> Any:
+    """A conversation of questions and answers as its last round with the ones before; other rows as they are.
+
+    Raises:
+        ConfigError: a conversation has a system message, tools, or two turns of one speaker.
+    """
+    messages = getattr(row, "messages", None)
+    if messages is None:
+        return row
+    roles = [message.role for message in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or any(message.metadata for message in messages):
+        fix = "It has more than questions and answers: set train_dataset_task.type to MultiTurnDataset."
+        raise ConfigError("data_loader.type", f"the conversation of line {row.line}", fix)
+    texts = [message.content for message in messages]
+    *history, (prompt, answer) = zip(texts[::2], texts[1::2], strict=True)
+    return Pair(row.line, prompt, answer, tuple(history))

@@ -127,9 +127,9 @@ class PolynomialWithWarmUpLR(LinearWithWarmUpLR):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.lr_end < self.learning_rate:
+        if not self.lr_end <= self.learning_rate:
             raise ConfigError(
-                f"{self.place}.lr_end", self.lr_end, f"It must be below learning_rate ({self.learning_rate})."
+                f"{self.place}.lr_end", self.lr_end, f"It must not be above learning_rate ({self.learning_rate})."
             )
 
     def after_warm_up(self, step: int) -> np.float32:

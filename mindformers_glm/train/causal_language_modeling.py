@@ -13,6 +13,7 @@ from mindformers_glm import runtime
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state
 from mindformers_glm.checkpoint.saved import resume_file
 from mindformers_glm.config import RunConfig
+from mindformers_glm.config.rules import rate_of
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
@@ -35,6 +36,7 @@ from mindformers_glm.train.plan import make_plan, warn_of_warm_up
 from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
+from mindformers_glm.train.warm_up import warn_of_warm_up
 from mindformers_glm.train.wrapper import build_wrapper
 
 
@@ -204,8 +206,7 @@ class CausalLanguageModelingTrainer:
         return OPTIMIZERS.build(spec, "optimizer", params=groups)
 
     def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:
-        own = self.config.optimizer.get("learning_rate")
-        spec, key = (own, "optimizer.learning_rate") if own is not None else (self.config.lr_schedule, "lr_schedule")
+        key, spec = rate_of(self.config)
         return build_schedule(spec, key, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 
     def _resume_from(self) -> Path | None:
@@ -278,7 +279,10 @@ class CausalLanguageModelingTrainer:
     def _prompts(self) -> str | list[str]:
         if self.config.input_data is not None:
             return self.config.input_data
-        if self.config.eval_dataset is None:
+        section = self.config.eval_dataset
+        if self._eval_dataset is None and (
+            section is None or not Path(section["data_loader"].get("dataset_dir") or "").expanduser().exists()
+        ):
             raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
         rows = getattr(self.eval_dataset, "rows", [])
         if not rows or not hasattr(rows[0], "prompt"):

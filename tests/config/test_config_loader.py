@@ -66,14 +66,6 @@ def test_an_override_of_the_dataset_reaches_the_linked_one_of_the_base(write):
     assert read_yaml(path)["train_dataset"] == {"batch_size": 8, "seed": 1}
 
 
-def test_a_component_of_another_type_replaces_that_of_the_base():
-    base = {"lr_schedule": {"type": "polynomial", "lr_end": 0, "learning_rate": 1}}
-    assert merge(base, {"lr_schedule": {"type": "linear", "learning_rate": 2}}) == {
-        "lr_schedule": {"type": "linear", "learning_rate": 2}
-    }
-    assert merge(base, {"lr_schedule": {"type": "polynomial", "learning_rate": 2}})["lr_schedule"]["lr_end"] == 0
-
-
 def test_merge_leaves_its_arguments_alone():
     base = {"a": {"b": [1]}}
     merged = merge(base, {"a": {"c": 2}})

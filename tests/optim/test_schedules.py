@@ -90,7 +90,7 @@ def test_classes_answer_to_name_and_alias():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr_end": 5e-5}, "lr_schedule.lr_end: got 5e-05. It must be below learning_rate (5e-05)."),
+        ({"lr_end": 6e-5}, "lr_schedule.lr_end: got 6e-05. It must not be above learning_rate (5e-05)."),
         ({"total_steps": -1}, "lr_schedule.total_steps: got -1. The length of the run is unknown"),
         ({"warmup_ratio": 1.5}, "lr_schedule.warmup_ratio: got 1.5. It is a share"),
         ({"warmup_epochs": 1}, "lr_schedule.warmup_epochs: got 1. The length of an epoch is unknown"),

@@ -11,7 +11,7 @@ from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, rea
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.registry import CONFIGS, pydantic_faults
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 # A flag whose other value would need a network that is not here: key -> (the value that works, why).
@@ -25,6 +25,8 @@ _FIXED = {
     ),
     "post_self_attn_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "post_mlp_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
+    "interleaved_qkv": (False, "Rows of query, key and value stand one after the other, as officially. Use False."),
+    "rotary_percent": (0.5, "The first half of each head is rotated. Use 0.5."),
     "mask_generate": (None, "The mask is always causal. Leave this key out."),
 }
 
@@ -69,7 +71,8 @@ class ChatGLM2Config(BaseModel):
       not say: no network is built before it is told.
     - `apply_query_key_layer_scaling`: scores are divided by sqrt(kv_channels) whatever it says, as in the official
       model; MindFormers left the division out when it was False.
-    - `attention_softmax_in_fp32`, `bias_dropout_fusion`: softmax is always float32; fusing is the device's affair.
+    - `attention_softmax_in_fp32`, `softmax_compute_type`, `bias_dropout_fusion`: softmax is always float32; fusing is
+      the device's affair.
     - `layernorm_compute_type` is the type of the norms and, unless `residual_dtype` says otherwise, of the residual
       stream.
     - `use_past`, `batch_size` and the keys of paged attention choose no other network: the cache is an argument of
@@ -84,7 +87,7 @@ class ChatGLM2Config(BaseModel):
         ConfigErrors: every wrong key and value, at construction and at assignment.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -131,6 +134,7 @@ class ChatGLM2Config(BaseModel):
     rotary_dtype: Dtype | None = None
     mask_type: str = "float32"
     attention_softmax_in_fp32: bool = True
+    softmax_compute_type: Dtype = "float32"
     fp32_residual_connection: bool = False
     quantization_bit: Literal[0, 4, 8] = 0
     quantization_group_size: Literal[16, 32, 64, 128] = 32
@@ -180,6 +184,9 @@ class ChatGLM2Config(BaseModel):
     qkv_concat: bool = True
     use_rearrange_rope: bool = False
     mask_generate: str | None = None
+    interleaved_qkv: bool = False
+    rotary_percent: float = 0.5
+    auto_map: dict[str, Any] | None = None
     post_self_attn_layernorm: bool = False
     post_mlp_layernorm: bool = False
     parallel_config: dict[str, Any] | None = None
