@@ -36,7 +36,7 @@ KNOWN = [
 @pytest.fixture(scope="module", autouse=True)
 def components():
     """Every package that registers components, as run_mindformer.py imports them."""
-    importlib.import_module("mindformers_glm")
+    importlib.import_module("mindformers_glm.components")
 
 
 def test_the_files_that_users_know_are_there():

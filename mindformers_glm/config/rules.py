@@ -261,12 +261,12 @@ def _length_fault(values: Values, dataset: str, *, metric: str = "") -> list[Con
         return []
     source, target = (_whole(values[dataset], f"max_{side}_length") for side in ("source", "target"))
     cause = f" ({metric} compares rows of this length)" if metric else ""
-    repair = f"Set seq_length to {rows}"
+    relation, repair = "be at least" if metric else "equal", f"Set seq_length to {rows}"
     if length - source - 1 > 0:
         repair += f", or max_target_length to {length - source - 1}"
     fix = (
-        f"It must {'be at least' if metric else 'equal'} {dataset}.max_source_length + max_target_length + 1 = {source} + {target} + 1 = {rows}{cause}. "
-        f"{repair}."
+        f"It must {relation} {dataset}.max_source_length + max_target_length + 1 = "
+        f"{source} + {target} + 1 = {rows}{cause}. {repair}."
     )
     return [ConfigError("model.model_config.seq_length", length, fix)]
 
