@@ -36,7 +36,6 @@ from mindformers_glm.train.plan import make_plan, warn_of_warm_up
 from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
-from mindformers_glm.train.warm_up import warn_of_warm_up
 from mindformers_glm.train.wrapper import build_wrapper
 
 

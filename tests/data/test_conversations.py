@@ -350,6 +350,13 @@ def test_history_that_does_not_fit_loses_its_oldest_rounds(tmp_path, real2, faul
 
 
 def test_a_loader_of_other_rows_is_refused_with_the_dataset_that_takes_them(tmp_path, glm2):
-    path = write(tmp_path, GOOD_ALPACA)
+    path = write(tmp_path, {**GOOD_ALPACA, "system": "Be brief."})
     with pytest.raises(ConfigError, match="MultiTurnDataset"):
         KeyWordGenDataset(data_loader={"type": "AlpacaDataLoader", "dataset_dir": path}, tokenizer=glm2)
+
+
+def test_questions_and_answers_are_pairs_with_their_history(tmp_path, glm2):
+    row = {"instruction": "再见", "output": "保重", "history": [["你好", "您好"]]}
+    loader = {"type": "AlpacaDataLoader", "dataset_dir": write(tmp_path, row)}
+    dataset = KeyWordGenDataset(data_loader=loader, tokenizer=glm2, batch_size=1)
+    assert dataset.rows == [(1, "再见", "保重", (("你好", "您好"),))]
