@@ -15,10 +15,12 @@ from mindformers_glm.data.keyword_gen import KeyWordGenDataset
 from mindformers_glm.data.loaders import ADGenDataLoader, Pair
 from mindformers_glm.data.mindrecord import MindDataset
 from mindformers_glm.data.multi_turn import MultiTurnDataset
+from mindformers_glm.data.recognised import AutoDataLoader
 
 __all__ = [
     "ADGenDataLoader",
     "AlpacaDataLoader",
+    "AutoDataLoader",
     "Batch",
     "CausalLanguageModelDataset",
     "Conversation",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mindformers_glm.data.choose import chosen
 from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.data.preview import first_sample
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATASETS
@@ -53,16 +56,23 @@ def build_dataset(
     if tokenizer is not None:
         runtime["tokenizer"] = tokenizer
     given["data_loader"] = _with_phase(given.get("data_loader"), phase, labels, key)
-    for name, value in getattr(_class_of(task["type"]), "in_a_run", {}).items():
+    given, kind = chosen(given, task["type"], key)
+    for name, value in getattr(_class_of(kind), "in_a_run", {}).items():
         if given.get(name) is None:
             given[name] = value
+    if labels is False and "generates" in inspect.signature(_class_of(kind)).parameters:
+        given["generates"] = True
     spec = {name: value for name, value in given.items() if name not in runtime and value is not None}
     try:
-        return DATASETS.build({**spec, "type": task["type"]}, key, **runtime)
+        dataset = DATASETS.build({**spec, "type": kind}, key, **runtime)
     except ConfigError as error:
         if error.key.startswith(key):
             raise
         raise ConfigError(f"{key}.{error.key}", error.got, error.fix) from error
+    if phase == "train" and rank == 0:
+        for line in first_sample(dataset):
+            logger.info("%s", line)
+    return dataset
 
 
 def _with_phase(loader: Any, phase: str, labels: bool | None, key: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.data.forms import Form
 from mindformers_glm.data.loaders import FileLoader, whole_text
 from mindformers_glm.data.order import Order
 from mindformers_glm.data.record import Fault, Record
@@ -48,6 +49,11 @@ class TextDataLoader(FileLoader):
     ) -> None:
         self.column, self.reads = text_column, frozenset((text_column,))
         super().__init__(dataset_dir, phase, shuffle, num_samples, num_shards, shard_id, max_bad_ratio)
+
+    @classmethod
+    def fits(cls, spec: Mapping[str, Any], form: Form) -> bool:
+        """Whether the text's column is there; rows that are texts have none."""
+        return not form.columns or spec.get("text_column", "text") in form.columns
 
     def convert(self, record: Record) -> Document:
         """The text of a record."""

@@ -25,6 +25,21 @@ _SHAREGPT_ROLES = {
     "observation": "observation",
     "tool": "observation",
 }
+_TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_TAG_ROLES = {
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "observation",
+    "system_tag": "system",
+}
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 _MEANT_NULL = ("default", "const", "example")  # keys of a tool's description whose null says something
 
@@ -67,26 +82,8 @@ class ShareGPTDataLoader(_ConversationLoader):
     """`{"conversations": [{"from": "human" | "gpt" | ..., "value": ...}], "system": ..., "tools": ...}`.
 
     `function_call` turns hold JSON with `name` and `arguments`, or a list of such. A reply before the first question
-    is left out, as FastChat does.
-    """
-
-    reads = frozenset((*TURNS, "system", "tools"))
-
-    def convert(self, record: Record) -> Conversation:
-        """The conversation of a record."""
-        value = _mapping(record.value)
-        history = [_sharegpt_turn(turn) for turn in _turns(value)]
-        while history and history[0]["role"] == "assistant":
-            history.pop(0)
-        return _checked(record.line, read_messages(history, system=_system(value), tools=_tools(value.get("tools"))))
-
-
-@DATA_LOADERS.register("AlpacaInstructDataLoader")
-class AlpacaDataLoader(_ConversationLoader):
-    """`{"instruction", "input", "output", "system", "history": [[question, reply], ...]}`.
-
-    `columns` gives other names to these, by LLaMA-Factory's words: {prompt: question, response: answer, query: ...,
-    system: ..., history: ...}.
+    is left out, as FastChat does. `columns` (messages, system, tools) and `tags` (role_tag, content_tag, user_tag,
+    assistant_tag, observation_tag, function_tag, system_tag) give other names, by LLaMA-Factory's words.
     """
 
     def __init__(
@@ -95,6 +92,48 @@ class AlpacaDataLoader(_ConversationLoader):
         phase: Phase = "train",
         shuffle: bool | None = None,
         columns: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        num_samples: int | None = None,
+        num_shards: int | None = None,
+        shard_id: int | None = None,
+        max_bad_ratio: float = 0.5,
+    ) -> None:
+        for name, given, known in (("columns", columns, ("messages", "system", "tools")), ("tags", tags, _TAGS)):
+            unknown = sorted(set(given or {}) - set(known))
+            if unknown:
+                raise ConfigError(f"data_loader.{name}", ", ".join(unknown), f"Known: {', '.join(known)}.")
+        self.columns = {"messages": "", "system": "system", "tools": "tools", **(columns or {})}
+        self.tags = {**_TAGS, **(tags or {})}
+        self.roles = {**_SHAREGPT_ROLES, **{self.tags[tag]: role for tag, role in _TAG_ROLES.items()}}
+        self.reads = frozenset((*TURNS, *self.columns.values()))
+        super().__init__(dataset_dir, phase, shuffle, num_samples, num_shards, shard_id, max_bad_ratio)
+
+    def convert(self, record: Record) -> Conversation:
+        """The conversation of a record."""
+        value, columns = _mapping(record.value), self.columns
+        turns = _turns({TURNS[0]: value.get(columns["messages"])} if columns["messages"] else value)
+        history = [_sharegpt_turn(turn, self.tags, self.roles) for turn in turns]
+        while history and history[0]["role"] == "assistant":
+            history.pop(0)
+        system, tools = _system(value, columns["system"]), _tools(value.get(columns["tools"]))
+        return _checked(record.line, read_messages(history, system=system, tools=tools))
+
+
+@DATA_LOADERS.register("AlpacaInstructDataLoader")
+class AlpacaDataLoader(_ConversationLoader):
+    """`{"instruction", "input", "output", "system", "history": [[question, reply], ...]}`.
+
+    `columns` gives other names to these, by LLaMA-Factory's words: {prompt: question, response: answer, query: ...,
+    system: ..., history: ...}; with `only`, what it does not name is not read, as there.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str,
+        phase: Phase = "train",
+        shuffle: bool | None = None,
+        columns: dict[str, str] | None = None,
+        only: bool = False,
         num_samples: int | None = None,
         num_shards: int | None = None,
         shard_id: int | None = None,
@@ -104,7 +143,10 @@ class AlpacaDataLoader(_ConversationLoader):
         if unknown:
             fix = f"Known: {', '.join(_ALPACA)}."
             raise ConfigError("data_loader.columns", ", ".join(unknown), fix)
-        self.columns = {**_ALPACA, **(columns or {})}
+        usual = dict.fromkeys(_ALPACA, "") if only else _ALPACA
+        self.columns = {**usual, **(columns or {})}
+        for name in ("prompt", "response"):
+            self.columns[name] = self.columns[name] or _ALPACA[name]
         self.reads = frozenset(self.columns.values())
         super().__init__(dataset_dir, phase, shuffle, num_samples, num_shards, shard_id, max_bad_ratio)
 
@@ -208,20 +250,21 @@ def _said(content: Any) -> Any:
     return content
 
 
-def _sharegpt_turn(turn: Any) -> dict[str, Any]:
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
-        raise ValueError("every turn needs `from` and a text under `value`")
-    speaker, said = turn.get("from"), whole_text(turn["value"], "value")
+def _sharegpt_turn(turn: Any, tags: Mapping[str, str], roles: Mapping[str, str]) -> dict[str, Any]:
+    said = turn.get(tags["content_tag"]) if isinstance(turn, Mapping) else None
+    if not isinstance(said, str):
+        raise ValueError(f"every turn needs `{tags['role_tag']}` and a text under `{tags['content_tag']}`")
+    speaker, said = turn.get(tags["role_tag"]), whole_text(said, tags["content_tag"])
     loss = turn.get("loss") if turn.get("loss") is not None else turn.get("weight")
-    if speaker == "function_call":
+    if speaker in ("function_call", tags["function_tag"]):
         calls = parsed_text(said, "function_call")
         calls = calls if isinstance(calls, list) else [calls]
         if not all(isinstance(call, Mapping) for call in calls):
             raise ValueError("a function_call is not JSON with name and arguments")
         return {"role": "assistant", "tool_calls": [{"function": call} for call in calls], "loss": loss}
-    role = _SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
+    role = roles.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        raise ValueError(f"unknown speaker {speaker!r}; known: {', '.join(_SHAREGPT_ROLES)}, function_call")
+        raise ValueError(f"unknown speaker {speaker!r}; known: {', '.join(roles)}, {tags['function_tag']}")
     return {"role": role, "content": said, "loss": loss}
 
 

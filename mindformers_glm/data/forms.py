@@ -18,6 +18,7 @@ PAIRS = (  # columns of a prompt and of its answer, the usual names first
     ("instruction", "response"),
     ("input", "output"),
     ("question", "response"),
+    ("question", "std_answer"),
     ("prompt", "answer"),
     ("context", "target"),
     ("source", "target"),
@@ -36,6 +37,7 @@ class Form:
     loader: dict[str, Any]
     dataset: str = "MultiTurnDataset"
     refused: str = ""  # why such rows are not learned, and what to do
+    columns: frozenset[str] = frozenset()  # of the row that told it
 
     @property
     def said(self) -> str:
@@ -125,10 +127,11 @@ def form_of(row: Any) -> Form | None:
     kind = next((kind for kind in FORMS if kind.holds(row)), None)
     if kind is None:
         return None
+    columns = frozenset(map(str, row))
     if kind.refused:
-        return Form(kind.name, {"type": "none"}, kind.dataset, kind.refused)
+        return Form(kind.name, {"type": "none"}, kind.dataset, kind.refused, columns)
     loader = kind.loader(row)
     name = kind.name
     if kind.name == "pairs":
         name = "/".join(loader["columns"].values()) if "columns" in loader else _PAIR_NAMES[loader["type"]]
-    return Form(name, loader, kind.dataset)
+    return Form(name, loader, kind.dataset, columns=columns)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from mindformers_glm.data.forms import Form
 from mindformers_glm.data.record import Record
 from mindformers_glm.data.records import read_rows
 from mindformers_glm.data.source import data_file
@@ -97,6 +98,11 @@ class FileLoader:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @classmethod
+    def fits(cls, spec: Mapping[str, Any], form: Form) -> bool:
+        """Whether the loader, with the arguments `spec`, is the one for rows of a form."""
+        return DATA_LOADERS.get(form.loader["type"]) is cls and ("columns" in spec or "columns" not in form.loader)
+
     def _tell_unread(self, unread: Counter[str]) -> None:
         names = ", ".join(f"`{name}` ({count} rows)" for name, count in unread.items() if name in _MATTERS)
         if names:
@@ -139,6 +145,11 @@ class ADGenDataLoader(FileLoader):
         self.reads = frozenset((*self.columns, "history"))
         self.version = version
         super().__init__(dataset_dir, phase, shuffle, num_samples, num_shards, shard_id, max_bad_ratio)
+
+    @classmethod
+    def fits(cls, spec: Mapping[str, Any], form: Form) -> bool:
+        """Whether the prompt and the answer are among the columns."""
+        return set(spec.get("origin_columns") or ("content", "summary")) <= form.columns
 
     def convert(self, record: Record) -> Pair:
         """Prompt and answer; both must be text that is not blank."""

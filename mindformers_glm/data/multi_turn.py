@@ -7,16 +7,16 @@ from typing import Any, Literal
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.data.conversations import Conversation
 from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.data.loaders import Pair
 from mindformers_glm.data.order import Order
+from mindformers_glm.data.recognised import as_conversation
 from mindformers_glm.data.record import Fault
 from mindformers_glm.data.records import judge
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import DataError, GenerationError
 from mindformers_glm.registry import DATASETS
-from mindformers_glm.tokenizers import Message, Renderer
+from mindformers_glm.tokenizers import Renderer
 
-_OVERLONG = ("cut", "drop", "error")
+_OVERLONG = ("cut", "fit", "drop", "error")
 
 
 @DATASETS.register()
@@ -27,9 +27,12 @@ class MultiTurnDataset(TokenDataset):
     `loss_policy`: "all" learns every reply, "last" those after the last question, "per_message" those marked with
     `loss: true`; a message's own `loss` decides over the first two.
     `overlong`: "cut" drops the end of a conversation that does not fit, so that its last reply stays open (no eos
-    is learned there); "drop" leaves such conversations out; "error" stops and names the line.
+    is learned there); "fit" does so too, and leaves out those of which nothing would be learned; "drop" leaves all such
+    conversations out; "error" stops and names the line.
     `tools_indent` is the indentation of tool descriptions: 4 as in chat, None for one line as MindFormers trains.
     Pairs (ADGenDataLoader) are conversations of one round.
+    With `generates` rows are made to be answered: prompts up to the last reply (B, max_source_length) and that reply as
+    reference (B, max_target_length); what is longer is left out.
     """
 
     def __init__(
@@ -38,8 +41,11 @@ class MultiTurnDataset(TokenDataset):
         tokenizer: dict | Any = None,
         max_seq_length: int = 2048,
         loss_policy: Literal["all", "last", "per_message"] = "all",
-        overlong: Literal["cut", "drop", "error"] = "cut",
+        overlong: Literal["cut", "fit", "drop", "error"] = "cut",
         tools_indent: int | None = 4,
+        generates: bool = False,
+        max_source_length: int | None = None,
+        max_target_length: int = 256,
         max_unsupervised: int = 0,
         batch_size: int = 8,
         drop_remainder: bool = True,
@@ -58,7 +64,9 @@ class MultiTurnDataset(TokenDataset):
         self.renderer = Renderer(self.tokenizer, tools_indent=tools_indent)
         self.policy, self.overlong, self.length = loss_policy, overlong, max_seq_length
         self.place = str(loader.path)
-        self.rows = self._usable([_conversation(row) for row in loader.rows])
+        self.generates, self.counts_labels = generates, not generates
+        self.source, self.target = max_source_length or max_seq_length, max_target_length
+        self.rows = self._usable([as_conversation(row) for row in loader.rows])
         shard, shards = loader.shard or (rank, rank_size)
         order = Order(
             num_rows=len(self.rows),
@@ -76,6 +84,8 @@ class MultiTurnDataset(TokenDataset):
     def example(self, index: int) -> Example:
         """Row `index` as padded ids and labels."""
         row = self.rows[index]
+        if self.generates:
+            return self._asked(row)
         ids, labels = self.renderer.example(row.messages, loss=self.policy)
         used, rest = len(ids), self.length - len(ids)
         if rest < 0 and self.overlong == "error":
@@ -90,13 +100,37 @@ class MultiTurnDataset(TokenDataset):
         """Line of the file, from 1, that row `index` came from."""
         return self.rows[index].line
 
+    def _asked(self, row: Conversation) -> Example:
+        """The prompt that the last reply answered, and this reply.
+
+        Raises:
+            GenerationError: the prompt is too long, or nothing was asked.
+        """
+        last = max(number for number, message in enumerate(row.messages) if message.role == "assistant")
+        prompt = self.renderer.prompt(row.messages[:last])
+        if len(prompt) > self.source or not last:
+            fault = (
+                f"more than max_source_length {self.source} tokens of prompt" if last else "a reply without a question"
+            )
+            raise GenerationError(fault)
+        answer = self.tokenizer.encode(row.messages[last].content, max_length=self.target)
+        pad = self.tokenizer.pad_token_id
+        ids = prompt + [pad] * (self.source - len(prompt))
+        return Example(ids, answer + [pad] * (self.target - len(answer)), len(prompt))
+
     def _usable(self, rows: list[Conversation]) -> list[Conversation]:
         """Conversations that this model can hold; the others are reported by line."""
         kept, faults = [], []
         for row in rows:
             try:
                 self.renderer.check(row.messages)
-                if self.overlong == "drop" and len(self.renderer.example(row.messages).ids) > self.length:
+                if self.generates:
+                    self._asked(row)
+                elif self.overlong == "fit":
+                    labels = self.renderer.example(row.messages, loss=self.policy).labels[: self.length]
+                    if all(label == IGNORED for label in labels):
+                        raise GenerationError(f"nothing to learn in its first {self.length} tokens (max_seq_length)")
+                elif self.overlong == "drop" and len(self.renderer.example(row.messages).ids) > self.length:
                     raise GenerationError(f"more than max_seq_length {self.length} tokens")
             except GenerationError as error:
                 faults.append(Fault(row.line, str(error)))
@@ -104,11 +138,3 @@ class MultiTurnDataset(TokenDataset):
                 kept.append(row)
         judge(self.loader.path, len(kept), faults, self.loader.max_bad_ratio)
         return kept
-
-
-def _conversation(row: Conversation | Pair) -> Conversation:
-    if isinstance(row, Conversation):
-        return row
-    rounds = [*row.history, (row.prompt, row.answer)]
-    roles = ("user", "assistant")
-    return Conversation(row.line, [Message(*said) for pair in rounds for said in zip(roles, pair, strict=True)])

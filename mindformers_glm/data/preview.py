@@ -43,6 +43,40 @@ def table(dataset: TokenDataset, index: int, tokenizer: Any, *, limit: int | Non
     return "\n".join([title, *lines])
 
 
+def first_sample(dataset: TokenDataset, *, limit: int = 48) -> list[str]:
+    """The first sample for the log: as text with what is learned in ⟦ ⟧, as ids, as labels; [] without a tokenizer."""
+    tokenizer = getattr(dataset, "tokenizer", None)
+    if tokenizer is None or not dataset.num_rows or not dataset.counts_labels:
+        return []
+    example = dataset.example(0)
+    ids, labels = example.input_ids[: example.used], example.labels[: example.used]
+    learned = sum(label != IGNORED for label in labels)
+    more = " ..." if len(ids) > limit else ""
+    return [
+        f"first sample ({dataset.place}:{dataset.line(0)}), {learned} of {example.used} tokens are learned:",
+        f"  text:   {_marked(ids, labels, tokenizer)}",
+        f"  ids:    {' '.join(map(str, ids[:limit]))}{more}",
+        f"  labels: {' '.join(map(str, labels[:limit]))}{more}",
+    ]
+
+
+def _marked(ids: list[int], labels: list[int], tokenizer: Any, *, limit: int = 400) -> str:
+    """The text of a sample, each learned run in ⟦ ⟧; the token that ends a run belongs to it."""
+    parts, run, inside = [], [], False
+    for token, is_learned in zip(ids, [False, *(label != IGNORED for label in labels)], strict=False):
+        if is_learned != inside:
+            parts.append((inside, run))
+            run, inside = [], is_learned
+        run.append(token)
+    if labels and labels[-1] != IGNORED:
+        run = [*run, labels[-1]]
+    parts.append((inside, run))
+    texts = [(marked, tokenizer.decode(tokens)) for marked, tokens in parts if tokens]
+    text = "".join(f"⟦{said}⟧" if marked else said for marked, said in texts)
+    text = printable(text)
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
 def sample_of_line(dataset: TokenDataset, line: int) -> int:
     """The index of the sample that came from a line of the file.
 
