@@ -43,6 +43,9 @@ class BuildPackage(build_py):
     def _copy_configs(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(ROOT / "configs", folder)
+        for path in folder.rglob("*.yaml"):  # seen from there, the package is one folder nearer
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace("../../mindformers_glm/", "../../"), encoding="utf-8")
         (folder / "__init__.py").write_text(
             '"""The configurations of configs/ in the repository."""\n', encoding="utf-8"
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -58,15 +59,7 @@ def workplace(tmp_path) -> Path:
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run_mindformer.py"), "--config", "run.yaml", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return forked.run([ROOT / "run_mindformer.py", "--config", "run.yaml", *words], cwd=folder)
 
 
 def fault(folder: Path, monkeypatch, capfd, *words: str) -> str:
@@ -82,7 +75,8 @@ def fault(folder: Path, monkeypatch, capfd, *words: str) -> str:
 
 
 def test_a_failure_is_one_line_and_a_status_in_the_shell(workplace):
-    done = run(workplace, "--runner_config.epoch", "2")
+    words = [sys.executable, ROOT / "run_mindformer.py", "--config", "run.yaml", "--runner_config.epoch", "2"]
+    done = subprocess.run(words, cwd=workplace, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stdout + done.stderr

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.config.arguments import find_config
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -70,7 +71,7 @@ def table(files: list[Path], devices: int, gigabytes: int) -> str:
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = Parser(description=__doc__)
-    p.add_argument("--config", type=Path, help="a YAML file; all shipped ones when left out")
+    p.add_argument("--config", help="a YAML file; all shipped ones when left out")
     p.add_argument("--devices", type=whole(1, MOST_DEVICES), default=8, help="devices of the whole job (8)")
     p.add_argument("--gb", type=whole(1, MOST_GB), default=32, help="memory of one device (32)")
     return p
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints one table, or those of all shipped configurations."""
     args = parser().parse_args(arguments)
     if args.config:
-        print(table([args.config], args.devices, args.gb))
+        print(table([find_config(args.config)], args.devices, args.gb))
         return
     for gigabytes, names in SHIPPED.items():
         print(f"\n{args.devices} devices of {gigabytes} GB\n")

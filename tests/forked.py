@@ -1,0 +1,168 @@
+"""Commands of this package as users type them, in children forked from one process that has imported MindSpore.
+
+`run` takes and returns what `subprocess.run` does with text. A child starts in milliseconds where a new process needs
+seconds for its imports; everything else is a process of its own: folder, environment, streams, status. Signals, start
+and packages that are missing are tested with real processes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_STEP = 0.01
+
+
+def run(
+    command: Sequence[Any],
+    *,
+    cwd: Any = None,
+    env: Mapping[str, str] | None = None,
+    input: str = "",
+    timeout: int = 600,
+) -> subprocess.CompletedProcess[str]:
+    """Runs [script.py, words ...] or ["-m", module, words ...], with sys.executable before it or not.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in `timeout` seconds.
+    """
+    words = [str(word) for word in command]
+    words = words[1:] if words[0] == sys.executable else words
+    with tempfile.TemporaryDirectory() as streams:
+        paths = {name: os.path.join(streams, name) for name in ("stdin", "stdout", "stderr")}
+        Path(paths["stdin"]).write_text(input, encoding="utf-8")
+        job = {
+            "words": words,
+            "cwd": str(cwd or os.getcwd()),
+            "env": dict(env or os.environ),
+            "timeout": timeout,
+            **paths,
+        }
+        status = _server().ask(job)
+        out, err = (Path(paths[name]).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
+    if status is None:
+        raise subprocess.TimeoutExpired(words, timeout, out, err)
+    return subprocess.CompletedProcess(words, status, out, err)
+
+
+class _Server:
+    """The process that has imported everything and forks a child for each job."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "GLOG_v": "3", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        atexit.register(self.close)
+
+    def ask(self, job: dict[str, Any]) -> int | None:
+        """The status of a job; None when its time was over."""
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the process that forks has ended")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+_servers: dict[int, _Server] = {}  # by process: a forked pytest starts its own
+
+
+def _server() -> _Server:
+    if os.getpid() not in _servers:
+        _servers[os.getpid()] = _Server()
+    return _servers[os.getpid()]
+
+
+# --- the process that forks -------------------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what imports print is no answer
+    import mindspore  # noqa: F401, PLC0415
+
+    import mindformers_glm.components  # noqa: F401, PLC0415
+    import mindformers_glm.config.arguments  # noqa: F401, PLC0415
+    import mindformers_glm.train.task  # noqa: F401, PLC0415
+
+    for line in iter(sys.stdin.readline, ""):
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            channel.close()
+            _become(job)
+        channel.write(json.dumps(_wait(child, job["timeout"])) + "\n")
+        channel.flush()
+
+
+def _wait(child: int, seconds: float) -> int | None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(_STEP)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _become(job: dict[str, Any]) -> None:
+    """The child: does not return."""
+    import runpy  # noqa: PLC0415
+    import traceback  # noqa: PLC0415
+
+    os.setsid()
+    os.chdir(job["cwd"])
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        handle = os.open(job[name], flags | (os.O_CREAT if number else 0), 0o600)
+        os.dup2(handle, number)
+        os.close(handle)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
+    os.environ.clear()
+    os.environ.update(job["env"])
+    words, status = job["words"], 0
+    try:
+        if words[0] == "-m":
+            sys.path[0], sys.argv = job["cwd"], words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            script = os.path.join(job["cwd"], words[0])
+            sys.path[0], sys.argv = os.path.dirname(script), words
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or 1
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve()
