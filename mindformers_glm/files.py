@@ -162,6 +162,21 @@ def inside(folder: str | Path, name: Any, *, told_by: str | Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def leaving_nothing(folder: str | Path) -> Iterator[None]:
+    """Removes the files and folders that the block added to `folder`, and `folder` if it was new, when it raises."""
+    folder = Path(folder)
+    new = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    before = set(folder.rglob("*"))
+    try:
+        yield
+    except BaseException:
+        for path in sorted(set(folder.rglob("*")) - before, reverse=True) + new:
+            with contextlib.suppress(OSError):  # what another process put there stays
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise
+
+
 def sync_folder(folder: str | Path) -> None:
     """Makes names created or removed in `folder` survive a power cut, where the system can."""
     if os.name == "nt":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from mindformers_glm.checkpoint.source import open_file
 from mindformers_glm.checkpoint.strategy import MOST_RANKS, WHOLE, Slicing, Strategy, Window
 from mindformers_glm.checkpoint.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError, listed, shorten
-from mindformers_glm.files import plain_name
+from mindformers_glm.files import leaving_nothing, plain_name
 
 _RANK = re.compile(r"rank_(\d+)")
 
@@ -195,26 +194,16 @@ def transform(
     ranks = strategy.ranks if strategy else 1
     if ranks > MOST_RANKS:
         raise CheckpointError(strategy.place, f"{ranks:,} ranks", f"At most {MOST_RANKS:,} are written.")
-    written, new = [], []
+    written: list[Path] = []
     try:
-        for rank in range(ranks):
-            path = Path(folder) / f"rank_{rank}" / f"{prefix}{rank}.ckpt"
-            there = path.exists()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            texts = {} if weights_only else source.metadata
-            save_ckpt(path, RankPart(source, strategy, rank, weights_only=weights_only), texts)
-            written.append(path)
-            new += [] if there else [path]
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            for path in new:
-                path.unlink(missing_ok=True)
-            for path in [path.parent for path in new] + [Path(folder) / f"rank_{rank}", Path(folder)]:
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-        if isinstance(error, OSError):
-            raise disk_fault(path, error) from error
-        raise
+        with leaving_nothing(folder):
+            for rank in range(ranks):
+                written.append(Path(folder) / f"rank_{rank}" / f"{prefix}{rank}.ckpt")
+                written[-1].parent.mkdir(parents=True, exist_ok=True)
+                texts = {} if weights_only else source.metadata
+                save_ckpt(written[-1], RankPart(source, strategy, rank, weights_only=weights_only), texts)
+    except OSError as error:
+        raise disk_fault(written[-1], error) from error
     return written
 
 

@@ -23,7 +23,7 @@ from mindformers_glm.export.mindir_v1 import VERSION as LITE_2_0
 from mindformers_glm.export.mindir_v1 import to_version_1
 from mindformers_glm.export.network import INPUTS, OUTPUTS, PackedNetwork, Sizes, cache_dtype
 from mindformers_glm.export.plan import INSIDE_BYTES, ExportPlan
-from mindformers_glm.files import write_text
+from mindformers_glm.files import leaving_nothing, write_text
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
@@ -59,6 +59,16 @@ def export_model(model: nn.Cell, plan: ExportPlan, *, tokenizer: GLMTokenizer | 
         model = merged(model) if plan.merge_adapter else model
     if tokenizer is not None:
         check_tokenizer(tokenizer.vocab_size, model.config, place=tokenizer.vocab_file)
+    with leaving_nothing(plan.folder):
+        manifest, graphs = _write_all(model, plan, tokenizer, adapter)
+    logger.info("Exported to %s in %.1f s: %s", plan.folder, time.perf_counter() - begin, _summary(graphs))
+    return manifest
+
+
+def _write_all(
+    model: nn.Cell, plan: ExportPlan, tokenizer: GLMTokenizer | None, adapter: str
+) -> tuple[Path, list[Graph]]:
+    """Writes every file of the plan; the path of the manifest and the graphs in it."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     vocabulary = None if tokenizer is None else _save_tokenizer(tokenizer, plan.folder)
     weights = {parameter.name: parameter for parameter in model.get_parameters()}
@@ -82,8 +92,7 @@ def export_model(model: nn.Cell, plan: ExportPlan, *, tokenizer: GLMTokenizer | 
         outputs=list(OUTPUTS),
         graphs=graphs,
     ).save(plan.folder)
-    logger.info("Exported to %s in %.1f s: %s", plan.folder, time.perf_counter() - begin, _summary(graphs))
-    return manifest
+    return manifest, graphs
 
 
 def merged(model: nn.Cell) -> nn.Cell:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import write_text
+from mindformers_glm.files import inside, read_json, write_text
 
 SUFFIX = "_manifest.json"
 FORMAT = 1
@@ -116,10 +115,14 @@ def read_manifest(path: Path) -> Manifest:
         CheckpointError: it cannot be read, or another version of this project wrote it.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if values.get("format") != FORMAT:
             raise CheckpointError(str(path), f"format {values.get('format')} is not known here", "Export again")
-        return Manifest(**values)
+        manifest = Manifest(**values)
+        for file in (*manifest.graphs, manifest.tokenizer, manifest.weights):
+            if file is not None:
+                _check_name(path, file)
+        return manifest
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -178,6 +181,15 @@ def check_file(folder: Path, file: File) -> Path:
     if size <= _HASHED_BYTES and sha256(path) != file.sha256:
         raise CheckpointError(str(path), "its content is not what was exported (SHA-256)", "Copy it again")
     return path
+
+
+def _check_name(path: Path, file: File) -> None:
+    """Passes when a file of the export lies in its folder, weights in one more folder of it."""
+    *above, name = file.name.split("/")
+    folder = path.parent
+    for part in above[:1]:
+        folder = inside(folder, part, told_by=path)
+    inside(folder, "/".join([*above[1:], name]), told_by=path)
 
 
 def _only(folder: Path, manifests: Sequence[Path]) -> Manifest:
