@@ -6,7 +6,7 @@ import pytest
 
 from mindformers_glm.checkpoint import mindspore_ckpt
 from mindformers_glm.checkpoint.dtypes import bfloat16, typed
-from mindformers_glm.checkpoint.mindspore_ckpt import crc_of, open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.mindspore_ckpt import _value_head, crc_of, open_ckpt, save_ckpt
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {
@@ -121,3 +121,30 @@ def test_unknown_types_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="complex64"):
         save_ckpt(tmp_path / "x.ckpt", {"c": np.zeros(2, np.complex64)})
     assert not (tmp_path / "x.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "word"),
+    [
+        (("w", [2], "Evil"), "the type 'Evil'"),
+        (("w", [2], "Int32"), "differ in shape or type"),
+        (("w", [1] * 40, "Float32"), "32 axes"),
+        (("n" * 5000, [2], "Float32"), "a name of 5,000 bytes"),
+        (("w2", [1 << 62, 1 << 62], "Float32"), "impossible shape"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named(tmp_path, second, word):
+    path = tmp_path / "x.ckpt"
+    save_ckpt(path, {"w": np.ones(2, np.float32)})
+    name, dims, dtype = second
+    with open(path, "ab") as file:
+        file.write(_value_head(name, dims, dtype, 8) + bytes(8))
+    with pytest.raises(CheckpointError, match=word):
+        open_ckpt(path)
+
+
+def test_a_text_and_a_tensor_of_one_name(tmp_path):
+    save_ckpt(tmp_path / "x.ckpt", {}, {"w": "text"})
+    with open(tmp_path / "x.ckpt", "ab") as file:
+        file.write(_value_head("w", [2], "Float32", 8) + bytes(8))
+    assert open_ckpt(tmp_path / "x.ckpt").entries["w"].shape == (2,)

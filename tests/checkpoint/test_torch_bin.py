@@ -241,3 +241,39 @@ def test_the_legacy_storage_sizes_are_compared(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="another size"):
         open_torch_bin(path)
+
+
+def legacy_with(path, body: bytes, *, keys: bytes = b"\x80\x02]."):
+    """The older form of torch.save with hand-made tables and storage keys."""
+    head = b"".join(pickle.dumps(value, 2) for value in (pickled.MAGIC, pickled.PROTOCOL, {}))
+    path.write_bytes(head + body + keys)
+    return path
+
+
+NESTED = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"."
+TEXT = b"X" + struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + b"q\x000"
+BOMBS = {
+    "a size of one long text, again and again": b"\x80\x02" + TEXT + b"ctorch\nSize\nq\x010](" + b"h\x01h\x00\x85R" * 1500 + b"e.",
+    "a table of one long list, again and again": b"\x80\x02](" + b"X\x01\x00\x00\x00aK\x01\x86" * 9000
+    + b"eq\x000ccollections\nOrderedDict\nq\x010](" + b"h\x01h\x00\x85R" * 9000 + b"e.",
+    "pushed and dropped for ever": b"\x80\x02" + b"N0" * 1_100_000 + b"}.",
+    "a name of two lines": b"\x80\x02X\x03\x00\x00\x00a\nbX\x01\x00\x00\x00c\x93.",
+    "half a surrogate": b"\x80\x02}X\x03\x00\x00\x00\xed\xa0\x80K\x01s.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_pickle_takes_little(tmp_path, name):
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="^[^\n]{,500}$"):
+            open_torch_bin(legacy_with(tmp_path / "x.bin", BOMBS[name]))
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("keys", [NESTED, b"\x80\x02](]e.", b"\x80\x02](K\x01e.", b"\x80\x02](" + NESTED[2:-1] + b"e."])
+def test_keys_of_storages_are_text(tmp_path, keys):
+    with pytest.raises(CheckpointError, match="list of storages"):
+        open_torch_bin(legacy_with(tmp_path / "x.bin", b"\x80\x02}.", keys=keys))
