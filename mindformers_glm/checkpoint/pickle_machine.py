@@ -15,7 +15,7 @@ from typing import Any
 from mindformers_glm.errors import shorten
 
 _MAX_DEPTH = 100_000
-_MAX_OPERATIONS = 2_000_000  # a tensor takes some thirty
+_MAX_OPERATIONS = 1_000_000  # a tensor takes some thirty
 
 
 class Refused(Exception):

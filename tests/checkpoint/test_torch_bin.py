@@ -9,6 +9,7 @@ import numpy as np
 import pickled
 import pytest
 
+from mindformers_glm.checkpoint import pickle_machine
 from mindformers_glm.checkpoint.pickle_machine import PickleMachine, Refused
 from mindformers_glm.checkpoint.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.torch_bin import open_torch_bin
@@ -253,10 +254,10 @@ def legacy_with(path, body: bytes, *, keys: bytes = b"\x80\x02]."):
 NESTED = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"."
 TEXT = b"X" + struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + b"q\x000"
 BOMBS = {
-    "a size of one long text, again and again": b"\x80\x02" + TEXT + b"ctorch\nSize\nq\x010](" + b"h\x01h\x00\x85R" * 1500 + b"e.",
+    "a size of one long text, again and again": b"\x80\x02" + TEXT
+    + b"ctorch\nSize\nq\x010](" + b"h\x01h\x00\x85R" * 1500 + b"e.",
     "a table of one long list, again and again": b"\x80\x02](" + b"X\x01\x00\x00\x00aK\x01\x86" * 9000
     + b"eq\x000ccollections\nOrderedDict\nq\x010](" + b"h\x01h\x00\x85R" * 9000 + b"e.",
-    "pushed and dropped for ever": b"\x80\x02" + b"N0" * 1_100_000 + b"}.",
     "a name of two lines": b"\x80\x02X\x03\x00\x00\x00a\nbX\x01\x00\x00\x00c\x93.",
     "half a surrogate": b"\x80\x02}X\x03\x00\x00\x00\xed\xa0\x80K\x01s.",
 }  # fmt: skip
@@ -271,6 +272,12 @@ def test_a_small_pickle_takes_little(tmp_path, name):
         assert tracemalloc.get_traced_memory()[1] < 60_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_operations_have_a_largest_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_machine, "_MAX_OPERATIONS", 1000)
+    with pytest.raises(CheckpointError, match="more than 1,000 operations"):
+        open_torch_bin(legacy_with(tmp_path / "x.bin", b"\x80\x02" + b"N0" * 501 + b"}."))
 
 
 @pytest.mark.parametrize("keys", [NESTED, b"\x80\x02](]e.", b"\x80\x02](K\x01e.", b"\x80\x02](" + NESTED[2:-1] + b"e."])
