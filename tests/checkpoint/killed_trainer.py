@@ -1,8 +1,10 @@
 """Kills a training run again and again and compares it with one that was left alone.
 
-`python killed_trainer.py FOLDER KILLS [glm]` trains a network of a few hundred weights (or a tiny ChatGLM2) and saves
-after every step. Children are forked from this warm process; half of them die at a random call that changes the disk,
-half at a random moment. Prints a JSON line: kills, and what was compared.
+`python killed_trainer.py FOLDER KILLS [toy|glm] [mixed|random|aimed]` trains a network of a few hundred weights (or a
+tiny ChatGLM2) and saves after every step. Children are forked from this warm process. They die at a random moment, or
+aimed: inside the first file of a save (the training checkpoint), between it and the second, or inside the second
+(checkpoint_network). mixed: half at a random moment, half at a random call that changes the disk. Each child that
+resumes compares checkpoint_network with the checkpoint, bit for bit, before its first step. Prints a JSON line.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import numpy as np  # noqa: E402
 from killed_saves import _DISK, temporaries  # noqa: E402
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
 
+from mindformers_glm.checkpoint import store  # noqa: E402
+from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt  # noqa: E402
 from mindformers_glm.checkpoint.resume import read_train_state  # noqa: E402
 from mindformers_glm.checkpoint.saved import of_rank, resume_file  # noqa: E402
 from mindformers_glm.data.batch import Batch  # noqa: E402
@@ -84,6 +88,27 @@ class Losses(Callback):
             file.write(json.dumps([state.done, float(state.result.loss).hex()]) + "\n")
 
 
+class Agree(Callback):
+    """Ends a resumed run whose checkpoint_network is not the weights of the checkpoint that it goes on from."""
+
+    def on_train_begin(self, state: RunState) -> None:
+        if state.resumed:
+            assert network_agrees(state.output_dir), f"checkpoint_network is not that of {state.resumed_from}"
+
+    on_nothing_to_train = on_train_begin
+
+
+def network_agrees(folder: Path) -> bool:
+    """Whether checkpoint_network holds the weights of the newest checkpoint, bit for bit."""
+    path = folder / "checkpoint_network/rank_0/CKP_rank_0-network.ckpt"
+    if not path.exists():
+        return False
+    weights, file = read_train_state(resume_file(folder)).weights, open_ckpt(path)
+    return list(weights) == list(file.entries) and all(
+        file.read_bits(name).tobytes() == value.tobytes() for name, value in weights.items()
+    )
+
+
 def network(kind: str) -> nn.Cell:
     if kind != "glm":
         return Toy()
@@ -114,12 +139,12 @@ def train(folder: Path, kind: str, epochs: int) -> None:
     except CheckpointError:
         assert not list((folder / "checkpoint").glob("rank_0/*.ckpt")), "there are checkpoints and none is usable"
     monitor = CheckpointMonitor(save_checkpoint_steps=1, keep_checkpoint_max=2, async_save=state.done % 4 == 0)
-    fit(state, data, lambda step: 0.02 / (1 + step), [Losses(folder / "losses.jsonl"), monitor])
+    fit(state, data, lambda step: 0.02 / (1 + step), [Losses(folder / "losses.jsonl"), monitor, Agree()])
     np.savez(folder / "final.npz", **{p.name: p.asnumpy() for p in state.network.get_parameters()})
 
 
-def child(folder: Path, kind: str, epochs: int, stage: int | None) -> int:
-    """Forks a run, with the stage at which it kills itself."""
+def child(folder: Path, kind: str, epochs: int, stage: int | tuple[str, int, int] | None) -> int:
+    """Forks a run, with the stage at which it kills itself: a call that changes the disk, or a place in a save."""
     pid = os.fork()
     if pid:
         return pid
@@ -128,7 +153,9 @@ def child(folder: Path, kind: str, epochs: int, stage: int | None) -> int:
         folder.mkdir(exist_ok=True)
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
-        if stage is not None:
+        if isinstance(stage, tuple):
+            _die_in(*stage)
+        elif stage is not None:
             _die_at(stage)
         train(folder, kind, epochs)
         status = 0
@@ -151,6 +178,30 @@ def _die_at(stage: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             count[0] += 1
 
+    threading.setprofile(hook)
+    sys.setprofile(hook)
+
+
+def _die_in(place: str, save: int, call: int) -> None:
+    """Dies in the save of that number at a call that changes the disk: in its first file, between, in its second."""
+    count, at = [0, 0], ["before"]
+    write = store.save_ckpt
+
+    def counted(path, *rest, **more) -> None:
+        first = Path(path).parent.parent.name == "checkpoint"
+        if first:
+            count[0] += 1
+        at[0], count[1] = ("first" if first else "second"), 0
+        write(path, *rest, **more)
+        at[0], count[1] = ("between" if first else "after"), 0
+
+    def hook(frame, event, argument) -> None:
+        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK and count[0] == save:
+            if at[0] == place and count[1] == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[1] += 1
+
+    store.save_ckpt = counted
     threading.setprofile(hook)
     sys.setprofile(hook)
 
@@ -197,35 +248,56 @@ def finish(folder: Path, kind: str, epochs: int, *, from_scratch: bool) -> None:
     raise AssertionError("four children stood still")
 
 
-def main(folder: Path, kills: int, kind: str) -> dict:
+def main(folder: Path, kills: int, kind: str, how: str) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     epochs, chance = int(1.5 * kills) + 2, random.Random(7)
     straight, broken = folder / "straight", folder / "broken"
     finish(straight, kind, epochs, from_scratch=True)
-    made = most = 0
+    made, most, stale, missed = 0, 0, 0, 0
+    places: dict[str, int] = {}
     while made < kills:
-        stage = chance.randrange(0, 140) if made % 2 else None
+        stage = _stage(how, made, chance)
         pid = child(broken, kind, epochs, stage)
-        status = wait(pid, 60, broken / "losses.jsonl", 30 if made % 2 else chance.randrange(0, 7))
+        status = wait(pid, 60, broken / "losses.jsonl", chance.randrange(0, 7) if stage is None else 30)
         if status is None:
             time.sleep(chance.uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
+            missed += stage is not None
         assert os.WIFSIGNALED(status) or status == 0, (broken / "log.txt").read_text()[-3000:]
         if status == 0:
             break
         made += 1
+        place = stage[0] if isinstance(stage, tuple) else ("random" if stage is None else "any call")
+        places[place] = places.get(place, 0) + 1
         most = max(most, temporaries(broken))
         there = list(broken.glob("checkpoint/rank_0/*.ckpt"))
         assert len(of_rank(broken / "checkpoint", "CKP", 0)) == len(there) <= 4
+        stale += bool(there) and not network_agrees(broken)
     finish(broken, kind, epochs, from_scratch=False)
     wanted, got = losses(straight), losses(broken)
     assert got == wanted, [step for step in wanted if got.get(step) != wanted[step]][:5]
     left, right = np.load(straight / "final.npz"), np.load(broken / "final.npz")
     for name in left.files:
         assert left[name].tobytes() == right[name].tobytes(), name
-    return {"kills": made, "steps": len(wanted), "weights": len(left.files), "temporaries_at_most": most}
+    assert network_agrees(broken)
+    return {
+        "kills": made,
+        "places": places,
+        "missed": missed,  # ended by the clock instead of where they were aimed
+        "network_of_an_earlier_step_after_a_kill": stale,
+        "steps": len(wanted),
+        "weights": len(left.files),
+        "temporaries_at_most": most,
+    }
+
+
+def _stage(how: str, number: int, chance: random.Random) -> int | tuple[str, int, int] | None:
+    if how == "aimed":
+        return ("first", "between", "second")[number % 3], chance.randrange(1, 4), chance.randrange(0, 8)
+    return chance.randrange(0, 140) if how == "mixed" and number % 2 else None
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "toy")))
+    arguments = [*sys.argv[3:], *("toy", "mixed")[len(sys.argv) - 3 :]]
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), *arguments)))

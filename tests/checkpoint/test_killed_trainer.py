@@ -10,23 +10,28 @@ import pytest
 SCRIPT = Path(__file__).with_name("killed_trainer.py")
 
 
-def run(folder: Path, kills: int, kind: str) -> dict:
-    command = [sys.executable, str(SCRIPT), str(folder), str(kills), kind]
+def run(folder: Path, kills: int, kind: str, how: str) -> dict:
+    command = [sys.executable, str(SCRIPT), str(folder), str(kills), kind, how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
-    ("kills", "kind"),
+    ("kills", "kind", "how"),
     [
-        (10, "toy"),
-        pytest.param(60, "toy", marks=pytest.mark.slow),
-        pytest.param(12, "glm", marks=pytest.mark.slow),
+        (4, "toy", "mixed"),
+        (3, "toy", "aimed"),
+        pytest.param(60, "toy", "random", marks=pytest.mark.slow),
+        pytest.param(60, "toy", "aimed", marks=pytest.mark.slow),
+        pytest.param(12, "glm", "mixed", marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_resumed_runs_equal_a_straight_one(tmp_path, kills, kind):
-    found = run(tmp_path, kills, kind)
+def test_killed_and_resumed_runs_equal_a_straight_one(tmp_path, kills, kind, how):
+    found = run(tmp_path, kills, kind, how)
+    print(json.dumps(found))
     assert found["kills"] == kills
     assert found["steps"] > kills
     assert found["temporaries_at_most"] <= 3  # one in each folder, swept by the next save there
+    if how == "aimed":
+        assert found["network_of_an_earlier_step_after_a_kill"] >= kills // 3  # which every resume repaired

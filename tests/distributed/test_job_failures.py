@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 SMALL = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
@@ -63,7 +67,7 @@ def job(root, tmp_path):
 
 
 def finish(process, status=0):
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == status, output[-4000:]
     return output
 
@@ -74,12 +78,9 @@ def losses(folder):
     }
 
 
-def kill_a_rank(process, folder, rank):
-    """Kills one worker with -9 once it has trained a while, and waits for the job's end."""
-    deadline = time.monotonic() + 300
-    while not (folder / "loss_history.jsonl").exists() or len(losses(folder)) < 5:
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
-        time.sleep(0.02)
+def processes_of(folder, role):
+    """Process numbers of a job by rank ("MS_WORKER"), or of its scheduler ("MS_SCHED")."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -87,15 +88,37 @@ def kill_a_rank(process, folder, rank):
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            here = str(folder).encode() in command and b"run_mindformer.py" in command
-            if here and f"MS_NODE_ID={rank}".encode() in variables and b"MS_ROLE=MS_WORKER" in variables:
-                os.kill(int(entry.name), signal.SIGKILL)
-                begin = time.monotonic()
-                output = finish(process, 128 + signal.SIGKILL)
-                assert time.monotonic() - begin < 20
-                assert f"rank {rank} ended with exit status 137" in output
-                return
-    raise AssertionError("the rank was not found")
+            if str(folder).encode() in command and b"run_mindformer.py" in command and b"MS_ROLE=" + role in variables:
+                rank = next((one[11:] for one in variables if one.startswith(b"MS_NODE_ID=")), b"0")
+                found[int(rank)] = int(entry.name)
+    return found
+
+
+def orphans(folder):
+    """Processes of this machine that carry the folder in their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+    return found
+
+
+def kill_one(process, folder, victim, steps):
+    """Kills rank `victim`, or the scheduler, with -9 once it has made some steps; seconds until the job has ended."""
+    deadline = time.monotonic() + 600
+    while not (folder / "loss_history.jsonl").exists() or len(losses(folder)) < steps:
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
+        time.sleep(0.02)
+    role = b"MS_SCHED" if victim == "scheduler" else b"MS_WORKER"
+    os.kill(processes_of(folder, role)[0 if victim == "scheduler" else victim], signal.SIGKILL)
+    begin = time.monotonic()
+    output = finish(process, 128 + signal.SIGKILL)
+    seconds = time.monotonic() - begin
+    who = "the scheduler" if victim == "scheduler" else f"rank {victim}"
+    assert f"{who} ended with exit status 137" in output, output[-3000:]
+    assert not orphans(folder)
+    return seconds
 
 
 @pytest.mark.parametrize("division", [{"tp": 2}, {"dp": 2, "divided": True}], ids=["tensor", "divided"])
@@ -106,7 +129,7 @@ def test_a_killed_job_goes_on(job, tmp_path, division):
     assert len(expected) == STEPS
 
     killed = tmp_path / "killed"
-    kill_a_rank(job(killed, **division), killed, 1)
+    assert kill_one(job(killed, **division), killed, 1, 5) < 60
     assert len(losses(killed)) < STEPS
     alone = tmp_path / "alone"
     shutil.copytree(killed, alone, symlinks=True)
@@ -119,3 +142,26 @@ def test_a_killed_job_goes_on(job, tmp_path, division):
         assert set(found) == set(expected)
         for step, loss in expected.items():
             assert found[step] == pytest.approx(loss, rel=1e-5), (folder.name, step)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_job_killed_at_random_ends_with_the_weights_of_one_left_alone(job, tmp_path, tmp_path_factory, number):
+    """Two processes; a random one of rank 0, rank 1 and the scheduler dies after a random step. Prints a JSON line."""
+    chance = random.Random(100 + number)
+    division = ({"tp": 2}, {"dp": 2, "divided": True})[number % 2]
+    victim, steps = chance.choice([0, 1, "scheduler"]), chance.randrange(1, STEPS - 1)
+    straight = tmp_path_factory.getbasetemp() / f"straight-{number % 2}"
+    if not straight.exists():
+        finish(job(straight, **division))
+    killed = tmp_path / "killed"
+    seconds = kill_one(job(killed, **division), killed, victim, steps)
+    finish(job(killed, **division, resume=True))
+    assert not orphans(killed)
+    assert losses(killed) == losses(straight)
+    for rank in range(2):
+        name = f"checkpoint_network/rank_{rank}/g_rank_{rank}-network.ckpt"
+        wanted, got = open_ckpt(straight / name), open_ckpt(killed / name)
+        assert list(wanted.entries) == list(got.entries)
+        for tensor in wanted.entries:
+            assert got.read_bits(tensor).tobytes() == wanted.read_bits(tensor).tobytes(), (rank, tensor)
+    print(json.dumps({"victim": victim, "after_step": steps, "seconds_to_the_end": round(seconds, 1)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mindformers_glm.checkpoint.reshard import RankFiles
 from mindformers_glm.checkpoint.strategy import read_strategy
 from mindformers_glm.models.glm.shards import Layout
 from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.registry import OPTIMIZERS
 from mindformers_glm.train.rank_state import Division, LocalState, RankState
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -113,3 +115,16 @@ def test_four_processes_equal_one(tmp_path):
     for variant in variants:
         compare(tmp_path, "dp=1", variant)
         check_files(tmp_path, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_every_optimizer_resumes_in_two_processes(tmp_path):
+    """Stopped in the middle: bit for bit in the same division, as one process in another (rows for columns)."""
+    names = sorted({OPTIMIZERS.get(name).__name__ for name in OPTIMIZERS.names()} - {"Lamb", "AdaFactor"})
+    run(tmp_path, 2, *names, script="optimizer_resume.py", timeout=3000)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert sorted(found) == names
+        assert all(one["same"] for one in found.values()), found
+        assert max(one["other"] for one in found.values()) < 1e-5, found

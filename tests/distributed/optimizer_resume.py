@@ -1,0 +1,126 @@
+"""Trains with optimizers in two processes, saves in the middle and goes on in the same division and in another one.
+
+argv: folder, then names of optimizers. Run through msrun with two processes; rank R leaves folder/R.json: optimizer ->
+{"same": a resumed run ended bit for bit as the undisturbed one, "other": largest difference of a weight to one process
+that was never stopped, in largest entries, after going on in another division}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from mindspore import nn
+
+from mindformers_glm import runtime
+from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.resume import read_train_state
+from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.data.batch import Batch
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.optim import decay_groups
+from mindformers_glm.parallel.mesh import SINGLE, make_mesh
+from mindformers_glm.registry import OPTIMIZERS
+from mindformers_glm.train.plan import make_plan
+from mindformers_glm.train.ranks import Ranks
+from mindformers_glm.train.state import RunState
+from mindformers_glm.train.step import TrainStep
+
+CONFIG = ChatGLM2Config(
+    num_layers=1, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=24,
+    padded_vocab_size=32, seq_length=8, param_init_type="float32", compute_dtype="float32", add_qkv_bias=False,
+)  # fmt: skip
+BATCH, HALF, RATE = 4, 3, 0.01
+DIVISIONS = {"one": (1, 1, False), "tp": (1, 2, False), "divided": (2, 1, True)}
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {
+        name: ((1 if "norm" in name else 0) + 0.2 * rng.standard_normal(shape)).astype(np.float32)
+        for name, shape in expected_shapes(CONFIG).items()
+    }
+
+
+class Run:
+    """One run of one optimizer in one division; this process is one of its ranks."""
+
+    def __init__(self, folder: Path, optimizer: str, division: str) -> None:
+        dp, tp, divided = DIVISIONS[division]
+        self.mesh = make_mesh(runtime.rank(), dp=dp, tp=tp) if dp * tp > 1 else SINGLE
+        self.ranks = Ranks(self.mesh, CONFIG, divided)
+        self.network = self.ranks.network(training=True)
+        load_into(self.network, self.ranks.local(weights(), self.network))
+
+        def build(parameters) -> nn.Cell:
+            return OPTIMIZERS.build({"type": optimizer}, "optimizer", params=decay_groups(parameters, 0.01))
+
+        adam = self.ranks.optimizer(build, list(self.network.trainable_params()))
+        self.state = RunState(
+            step=TrainStep(self.network, adam, max_grad_norm=1.0, reduction=self.ranks.reduction(adam)),
+            plan=make_plan(batches=2 * HALF),
+            batch_size=BATCH // dp,
+            data_ranks=dp,
+            output_dir=folder,
+            division=self.ranks.division.to_dict(),
+            on_disk=self.ranks.on_disk(self.network),
+        )
+
+    def train(self) -> None:
+        for step in range(self.state.done, self.state.done + HALF):
+            rng = np.random.default_rng(step)
+            ids = rng.integers(0, 32, (BATCH, 8)).astype(np.int32)
+            rows = slice(self.mesh.data.rank, None, self.mesh.data.size)
+            self.state.step([Batch(ids[rows], np.roll(ids, -1, 1)[rows], np.arange(BATCH)[rows])], RATE)
+            self.state.done, self.state.updates = step + 1, step + 1
+
+    def save(self) -> Path:
+        store = CheckpointStore(self.state.output_dir, rank=self.mesh.rank, rank_size=self.mesh.size)
+        self.ranks.write_strategy(self.state.output_dir / "strategy", self.network, self.state.optimizer)
+        path = store.save(self.state.capture())
+        store.close()
+        return path
+
+    def resume(self, path: Path) -> None:
+        self.state.restore(self.ranks.local_state(read_train_state(path), path, self.network), place=str(path))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {parameter.name: parameter.asnumpy().copy() for parameter in self.network.get_parameters()}
+
+
+def compare(folder: Path, optimizer: str, first: str, second: str) -> dict[str, float | bool]:
+    straight = Run(folder / "one", optimizer, "one")
+    straight.train()
+    straight.train()
+    expected, found = straight.arrays(), {"same": True, "other": 0.0}
+    place = folder / f"{optimizer}-{first}"
+    undisturbed = Run(place, optimizer, first)
+    undisturbed.train()
+    path = undisturbed.save()
+    undisturbed.train()
+    again = Run(place, optimizer, first)
+    again.resume(path)
+    again.train()
+    for name, value in undisturbed.arrays().items():
+        found["same"] &= again.arrays()[name].tobytes() == value.tobytes()
+    other = Run(place, optimizer, second)
+    other.resume(path)
+    other.train()
+    local = other.ranks.local(expected, other.network)
+    for name, value in other.arrays().items():
+        difference = np.abs(value - local[name]).max() / np.abs(expected[name]).max()
+        found["other"] = max(found["other"], float(difference))
+    return found
+
+
+if __name__ == "__main__":
+    runtime.set_up({"device_target": "CPU"}, seed=3, use_parallel=True)
+    results = {}
+    for number, given in enumerate(sys.argv[2:]):
+        pair = ("tp", "divided") if number % 2 else ("divided", "tp")
+        results[given] = compare(Path(sys.argv[1]), given, *pair)
+        print(f"rank {runtime.rank()}: {given} {results[given]}", flush=True)
+    Path(sys.argv[1], f"{runtime.rank()}.json").write_text(json.dumps(results))
