@@ -107,6 +107,11 @@ class CheckpointStore:
             failure, self._failure = self._failure, None
             raise failure
 
+    def model_folders(self) -> list[Path]:
+        """The folders of weights that are written beside the checkpoints."""
+        places = [self._network_path] * self.save_network + [self._trainable_path] * bool(self.trainable)
+        return [place.parent for place in places]
+
     def close(self) -> None:
         """Waits for a background save and gives the prefix free."""
         try:

@@ -24,6 +24,7 @@ from mindformers_glm.export.run import export_run
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
+from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import mesh_from_config
@@ -32,6 +33,7 @@ from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.fit import fit
+from mindformers_glm.train.model_beside import describe_model
 from mindformers_glm.train.plan import make_plan, warn_of_warm_up
 from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
@@ -195,9 +197,21 @@ class CausalLanguageModelingTrainer:
             data_ranks=ranks.mesh.data.size,
             division=ranks.division.to_dict(),
             on_disk=ranks.on_disk(network),
+            describe=partial(self._describe, ranks),
             shows_scale=settings.shows_scale,
             resume_hint="the same command with --resume_training true goes on from there",
         )
+
+    def _describe(self, ranks: Ranks, folder: Path) -> None:
+        """Writes configuration and tokenizer of the network into a folder of its weights."""
+        config = ranks.config if self._network is None else getattr(self._network, "config", None)
+        if not isinstance(config, ChatGLM2Config):
+            return
+        try:
+            tokenizer = self.tokenizer
+        except ConfigError:  # rows of token ids need none
+            tokenizer = None
+        describe_model(folder, config, tokenizer)
 
     def _build_optimizer(self, parameters: Sequence[Parameter]) -> nn.Cell:
         spec = {name: value for name, value in self.config.optimizer.items() if name != "learning_rate"}

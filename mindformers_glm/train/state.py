@@ -41,6 +41,7 @@ class RunState:
     resumed_from: str | None = None  # the checkpoint
     resume_hint: str = "set resume_training: True"
     division: dict[str, Any] | None = None  # how ranks divide the state, for a resume on others
+    describe: Callable[[Path], None] | None = None  # writes what makes a folder of these weights a model
     on_disk: Callable[[Arrays], Arrays] | None = None  # what this rank writes, from what it keeps in memory
 
     done: int = 0

@@ -41,6 +41,8 @@ def test_train_evaluate_and_predict(trainer, tmp_path):
     assert last is not None
     assert last.endswith("glm2-tiny_rank_0-1_2.ckpt")
     weights = str(tmp_path / "output/checkpoint_network/rank_0/glm2-tiny_rank_0-network.ckpt")
+    beside = {file.name for file in (tmp_path / "output/checkpoint_network/rank_0").iterdir()}
+    assert beside >= {"config.yaml", "tokenizer.model", "tokenizer_config.json"}
     figures = trainer.evaluate(eval_checkpoint=weights)
     assert set(figures) == {"rouge-1", "rouge-2", "rouge-l", "bleu-4"}
     results = trainer.predict(predict_checkpoint=weights, input_data=["你好", "红色"], max_length=16)

@@ -22,7 +22,8 @@ class CheckpointMonitor(Callback):
 
     Saves every `save_checkpoint_steps` steps or `save_checkpoint_seconds` seconds, whichever is given; with sinking
     only where a sink ends. The last step is saved in any case. `async_save` writes in a background thread.
-    `exception_save` saves before an unexpected error ends the run.
+    `exception_save` saves before an unexpected error ends the run. Configuration and tokenizer of the network are
+    written beside the weights, so that the folder is a model.
     """
 
     def __init__(
@@ -114,6 +115,9 @@ class CheckpointMonitor(Callback):
 
     def _save(self, state: RunState, *, background: bool) -> None:
         logger.info("......Saving ckpt......")
+        if self._last_path is None and state.describe is not None and state.rank == 0:
+            for folder in self.store.model_folders():
+                state.describe(folder)
         self._last_path = self.store.save(state.capture(), background=background)
         self._last_done, self._last_time = state.done, time.monotonic()
 
