@@ -26,10 +26,10 @@ def set_up() -> tuple[str | None, str]:
 
 
 def require() -> str:
-    """The interpreter; the test is skipped without one, and fails in CI."""
+    """The interpreter; without one the test is skipped, or fails where GLM_REQUIRE_ALL is set."""
     python, reason = set_up()
     if python is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"in CI the tests of MindSpore Lite must run: {reason}")
+        if os.environ.get("GLM_REQUIRE_ALL"):
+            pytest.fail(f"GLM_REQUIRE_ALL is set and MindSpore Lite cannot run: {reason}")
         pytest.skip(reason)
     return python

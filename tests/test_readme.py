@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +78,10 @@ def test_make_knows_the_targets(folder):
 def test_commands_run_as_written(folder):
     python = [line for line in commands() if line.startswith("python ")]
     assert len(python) == len([line for line in commands() if not line.startswith(("make ", ". "))])
-    said = {line: run(line, folder).stdout for line in python}
+    said = {line: forked.run(shlex.split(line)[1:], cwd=folder) for line in python}
+    assert not [done.stderr for done in said.values() if done.returncode]
     assert list((folder / "output" / "checkpoint" / "rank_0").glob("*.ckpt"))
-    assert any("rouge-1: " in text for line, text in said.items() if "--run_mode eval" in line)
+    assert any("rouge-1: " in done.stdout for line, done in said.items() if "--run_mode eval" in line)
     result = (folder / "text_generation_result.txt").read_text(encoding="utf-8")
     assert "答： 你好" in result or "答：你好" in result
     programs = [text for kind, text in blocks("README.md") if kind == "python"]

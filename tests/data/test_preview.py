@@ -1,8 +1,8 @@
 """The preview of samples, from arguments and from a configuration."""
 
-import subprocess
 import sys
 
+import forked
 import pytest
 
 from mindformers_glm.data import KeyWordGenDataset, preview
@@ -50,7 +50,7 @@ def test_a_line_finds_its_sample(dataset):
 def test_the_command_prints_samples(root, golden, glm2_vocab, more, words):
     data = golden / "mindformers_r08/dataset/adgen_hostile.json"
     command = [sys.executable, "tools/preview_data.py", "--data", str(data), "--tokenizer", glm2_vocab, *more]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    done = forked.run(command, cwd=root)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout
 
@@ -59,7 +59,7 @@ def test_the_command_reads_a_configuration(root, golden, glm2_vocab):
     data = golden / "mindformers_r08/dataset/adgen_dev_64.json"
     command = [sys.executable, "tools/preview_data.py", "--config", "configs/glm2/run_glm2_6b_finetune.yaml"]
     command += ["--train_dataset_dir", str(data), "--options", f"train_dataset.tokenizer.vocab_file={glm2_vocab}"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    done = forked.run(command, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "tokens are supervised" in done.stdout
 
@@ -67,6 +67,6 @@ def test_the_command_reads_a_configuration(root, golden, glm2_vocab):
 def test_the_command_fails_in_one_line(root, tmp_path, glm2_vocab):
     for arguments in (["--data", "nowhere.json", "--tokenizer", glm2_vocab], ["--data", "x"], []):
         command = [sys.executable, "tools/preview_data.py", *arguments]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+        done = forked.run(command, cwd=root)
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1

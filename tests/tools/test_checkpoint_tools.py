@@ -3,9 +3,9 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -38,8 +38,7 @@ def verify(root):
 
 
 def run(root: Path, name: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(root / "tools" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return forked.run([root / "tools" / f"{name}.py", *arguments])
 
 
 def test_convert_from_the_shell(root, golden, tmp_path):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+import forked
 import lite_environment
 import pytest
 
@@ -16,9 +15,7 @@ RECORD = {"content": "类型#裙*颜色#红色", "summary": "这款红色的裙�
 
 
 def run(root, cwd, *words):
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600, check=False
-    )
+    done = forked.run(words, cwd=cwd)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -44,14 +41,7 @@ def test_a_model_folder_holds_one_of_each(tmp_path):
 
 
 def test_the_documented_configuration_names_its_repair(root, tmp_path):
-    done = subprocess.run(
-        [sys.executable, root / "tools/export.py", "--config_path", "configs/glm2/export_glm2_6b.yaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = forked.run([root / "tools/export.py", "--config_path", "configs/glm2/export_glm2_6b.yaml"], cwd=tmp_path)
     assert done.returncode == 2
     assert "--device_target CPU" in done.stderr and "Traceback" not in done.stderr
 

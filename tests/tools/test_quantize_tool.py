@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+import forked
 import pytest
 
 
 def run(root, *words, cwd=None):
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=cwd or root, capture_output=True, text=True, timeout=300)
+    return forked.run(words, cwd=cwd or root)
 
 
 def test_a_folder_of_4_bits_writes_text(root, tmp_path):
