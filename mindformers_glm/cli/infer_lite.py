@@ -111,7 +111,7 @@ def check(lite: LiteChat, args: argparse.Namespace) -> None:
         raise ConfigError("--tokenizer_path", None, "The export has no tokenizer: name tokenizer.model.")
     if args.seq_length not in (None, lite.config.seq_length):
         raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {lite.config.seq_length}.")
-    third = lite.tokenizer.generation == 3
+    third = lite.tokenizer.rules.has_roles
     if args.model_name.partition("_")[0] not in ("common", "glm3" if third else "glm2"):
         raise ConfigError("--model_name", args.model_name, f"This is a model of ChatGLM{3 if third else 2}.")
     if args.prompt and "{}" not in args.prompt:
@@ -129,7 +129,7 @@ def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
     """A prompt as ids: in the template, and for ChatGLM3 as a message of the user."""
     template = args.prompt.replace("\\n", "\n")
     text = template.replace("{}", text) if template else text
-    if lite.tokenizer.generation == 3:
+    if lite.tokenizer.rules.has_roles:
         return lite.tokenizer.build_chat_ids(text)
     return lite.tokenizer.encode(text, add_special_tokens=args.add_special_tokens)
 

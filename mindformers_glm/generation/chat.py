@@ -123,11 +123,11 @@ def _conversation(history: list[Any], query: Any, role: str) -> tuple[list[Any],
 
 
 def _extended(tokenizer: GLMTokenizer, history: list[Any], said: Mapping[str, Any], reply: Reply) -> list[Any]:
-    as_messages = isinstance(history[0], Mapping) if history else tokenizer.generation == 3
+    as_messages = isinstance(history[0], Mapping) if history else tokenizer.rules.has_roles
     if not as_messages and not reply.tool_calls and said["role"] == "user":
         return [*history, (said["content"], reply.content)]
-    answer = said_with_calls(reply.content, reply.tool_calls)
-    if not reply.tool_calls and tokenizer.generation == 3:
+    answer = said_with_calls(reply.content, reply.tool_calls, tokenizer.rules.call_text)
+    if not reply.tool_calls and tokenizer.rules.has_roles:
         answer["metadata"] = ""
     return [*history, said, answer]
 

@@ -1,4 +1,4 @@
-"""Tokenizers of ChatGLM2 and ChatGLM3, and the one renderer from messages to ids."""
+"""Tokenizers of the GLM family, and the one renderer from messages to ids."""
 
 from mindformers_glm.tokenizers.chat import Rendered, Renderer
 from mindformers_glm.tokenizers.chatglm import (
@@ -8,6 +8,7 @@ from mindformers_glm.tokenizers.chatglm import (
     check_fits,
     tokenizer_from,
 )
+from mindformers_glm.tokenizers.chatglm4 import ChatGLM4Tokenizer
 from mindformers_glm.tokenizers.messages import Message, read_messages
 from mindformers_glm.tokenizers.processor import GLMProcessor
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream, ToolCall, parse_reply
@@ -16,6 +17,7 @@ from mindformers_glm.tokenizers.stream import TextStream, stream_text
 __all__ = [
     "ChatGLM2Tokenizer",
     "ChatGLM3Tokenizer",
+    "ChatGLM4Tokenizer",
     "GLMProcessor",
     "GLMTokenizer",
     "Message",

@@ -13,8 +13,9 @@ from typing import Any
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers import files
-from mindformers_glm.tokenizers.chat import Renderer, prompt_text
+from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.encoding import Encoding
+from mindformers_glm.tokenizers.formats.rounds import prompt_text
 from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
 from mindformers_glm.tokenizers.messages import read_messages
 from mindformers_glm.tokenizers.recognise import tokenizer_class
@@ -43,19 +44,8 @@ class ChatGLM2Tokenizer(GLMTokenizer):
         return self([self.build_prompt(query, history)], return_tensors="np")
 
 
-@TOKENIZERS.register()
-class ChatGLM3Tokenizer(GLMTokenizer):
-    """ChatGLM3: four role tokens more; a message is role id, then its metadata and content encoded apart."""
-
-    generation = 3
-    specials = GLM2_SPECIALS + GLM3_ROLES
-    prints_specials = True
-    gives_positions = True
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """eos, and the roles that only others speak: user and observation."""
-        return (self.eos_token_id, self.get_command("<|user|>"), self.get_command("<|observation|>"))
+class RoleTokenizer(GLMTokenizer):
+    """A tokenizer with role tokens: a message is role id, then its metadata and content encoded apart."""
 
     def build_single_message(self, role: str, metadata: str | None, message: str) -> list[int]:
         """Ids of one message: role, metadata and newline, content.
@@ -99,6 +89,16 @@ class ChatGLM3Tokenizer(GLMTokenizer):
         rows = [self.build_chat_ids(*item) for item in zip(queries, histories, roles, strict=True)]
         encoded = {"input_ids": rows, "position_ids": [list(range(len(row))) for row in rows]}
         return self.pad(encoded, padding=padding, return_tensors=return_tensors)
+
+
+@TOKENIZERS.register()
+class ChatGLM3Tokenizer(RoleTokenizer):
+    """ChatGLM3: four role tokens more."""
+
+    chat_format = "roles"
+    specials = GLM2_SPECIALS + GLM3_ROLES
+    prints_specials = True
+    gives_positions = True
 
 
 def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:

@@ -1,23 +1,30 @@
-"""A tokenizer on disk: tokenizer.model and tokenizer_config.json in one folder, each written whole."""
+"""A tokenizer on disk: its vocabulary and tokenizer_config.json in one folder, each written whole.
+
+The vocabulary is tokenizer.model (sentencepiece, or tiktoken's ranks) or tokenizer.json (byte-level BPE).
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mindformers_glm.errors import DataError, UserError
 from mindformers_glm.files import parse_json, read_small
 
-VOCABULARY, SETTINGS = "tokenizer.model", "tokenizer_config.json"
+VOCABULARY, JSON_VOCABULARY, SETTINGS = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+VOCABULARIES = (VOCABULARY, JSON_VOCABULARY)  # the first that is there counts
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{2,}={0,2}")
+Kind = Literal["sentencepiece", "ranks", "json"]
 
 
 def save(folder: Path, vocab_file: Path, config: dict[str, Any] | None) -> tuple[str, ...]:
     """Writes the vocabulary and, when given, the settings; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / VOCABULARY]
+    written = [folder / (JSON_VOCABULARY if kind(vocab_file) == "json" else VOCABULARY)]
     _write(written[0], vocab_file.read_bytes())
     if config is not None:
         written.append(folder / SETTINGS)
@@ -35,11 +42,31 @@ def load(path: Path) -> tuple[Path, dict[str, Any]]:
     if not path.exists():
         fix = "Give a folder with tokenizer.model; names such as glm2_tiny are known to AutoTokenizer.from_pretrained"
         raise DataError(str(path), "there is no such folder or file", fix)
-    folder, vocab_file = (path, path / VOCABULARY) if path.is_dir() else (path.parent, path)
-    if not vocab_file.is_file():
-        raise DataError(str(folder), f"the folder has no {VOCABULARY}", "Copy it from the original checkpoint")
+    folder, vocab_file = (path, vocabulary_in(path)) if path.is_dir() else (path.parent, path)
+    if vocab_file is None:
+        names = " or ".join(VOCABULARIES)
+        raise DataError(str(folder), f"the folder has no {names}", "Copy it from the original checkpoint")
     settings = folder / SETTINGS
     return vocab_file, read_settings(settings) if settings.is_file() else {}
+
+
+def vocabulary_in(folder: Path) -> Path | None:
+    """The vocabulary file of a folder, None where it has none."""
+    return next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+
+
+def kind(path: Path) -> Kind:
+    """What a vocabulary file is, by its first bytes; anything else is left to sentencepiece to refuse."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return "sentencepiece"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+        return "json"
+    word, space, number = head.split(b"\n", 1)[0].strip().partition(b" ")
+    is_ranks = bool(space) and number.isdigit() and bool(_BASE64.fullmatch(word))
+    return "ranks" if is_ranks else "sentencepiece"
 
 
 def read_settings(path: Path) -> dict[str, Any]:

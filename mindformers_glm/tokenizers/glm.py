@@ -13,6 +13,10 @@ from mindformers_glm.registry import unknown_key
 from mindformers_glm.tokenizers import encoding, files, snippets
 from mindformers_glm.tokenizers.calls import PublishedCalls
 from mindformers_glm.tokenizers.encoding import Encoding, Side, as_rows, is_ids
+from mindformers_glm.tokenizers.formats import FORMATS
+from mindformers_glm.tokenizers.formats import chat_format as rules_of
+from mindformers_glm.tokenizers.formats.base import ChatFormat
+from mindformers_glm.tokenizers.recognise import chat_format_in
 from mindformers_glm.tokenizers.vocabulary import Vocabulary
 
 GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -25,7 +29,7 @@ class GLMTokenizer(PublishedCalls):
     tokenizer does when it is told so; messages of a chat are never read that way.
     """
 
-    generation = 2
+    chat_format = "rounds"  # see tokenizers/formats
     specials: tuple[str, ...] = GLM2_SPECIALS
     prints_specials = False
     gives_positions = False
@@ -44,8 +48,9 @@ class GLMTokenizer(PublishedCalls):
         truncation_side: Side = "right",
         special_start: int | None = None,
         encode_special_tokens: bool = False,
+        chat_format: str | None = None,
     ) -> None:
-        self.vocabulary = Vocabulary(vocab_file, self.specials, special_start=special_start)
+        self.vocabulary = self.read_vocabulary(vocab_file, special_start)
         self.vocab_file = str(self.vocabulary.path)
         self.bos_token, self.eos_token, self.end_token = bos_token, eos_token, end_token
         self.mask_token, self.gmask_token, self.pad_token, self.unk_token = (
@@ -59,8 +64,21 @@ class GLMTokenizer(PublishedCalls):
                 raise ConfigError(f"tokenizer.{name}", side, "Use 'left' or 'right'.")
         self.padding_side, self.truncation_side = padding_side, truncation_side
         self.special_start, self.encode_special_tokens = special_start, encode_special_tokens
+        if chat_format is not None:
+            if chat_format not in FORMATS:
+                raise ConfigError("tokenizer.chat_format", chat_format, f"Use one of {', '.join(FORMATS)}.")
+            self.chat_format = chat_format
         self._commands = self._command_table()
         self._special_names = re.compile("(" + "|".join(map(re.escape, self.specials)) + ")")
+
+    def read_vocabulary(self, vocab_file: str | None, special_start: int | None) -> Any:
+        """The pieces of a file, followed by the special tokens of this kind."""
+        return Vocabulary(vocab_file, self.specials, special_start=special_start)
+
+    @property
+    def generation(self) -> int:
+        """The old way to ask which chat format this is; `rules` answers better."""
+        return 3 if self.rules.has_roles else 2
 
     # --- vocabulary -------------------------------------------------------------------------------------------
 
@@ -106,8 +124,13 @@ class GLMTokenizer(PublishedCalls):
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids after which a reply is over."""
-        return (self.eos_token_id,)
+        """Ids after which a reply is over, in the chat format of this model."""
+        return self.rules.stop_ids
+
+    @property
+    def rules(self) -> ChatFormat:
+        """The chat format of this model: how messages are written and replies read."""
+        return rules_of(self.chat_format, self)
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -131,6 +154,10 @@ class GLMTokenizer(PublishedCalls):
         """`[gMASK] sop`, which opens every text."""
         return [self.vocabulary.special_ids["[gMASK]"], self.vocabulary.special_ids["sop"]]
 
+    def text_prefix(self) -> list[int]:
+        """What `encode` puts before a text."""
+        return self.get_prefix_tokens()
+
     def get_vocab(self) -> dict[str, int]:
         """Piece -> id, special tokens included."""
         return {**{piece: index for index, piece in enumerate(self.vocabulary.pieces)}, **self.vocabulary.special_ids}
@@ -153,7 +180,7 @@ class GLMTokenizer(PublishedCalls):
         if isinstance(tokens, str):
             if tokens in self._commands:
                 return self._commands[tokens]
-            return self.vocabulary.processor.piece_to_id(tokens)
+            return self.vocabulary.piece_id(tokens)
         if not isinstance(tokens, Iterable):
             raise ConfigError("tokens", tokens, "Expected the text of a piece, or a list of them.")
         return [self.convert_tokens_to_ids(token) for token in tokens]
@@ -290,7 +317,9 @@ class GLMTokenizer(PublishedCalls):
         """Constructor arguments that differ between tokenizers, as written to tokenizer_config.json."""
         names = ("bos_token", "eos_token", "end_token", "mask_token", "gmask_token", "pad_token", "unk_token")
         names += ("padding_side", "truncation_side", "special_start")
-        told = {"encode_special_tokens": True} if self.encode_special_tokens else {}
+        told: dict[str, Any] = {"encode_special_tokens": True} if self.encode_special_tokens else {}
+        if self.chat_format != type(self).chat_format:
+            told["chat_format"] = self.chat_format
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None} | told
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
@@ -318,6 +347,9 @@ class GLMTokenizer(PublishedCalls):
             name = sorted(unknown)[0]
             raise unknown_key(f"tokenizer.{name}", changes[name], inspect.signature(cls).parameters)
         known = {name: value for name, value in config.items() if name in _SAVED and isinstance(value, _SAVED[name])}
+        if "chat_format" not in known:
+            told = chat_format_in(vocab_file.parent, byte_pairs=files.kind(vocab_file) != "sentencepiece")
+            known |= {} if told is None else {"chat_format": told}
         return cls(str(vocab_file), **{**known, **changes})
 
     def __repr__(self) -> str:
@@ -358,7 +390,7 @@ class GLMTokenizer(PublishedCalls):
         max_length: int | None,
         truncation: bool | str | None,
     ) -> list[int]:
-        prefix = self.get_prefix_tokens() if add_special_tokens else []
+        prefix = self.text_prefix() if add_special_tokens else []
         suffix = [self.eos_token_id] if add_special_tokens and second is not None else []
         if max_length is not None and truncation not in (False, "do_not_truncate"):
             room = max_length - len(prefix) - len(suffix)
@@ -414,6 +446,7 @@ _SAVED = {
     "truncation_side": str,
     "special_start": int,
     "encode_special_tokens": bool,
+    "chat_format": str,
 }
 
 

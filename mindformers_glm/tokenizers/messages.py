@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import keyword
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindformers_glm.errors import GenerationError, shorten
@@ -40,6 +40,7 @@ class Message:
     metadata: str = ""
     tools: Any = None  # of a system message: what may be called, any JSON; None where there is no such key
     loss: bool | None = None  # of an assistant message: whether training learns it; None leaves it to the policy
+    arguments: Any = field(default=None, compare=False)  # of a call: what `content` says, for formats of other words
 
 
 def read_messages(
@@ -101,17 +102,19 @@ def call_body(name: str, parameters: Any) -> str:
     return code if "```" in code else f"```python\n{code}\n```"
 
 
-def said_with_calls(content: str, calls: Iterable[Any]) -> dict[str, Any]:
+def said_with_calls(
+    content: str, calls: Iterable[Any], call_text: Callable[[str, Any], str] = call_body
+) -> dict[str, Any]:
     """The message of an assistant that said `content` and made `calls` (each with name, arguments, text).
 
-    Where the model wrote a call in another form than `call_body` would, the message carries that text (`written`), so
-    that the next prompt, and training on a saved chat, have the call as it was made.
+    Where the model wrote a call in another form than `call_text` (that of its chat format), the message carries the
+    model's text (`written`), so that the next prompt, and training on a saved chat, have the call as it was made.
     """
     made = []
     for call in calls:
         function = {"name": call.name, "arguments": call.arguments}
         made.append({"type": "function", "function": function})
-        if call.text and call.text != call_body(call.name, call.arguments):
+        if call.text and call.text != call_text(call.name, call.arguments):
             made[-1]["written"] = call.text
     message: dict[str, Any] = {"role": "assistant", "content": content}
     return {**message, "tool_calls": made} if made else message
@@ -184,8 +187,11 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
             raise GenerationError("tool_calls: every call needs function.name and function.arguments")
         written = call.get("written")
         name, arguments = function["name"], function.get("arguments") or {}
-        body = written if isinstance(written, str) and written.strip() else call_body(name, arguments)
-        messages.append(_Call("assistant", body, _line(name), None, _loss(item), call.get("id")))
+        if isinstance(written, str) and written.strip():
+            body, arguments = written, None
+        else:
+            body = call_body(name, arguments)
+        messages.append(_Call("assistant", body, _line(name), None, _loss(item), arguments, call.get("id")))
     return messages
 
 
@@ -214,8 +220,9 @@ def _training_turn(item: Mapping[str, Any]) -> list[Message]:
     name, loss = _line(item.get("name")), _loss(item)
     if not name:
         raise GenerationError("role tool: a call needs a name")
-    body = call_body(name, item.get("parameters") or {})
-    return [Message("assistant", body, name, None, loss), Message("observation", said)]
+    arguments = item.get("parameters") or {}
+    body = call_body(name, arguments)
+    return [Message("assistant", body, name, None, loss, arguments), Message("observation", said)]
 
 
 def _paired(given: list[Message]) -> list[Message]:
@@ -235,7 +242,7 @@ def _paired(given: list[Message]) -> list[Message]:
         messages += waiting
         waiting = []
         messages.append(message)
-    return [Message(m.role, m.content, m.metadata, m.tools, m.loss) for m in messages + waiting]
+    return [Message(m.role, m.content, m.metadata, m.tools, m.loss, m.arguments) for m in messages + waiting]
 
 
 def _with_system(messages: list[Message], system: str | None) -> list[Message]:

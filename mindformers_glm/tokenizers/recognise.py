@@ -19,6 +19,7 @@ _NAMED = re.compile(r"(?:chat)?glm-?([234])(?![0-9])|codegeex-?([24])(?![0-9])")
 _OF_A_RUN = re.compile(r"(checkpoint|global_step|step|epoch)[-_]?\d+|[0-9a-f]{40}|snapshots|\.?", re.IGNORECASE)
 _OFFICIAL = "ChatGLMTokenizer"  # the class that the files of ChatGLM2 and of ChatGLM3 name alike
 _CLASSES = {2: "ChatGLM2Tokenizer", 3: "ChatGLM3Tokenizer"}
+_BYTE_PAIRS = "ChatGLM4Tokenizer"  # whatever class of transformers the files name
 _ROLES, _ROUNDS = ("<|assistant|>", "<|user|>", "<|{{", "<|observation|>"), ("[Round",)
 _CODE = "tokenization_chatglm.py"
 
@@ -48,6 +49,9 @@ def tokenizer_class(folder: str | Path) -> str:
     told = _told_by_yaml(folder)
     if told:
         return told
+    vocabulary = files.vocabulary_in(folder)
+    if vocabulary is not None and files.kind(vocabulary) != "sentencepiece":
+        return _BYTE_PAIRS
     settings = _object(folder / files.SETTINGS)
     kind = settings.get("tokenizer_class", _OFFICIAL)
     if kind != _OFFICIAL:
@@ -67,6 +71,32 @@ def tokenizer_class(folder: str | Path) -> str:
     else:
         log_once(f"{folder}: taken for ChatGLM2's tokenizer; type='ChatGLM3Tokenizer' takes it for the other.")
     return _CLASSES[2]
+
+
+def chat_format_in(folder: str | Path, *, byte_pairs: bool) -> str | None:
+    """The chat format that the files beside a tokenizer tell; None leaves it to the tokenizer's class.
+
+    The chat template is asked first, then the model's type in config.json, then the names.
+    """
+    folder = Path(folder)
+    settings, config = _object(folder / files.SETTINGS), _object(folder / "config.json")
+    names = (settings.get("name_or_path"), config.get("_name_or_path"), folder.resolve().name)
+    name = " ".join(re.split(r"[/\\]", str(given))[-1].lower() for given in names if given)
+    if not byte_pairs:
+        return "codegeex2" if "codegeex2" in name or "rotary_percent" in config else None
+    template = f"{settings.get('chat_template') or ''}{_text(folder / 'chat_template.jinja')}"
+    if template:
+        if "<think>" in template:
+            return "glm_z1"
+        if "[gMASK]" not in template:
+            return "glm_edge"
+        introduces = any(word in template for word in ("ChatGLM", "名为", "GLM-4"))
+        return "glm4_0414" if "可用工具" in template and not introduces else "glm4"
+    if config.get("model_type") == "glm4" or "0414" in name:
+        return "glm_z1" if re.search(r"(?<![a-z])z1(?![0-9])", name) else "glm4_0414"
+    if "edge" in name or (config.get("model_type") == "glm" and config.get("vocab_size", 0) < 100_000):
+        return "glm_edge" if config.get("vocab_size", 59264) == 59264 else None
+    return None
 
 
 def _told_by_yaml(folder: Path) -> str | None:

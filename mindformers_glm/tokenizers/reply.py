@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.tokenizers.messages import INTERPRETER
 from mindformers_glm.tokenizers.stream import TextStream
 from mindformers_glm.tokenizers.toolcall import is_official_call, may_be_call, read_arguments
 
 _NAME = re.compile(r"[\w.\-]{1,64}")  # of a tool, in any script: the official code takes the whole first line
+_THOUGHT_ENDS = "</think>"
 _MARKER, _YEAR = "[[训练时间]]", "2023年"  # the official chat shows the second where the model writes the first
 End = Literal["eos", "user", "observation", "role", None]
 
@@ -31,9 +31,13 @@ class ToolCall:
 
 @dataclass
 class Reply:
-    """`content` is what a user sees; `end` is the token that ended the reply, None when it was not reached."""
+    """`content` is what a user sees; `end` is the token that ended the reply, None when it was not reached.
+
+    `reasoning` is what a model that thinks wrote before `</think>`.
+    """
 
     content: str = ""
+    reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # calls that could not be read; their text is in content
     end: End = None
@@ -65,8 +69,9 @@ class ReplyStream:
         self.reply = Reply()
         self._tools = frozenset(tools)
         self._tokenizer = tokenizer
-        self._has_head = tokenizer.generation == 3
-        self._ends = self._end_table()
+        self._format = tokenizer.rules
+        self._has_head, self._thinks = self._format.opens_with_line, self._format.thinks
+        self._ends: dict[int, End] = self._format.ends()
         self._turn = tokenizer.get_command("<|assistant|>") if self._has_head else None
         self._shown = ""
         self._open()
@@ -90,28 +95,41 @@ class ReplyStream:
         """The rest of the text, when no token ended the reply."""
         return "" if self._state == "closed" else self._close()
 
-    def _end_table(self) -> dict[int, End]:
-        table: dict[int, End] = {self._tokenizer.eos_token_id: "eos"}
-        if self._has_head:
-            names: dict[str, End] = {"<|user|>": "user", "<|observation|>": "observation", "<|system|>": "role"}
-            table |= {self._tokenizer.get_command(name): end for name, end in names.items()}
-        return table
-
     def _open(self) -> None:
         self._text = TextStream(self._tokenizer)
         self._visible = _Visible(separate=bool(self.reply.content))
-        self._state = "head" if self._has_head else "plain"
+        self._state = "thought" if self._thinks else "head" if self._has_head else "plain"
+        self._thinks = False  # a thought opens the reply, not every message of it
         self._head = self._name = self._body = ""
 
     def _take(self, text: str) -> str:
-        if self._state == "head":
+        if self._state == "thought":
+            return self._take_thought(text)
+        if self._state in ("head", "after thought"):
             return self._take_head(text)
         if self._state == "call":
             self._body += text
             return "" if self._may_be_call() else self._as_text()
         return self._show(text)
 
+    def _take_thought(self, text: str) -> str:
+        """Text before `</think>` is kept apart; what follows is read as a reply, from its first line that has words."""
+        self._head += text
+        thought, mark, rest = self._head.partition(_THOUGHT_ENDS)
+        self.reply.reasoning = thought.strip()
+        if mark:
+            self._state, self._head = "after thought", ""
+            return self._take_head(rest)
+        return ""
+
     def _take_head(self, text: str) -> str:
+        if self._state == "after thought":
+            text = text.lstrip()
+            if not text:
+                return ""
+            self._state = "head" if self._tools else "plain"
+            if self._state == "plain":
+                return self._show(text)
         self._head += text
         line, newline, rest = self._head.partition("\n")
         name = line.strip()
@@ -151,7 +169,7 @@ class ReplyStream:
 
     def _call(self, body: str) -> str:
         written = body.strip()
-        if self._name == INTERPRETER and written:
+        if self._name in self._format.code_tools and written:
             self.reply.tool_calls.append(ToolCall(self._name, {"code": written}, written))
             return ""
         try:

@@ -26,9 +26,9 @@ class TextStream:
 
     def push(self, index: int) -> str:
         """New text after one more id; often empty."""
-        byte = self._vocabulary.byte_of(index)
-        if byte is not None:
-            self._bytes.append(byte)
+        raw = self._vocabulary.bytes_of(index)
+        if raw is not None:
+            self._bytes += raw
             text = self._characters(last=False)
             self._begun = self._begun or bool(text)
             return text

@@ -9,6 +9,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_pb2
 
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.tokenizers import files
 
 _SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
 _REPAIR = "Give the tokenizer.model of the checkpoint: --options processor.tokenizer.vocab_file=PATH or `vocab_file:`"
@@ -23,7 +24,7 @@ class Vocabulary:
     def __init__(
         self, vocab_file: str | Path | None, specials: Sequence[str], *, special_start: int | None = None
     ) -> None:
-        self.path = _readable(vocab_file)
+        self.path = readable(vocab_file)
         self.processor = _load(self.path)
         self.text_size: int = self.processor.piece_size()
         start = self.text_size if special_start is None else special_start
@@ -68,9 +69,14 @@ class Vocabulary:
         """True for ids that are no piece of text: special tokens, control, padding, beyond the vocabulary."""
         return not 0 <= index < self.text_size or index in self.silent
 
-    def byte_of(self, index: int) -> int | None:
+    def bytes_of(self, index: int) -> bytes | None:
         """The byte that a byte-fallback piece stands for, None for every other id."""
-        return self._bytes.get(index)
+        byte = self._bytes.get(index)
+        return None if byte is None else bytes([byte])
+
+    def piece_id(self, piece: str) -> int:
+        """The id of a piece; that of unk where there is none."""
+        return self.processor.piece_to_id(piece)
 
     def _leading_space(self) -> str:
         """What decode does with the spaces that open a text: "kept", "one dropped" or "all dropped"."""
@@ -85,12 +91,18 @@ class Vocabulary:
         return processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index)
 
 
-def _readable(vocab_file: str | Path | None) -> Path:
+def readable(vocab_file: str | Path | None) -> Path:
+    """The vocabulary file, of itself or of the folder that holds it.
+
+    Raises:
+        ConfigError: none was named.
+        DataError: it is not there, or empty.
+    """
     if not vocab_file:
         raise ConfigError("tokenizer.vocab_file", vocab_file, f"A tokenizer needs its vocabulary. {_REPAIR}.")
     path = Path(vocab_file).expanduser()
     if path.is_dir():
-        path = path / "tokenizer.model"
+        path = files.vocabulary_in(path) or path / files.VOCABULARY
     if not path.is_file():
         raise DataError(str(path), "there is no such tokenizer file", _REPAIR)
     if path.stat().st_size == 0:

@@ -154,6 +154,21 @@ def test_an_answer_streams_as_soon_as_it_can_be_no_call(glm3):
     assert stream.reply.faults
 
 
+def test_a_thought_is_kept_apart(root):
+    thinking = ChatGLM3Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"), chat_format="glm_z1")
+    encode = thinking.vocabulary.encode
+    whole = [*encode("\n先想一想。\n</think>\n\n答案是 4。"), thinking.get_command(USER)]
+    reply = parse_reply(thinking, whole)
+    assert (reply.reasoning, reply.content, reply.end) == ("先想一想。", "答案是 4。", "user")
+    stream = ReplyStream(thinking)
+    assert "".join(stream.push(index) for index in whole) == stream.reply.content
+    unfinished = parse_reply(thinking, encode("\n还在想"))
+    assert (unfinished.reasoning, unfinished.content) == ("还在想", "")
+    called = [*encode('\n查天气\n</think>\nget\n{"city": "北京"}'), thinking.get_command(OBSERVATION)]
+    assert parse_reply(thinking, called, tools=["get"]).tool_calls == [ToolCall("get", {"city": "北京"})]
+    assert parse_reply(thinking, called).content.startswith("get")
+
+
 @pytest.mark.parametrize("name", ["资产查询", "get_weather", "погода", "get-weather.v2"])
 def test_tools_are_named_in_any_script(glm3, name):
     call = ids(glm3, f"{name}\n", "```python\ntool_call(人员='张三')\n```", OBSERVATION)
