@@ -11,6 +11,7 @@ from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import read_config
+from mindformers_glm.checkpoint.plan import check_fits
 from mindformers_glm.checkpoint.resolve import Resolved
 from mindformers_glm.checkpoint.source import WeightSource
 from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
@@ -45,13 +46,15 @@ def load_network(
     parts = parts_of(name_or_path, adapter=adapter, download=download, revision=revision)
     known, source = config or config_of(parts.base), None
     if parts.adapter is not None:
-        source, pet_config = read_adapter(parts.adapter, known, lora_alpha)
+        source, pet_config = read_adapter(parts.adapter, known, lora_alpha, given=changes.get("pet_config"))
         changes = {"pet_config": pet_config, **changes}
     known = changed(known, changes) if changes else known.settled()
     check_length(known)
+    weights = parts.base.read()
+    check_fits(weights, known)
     with unfilled():
         model = build_model(known).set_train(False)
-    load_into(model, parts.base.read(), partial=partial, new_adapter=is_own or source is not None)
+    load_into(model, weights, partial=partial, new_adapter=is_own or source is not None)
     if source is not None:
         load_into(model, source)
     return model
@@ -83,9 +86,13 @@ def config_of(found: Resolved) -> ChatGLM2Config:
 
 
 def read_adapter(
-    found: Resolved, base: ChatGLM2Config, lora_alpha: float | None = None
+    found: Resolved,
+    base: ChatGLM2Config,
+    lora_alpha: float | None = None,
+    *,
+    given: dict[str, Any] | None = None,
 ) -> tuple[WeightSource, dict[str, Any]]:
-    """An adapter's weights, not yet read, and the `pet_config` that its network needs.
+    """An adapter's weights, not yet read, and the `pet_config` that its network needs, `given` where no file tells it.
 
     Raises:
         CheckpointError: it is no adapter, or no file tells the alpha of a LoRA.
@@ -94,8 +101,8 @@ def read_adapter(
     if source.kind in ("weights", "nothing") and not source.unknown:
         raise CheckpointError(str(source.path), "it holds no adapter", "Name a LoRA or a prefix, or leave it out.")
     told = settings_of(found, source, lora_alpha=lora_alpha)
-    if told is None and base.pet_config:
-        told = dict(base.pet_config)
+    if told is None and (given or base.pet_config):
+        told = dict(given or base.pet_config)
     if told is None:
         fix = "Give lora_alpha (--lora_alpha) as the adapter was trained with, or a PEFT folder, or merge it first."
         raise CheckpointError(str(source.path), "no file tells the alpha of a LoRA here", fix)

@@ -227,6 +227,28 @@ def check_sizes(source: Source, config: ChatGLM2Config, names: list[str]) -> Non
         raise CheckpointError(str(source.path), fault, "Give the configuration of this checkpoint.")
 
 
+def check_fits(source: WeightSource, config: ChatGLM2Config) -> None:
+    """Passes when a network of `config` has the size of these weights, before it is built.
+
+    Every name and shape is compared when weights are loaded; this keeps a configuration that lies from taking memory.
+
+    Raises:
+        CheckpointError: as `check_sizes`, or a tensor that tells a width has another shape.
+    """
+    names = [name for name in source.names if not is_adapter(name)]
+    check_sizes(source, config, names)
+    for name in names:
+        row = weight(name)
+        if row is None or (row.is_matrix and config.quantization_bit):
+            continue
+        if "{}" in row.ours and ".layers.0." not in name:
+            continue
+        if source.shape(name) != row.shape(config):
+            fault = f"1 of wrong shape: {name} is {source.shape(name)}, needs {row.shape(config)}"
+            fix = "Compare num_layers, hidden_size and the other sizes of model_config with the checkpoint's."
+            raise CheckpointError(str(source.path), fault, fix)
+
+
 def refuse_packed(source: Source, names: list[str]) -> None:
     """Passes unless weights are integers, of which no configuration beside them tells the packing.
 

@@ -19,6 +19,7 @@ from mindformers_glm.checkpoint.megatron import MegatronWeights, write_megatron
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.model_files import read_config
 from mindformers_glm.checkpoint.peft import read_adapter_config
+from mindformers_glm.checkpoint.plan import check_fits
 from mindformers_glm.checkpoint.reshard import RankFiles, rank_files, transform
 from mindformers_glm.checkpoint.saved import resume_file
 from mindformers_glm.checkpoint.source import read_weights
@@ -214,3 +215,12 @@ def test_what_the_system_refuses_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="No space left"):
         transform(RankFiles(tmp_path / "src", None), strategy, tmp_path / "new/out")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("change", [{"num_layers": 10**6}, {"hidden_size": 1 << 20, "kv_channels": 1 << 18}])
+def test_no_network_of_a_lying_configuration_is_built(golden, change):
+    source = read_weights(golden / "hf_glm2_tiny")
+    config = read_config(golden / "hf_glm2_tiny/config.json")[0]
+    check_fits(source, config)
+    with pytest.raises(CheckpointError, match="num_layers|hidden_size"):
+        check_fits(source, config.model_copy(update=change))
