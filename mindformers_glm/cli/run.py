@@ -31,9 +31,10 @@ def run(argv: Sequence[str] | None = None, *, script_dir: Path | None = None) ->
 
         return runtime.serve_as_scheduler()
     from mindformers_glm.config.arguments import parse_command_line  # noqa: PLC0415
-    from mindformers_glm.train.task import run_task  # noqa: PLC0415 - `--help` works without MindSpore
 
     config, _ = parse_command_line(argv, script_dir=script_dir)
+    from mindformers_glm.train.task import run_task  # noqa: PLC0415 - `--help` works without MindSpore
+
     return run_task(config)
 
 

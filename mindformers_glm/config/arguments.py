@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mindformers_glm.config.extensions import import_user_classes
+from mindformers_glm.config.keys import no_effect
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.config.overrides import apply, nest, parse_value, read_pairs
 from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
+from mindformers_glm.config.texts import text_of
 from mindformers_glm.errors import ConfigError
 
 
@@ -32,63 +34,77 @@ def _switch_or_name(text: str) -> bool | str:
 
 
 class Option(NamedTuple):
-    """One option, what its word means, and the keys it sets."""
+    """One option, what its word means, and the keys it sets; what it is for is what the first of them is for."""
 
     flag: str
     kind: Callable[[str], Any]
     keys: tuple[str, ...]
-    help: str
+    group: str
     nargs: str | None = None
 
+    def help(self, *, chinese: bool = False) -> str:
+        """Its line in `--help`: `no effect` begins those of exactly the keys without effect."""
+        text = text_of(self.keys[0])[1 if chinese else 0]
+        if no_effect(self.keys[0]):
+            return f"不起作用（{text}）" if chinese else f"no effect ({text})"
+        return text
 
+    @property
+    def choices(self) -> str:
+        """The words it takes, as `--help` shows them."""
+        if self.keys[0] in _CHOICES:
+            return "{" + ",".join(_CHOICES[self.keys[0]]) + "}"
+        return "{true,false}" if self.kind is _switch else "VALUE"
+
+
+RUN, DATA, MODEL, DEVICES, OTHER = "run", "data", "model", "devices", "other"
+GROUPS = {  # group -> its title in English and Chinese
+    RUN: ("the run", "运行"),
+    DATA: ("data", "数据"),
+    MODEL: ("model and prediction", "模型与推理"),
+    DEVICES: ("devices", "设备与并行"),
+    OTHER: ("other", "其他"),
+}
+_CHOICES = {
+    "run_mode": ("train", "finetune", "eval", "predict", "export"),
+    "context.mode": ("0", "1"),
+    "context.device_target": ("CPU", "Ascend"),
+}
+_LOADER = ("train_dataset.data_loader", "eval_dataset.data_loader")
 OPTIONS: tuple[Option, ...] = (
-    Option("--mode", parse_value, ("context.mode",), "0 graph mode, 1 PyNative"),
-    Option("--device_id", parse_value, ("context.device_id",), "number of the device"),
-    Option("--device_target", str, ("context.device_target",), "CPU or Ascend"),
-    Option("--run_mode", str, ("run_mode",), "train, finetune, eval, predict or export"),
-    Option("--do_eval", _switch, ("do_eval",), "evaluate while training"),
-    Option("--train_dataset_dir", str, ("train_dataset.data_loader.dataset_dir",), "file of training data"),
-    Option("--eval_dataset_dir", str, ("eval_dataset.data_loader.dataset_dir",), "file of evaluation data"),
-    Option(
-        "--predict_data", str, ("input_data",), r"prompts (\n is a line break), or a file with one in each line", "+"
-    ),
-    Option("--predict_batch_size", parse_value, ("predict_batch_size",), "prompts worked on together"),
-    Option("--model_name", str, ("model_name",), "predict: glm3_6b and its kin ask in the chat form, with roles"),
-    Option("--load_checkpoint", str, ("load_checkpoint",), "model name, file or folder with weights"),
-    Option(
-        "--src_strategy_path_or_dir", str, ("src_strategy_path_or_dir",), "strategy that the weights were saved with"
-    ),
-    Option("--auto_trans_ckpt", _switch, ("auto_trans_ckpt",), "no effect: weights are always re-sharded"),
-    Option("--only_save_strategy", _switch, ("only_save_strategy",), "write the strategy files and stop"),
-    Option("--resume_training", _switch_or_name, ("resume_training",), "go on from a checkpoint: true, or its name"),
-    Option("--strategy_load_checkpoint", str, ("parallel.strategy_ckpt_load_file",), "no effect"),
-    Option("--remote_save_url", str, ("remote_save_url",), "no effect"),
-    Option("--seed", parse_value, ("seed",), "seed of every random generator"),
-    Option("--use_parallel", _switch, ("use_parallel",), "several devices"),
-    Option("--profile", _switch, ("profile",), "profile the run: adds ProfileMonitor"),
-    Option("--epochs", parse_value, ("runner_config.epochs",), "passes over the training data"),
-    Option("--batch_size", parse_value, ("runner_config.batch_size",), "rows in a batch; in export of the graph"),
-    Option(
-        "--gradient_accumulation_steps",
-        parse_value,
-        ("runner_config.gradient_accumulation_steps",),
-        "batches summed before an update",
-    ),
-    Option("--sink_mode", _switch, ("runner_config.sink_mode",), "count steps in sinks, as on Ascend"),
-    Option(
-        "--num_samples",
-        parse_value,
-        ("train_dataset.data_loader.num_samples", "eval_dataset.data_loader.num_samples"),
-        "use only so many lines of the data",
-    ),
-    Option("--output_dir", str, ("output_dir",), "folder for logs, checkpoints and the resolved configuration"),
-    Option("--register_path", str, ("register_path",), "folder of your own classes"),
-    Option("--modal_type", str, ("modal_type",), "no effect", "+"),
-    Option("--adapter_id", str, ("adapter_id",), "no effect"),
-    Option("--transform_process_num", parse_value, ("transform_process_num",), "no effect"),
-    Option("--do_sample", _switch, ("model.model_config.do_sample",), "draw tokens instead of taking the best"),
-    Option("--trust_remote_code", _switch, ("trust_remote_code",), "no effect"),
-    Option("--allow_random_weights", _switch, ("allow_random_weights",), "train without a checkpoint"),
+    Option("--run_mode", str, ("run_mode",), RUN),
+    Option("--load_checkpoint", str, ("load_checkpoint",), RUN),
+    Option("--output_dir", str, ("output_dir",), RUN),
+    Option("--epochs", parse_value, ("runner_config.epochs",), RUN),
+    Option("--batch_size", parse_value, ("runner_config.batch_size",), RUN),
+    Option("--gradient_accumulation_steps", parse_value, ("runner_config.gradient_accumulation_steps",), RUN),
+    Option("--sink_mode", _switch, ("runner_config.sink_mode",), RUN),
+    Option("--seed", parse_value, ("seed",), RUN),
+    Option("--do_eval", _switch, ("do_eval",), RUN),
+    Option("--resume_training", _switch_or_name, ("resume_training",), RUN),
+    Option("--allow_random_weights", _switch, ("allow_random_weights",), RUN),
+    Option("--profile", _switch, ("profile",), RUN),
+    Option("--train_dataset_dir", str, (f"{_LOADER[0]}.dataset_dir",), DATA),
+    Option("--eval_dataset_dir", str, (f"{_LOADER[1]}.dataset_dir",), DATA),
+    Option("--num_samples", parse_value, tuple(f"{loader}.num_samples" for loader in _LOADER), DATA),
+    Option("--predict_data", str, ("input_data",), MODEL, "+"),
+    Option("--predict_batch_size", parse_value, ("predict_batch_size",), MODEL),
+    Option("--model_name", str, ("model_name",), MODEL),
+    Option("--do_sample", _switch, ("model.model_config.do_sample",), MODEL),
+    Option("--register_path", str, ("register_path",), MODEL),
+    Option("--device_target", str, ("context.device_target",), DEVICES),
+    Option("--device_id", parse_value, ("context.device_id",), DEVICES),
+    Option("--mode", parse_value, ("context.mode",), DEVICES),
+    Option("--use_parallel", _switch, ("use_parallel",), DEVICES),
+    Option("--src_strategy_path_or_dir", str, ("src_strategy_path_or_dir",), DEVICES),
+    Option("--only_save_strategy", _switch, ("only_save_strategy",), DEVICES),
+    Option("--strategy_load_checkpoint", str, ("parallel.strategy_ckpt_load_file",), OTHER),
+    Option("--auto_trans_ckpt", _switch, ("auto_trans_ckpt",), OTHER),
+    Option("--transform_process_num", parse_value, ("transform_process_num",), OTHER),
+    Option("--remote_save_url", str, ("remote_save_url",), OTHER),
+    Option("--modal_type", str, ("modal_type",), OTHER, "+"),
+    Option("--adapter_id", str, ("adapter_id",), OTHER),
+    Option("--trust_remote_code", _switch, ("trust_remote_code",), OTHER),
 )
 _OWN = ("--config", "--options", "--help")
 
@@ -148,18 +164,32 @@ def read_command_line(argv: Sequence[str] | None = None, *, script_dir: Path | N
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every option; a fault raises ConfigError instead of printing the usage."""
+    chinese = speaks_chinese()
     parser = _Parser(
         prog="run_mindformer.py",
         allow_abbrev=False,
-        description="Fine-tune, evaluate and use ChatGLM2 and ChatGLM3 from one YAML.",
-        epilog="Any key of the YAML can be set: --runner_config.epochs 2 or --options runner_config.epochs=2",
+        description="用一个 YAML 微调、评测和使用 ChatGLM2 与 ChatGLM3。"
+        if chinese
+        else "Fine-tune, evaluate and use ChatGLM2 and ChatGLM3 from one YAML.",
+        epilog="YAML 的任何配置项都可以设置：--runner_config.epochs 2。全部配置项见 docs/keys.md。"
+        if chinese
+        else "Any key of the YAML can be set: --runner_config.epochs 2 or --options runner_config.epochs=2. All keys: "
+        "docs/keys.md. In Chinese: LANG=zh_CN.UTF-8.",
     )
-    parser.add_argument("--config", metavar="YAML", help="the configuration")
-    parser.add_argument("--options", nargs="+", metavar="KEY=VALUE", help="values laid over the YAML")
+    parser.add_argument("--config", metavar="YAML", help="配置文件" if chinese else "the configuration")
+    words = "覆盖 YAML 的取值" if chinese else "values laid over the YAML"
+    parser.add_argument("--options", nargs="+", metavar="KEY=VALUE", help=words)
+    groups = {name: parser.add_argument_group(titles[chinese]) for name, titles in GROUPS.items()}
     for option in OPTIONS:
-        text = f"{option.help} [{', '.join(option.keys)}]".replace("%", "%%")
-        parser.add_argument(option.flag, nargs=option.nargs, help=text, metavar="VALUE")
+        text = f"{option.help(chinese=chinese)} [{', '.join(option.keys)}]".replace("%", "%%")
+        groups[option.group].add_argument(option.flag, nargs=option.nargs, help=text, metavar=option.choices)
     return parser
+
+
+def speaks_chinese() -> bool:
+    """Whether the environment asks for Chinese."""
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "").lower().startswith("zh")
 
 
 def find_config(name: str, *, script_dir: Path | None = None) -> Path:

@@ -205,6 +205,13 @@ CLASSES = {  # research/glm32k gave the classes of ChatGLM3 a copy of their own;
 _PLACES_OF_CLASSES = (
     "model.model_config", "model.arch", *TOKENIZER_PLACES,
 )  # fmt: skip
+LORA = {
+    "pet_type": "lora",
+    "lora_rank": 8,
+    "lora_alpha": 32,
+    "lora_dropout": 0.1,
+    "target_modules": ".*query_key_value*",
+}
 LORA_NETWORK, NETWORK = "ChatGLM2WithLora", "ChatGLM2ForConditionalGeneration"  # of 0.7; pet_config says it since
 
 PROFILER = "ProfileMonitor"
@@ -236,8 +243,10 @@ def normalise(values: Values) -> dict[str, Any]:
         spec = lookup(plain, place)
         if isinstance(spec, dict) and isinstance(spec.get("type"), str):
             spec["type"] = CLASSES.get(spec["type"], spec["type"])
-    if lookup(plain, "model.arch.type") == LORA_NETWORK and lookup(plain, "model.model_config.pet_config"):
-        plain["model"] = {**plain["model"], "arch": {**plain["model"]["arch"], "type": NETWORK}}
+    if lookup(plain, "model.arch.type") == LORA_NETWORK and isinstance(lookup(plain, "model.model_config"), dict):
+        plain["model"]["arch"]["type"] = NETWORK
+        plain["model"]["model_config"].setdefault("pet_config", None)
+        plain["model"]["model_config"]["pet_config"] = plain["model"]["model_config"]["pet_config"] or dict(LORA)
     return plain
 
 

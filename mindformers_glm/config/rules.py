@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mindformers_glm import runtime
-from mindformers_glm.config.legacy import LORA_NETWORK, NETWORK, lookup
+from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.schema import REQUIRED
 from mindformers_glm.errors import ConfigError
 
@@ -54,16 +54,6 @@ def heads_and_groups(values: Values) -> list[ConfigError]:
             f"It must divide num_attention_heads ({heads}): use one of {_divisors(heads)}.",
         )
     ]
-
-
-def lora_network(values: Values) -> list[ConfigError]:
-    """ChatGLM2WithLora of MindFormers 0.7 is the network with `pet_config`; legacy.py has renamed it where that is."""
-    if lookup(values, "model.arch.type") != LORA_NETWORK:
-        return []
-    fix = (
-        f"Use {NETWORK} and say which adapter in model.model_config.pet_config: {{pet_type: lora, lora_rank: 8, ...}}."
-    )
-    return [ConfigError("model.arch.type", LORA_NETWORK, fix)]
 
 
 def training_length(values: Values) -> list[ConfigError]:
@@ -239,7 +229,6 @@ def world_size() -> int | None:
 RULES: tuple[Rule, ...] = (
     required_sections,
     heads_and_groups,
-    lora_network,
     training_length,
     conversation_length,
     evaluation_length,

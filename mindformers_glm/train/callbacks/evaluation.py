@@ -34,7 +34,7 @@ class EvalCallBack(Callback):
             fix = "It is added by do_eval: True; take it out of the list."
             raise ConfigError("callbacks.EvalCallBack", "EvalCallBack", fix)
         self.eval_func = eval_func
-        self.step_interval = int(step_interval or DEFAULT_STEP_INTERVAL)
+        self.step_interval = DEFAULT_STEP_INTERVAL if step_interval is None else int(step_interval)
         self.epoch_interval = int(epoch_interval or -1)
         self.results: list[tuple[int, dict[str, Any]]] = []  # (steps behind, result)
 
