@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROWS = [
-    {"errors", "files", "log", "runtime", "signals", "version", "requirements"},
+    {"errors", "files", "log", "runtime", "signals", "version", "requirements", "mindspore_private"},
     {"registry", "config"},
     {"tokenizers", "ops", "parallel", "optim"},
     {"models", "adapters", "data"},

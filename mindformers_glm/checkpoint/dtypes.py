@@ -76,7 +76,7 @@ def bits_of(array: np.ndarray) -> np.ndarray:
 
 def bfloat16() -> np.dtype:
     """MindSpore's NumPy type of bfloat16."""
-    from mindspore.common.np_dtype import bfloat16 as dtype  # noqa: PLC0415 - readers of other types need no MindSpore
+    from mindformers_glm.mindspore_private import bfloat16 as dtype  # noqa: PLC0415 - needs MindSpore
 
     return np.dtype(dtype)
 

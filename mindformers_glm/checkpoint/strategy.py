@@ -178,7 +178,7 @@ def write_strategy(path: str | Path, slicings: Mapping[str, Slicing], *, stage: 
         content = {"current_stage": stage, "parallel_strategy_item": {}, "parallel_layout_item": items}
         write_text(path, json.dumps(content))
         return
-    from mindspore.train.node_strategy_pb2 import ParallelStrategyMap  # noqa: PLC0415 - needs MindSpore's protobuf
+    from mindformers_glm.mindspore_private import ParallelStrategyMap  # noqa: PLC0415 - its protobuf
 
     message = ParallelStrategyMap(current_stage=stage)
     for name, one in slicings.items():
@@ -242,7 +242,8 @@ def _check_slicing(path: Path, name: str, one: Slicing) -> None:
 
 def _protobuf_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]]:
     from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with MindSpore
-    from mindspore.train.node_strategy_pb2 import ParallelStrategyMap  # noqa: PLC0415
+
+    from mindformers_glm.mindspore_private import ParallelStrategyMap  # noqa: PLC0415
 
     message = ParallelStrategyMap()
     try:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import mindspore as ms
 import yaml
 from mindspore import Parameter, nn
-from mindspore.train import mind_ir_pb2 as proto
 
 from mindformers_glm.adapters.lora import merge
 from mindformers_glm.checkpoint.load import load_into
@@ -25,6 +24,7 @@ from mindformers_glm.export.network import INPUTS, OUTPUTS, PackedNetwork, Sizes
 from mindformers_glm.export.plan import INSIDE_BYTES, ExportPlan
 from mindformers_glm.files import leaving_nothing, write_text
 from mindformers_glm.log import logger
+from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.tokenizers.glm import GLMTokenizer

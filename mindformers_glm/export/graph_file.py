@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn
-from mindspore.train import mind_ir_pb2 as proto
 
 from mindformers_glm.files import atomic_write
+from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
 from mindformers_glm.ops.kernels.operators import formulas_only
 
 VERSION = 3

@@ -10,9 +10,8 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-from mindspore.train import mind_ir_pb2 as proto
-
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
 
 VERSION = 1
 _Attribute = proto.AttributeProto

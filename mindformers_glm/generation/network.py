@@ -22,6 +22,7 @@ from mindformers_glm import runtime
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import CacheShape, KVCache
 from mindformers_glm.log import log_once
+from mindformers_glm.mindspore_private import compiled_graphs
 from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 
@@ -50,7 +51,7 @@ class MindSporeNetwork:
     @property
     def compilations(self) -> int:
         """Graphs compiled so far; 0 in PyNative mode."""
-        return sum(len(cell.compile_cache) for cell in (self._start, self._block, self._head))
+        return sum(compiled_graphs(cell) for cell in (self._start, self._block, self._head))
 
     def new_cache(self, rows: int) -> KVCache:
         """See Network."""

@@ -17,9 +17,9 @@ from functools import cache
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.ops import functional
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.mindspore_private import is_sequence_value_unknown
 from mindformers_glm.ops.kernels.library import SWITCH
 from mindformers_glm.runtime import device_target
 
@@ -44,7 +44,7 @@ def is_wanted() -> bool:
 
 
 def _device_generation() -> str:
-    from mindspore._c_expression import MSContext  # noqa: PLC0415 - private to MindSpore: asked for on Ascend alone
+    from mindformers_glm.mindspore_private import MSContext  # noqa: PLC0415 - asked for on Ascend alone
 
     return MSContext.get_instance().get_ascend_soc_version()
 
@@ -137,4 +137,4 @@ def _is_half(x: Tensor) -> bool:
 
 
 def _is_fixed(x: Tensor) -> bool:
-    return not functional.is_sequence_value_unknown(x.shape)
+    return not is_sequence_value_unknown(x.shape)

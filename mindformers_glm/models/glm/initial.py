@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from mindspore import nn
-from mindspore.nn.utils import no_init_parameters
+
+from mindformers_glm.mindspore_private import no_init_parameters
 
 
 def unfilled() -> AbstractContextManager:

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.glm.layers import Linear
 from mindformers_glm.ops.linear import QuantizedProduct
 from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns, quantize, relative_error
@@ -63,7 +64,7 @@ def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, t
         parent, _, name = path.rpartition(".")
         setattr(cells[parent], name, made)
         replaced[path] = (cell, made)
-    model.compile_cache.clear()  # graphs of the network as it was
+    forget_graphs(model)  # graphs of the network as it was
     object.__setattr__(model, "_cached", None)
     for path, parameter in model.parameters_and_names():
         parameter.name = path  # a weight that moved into a new Cell has lost its path

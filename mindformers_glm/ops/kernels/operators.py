@@ -12,8 +12,8 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.ops import functional
 
+from mindformers_glm.mindspore_private import is_sequence_value_unknown
 from mindformers_glm.ops import ascend
 from mindformers_glm.ops.kernels.library import library_file
 
@@ -70,7 +70,7 @@ class Chosen(nn.Cell):
 
 def fits(x: Tensor) -> bool:
     """Whether an operator can take this tensor; decided while a graph is compiled."""
-    return x.dtype == ms.float32 and not functional.is_sequence_value_unknown(x.shape)
+    return x.dtype == ms.float32 and not is_sequence_value_unknown(x.shape)
 
 
 def use_formulas(network: nn.Cell, *, fused: bool = True) -> list[Chosen]:
