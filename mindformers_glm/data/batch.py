@@ -20,6 +20,13 @@ class Batch(NamedTuple):
     input_ids: np.ndarray  # (B, T) int32
     labels: np.ndarray  # (B, T) int32; in the eval phase (B, T_target): reference answers
     rows: np.ndarray  # (B,) int64: line numbers of the source, from 1; 0 for a filler row
+    first_visible: np.ndarray | None = None  # (B, T) int32, packed rows: the first position each token may look at
+
+    def network_input(self) -> np.ndarray:
+        """What the network takes as `input_ids`: (B, T), or for packed rows (B, 2, T) with `first_visible` second."""
+        if self.first_visible is None:
+            return self.input_ids
+        return np.stack([self.input_ids, self.first_visible], 1)
 
 
 class Example(NamedTuple):
@@ -29,6 +36,7 @@ class Example(NamedTuple):
     labels: list[int]
     used: int  # tokens before padding
     cut: bool = False  # something was cut off to fit
+    first_visible: list[int] | None = None  # in a packed row: the first position that each token may look at
 
 
 @dataclass

@@ -86,6 +86,9 @@ class TokenDataset(ABC):
         labels = [example.labels if example else empty for example in examples]
         lines = [FILLER if row == NOTHING else self.line(int(row)) for row in rows]
         batch = Batch(np.array(ids, np.int32), np.array(labels, np.int32), np.array(lines, np.int64))
+        if pattern.first_visible is not None:
+            visible = [(example or pattern).first_visible for example in examples]
+            batch = batch._replace(first_visible=np.array(visible, np.int32))
         return batch, examples
 
     def _count(self, batch: Batch, examples: list[Example | None]) -> None:

@@ -158,7 +158,7 @@ def evaluate_loss(
         for number, batch in enumerate(dataset.batches(0)):
             if not share.has(number):
                 continue
-            loss = float(model(Tensor(batch.input_ids), Tensor(batch.labels)).asnumpy())
+            loss = float(model(Tensor(batch.network_input()), Tensor(batch.labels)).asnumpy())
             done[number] = (loss, len(batch.rows), int((batch.labels != IGNORED).sum()))
             logger.info("Step[%d/%d], loss: %.6f", len(done), share.count(len(dataset)), loss)
     finally:

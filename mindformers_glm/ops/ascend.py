@@ -26,6 +26,7 @@ from mindformers_glm.runtime import device_target
 _FIRST_GENERATION = "ascend910"  # later ones are ascend910b, ascend910_93, ...
 _INTERLEAVED = 1  # mode of ops.rotary_position_embedding: neighbouring pairs
 _CAUSAL = 2  # sparse_mode of ops.flash_attention_score: the triangle that starts at the first query and key
+_WHOLE = 1  # sparse_mode of ops.flash_attention_score: the mask that is given, whole
 _MASK_SIZE = 2048  # side of the mask that goes with it, for any length
 
 
@@ -104,13 +105,24 @@ class FlashAttention(nn.Cell):
         batch = x.shape[0] // tokens
         return batch < 1000 and tokens <= 512_000 and batch * self.heads <= 8 * tokens
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rows (N, (H + 2 K) E) -> (N, H E); cos and sin (1, H + 2 K, T, E) as `RotateHeads` takes them."""
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor | None = None) -> Tensor:
+        """Rows (N, (H + 2 K) E) -> (N, H E); cos and sin (1, H + 2 K, T, E) as `RotateHeads` takes them.
+
+        For packed rows `first` (B, T) says where the keys of each token begin: the operator gets a whole mask then.
+        """
         heads, width, tokens = self.heads, self.head_dim, cos.shape[2]
         both = (heads + cos.shape[1]) // 2  # heads of queries and keys, H + K
         x = x.reshape(-1, tokens, cos.shape[1], width).transpose(0, 2, 1, 3)
         q = _turned(x[:, :heads], cos[:, :1], sin[:, :1])
         k = _turned(x[:, heads:both], cos[:, heads : heads + 1], sin[:, heads : heads + 1])
+        if first is not None:
+            places = ops.arange(tokens)
+            unseen = (places.reshape(1, 1, -1) > places.reshape(1, -1, 1)) | (places < first.expand_dims(2))
+            mask = ops.cast(unseen.expand_dims(1), ms.uint8)
+            out = ops.flash_attention_score(
+                q, k, x[:, both:], heads, attn_mask=mask, scalar_value=1.0, input_layout="BNSD", sparse_mode=_WHOLE
+            )
+            return out.transpose(0, 2, 1, 3).reshape(-1, heads * width)
         out = ops.flash_attention_score(
             q, k, x[:, both:], heads, attn_mask=self.future, scalar_value=1.0, input_layout="BNSD", sparse_mode=_CAUSAL
         )

@@ -78,6 +78,7 @@ class CausalAttention(Chosen):
         flash = flash and flash_has_heads(heads=heads, head_dim=head_dim)
         fused = (lambda: FlashAttention(heads=heads, head_dim=head_dim)) if flash else None
         super().__init__(lambda: _CausalKernel(heads, head_dim), fused=fused)
+        self.packed_kernel = None if self.kernel is None or self.is_fused else _PackedKernel(heads, head_dim)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
         """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
@@ -94,6 +95,18 @@ class CausalAttention(Chosen):
         if self.is_fused:
             return self.kernel(x, cos, sin)
         return self.kernel(x, cos, sin)[0]  # beside it: what the backward pass needs
+
+    def takes_packed(self, x: Tensor, cos: Tensor) -> bool:
+        """Whether packed rows x (N, (H + 2 K) E), several sequences in one row of T tokens, can be used."""
+        if not (self.kernel_is_on and fits(cos) and cos.shape[0] == 1):
+            return False
+        return self.kernel.fits(x, cos) if self.is_fused else fits(x) and self.packed_kernel is not None
+
+    def packed(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> Tensor:
+        """The same for packed rows: a token sees keys from position `first` (B, T) on, up to its own."""
+        if self.is_fused:
+            return self.kernel(x, cos, sin, first)
+        return self.packed_kernel(x, cos, sin, ops.cast(first, ms.float32))[0]
 
 
 class _CausalKernel(nn.Cell):
@@ -114,6 +127,27 @@ class _CausalKernel(nn.Cell):
 
     def bprop(self, x, cos, sin, out, dout):
         return self.back(x, cos, sin, out[0], out[1], dout[0]), ops.zeros_like(cos), ops.zeros_like(sin)
+
+
+class _PackedKernel(nn.Cell):
+    """`_CausalKernel` for packed rows; blocks of keys that no query of a block sees cost nothing."""
+
+    def __init__(self, heads: int, head_dim: int):
+        super().__init__()
+        width = heads * head_dim
+
+        def shapes(x, cos, sin, first):
+            return (x[0], width), (x[0] // cos[2], heads, cos[2])
+
+        self.forward = operator("GlmPackedAttention", shapes, (ms.float32, ms.float32))
+        self.back = operator("GlmPackedAttentionBack", lambda x, cos, sin, first, out, logs, dout: x)
+
+    def construct(self, x, cos, sin, first):
+        return self.forward(x, cos, sin, first)
+
+    def bprop(self, x, cos, sin, first, out, dout):
+        grads = self.back(x, cos, sin, first, out[0], out[1], dout[0])
+        return grads, ops.zeros_like(cos), ops.zeros_like(sin), ops.zeros_like(first)
 
 
 def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:

@@ -94,11 +94,11 @@ class TrainStep:
         host = [Tensor(value, ms.float32) for value in (scale, learning_rate, float(stop))]
         if self._whole is not None:
             (batch,) = batches
-            numbers = self._whole(Tensor(batch.input_ids), Tensor(batch.labels), *host)
+            numbers = self._whole(Tensor(batch.network_input()), Tensor(batch.labels), *host)
         else:
             unit = Tensor(1.0 / sum(batch.labels.size for batch in batches), ms.float32)
             for batch in batches:
-                self._add(Tensor(batch.input_ids), Tensor(batch.labels), host[0], unit)
+                self._add(Tensor(batch.network_input()), Tensor(batch.labels), host[0], unit)
             numbers = self._apply(*host, unit)
         loss, norm, finite, stops = numbers.asnumpy().tolist()
         self.loss_scale.update(not finite)

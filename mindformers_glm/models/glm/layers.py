@@ -140,11 +140,15 @@ class SelfAttention(nn.Cell):
         batch: int,
         prefix_k: Tensor | None = None,
         prefix_v: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row."""
+        """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row. `first` (B, T) for packed rows."""
         x = self.query_key_value(x)
-        if self.may_be_whole and prefix_k is None and self.whole.takes(x, cos, mask):
-            return self.dense(self.whole(x, cos, sin))
+        if self.may_be_whole and prefix_k is None:
+            if first is None and self.whole.takes(x, cos, mask):
+                return self.dense(self.whole(x, cos, sin))
+            if first is not None and self.whole.takes_packed(x, cos):
+                return self.dense(self.whole.packed(x, cos, sin, first))
         q, k, v = self.take_apart(x, cos, sin, batch)
         out = self.core(q, k, v, mask, prefix_k, prefix_v)
         return self.dense(join_heads(out, batch=batch, heads=self.heads))
@@ -223,10 +227,11 @@ class Block(nn.Cell):
         batch: int,
         prefix_k: Tensor | None = None,
         prefix_v: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """Rows (N, D) -> (N, D) in the type of the stream."""
+        """Rows (N, D) -> (N, D) in the type of the stream. `first` (B, T) for packed rows."""
         normed, x = self.input_layernorm(x)
-        out = self.self_attention(normed, cos, sin, mask, batch, prefix_k, prefix_v)
+        out = self.self_attention(normed, cos, sin, mask, batch, prefix_k, prefix_v, first)
         return self.rest(x, normed, out)
 
     def cached(

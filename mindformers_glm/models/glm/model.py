@@ -54,20 +54,37 @@ class Encoder(nn.Cell):
         self.final_layernorm = Norm(config) if config.post_layer_norm else None
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        batch: int,
+        prefix: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """Rows (N, D) -> normed rows (N, D). prefix (L, 2, B, K, P, E)."""
+        """Rows (N, D) -> normed rows (N, D). prefix (L, 2, B, K, P, E); `first` (B, T) for packed rows."""
         for i in range(len(self.layers)):
-            x = self.step(i, x, cos, sin, mask, batch, prefix)
+            x = self.step(i, x, cos, sin, mask, batch, prefix, first)
         return self.norm(x)
 
     def step(
-        self, i: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, batch: int, prefix: Tensor | None
+        self,
+        i: int,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        batch: int,
+        prefix: Tensor | None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """Layer i with its part of the prefix, where there is one."""
-        if prefix is None:
-            return self.layers[i](x, cos, sin, mask, batch)
-        return self.layers[i](x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1])
+        if prefix is not None:
+            return self.layers[i](x, cos, sin, mask, batch, prefix[i, 0], prefix[i, 1], first)
+        if first is not None:
+            return self.layers[i](x, cos, sin, mask, batch, None, None, first)
+        return self.layers[i](x, cos, sin, mask, batch)
 
     def norm(self, x: Tensor) -> Tensor:
         """The final norm where the network has one."""
@@ -93,10 +110,18 @@ class ChatGLM2Model(nn.Cell):
         scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         self.factor, self.offset = (Tensor(scale) for scale in scales)
 
-    def construct(self, input_ids: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """Token ids (B, T) -> normed rows (N, D)."""
+    def construct(self, input_ids: Tensor, prefix: Tensor | None = None, first: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) -> normed rows (N, D). `first` (B, T): what each token sees begins there (packed rows)."""
         cos, sin, mask = self.place(input_ids)
-        return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix)
+        if first is not None:
+            mask = mask + self.unseen(first)
+        return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix, first)
+
+    def unseen(self, first: Tensor) -> Tensor:
+        """MASKED where a key lies before the first position that its row may look at: (B, T) -> (B, 1, G * T, T)."""
+        batch, tokens = first.shape
+        rows = ops.tile(first, (1, self.groups)).reshape(batch, 1, -1, 1)
+        return ops.cast(self.slots[:tokens].reshape(1, 1, 1, -1) < rows, ms.float32) * MASKED
 
     def place(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos, sin and mask of whole sequences, with B = 1: each row holds positions 0 to T - 1; see `turned`."""
@@ -162,11 +187,15 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
     def construct(self, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of token ids (B, T), or with labels (B, T) the loss: both float32.
 
-        Labels are shifted by the dataset already; -100 is not learned.
+        Labels are shifted by the dataset already; -100 is not learned. Packed rows come as (B, 2, T): ids, and for each
+        the first position it may look at. Rotary positions need not restart: scores depend on their differences alone.
         """
+        first = None
+        if input_ids.ndim == 3:
+            input_ids, first = input_ids[:, 0], input_ids[:, 1]
         batch, tokens = input_ids.shape
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        rows, head = self.transformer(input_ids, prefix), self.transformer.output_layer
+        rows, head = self.transformer(input_ids, prefix, first), self.transformer.output_layer
         if labels is not None and self.training and head.is_plain:
             loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)

@@ -103,23 +103,44 @@ void spread(const float* from, int64_t width, int64_t channels, int64_t lanes, c
 }
 
 // -1 in the lanes of queries, from number `first` on, that see `key`; missing queries see nothing.
-inline Ints seen_by(int64_t key, int64_t first, int64_t count) {
+// `from` holds the first key that each query sees.
+inline Ints seen_by(int64_t key, int64_t first, int64_t count, const int32_t* from) {
   constexpr Ints kNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  Ints lane = kNumbers + int32_t(first);
-  return (lane >= int32_t(key)) & (kNumbers < int32_t(count));
+  Ints lane = kNumbers + int32_t(first), begins;
+  std::memcpy(&begins, from, sizeof(begins));
+  return (lane >= int32_t(key)) & (begins <= int32_t(key)) & (kNumbers < int32_t(count));
 }
 
+// Where the keys of a block of queries begin: for each query, and, in whole panels, for all of them together.
+struct Sight {
+  int32_t from[64] = {};
+  int64_t begin = 0;
+
+  Sight(const float* starts, int64_t first, int64_t count, int64_t panel) {
+    if (starts == nullptr) return;
+    int64_t least = first;
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t start = std::clamp<int64_t>(int64_t(starts[first + i]), 0, first + i);  // a token sees itself
+      from[i] = int32_t(start);
+      least = std::min(least, start);
+    }
+    begin = least / panel * panel;
+  }
+};
+
 // Scores (keys, queries) -> exp(score - highest), 0 where a key is not seen; sums and highest of each query.
-void soften(float* scores, int64_t keys, int64_t first, int64_t count, int64_t width, float* highest, float* total) {
+// The first row of scores is that of key number sight.begin.
+void soften(float* scores, int64_t keys, const Sight& sight, int64_t first, int64_t count, int64_t width,
+            float* highest, float* total) {
   for (int64_t l = 0; l < width; l += kLanes) {
     Floats top = splat(-1e30f), sums = {};
     for (int64_t key = 0; key < keys; ++key) {
       Floats v = load(scores + key * width + l);
-      top = seen_by(key, first + l, count - l) ? larger(v, top) : top;
+      top = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? larger(v, top) : top;
     }
     for (int64_t key = 0; key < keys; ++key) {
       Floats v = exponential(load(scores + key * width + l) - top);
-      v = seen_by(key, first + l, count - l) ? v : Floats{};
+      v = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? v : Floats{};
       sums += v;
       store(scores + key * width + l, v);
     }
@@ -137,11 +158,11 @@ struct Memory {
   }
 };
 
-}  // namespace
-
-// qkv, cos, sin -> rows (N, H E), and of each query log(sum(exp(scores))) (B, H, T).
-GLM_OPERATOR(GlmAttention) {
-  Shape s = shape_of(given, 1, 3);
+// qkv, cos, sin[, starts (B, T)] -> rows (N, H E), and of each query log(sum(exp(scores))) (B, H, T), at `rows_at` and
+// behind it.
+void attend(const Arguments& given, bool is_packed) {
+  int rows_at = is_packed ? 4 : 3;
+  Shape s = shape_of(given, 1, rows_at);
   const ProductForm& form = float_form();
   int64_t e = s.channels, t = s.tokens, wide = form.columns, keys = rounded(t, form.rows), es = rounded(e, form.rows);
   parallel_for(s.batch * s.kv_heads, [&](int64_t task) {
@@ -158,15 +179,17 @@ GLM_OPERATOR(GlmAttention) {
     pack_rows(form, {values, e, 1, s.width}, t, v_panels);
     for (int64_t head = kv * s.groups; head < (kv + 1) * s.groups; ++head) {
       Angles of_queries(given, 1, s, head);
-      float* out = given.floats(3) + b * t * s.heads * e + head * e;
-      float* logs = given.floats(4) + (b * s.heads + head) * t;
+      float* out = given.floats(rows_at) + b * t * s.heads * e + head * e;
+      float* logs = given.floats(rows_at + 1) + (b * s.heads + head) * t;
       for (int64_t first = 0; first < t; first += wide) {
-        int64_t count = std::min(wide, t - first), past = first + count;
+        int64_t count = std::min(wide, t - first);
+        Sight sight(is_packed ? given.floats(3) + b * t : nullptr, first, count, form.rows);
+        int64_t past = first + count - sight.begin;
         for (int64_t i = 0; i < count; ++i) of_queries.turn(rows + (first + i) * s.width + head * e, first + i, q + i * e);
         pack_columns(form, rows_of(q, count, e), e, q_panel);
-        multiply(form, past, e, e, k_panels, q_panel, scores);
-        soften(scores, past, first, count, wide, highest, total);
-        multiply(form, e, past, t, v_panels, scores, mixed);
+        multiply(form, past, e, e, k_panels + sight.begin * e, q_panel, scores);
+        soften(scores, past, sight, first, count, wide, highest, total);
+        multiply(form, e, past, t, v_panels + sight.begin * form.rows, scores, mixed);
         for (int64_t i = 0; i < count; ++i) {
           logs[first + i] = highest[i] + std::log(total[i]);
           total[i] = 1.0f / total[i];
@@ -177,9 +200,10 @@ GLM_OPERATOR(GlmAttention) {
   });
 }
 
-// qkv, cos, sin, rows, logs, and the rows' gradient -> the gradient of qkv.
-GLM_OPERATOR(GlmAttentionBack) {
-  Shape s = shape_of(given, 1, 3);
+// qkv, cos, sin[, starts], rows, logs, and the rows' gradient -> the gradient of qkv.
+void attend_back(const Arguments& given, bool is_packed) {
+  int rows_at = is_packed ? 4 : 3;
+  Shape s = shape_of(given, 1, rows_at);
   const ProductForm& form = float_form();
   int64_t e = s.channels, t = s.tokens, wide = form.columns, keys = rounded(t, form.rows), es = rounded(e, form.rows);
   int64_t ew = rounded(e, wide), row = s.heads * e;
@@ -196,7 +220,7 @@ GLM_OPERATOR(GlmAttentionBack) {
     float *own = memory.take(64), *log = memory.take(64);
     const float* rows = given.floats(0) + b * t * s.width;
     const float *keys_from = rows + (s.heads + kv) * e, *values = keys_from + s.kv_heads * e;
-    float* grads = given.floats(6) + b * t * s.width;
+    float* grads = given.floats(rows_at + 3) + b * t * s.width;
     Angles of_keys(given, 1, s, s.heads + kv);
     for (int64_t i = 0; i < t; ++i) of_keys.turn(keys_from + i * s.width, i, k + i * e);
     pack_rows(form, rows_of(k, t, e), e, k_panels);
@@ -222,11 +246,13 @@ GLM_OPERATOR(GlmAttentionBack) {
 
     for (int64_t head = kv * s.groups; head < (kv + 1) * s.groups; ++head) {
       Angles of_queries(given, 1, s, head);
-      const float* out = given.floats(3) + b * t * row + head * e;
-      const float* dout = given.floats(5) + b * t * row + head * e;
-      const float* logs = given.floats(4) + (b * s.heads + head) * t;
+      const float* out = given.floats(rows_at) + b * t * row + head * e;
+      const float* dout = given.floats(rows_at + 2) + b * t * row + head * e;
+      const float* logs = given.floats(rows_at + 1) + (b * s.heads + head) * t;
       for (int64_t first = 0; first < t; first += wide) {
-        int64_t count = std::min(wide, t - first), past = first + count;
+        int64_t count = std::min(wide, t - first);
+        Sight sight(is_packed ? given.floats(3) + b * t : nullptr, first, count, form.rows);
+        int64_t past = first + count - sight.begin;
         std::fill_n(own, 64, 0.0f);
         std::fill_n(log, 64, 0.0f);
         for (int64_t i = 0; i < count; ++i) {
@@ -239,24 +265,24 @@ GLM_OPERATOR(GlmAttentionBack) {
         pack_columns(form, {dout + first * row, count, row, 1}, e, d_panel);
         pack_columns(form, {q, e, 1, e}, count, q_across);
         pack_columns(form, {dout + first * row, e, 1, row}, count, d_across);
-        multiply(form, past, e, e, k_panels, q_panel, probs);
-        multiply(form, past, e, e, v_panels, d_panel, slopes);
+        multiply(form, past, e, e, k_panels + sight.begin * e, q_panel, probs);
+        multiply(form, past, e, e, v_panels + sight.begin * e, d_panel, slopes);
         for (int64_t key = 0; key < past; ++key) {
           for (int64_t l = 0; l < wide; l += kLanes) {
             float *p = probs + key * wide + l, *d = slopes + key * wide + l;
             Floats prob = exponential(load(p) - load(log + l));
-            prob = seen_by(key, first + l, count - l) ? prob : Floats{};
+            prob = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? prob : Floats{};
             store(p, prob);
             store(d, prob * (load(d) - load(own + l)));
           }
         }
-        multiply(form, e, past, t, k_across, slopes, mixed);
+        multiply(form, e, past, t, k_across + sight.begin * form.rows, slopes, mixed);
         spread(mixed, wide, e, count, ones, dq, e);
         for (int64_t i = 0; i < count; ++i) {
           of_queries.turn_back(dq + i * e, first + i, grads + (first + i) * s.width + head * e);
         }
-        add_products(probs, d_across, past, count, dv);
-        add_products(slopes, q_across, past, count, dk);
+        add_products(probs, d_across, past, count, dv + sight.begin * e);
+        add_products(slopes, q_across, past, count, dk + sight.begin * e);
       }
     }
     for (int64_t i = 0; i < t; ++i) {
@@ -266,3 +292,13 @@ GLM_OPERATOR(GlmAttentionBack) {
     }
   });
 }
+
+}  // namespace
+
+GLM_OPERATOR(GlmAttention) { attend(given, false); }
+
+GLM_OPERATOR(GlmPackedAttention) { attend(given, true); }
+
+GLM_OPERATOR(GlmAttentionBack) { attend_back(given, false); }
+
+GLM_OPERATOR(GlmPackedAttentionBack) { attend_back(given, true); }
