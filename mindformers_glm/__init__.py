@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mindformers_glm.models.glm.config import ChatGLM2Config
     from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
     from mindformers_glm.pipeline import TextGenerationPipeline, pipeline
+    from mindformers_glm.tasks.api import Trainer, TrainingArguments
     from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
-    from mindformers_glm.train.api import Trainer, TrainingArguments
 
 _HOMES = {
     "AutoConfig": "auto",

@@ -10,4 +10,4 @@ from mindformers_glm.models.glm import config  # noqa: F401
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
     from mindformers_glm import data, evaluation, generation, optim, pipeline  # noqa: F401
     from mindformers_glm.models.glm import model  # noqa: F401
-    from mindformers_glm.train import causal_language_modeling  # noqa: F401
+    from mindformers_glm.tasks import causal_language_modeling  # noqa: F401

@@ -99,7 +99,7 @@ def _serve() -> None:
 
     import mindformers_glm.components  # noqa: F401, PLC0415
     import mindformers_glm.config.arguments  # noqa: F401, PLC0415
-    import mindformers_glm.train.task  # noqa: F401, PLC0415
+    import mindformers_glm.tasks.task  # noqa: F401, PLC0415
 
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)

@@ -16,6 +16,7 @@ ROWS = [
     {
         "auto",
         "pipeline",
+        "tasks",
         "serving",
         "benchmark",
         "components",
@@ -118,3 +119,63 @@ def test_only_runtime_sets_the_context():
 
 def test_no_file_without_a_subject():
     assert [str(path) for path in PACKAGE.rglob("*.py") if path.name in REFUSED_FILES] == []
+
+
+def circles(package: Path) -> list[list[str]]:
+    """Groups of files that import one another, also inside functions; what only type checkers see does not count."""
+    files = {path.relative_to(package).with_suffix("").as_posix(): path for path in sorted(package.rglob("*.py"))}
+    edges = {name: _imported_files(path, package, files) - {name} for name, path in files.items()}
+    reach: dict[str, set[str]] = {}
+    for name in edges:
+        seen, waiting = set(), list(edges[name])
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting += edges[other]
+        reach[name] = seen
+    groups = {
+        tuple(sorted({name, *(o for o in reach[name] if name in reach[o])})) for name in edges if name in reach[name]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def _imported_files(path: Path, package: Path, files: dict[str, Path]) -> set[str]:
+    found = set()
+    for node in _outside_type_checking(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
+            base = "/".join(node.module.split(".")[1:])
+            for alias in node.names:
+                place = f"{base}/{alias.name}".strip("/")
+                package_file = f"{place}/__init__" if f"{place}/__init__" in files else f"{base}/__init__".strip("/")
+                found.add(next((name for name in (place, base) if name in files), package_file))
+    return found & set(files)
+
+
+def _outside_type_checking(node: ast.AST):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        yield from _outside_type_checking(child)
+
+
+def test_a_circle_is_found(tmp_path):
+    package = tmp_path / PACKAGE.name
+    for name, text in {
+        "a.py": f"from {PACKAGE.name}.b import x\n",
+        "b.py": f"def f():\n    from {PACKAGE.name} import c\n",
+        "c.py": f"from {PACKAGE.name}.a import y\n",
+        "d.py": f"from {PACKAGE.name} import a\n",
+    }.items():
+        package.mkdir(exist_ok=True)
+        (package / name).write_text(text)
+    assert circles(package) == [["a", "b", "c"]]
+
+
+def test_no_circle_between_files():
+    left = [  # these go with the model family (models/family.py) and the chat formats (tokenizers/formats)
+        ["models/glm/config", "models/glm/hf_config"],
+        ["tokenizers/calls", "tokenizers/chat", "tokenizers/glm"],
+    ]
+    assert [group for group in circles(PACKAGE) if group not in left] == []

@@ -44,12 +44,12 @@ def theory(dp: int, tp: int, divided: bool, trained: int) -> float:
 def train(dp: int, tp: int, divided: bool, steps: int) -> None:
     """Trains and prints seconds and bytes of a step; runs in every process."""
     from mindformers_glm import runtime  # noqa: PLC0415 - the parent process needs none of this
+    from mindformers_glm.assembly.ranks import Ranks  # noqa: PLC0415
     from mindformers_glm.data.batch import Batch  # noqa: PLC0415
     from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: PLC0415
     from mindformers_glm.optim import AdamW, decay_groups  # noqa: PLC0415
     from mindformers_glm.parallel.collectives import sum_over  # noqa: PLC0415
     from mindformers_glm.parallel.mesh import Axis, make_mesh  # noqa: PLC0415
-    from mindformers_glm.train.ranks import Ranks  # noqa: PLC0415
     from mindformers_glm.train.step import TrainStep  # noqa: PLC0415
 
     if os.environ.get("MS_ROLE") == "MS_SCHED":

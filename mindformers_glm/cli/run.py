@@ -33,7 +33,7 @@ def run(argv: Sequence[str] | None = None, *, script_dir: Path | None = None) ->
     from mindformers_glm.config.arguments import parse_command_line  # noqa: PLC0415
 
     config, _ = parse_command_line(argv, script_dir=script_dir)
-    from mindformers_glm.train.task import run_task  # noqa: PLC0415 - `--help` works without MindSpore
+    from mindformers_glm.tasks.task import run_task  # noqa: PLC0415 - `--help` works without MindSpore
 
     return run_task(config)
 

@@ -20,7 +20,7 @@ from mindformers_glm.files import atomic_write
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate, read_prompts
-from mindformers_glm.generation.search import Generation
+from mindformers_glm.generation.interface import Generation
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 

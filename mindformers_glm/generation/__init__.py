@@ -7,8 +7,8 @@ MindSpore is not installed, as on a device with MindSpore Lite alone, there are 
 from importlib.util import find_spec
 
 from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.generation.engine import Engine, Network, Score
-from mindformers_glm.generation.search import Generation
+from mindformers_glm.generation.engine import Engine, Score
+from mindformers_glm.generation.interface import Generation, Network, Search
 from mindformers_glm.generation.streamer import TextIteratorStreamer, TextStreamer, stop_at
 
 if find_spec("mindspore"):
@@ -22,6 +22,7 @@ __all__ = [
     "MindSporeEngine",
     "Network",
     "Score",
+    "Search",
     "TextIteratorStreamer",
     "TextStreamer",
     "engine_of",

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mindformers_glm.generation.config import GenerationConfig, Limits
+from mindformers_glm.generation.interface import FinishReason, Generation, Step
 from mindformers_glm.generation.sampling import log_softmax, process
-from mindformers_glm.generation.search import FinishReason, Generation, Step, finish_reason
+from mindformers_glm.generation.search import finish_reason
 
 
 class _Beam(NamedTuple):

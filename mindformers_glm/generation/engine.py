@@ -12,9 +12,9 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.interface import Network
 from mindformers_glm.generation.sampling import log_probabilities
 from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
 from mindformers_glm.generation.search import Samples
@@ -30,25 +31,6 @@ from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owne
 _IDLE_SECONDS = 2.0
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-class Network(Protocol):
-    """A causal language model on some device. R rows, T new tokens, V vocabulary."""
-
-    vocab_size: int
-    max_length: int
-
-    def new_cache(self, rows: int) -> KVCache:
-        """An empty cache for so many rows."""
-
-    def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
-        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each row (R, T) appended to the cache.
-
-        tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
-        """
-
-    def version(self) -> Hashable:
-        """Something that changes when the weights do."""
 
 
 class Score(NamedTuple):

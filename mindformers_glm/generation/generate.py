@@ -15,10 +15,10 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.errors import GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
-from mindformers_glm.generation.engine import Engine, Network
+from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.fused import FusedNetwork, obstacles
+from mindformers_glm.generation.interface import Generation, Network, Token
 from mindformers_glm.generation.network import MindSporeNetwork
-from mindformers_glm.generation.search import Generation, Token
 from mindformers_glm.generation.ticket import Item
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.ops.kernels import library

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import KVCache, PrefixStore
-from mindformers_glm.generation.search import Search, Step
+from mindformers_glm.generation.interface import Network, Search, Step
 from mindformers_glm.generation.ticket import Ticket
-
-if TYPE_CHECKING:
-    from mindformers_glm.generation.engine import Network
 
 _FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.generation.search import Generation, Search, Token
+from mindformers_glm.generation.interface import Generation, Search, Token
 
 Item = Token | BaseException | None  # a token, or the end: None, or the error that caused it
 owner_threads = threading.local()  # `.is_one` is True in the threads that drive engines

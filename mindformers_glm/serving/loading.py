@@ -10,6 +10,7 @@ from mindspore import nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.network import read_adapter
 from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.assembly.run import build_network, build_tokenizer, load_weights
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.resolve import resolve
@@ -20,7 +21,6 @@ from mindformers_glm.models.glm.initial import fill
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.train.assemble import build_network, build_tokenizer, load_weights
 
 _YAML = (".yaml", ".yml")
 

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindformers_glm.assembly.reduction import Reduction
 from mindformers_glm.data.batch import IGNORED, Batch
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.ops.token_range import require_token_range
@@ -30,19 +31,6 @@ class StepResult(NamedTuple):
     grad_norm: float  # global norm before clipping, without loss scale
     learning_rate: float
     stop: bool  # some rank asks to stop after this step; equal on every rank
-
-
-class Reduction(NamedTuple):
-    """What ranks do together. The default is one process alone.
-
-    `gradients` adds gradients up over the data ranks; `squared_norm` is their sum of squares with each weight counted
-    once; `labels` adds a count up over the data ranks; `everyone` adds a flag up over all ranks.
-    """
-
-    gradients: nn.Cell | None = None
-    squared_norm: nn.Cell | None = None
-    labels: nn.Cell | None = None
-    everyone: nn.Cell | None = None
 
 
 class TrainStep:

@@ -1,6 +1,6 @@
 """The import path of MindFormers for `Trainer` and its kin: `from mindformers_glm.trainer import Trainer`."""
 
-from mindformers_glm.train.api import Trainer, TrainingArguments
-from mindformers_glm.train.causal_language_modeling import CausalLanguageModelingTrainer
+from mindformers_glm.tasks.api import Trainer, TrainingArguments
+from mindformers_glm.tasks.causal_language_modeling import CausalLanguageModelingTrainer
 
 __all__ = ["CausalLanguageModelingTrainer", "Trainer", "TrainingArguments"]

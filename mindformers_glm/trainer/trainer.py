@@ -1,5 +1,5 @@
 """The import path of MindFormers for `Trainer`."""
 
-from mindformers_glm.train.api import Trainer
+from mindformers_glm.tasks.api import Trainer
 
 __all__ = ["Trainer"]

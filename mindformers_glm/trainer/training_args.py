@@ -1,5 +1,5 @@
 """The import path of MindFormers for `TrainingArguments`."""
 
-from mindformers_glm.train.api import TrainingArguments
+from mindformers_glm.tasks.api import TrainingArguments
 
 __all__ = ["TrainingArguments"]

@@ -11,6 +11,7 @@ from mindspore import Tensor
 
 from mindformers_glm import AutoModel
 from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.assembly.run import build_network, load_weights
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.source import read_weights
 from mindformers_glm.cli.console import main
@@ -19,7 +20,6 @@ from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.serving.loading import load
-from mindformers_glm.train.assemble import build_network, load_weights
 
 FORMS = ["peft", "lora.ckpt", "prefix.ckpt", "ptuning"]
 FLOAT = {"param_init_type": "float32", "compute_dtype": "float32"}
@@ -55,7 +55,7 @@ def test_auto_model_and_chat_refuse_it(adapters, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", ["predict", "eval", "finetune", "export"])
 def test_every_run_mode_refuses_it(root, adapters, form, mode, monkeypatch):
-    monkeypatch.setattr("mindformers_glm.train.assemble.build_network", None)
+    monkeypatch.setattr("mindformers_glm.assembly.run.build_network", None)
     config = run_config(root, form, mode)
     config.load_checkpoint = str(adapters / form)
     with pytest.raises(CheckpointError, match="it holds an adapter and no network"):

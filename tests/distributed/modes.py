@@ -16,8 +16,8 @@ import numpy as np
 from mindformers_glm import runtime
 from mindformers_glm.config import load_config
 from mindformers_glm.config.names import CONFIGS_DIR
-from mindformers_glm.train.causal_language_modeling import CausalLanguageModelingTrainer
-from mindformers_glm.train.task import prepare
+from mindformers_glm.tasks.causal_language_modeling import CausalLanguageModelingTrainer
+from mindformers_glm.tasks.task import prepare
 
 PROMPTS = ["类型#裤*颜色#黑色", "你好", "类型#上衣*风格#简约", "Hello", "类型#裙"]
 

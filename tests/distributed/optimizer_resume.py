@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import nn
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.resume import read_train_state
 from mindformers_glm.checkpoint.store import CheckpointStore
@@ -25,7 +26,6 @@ from mindformers_glm.optim import decay_groups
 from mindformers_glm.parallel.mesh import SINGLE, make_mesh
 from mindformers_glm.registry import OPTIMIZERS
 from mindformers_glm.train.plan import make_plan
-from mindformers_glm.train.ranks import Ranks
 from mindformers_glm.train.state import RunState
 from mindformers_glm.train.step import TrainStep
 

@@ -10,13 +10,13 @@ import mindspore
 import numpy as np
 import pytest
 
+from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
 from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.reshard import RankFiles
 from mindformers_glm.checkpoint.strategy import read_strategy
 from mindformers_glm.models.glm.shards import Layout
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.registry import OPTIMIZERS
-from mindformers_glm.train.rank_state import Division, LocalState, RankState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launched import run  # noqa: E402

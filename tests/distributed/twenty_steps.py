@@ -11,6 +11,8 @@ import sys
 import numpy as np
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.rank_state import Division, RankState, whole_shapes
+from mindformers_glm.assembly.reduction import divided_optimizer, reduction_of
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.data.batch import Batch
@@ -22,8 +24,6 @@ from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim.adam import AdamW
 from mindformers_glm.optim.groups import decay_groups
 from mindformers_glm.parallel.mesh import make_mesh
-from mindformers_glm.train.rank_state import Division, RankState, whole_shapes
-from mindformers_glm.train.reduction import divided_optimizer, reduction_of
 from mindformers_glm.train.step import TrainStep
 
 BATCH, TOKENS, VOCAB = 8, 12, 104

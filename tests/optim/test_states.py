@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
+from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
+from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.names import Kind, meaning
 from mindformers_glm.checkpoint.reshard import RankFiles, is_state, transform
@@ -32,8 +34,6 @@ from mindformers_glm.parallel import optimizer as divided_module
 from mindformers_glm.parallel.mesh import SINGLE, Axis
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
 from mindformers_glm.registry import OPTIMIZERS
-from mindformers_glm.train.rank_state import Division, LocalState, RankState
-from mindformers_glm.train.ranks import Ranks
 
 CONFIG = ChatGLM2Config(
     num_layers=1, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=24,

@@ -10,6 +10,7 @@ from mindspore import nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.config import RunConfig
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
@@ -20,7 +21,6 @@ from mindformers_glm.models.glm.initial import fill, unfilled
 from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
-from mindformers_glm.train.ranks import Ranks
 
 _SLOW_ON_CPU = (
     "compute_dtype float16 is converted to float32 and back on every operation of this processor: "

@@ -23,8 +23,8 @@ from mindformers_glm.config.run import make_config
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.registry import TRAINERS
+from mindformers_glm.tasks.task import prepare
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.train.task import prepare
 
 _TASKS = ("general", "text_generation")
 _MODES = {"train": "train", "finetune": "train", "eval": "evaluate", "predict": "predict", "export": "export"}

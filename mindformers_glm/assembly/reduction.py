@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mindspore import Parameter, nn
 
@@ -12,7 +13,19 @@ from mindformers_glm.parallel.collectives import ReduceFromRanks
 from mindformers_glm.parallel.gradients import GradientSum, SquareSum
 from mindformers_glm.parallel.mesh import Axis, Mesh
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
-from mindformers_glm.train.step import Reduction
+
+
+class Reduction(NamedTuple):
+    """What ranks do together. The default is one process alone.
+
+    `gradients` adds gradients up over the data ranks; `squared_norm` is their sum of squares with each weight counted
+    once; `labels` adds a count up over the data ranks; `everyone` adds a flag up over all ranks.
+    """
+
+    gradients: nn.Cell | None = None
+    squared_norm: nn.Cell | None = None
+    labels: nn.Cell | None = None
+    everyone: nn.Cell | None = None
 
 
 def reduction_of(parameters: Sequence[Parameter], config: ChatGLM2Config, mesh: Mesh) -> Reduction:

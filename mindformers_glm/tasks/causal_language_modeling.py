@@ -10,6 +10,8 @@ from typing import Any
 from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.ranks import Ranks, saved_ranks
+from mindformers_glm.assembly.run import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.checkpoint.resume import TrainState, read_train_state
 from mindformers_glm.checkpoint.saved import resume_file
 from mindformers_glm.config import RunConfig
@@ -30,12 +32,10 @@ from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.train.assemble import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.model_beside import describe_model
 from mindformers_glm.train.plan import make_plan, warn_of_warm_up
-from mindformers_glm.train.ranks import Ranks, saved_ranks
 from mindformers_glm.train.state import RunState, data_identity
 from mindformers_glm.train.step import TrainStep
 from mindformers_glm.train.wrapper import build_wrapper

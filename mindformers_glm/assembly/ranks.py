@@ -12,6 +12,8 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.rank_state import Division, LocalState, RankState, whole_shapes
+from mindformers_glm.assembly.reduction import Reduction, divided_optimizer, reduction_of
 from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.model_files import model_files
@@ -29,9 +31,6 @@ from mindformers_glm.optim.interface import needs_whole_parameters
 from mindformers_glm.parallel.collectives import sum_over
 from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, mesh_from_config, use
 from mindformers_glm.registry import CONFIGS, MODELS
-from mindformers_glm.train.rank_state import Division, LocalState, RankState, whole_shapes
-from mindformers_glm.train.reduction import divided_optimizer, reduction_of
-from mindformers_glm.train.step import Reduction
 
 
 @dataclass

@@ -8,6 +8,8 @@ import mindspore
 import numpy as np
 import pytest
 
+from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
+from mindformers_glm.assembly.ranks import Ranks, divided_weights, saved_ranks
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
 from mindformers_glm.checkpoint.job import plan_job
 from mindformers_glm.checkpoint.load import load_into
@@ -21,8 +23,6 @@ from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.glm.parallelize import local_size
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.parallel.mesh import SINGLE, make_mesh
-from mindformers_glm.train.rank_state import Division, LocalState, RankState
-from mindformers_glm.train.ranks import Ranks, divided_weights, saved_ranks
 
 CONFIG = ChatGLM2Config(
     num_layers=1, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=24,

@@ -1,0 +1,82 @@
+"""What the engine asks of others: a `Network` that computes logits, and a `Search` that chooses tokens from them.
+
+A search is fed the logits of its open rows and answers which cache row each next row continues (`Step`). The engine
+knows nothing else of it, so that sampling and beam search share batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from mindformers_glm.generation.cache import KVCache
+from mindformers_glm.generation.sampling import Choice
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Generation(NamedTuple):
+    """New ids of one result, the id that ended it included, and how it ended.
+
+    `logprobs` and `best` (top ids with their log-probabilities) have an entry for each id where they were asked for.
+    `seed` is the one that was used; `score` the normalised log-probability where beams were searched.
+    """
+
+    ids: list[int]
+    finish_reason: FinishReason
+    logprobs: list[float] | None = None
+    best: list[tuple[tuple[int, float], ...]] | None = None
+    prompt_tokens: int = 0
+    seed: int | None = None
+    score: float | None = None
+
+
+class Token(NamedTuple):
+    """A new token of result number `sample` of a prompt."""
+
+    sample: int
+    choice: Choice
+
+
+class Step(NamedTuple):
+    """`parents[i]` is the row of the logits that open row i continues, with `tokens[i]`; `events` can be shown."""
+
+    parents: list[int]
+    tokens: list[int]
+    events: list[Token]
+
+
+class Search(Protocol):
+    """The engine's view of a search."""
+
+    num_rows: int
+
+    def advance(self, logits: np.ndarray) -> Step:
+        """The next tokens, from logits (n, V) of the open rows; (1, V) after the prompt."""
+
+    def open_ids(self, row: int) -> Sequence[int]:
+        """New ids of an open row."""
+
+    def results(self) -> list[Generation]:
+        """Every result; rows that are still open count as cancelled."""
+
+
+class Network(Protocol):
+    """A causal language model on some device. R rows, T new tokens, V vocabulary."""
+
+    vocab_size: int
+    max_length: int
+
+    def new_cache(self, rows: int) -> KVCache:
+        """An empty cache for so many rows."""
+
+    def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
+        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each row (R, T) appended to the cache.
+
+        tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
+        """
+
+    def version(self) -> Hashable:
+        """Something that changes when the weights do."""
