@@ -30,6 +30,8 @@ KNOWN = [
     "glm3/run_glm3_6b_finetune_2k_910b", "glm3/run_glm3_6b_32k", "glm3/export_glm3_6b", "glm2/run_glm2_6b_ptuning2",
     "glm3/run_glm3_6b_multiturn_finetune", "tiny/run_glm2_tiny",
     "tiny/run_glm2_tiny_finetune", "tiny/run_glm2_tiny_lora", "tiny/run_glm2_tiny_eval",
+    "tiny/run_glm2_tiny_own_data", "tiny/run_glm3_tiny_own_data",
+    "glm2/run_glm2_6b_own_data", "glm3/run_glm3_6b_own_data",
 ]  # fmt: skip
 
 

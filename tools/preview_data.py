@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The same as `mindformers-glm inspect-data`; `--help` tells the options."""
+"""The same as `mindformers-glm preview-data`; `--help` tells the options."""
 
 from command import run
 
 if __name__ == "__main__":
-    run("inspect-data")
+    run("preview-data")

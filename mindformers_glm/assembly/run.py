@@ -117,7 +117,7 @@ def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> 
         ConfigError, DataError: a key is wrong, or the file is missing, empty or holds no usable line.
     """
     key = f"{phase}_dataset"
-    section = config[key]
+    section = _kept_apart(config[key], config.train_dataset) if phase == "eval" else config[key]
     tokenizer = tokenizer_of(section["tokenizer"], config, key) if section.get("tokenizer") else None
     data = mesh_from_config(config, rank=runtime.rank(), world=runtime.rank_size()).data
     return build_dataset(
@@ -131,3 +131,14 @@ def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> 
         tokenizer=tokenizer,
         labels=labels,
     )
+
+
+def _kept_apart(section: dict[str, Any] | None, training: Any) -> dict[str, Any] | None:
+    """The section; where it asks for the validation part and names no data, with the data of training."""
+    loader = (section or {}).get("data_loader") or {}
+    if loader.get("part") != "validation" or loader.get("dataset_dir") or loader.get("datasets"):
+        return section
+    source = (training or {}).get("data_loader") or {}
+    same = ("dataset_dir", "dataset", "datasets", "columns", "validation_share", "split_seed", "max_bad_ratio")
+    taken = {name: source[name] for name in same if source.get(name)}
+    return {**section, "data_loader": {**loader, **taken}}

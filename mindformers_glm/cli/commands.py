@@ -36,7 +36,10 @@ COMMANDS: dict[str, Command] = {
     "convert-lite": Command(f"{_HERE}.convert_lite:main", "an export as MindSpore Lite's own file"),
     "infer-lite": Command(f"{_HERE}.infer_lite:main", "texts from an export, in MindSpore Lite"),
     "preprocess": Command(f"{_HERE}.preprocess:main", "text as .bin/.idx pairs of token ids, for pretraining"),
-    "inspect-data": Command(f"{_HERE}.preview_data:main", "what training sees of a data file, token by token"),
+    "inspect-data": Command(
+        f"{_HERE}.inspect_data:main", "what a data file holds: lengths, faults, duplicates, samples"
+    ),
+    "preview-data": Command(f"{_HERE}.preview_data:main", "what training sees of a data file, token by token"),
     "inspect": Command(f"{_HERE}.inspect_checkpoint:main", "what a checkpoint is, and what is wrong with it"),
     "verify": Command(f"{_HERE}.verify:main", "whether a checkpoint is as it was written"),
     "plan": Command(f"{_HERE}.plan_memory:main", "the memory that a training job needs on each device"),

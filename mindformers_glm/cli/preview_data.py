@@ -1,8 +1,8 @@
 r"""Shows what training sees: each token of a sample with its piece, its label and whether it is learned.
 
-    mindformers-glm inspect-data --config configs/glm2/run_glm2_6b_finetune.yaml --train_dataset_dir train.json
-    mindformers-glm inspect-data --data train.json --tokenizer glm2_folder --options max_target_length=64
-    mindformers-glm inspect-data --data chats.jsonl --tokenizer glm3_folder --tokenizer_type ChatGLM3Tokenizer \
+    mindformers-glm preview-data --config configs/glm2/run_glm2_6b_finetune.yaml --train_dataset_dir train.json
+    mindformers-glm preview-data --data train.json --tokenizer glm2_folder --options max_target_length=64
+    mindformers-glm preview-data --data chats.jsonl --tokenizer glm3_folder --tokenizer_type ChatGLM3Tokenizer \
         --dataset_type MultiTurnDataset --data_loader ConversationDataLoader --line 12
 
 With --config, other arguments are those of run_mindformer.py; without it, --options sets keys of the dataset.

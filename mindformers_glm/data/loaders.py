@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.data.forms import Form
-from mindformers_glm.data.record import Record
+from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import read_rows
 from mindformers_glm.data.source import data_file
 from mindformers_glm.errors import ConfigError
@@ -83,7 +83,8 @@ class FileLoader:
                 unread.update(name for name, value in record.value.items() if value and name not in self.reads)
             return row
 
-        rows = read_rows(self.path, convert, max_bad_ratio=self.max_bad_ratio)
+        self.faults: list[Fault] = []
+        rows = read_rows(self.path, convert, max_bad_ratio=self.max_bad_ratio, faults=self.faults)
         self._tell_unread(unread)
         return rows
 

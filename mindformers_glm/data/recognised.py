@@ -120,6 +120,7 @@ class AutoDataLoader:
             ]
             rows = _part(rows, validation_share, part, rng)
             self.rows += rows if part == "validation" else _weighted(rows, entry.get("weight", 1), rng)
+        self.faults = [fault for _, loaders in groups for loader in loaders for fault in getattr(loader, "faults", [])]
         paths = [loader.path for _, loaders in groups for loader in loaders]
         self.path = paths[0] if len(paths) == 1 else paths[0].parent
         if not self.rows:
@@ -171,7 +172,7 @@ def as_conversation(row: Conversation | Pair) -> Conversation:
 def _part(rows: list[Any], share: float, part: str, rng: np.random.Generator) -> list[Any]:
     if not share or part == "all":
         return rows
-    count = int(share) if share >= 1 else max(1, round(share * len(rows)))
+    count = int(share) if share >= 1 else max(min(1, len(rows) - 1), round(share * len(rows)))
     kept = set(rng.permutation(len(rows))[: min(count, len(rows))].tolist())
     return [row for number, row in enumerate(rows) if (number in kept) == (part == "validation")]
 

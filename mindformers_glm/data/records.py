@@ -19,14 +19,21 @@ _SHOWN = 5  # faulty lines written out in a message; the rest is counted
 _REPAIR = "Repair these lines, or choose the data_loader and its columns (origin_columns) that fit this file"
 
 
-def read_rows(file: Path, convert: Callable[[Record], Any], *, max_bad_ratio: float = 0.5) -> list[Any]:
+def read_rows(
+    file: Path,
+    convert: Callable[[Record], Any],
+    *,
+    max_bad_ratio: float = 0.5,
+    faults: list[Fault] | None = None,
+) -> list[Any]:
     """`convert` of every record. Records that are not JSON, or that `convert` refuses with ValueError, are
-    skipped, counted and reported by line.
+    skipped, counted and reported by line; `faults` receives them.
 
     Raises:
         DataError: no record is usable, or more than `max_bad_ratio` of them are not.
     """
-    rows, faults, refused = [], [], None
+    rows, refused = [], None
+    faults = [] if faults is None else faults
     for record in read_records(file):
         if isinstance(record, Fault):
             faults.append(record)

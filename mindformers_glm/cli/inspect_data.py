@@ -1,0 +1,56 @@
+r"""Looks at a data file before one trains on it: rows, lengths, what is skipped and why, duplicates, a seq_length.
+
+    mindformers-glm inspect-data train.jsonl --tokenizer glm3_6b --seq_length 1024
+    mindformers-glm inspect-data folder_of_files --tokenizer path/to/chatglm3-6b --png lengths.png
+
+Without a file, or with one of --config, --data, --line, it shows samples token by token, as preview_data.py does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mindformers_glm.auto import AutoTokenizer
+from mindformers_glm.cli import preview_data
+from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.data.inspection import draw_lengths, inspect_data
+from mindformers_glm.log import set_up_logging
+
+_PREVIEWS = ("--config", "--data", "--line", "--index")
+_SHIPPED = "glm2_tiny"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    p = Parser(description=__doc__)
+    p.add_argument("file", help="data file, folder or pattern")
+    p.add_argument("--tokenizer", help="name of a model, or folder or file of a vocabulary")
+    p.add_argument("--tokenizer_type", choices=("ChatGLM2Tokenizer", "ChatGLM3Tokenizer"), help="where it is not told")
+    p.add_argument("--seq_length", type=whole(4), help="length to judge by; the suggested one without it")
+    p.add_argument("--png", help="also draw the lengths into this picture")
+    return p
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints what is in the file."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] in _PREVIEWS for word in words):
+        preview_data.main(words)
+        return
+    chosen = parser().parse_args(words)
+    set_up_logging(console=False)
+    if chosen.tokenizer is None:
+        print(f"Lengths are in tokens of {_SHIPPED}; name the vocabulary of your model with --tokenizer.")
+    name = chosen.tokenizer or _SHIPPED
+    if chosen.tokenizer_type:
+        import mindformers_glm.tokenizers as tokenizers  # noqa: PLC0415
+
+        tokenizer = getattr(tokenizers, chosen.tokenizer_type).from_pretrained(name)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    found = inspect_data(chosen.file, tokenizer, length=chosen.seq_length)
+    print(found)
+    if chosen.png:
+        print(f"drawn: {draw_lengths(found, Path(chosen.png))}")
