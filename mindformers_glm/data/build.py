@@ -8,6 +8,7 @@ from typing import Any
 
 from mindformers_glm.data.choose import chosen
 from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.data.packing import PackedDataset
 from mindformers_glm.data.preview import first_sample
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
@@ -69,6 +70,9 @@ def build_dataset(
         if error.key.startswith(key):
             raise
         raise ConfigError(f"{key}.{error.key}", error.got, error.fix) from error
+    strategy = getattr(dataset, "packing", None) if phase == "train" else None
+    if isinstance(strategy, str):
+        dataset = PackedDataset(dataset, strategy=strategy)
     if phase == "train" and rank == 0:
         for line in first_sample(dataset):
             logger.info("%s", line)

@@ -43,6 +43,29 @@ class TokenDataset(ABC):
     def line(self, index: int) -> int:
         """Line of the source, from 1, that row `index` came from."""
 
+    @property
+    def row_length(self) -> int:
+        """Tokens T of every row, padding included."""
+        return len(self.example(0).input_ids)
+
+    @property
+    def prefetch_size(self) -> int:
+        """Batches made ahead of need."""
+        return self._depth
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row before padding.
+
+        Raises:
+            DataError: more rows than allowed have no token to learn; names the line.
+        """
+        found, sizes = Statistics(), []
+        for index in range(self.num_rows):
+            example = self.example(index)
+            found.add(example, self._supervised(example, index, found))
+            sizes.append(example.used)
+        return sizes
+
     def __len__(self) -> int:
         """Batches per epoch on this rank."""
         return len(self.order)

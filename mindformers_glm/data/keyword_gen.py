@@ -43,6 +43,8 @@ class KeyWordGenDataset(TokenDataset):
     would fit lose their end: `cut_by: "characters"`, the default of this class, gives its arrays; `cut_by: "tokens"`,
     what a run takes (build_dataset), cuts nothing that fits.
 
+    `packing` puts several rows into one while training, each seeing itself alone; see packing.py.
+
     Source: arrays of mindformers r0.8 and 1.0.2.
     """
 
@@ -59,6 +61,7 @@ class KeyWordGenDataset(TokenDataset):
         keep_template: bool = False,
         eos_after_truncation: bool = True,
         cut_by: Literal["characters", "tokens"] = "characters",
+        packing: Literal["neat", "sequential"] | None = None,
         batch_size: int = 8,
         drop_remainder: bool = True,
         repeat: int = 1,
@@ -70,7 +73,7 @@ class KeyWordGenDataset(TokenDataset):
         self.loader = loader = built_loader(data_loader, "data_loader")
         require_rows(loader, "pairs or conversations", self)
         self.rows = loader.rows if loader.encoded else [_pair(row) for row in loader.rows]
-        self.cut_by = cut_by
+        self.cut_by, self.packing = cut_by, packing
         require(cut_by in ("characters", "tokens"), "cut_by", cut_by, "Use tokens or characters.")
         self.phase, self.counts_labels = loader.phase, loader.phase == "train"
         self.source, self.target = max_source_length, max_target_length

@@ -31,6 +31,7 @@ class MultiTurnDataset(TokenDataset):
     conversations out; "error" stops and names the line.
     `tools_indent` is the indentation of tool descriptions: 4 as in chat, None for one line as MindFormers trains.
     Pairs (ADGenDataLoader) are conversations of one round.
+    `packing` puts several rows into one while training, each seeing itself alone; see packing.py.
     With `generates` rows are made to be answered: prompts up to the last reply (B, max_source_length) and that reply as
     reference (B, max_target_length); what is longer is left out.
     """
@@ -46,6 +47,7 @@ class MultiTurnDataset(TokenDataset):
         generates: bool = False,
         max_source_length: int | None = None,
         max_target_length: int = 256,
+        packing: Literal["neat", "sequential"] | None = None,
         max_unsupervised: int = 0,
         batch_size: int = 8,
         drop_remainder: bool = True,
@@ -63,7 +65,7 @@ class MultiTurnDataset(TokenDataset):
         self.tokenizer = built_tokenizer(tokenizer, "tokenizer")
         self.renderer = Renderer(self.tokenizer, tools_indent=tools_indent)
         self.policy, self.overlong, self.length = loss_policy, overlong, max_seq_length
-        self.place = str(loader.path)
+        self.place, self.packing = str(loader.path), packing
         self.generates, self.counts_labels = generates, not generates
         self.source, self.target = max_source_length or max_seq_length, max_target_length
         self.rows = self._usable([as_conversation(row) for row in loader.rows])
