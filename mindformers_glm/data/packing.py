@@ -1,7 +1,7 @@
 """Several rows in one: which go together, and what the joined row looks like. Shapes: T tokens of a packed row.
 
-Sources of the strategies: `sequential` is MindFormers 2.x's PackingHandler (pack_strategy "pack"), `truncated` its other
-one, `neat` LLaMA-Factory's neat_packing.
+Sources of the strategies: `sequential` and `truncated` are MindFormers 2.x's PackingHandler (pack_strategy "pack" and
+"truncate"), `neat` is LLaMA-Factory's neat_packing.
 """
 
 from __future__ import annotations
