@@ -263,6 +263,13 @@ def test_evaluation_while_training_takes_the_documented_section(name, metric):
         assert config.eval_dataset.data_loader["phase"] == "eval"
 
 
+def test_a_metric_of_texts_is_never_given_the_answers():
+    words = ["run_mode=eval", "load_checkpoint=x", "metric.type=ADGENMetric", "eval_dataset.data_loader.phase=train"]
+    config = load_config(CONFIGS / "tiny/run_glm2_tiny_finetune.yaml", words)
+    assert config.eval_dataset.data_loader["phase"] == "eval"
+    assert any("ADGENMetric reads prompts without their answers" in note for note in config.notes)
+
+
 LATER = [  # keys of MindFormers' files of 0.7, 1.0 to 1.5, and what they come to
     ("model.model_config.softmax_compute_type=float32", None),
     ("model.model_config.softmax_compute_type=bfloat16", "softmax is always computed in float32"),

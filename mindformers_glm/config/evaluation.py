@@ -1,4 +1,4 @@
-"""What an evaluation by loss needs of its dataset, set where a file says what generated texts are compared with."""
+"""The phase that a metric needs of its dataset: prompts alone for generated texts, with their answers for a loss."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from typing import Any
 from mindformers_glm.config.legacy import lookup
 
 _LEAST_ANSWER = 3
+_PHASES = {"PerplexityMetric": "train", "ADGENMetric": "eval", "EmF1Metric": "eval"}
 
 
-def fit_to_loss(values: dict[str, Any]) -> list[str]:
-    """Makes `eval_dataset` rows of prompt and answer, as long as the network, for PerplexityMetric; returns notes.
+def fit_to_metric(values: dict[str, Any]) -> list[str]:
+    """Sets `eval_dataset.data_loader.phase` to what the one metric reads; returns notes.
 
-    The documented section of evaluation while training says `phase: eval`, which makes prompts without answers and is
-    for metrics of generated text. In a run that trains, answers are also cut to what the network takes.
+    The documented section of evaluation while training says `phase: eval` whatever the metric; files with
+    PerplexityMetric say `phase: train`, with which a metric of generated texts would be given the answers. In a run
+    that trains, answers are also cut to what the network takes.
     """
     section, mode = values.get("eval_dataset"), values.get("run_mode")
     trains = mode in ("train", "finetune")
     metric = values.get("metric")
     kinds = [lookup(spec, "type") for spec in (metric if isinstance(metric, list) else [metric])]
-    if not isinstance(section, dict) or "PerplexityMetric" not in kinds or not (mode == "eval" or trains):
+    if not isinstance(section, dict) or not (mode == "eval" or trains):
         return []
     if (lookup(values, "eval_dataset_task.type") or "KeyWordGenDataset") != "KeyWordGenDataset":
         return []
     if trains and not values.get("do_eval"):
         return []
     notes = []
-    loader = section.get("data_loader")
-    if isinstance(loader, dict) and loader.get("phase") == "eval" and len(kinds) == 1:
-        loader["phase"] = "train"
-        notes.append(
-            "eval_dataset.data_loader.phase: train replaces eval: PerplexityMetric reads prompts with their answers."
-        )
+    loader, phase = section.get("data_loader"), _PHASES.get(str(kinds[0])) if len(kinds) == 1 else None
+    if phase and isinstance(loader, dict) and loader.get("phase") in ("train", "eval") and loader["phase"] != phase:
+        reads = "prompts with their answers" if phase == "train" else "prompts without their answers"
+        notes.append(f"eval_dataset.data_loader.phase: {phase} replaces {loader['phase']}: {kinds[0]} reads {reads}.")
+        loader["phase"] = phase
+    if "PerplexityMetric" not in kinds:
+        return notes
     source, target = section.get("max_source_length"), section.get("max_target_length")
     length = lookup(values, "model.model_config.seq_length")
     if not trains or not all(isinstance(number, int) for number in (source, target, length)):

@@ -37,7 +37,13 @@ _COMPONENTS: dict[str, Registry] = {
     **{f"{name}.tokenizer": TOKENIZERS for name in ("train_dataset", "eval_dataset")},
 }
 _LISTS: dict[str, Registry] = {"callbacks": CALLBACKS, "eval_callbacks": CALLBACKS, "metric": METRICS}
-_KEPT = {"type", "tokenizer", "scale_sense", "learning_rate", "data_loader"}  # of another owner than the class
+_KEPT = {  # keys that the program reads itself, whatever the class takes
+    "optimizer": {"learning_rate"},
+    "runner_wrapper": {"scale_sense"},
+    "processor": {"tokenizer"},
+    "train_dataset": {"data_loader", "tokenizer"},
+    "eval_dataset": {"data_loader", "tokenizer"},
+}
 
 
 class Retyped(dict):
@@ -88,14 +94,15 @@ def without_inherited(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
         dropped = _strange(value, place, values)
         if dropped:
             kind = value.get("type") or lookup(values, f"{place}_task.type")
-            notes.append(f"{place}: {', '.join(dropped)} of the file below left out: {kind} does not take them.")
+            them = "them" if len(dropped) > 1 else "it"
+            notes.append(f"{place}: {', '.join(dropped)} of the file below left out: {kind} does not take {them}.")
         return {key: item for key, item in kept.items() if key not in dropped}
 
     return visit(values, ""), notes
 
 
 def _strange(value: Mapping[str, Any], place: str, values: Mapping[str, Any]) -> list[str]:
-    inherited = getattr(value, "inherited", frozenset()) - _KEPT
+    inherited = getattr(value, "inherited", frozenset()) - _KEPT.get(place, set()) - {"type"}
     if not inherited:
         return []
     accepted = _accepted_at(place, value, values)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.components import check_components
-from mindformers_glm.config.evaluation import fit_to_loss
+from mindformers_glm.config.evaluation import fit_to_metric
 from mindformers_glm.config.legacy import (
     PROFILER,
     drop_of_tokenizers,
@@ -161,7 +161,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     values = normalise({"run_mode": default_mode(values), **values})
     schema, faults = check_schema(values)
     known = _quantised(_typed(schema)) if schema else values
-    notes += [*drop_of_tokenizers(known), *fit_to_loss(known)]
+    notes += [*drop_of_tokenizers(known), *fit_to_metric(known)]
     faults = _first_of_each_key([*faults, *boundless(values), *check_rules(known), *check_components(known)])
     if faults:
         raise ConfigErrors(source, faults)

@@ -44,7 +44,7 @@ def test_inherited_arguments_that_the_new_class_lacks_are_left_out_with_a_line(w
         "phase": "eval",
     }
     assert [note for note in config.notes if note.startswith(LOADER)] == [
-        f"{LOADER}: version of the file below left out: AlpacaDataLoader does not take them."
+        f"{LOADER}: version of the file below left out: AlpacaDataLoader does not take it."
     ]
 
 
