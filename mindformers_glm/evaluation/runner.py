@@ -132,7 +132,7 @@ def evaluate_generation(
 
 def without_fillers(batch: Batch) -> Batch:
     """The rows that stand in the data; fillers only even out the ranks."""
-    return Batch(*(column[batch.rows != FILLER] for column in batch))
+    return Batch(*(None if column is None else column[batch.rows != FILLER] for column in batch))
 
 
 def generate_batch(
