@@ -11,7 +11,7 @@ from demo.screen import Typing  # noqa: E402
 from mindformers_glm import runtime  # noqa: E402
 from mindformers_glm.auto import AutoModel, AutoTokenizer  # noqa: E402
 from mindformers_glm.checkpoint.load import load_into  # noqa: E402
-from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
+from mindformers_glm.checkpoint.load.source import read_weights  # noqa: E402
 from mindformers_glm.generation import chat  # noqa: E402, F401 - provides model.stream_chat
 
 

@@ -16,8 +16,8 @@ from mindformers_glm.assembly.keywords import taken
 from mindformers_glm.assembly.network import changed, config_of, load_network
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
-from mindformers_glm.checkpoint.model_files import model_files, read_config
-from mindformers_glm.checkpoint.resolve import downloaded, plain_name, row_of
+from mindformers_glm.checkpoint.load.model_files import model_files, read_config
+from mindformers_glm.checkpoint.load.resolve import downloaded, plain_name, row_of
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
@@ -121,7 +121,7 @@ class AutoModel(_Listed):
         `lora_alpha` must be given where no file tells it. `overrides` are keys of ChatGLM2Config, for example
         `compute_dtype="float32"`; arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
         With `partial` names may be missing or left over, which is logged. A public model that is not on this machine
-        is fetched into `checkpoint_download/`; `download` and the environment govern that, see checkpoint/resolve.py.
+        is fetched into `checkpoint_download/`; `download` and the environment govern that, see load/resolve.py.
 
         Raises:
             ConfigError, CheckpointError: no such model, or its weights do not fit.

@@ -14,7 +14,7 @@ import forked
 import pytest
 import yaml
 
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]

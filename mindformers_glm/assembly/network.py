@@ -9,11 +9,11 @@ from mindspore import nn
 
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
+from mindformers_glm.checkpoint.convert.plan import check_fits
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.model_files import read_config
-from mindformers_glm.checkpoint.plan import check_fits
-from mindformers_glm.checkpoint.resolve import Resolved
-from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.load.model_files import read_config
+from mindformers_glm.checkpoint.load.resolve import Resolved
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint.adapter import adapter_settings
 from mindformers_glm.checkpoint.load import adapter_alone
-from mindformers_glm.checkpoint.peft import base_of, other_base
-from mindformers_glm.checkpoint.resolve import Resolved, resolve
-from mindformers_glm.checkpoint.run_folder import NETWORK, run_config, run_of
-from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.load.adapter import adapter_settings
+from mindformers_glm.checkpoint.load.peft import base_of, other_base
+from mindformers_glm.checkpoint.load.resolve import Resolved, resolve
+from mindformers_glm.checkpoint.load.run_folder import NETWORK, run_config, run_of
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, UserError

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindformers_glm.checkpoint.reshard import RankFiles
-from mindformers_glm.checkpoint.strategy import Slicing, Strategy, write_strategy
+from mindformers_glm.checkpoint.store.reshard import RankFiles
+from mindformers_glm.checkpoint.store.strategy import Slicing, Strategy, write_strategy
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout

@@ -14,14 +14,14 @@ from mindspore import Parameter, nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState, whole_shapes
 from mindformers_glm.assembly.reduction import Reduction, divided_optimizer, reduction_of
-from mindformers_glm.checkpoint.folders import step_of
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.model_files import model_files
-from mindformers_glm.checkpoint.reshard import RankFiles, RankPart
-from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.resume import TrainState, data_of
-from mindformers_glm.checkpoint.source import WeightSource
-from mindformers_glm.checkpoint.strategy import Strategy, read_strategy
+from mindformers_glm.checkpoint.load.folders import step_of
+from mindformers_glm.checkpoint.load.model_files import model_files
+from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.checkpoint.load.source import WeightSource
+from mindformers_glm.checkpoint.store.reshard import RankFiles, RankPart
+from mindformers_glm.checkpoint.store.resume import TrainState, data_of
+from mindformers_glm.checkpoint.store.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint.resolve import downloaded, hub_id_of, plain_name, row_of, sources_of
-from mindformers_glm.checkpoint.run_folder import places_of, run_config
+from mindformers_glm.checkpoint.load.resolve import downloaded, hub_id_of, plain_name, row_of, sources_of
+from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import DOWNLOAD_DIR
@@ -87,6 +87,6 @@ def _fetched(name: str, folder: Path, download: bool | str | None, revision: str
     if not sources:
         fix = f"Put the official {FILE} at {folder.parent / FILE}, or allow downloads (MINDFORMERS_GLM_DOWNLOAD=1)."
         raise CheckpointError(name, "its tokenizer is not on this machine", fix)
-    from mindformers_glm.checkpoint.hub import download_model  # noqa: PLC0415 - its clients take a second to import
+    from mindformers_glm.checkpoint.load.hub import download_model  # noqa: PLC0415 - its clients take a second to import
 
     return download_model(repository, folder, source=sources, revision=revision, only=_FETCHED)

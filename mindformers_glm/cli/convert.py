@@ -16,11 +16,11 @@ import sys
 from tqdm import tqdm
 
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.dtypes import float_name
-from mindformers_glm.checkpoint.job import open_checkpoint, plan_job
-from mindformers_glm.checkpoint.megatron import check_writing, rank_parts, write_megatron
-from mindformers_glm.checkpoint.model_files import Storage, read_config
-from mindformers_glm.checkpoint.plan import FORMS, Plan
+from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
+from mindformers_glm.checkpoint.convert.megatron import check_writing, rank_parts, write_megatron
+from mindformers_glm.checkpoint.convert.plan import FORMS, Plan
+from mindformers_glm.checkpoint.formats.dtypes import float_name
+from mindformers_glm.checkpoint.load.model_files import Storage, read_config
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.errors import ConfigError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from mindformers_glm.checkpoint.inspection import inspect_checkpoint
+from mindformers_glm.checkpoint.convert.inspection import inspect_checkpoint
 from mindformers_glm.cli.options import Parser, whole
 
 

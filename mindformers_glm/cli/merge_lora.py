@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.job import open_checkpoint
-from mindformers_glm.checkpoint.merge import MergedSource, logits_differ, network_logits
-from mindformers_glm.checkpoint.names import LORA_NAME
-from mindformers_glm.checkpoint.peft import CONFIG, base_of, other_base
-from mindformers_glm.checkpoint.plan import FORMS, plan_conversion
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights
+from mindformers_glm.checkpoint.convert.job import open_checkpoint
+from mindformers_glm.checkpoint.convert.merge import MergedSource, logits_differ, network_logits
+from mindformers_glm.checkpoint.convert.plan import FORMS, plan_conversion
+from mindformers_glm.checkpoint.load.names import LORA_NAME
+from mindformers_glm.checkpoint.load.peft import CONFIG, base_of, other_base
+from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.cli.options import Parser, number
 from mindformers_glm.errors import CheckpointError, ConfigError
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     from mindformers_glm import runtime  # noqa: PLC0415 - `--help` works without MindSpore
     from mindformers_glm.auto import AutoConfig, AutoModel  # noqa: PLC0415
     from mindformers_glm.checkpoint.convert import save_directory  # noqa: PLC0415
-    from mindformers_glm.checkpoint.resolve import resolve  # noqa: PLC0415
+    from mindformers_glm.checkpoint.load.resolve import resolve  # noqa: PLC0415
     from mindformers_glm.errors import CheckpointError  # noqa: PLC0415
     from mindformers_glm.quantization import report  # noqa: PLC0415
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mindformers_glm.checkpoint.reshard import RankFiles, transform
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.store.reshard import RankFiles, transform
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.cli.options import Parser
 from mindformers_glm.errors import CheckpointError
 

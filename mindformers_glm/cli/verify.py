@@ -10,7 +10,7 @@ import sys
 
 from tqdm import tqdm
 
-from mindformers_glm.checkpoint.verify import bytes_to_check, verify
+from mindformers_glm.checkpoint.convert.verify import bytes_to_check, verify
 from mindformers_glm.cli.options import Parser
 
 

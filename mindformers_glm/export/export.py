@@ -14,7 +14,7 @@ from mindspore import Parameter, nn
 
 from mindformers_glm.adapters.lora import merge
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.model_files import check_tokenizer, to_yaml
+from mindformers_glm.checkpoint.load.model_files import check_tokenizer, to_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.export import graph_file
 from mindformers_glm.export.manifest import File, Fixed, Graph, Input, Manifest, Vocabulary, describe, sha256

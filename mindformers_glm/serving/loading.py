@@ -13,7 +13,7 @@ from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.run import build_network, build_tokenizer, load_weights
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.resolve import resolve
+from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.config import load_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import engine_of

@@ -13,8 +13,8 @@ from typing import Any
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.saved import resume_file
+from mindformers_glm.checkpoint.store.resume import TrainState
+from mindformers_glm.checkpoint.store.saved import resume_file
 from mindformers_glm.config import RunConfig
 from mindformers_glm.config.loader import merge, read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR, model_name

@@ -12,8 +12,8 @@ from mindspore import Parameter, nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.ranks import Ranks, saved_ranks
 from mindformers_glm.assembly.run import build_data, build_network, build_tokenizer, load_weights, ranks_of
-from mindformers_glm.checkpoint.resume import TrainState, read_train_state
-from mindformers_glm.checkpoint.saved import resume_file
+from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state
+from mindformers_glm.checkpoint.store.saved import resume_file
 from mindformers_glm.config import RunConfig
 from mindformers_glm.config.rules import rate_of
 from mindformers_glm.data.dataset import TokenDataset

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindformers_glm.checkpoint.folder import disk_fault
-from mindformers_glm.checkpoint.model_files import config_file
-from mindformers_glm.checkpoint.names import LAYOUTS
+from mindformers_glm.checkpoint.formats.folder import disk_fault
+from mindformers_glm.checkpoint.load.model_files import config_file
+from mindformers_glm.checkpoint.load.names import LAYOUTS
 from mindformers_glm.files import write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.tokenizers.glm import GLMTokenizer

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import nn
 
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.resume import TrainState, capture_rng, restore_rng
+from mindformers_glm.checkpoint.store.resume import TrainState, capture_rng, restore_rng
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.optim import load_optimizer, optimizer_arrays
 from mindformers_glm.train.plan import Plan, Position

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.names import PREFIX_NAME
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.names import PREFIX_NAME
+from mindformers_glm.checkpoint.load.source import read_weights
 
 PREFIX_LENGTH = 3
 

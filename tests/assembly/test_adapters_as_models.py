@@ -13,7 +13,7 @@ from mindformers_glm import AutoModel
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.run import build_network, load_weights
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli.console import main
 from mindformers_glm.config import load_config
 from mindformers_glm.errors import CheckpointError

@@ -11,12 +11,12 @@ import pytest
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
 from mindformers_glm.assembly.ranks import Ranks, divided_weights, saved_ranks
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
-from mindformers_glm.checkpoint.job import plan_job
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt, save_ckpt
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
-from mindformers_glm.checkpoint.model_files import Storage
-from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.load.model_files import Storage
+from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state, to_ckpt
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration

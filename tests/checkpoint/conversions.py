@@ -3,8 +3,8 @@
 import numpy as np
 
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 

@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 
 from mindformers_glm.checkpoint.convert import run_plan, save_directory  # noqa: E402
-from mindformers_glm.checkpoint.plan import ArraySource, plan_conversion  # noqa: E402
-from mindformers_glm.checkpoint.resume import TrainState  # noqa: E402
-from mindformers_glm.checkpoint.saved import of_rank  # noqa: E402
-from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
+from mindformers_glm.checkpoint.convert.plan import ArraySource, plan_conversion  # noqa: E402
+from mindformers_glm.checkpoint.convert.verify import verify  # noqa: E402
+from mindformers_glm.checkpoint.load.source import read_weights  # noqa: E402
 from mindformers_glm.checkpoint.store import CheckpointStore  # noqa: E402
-from mindformers_glm.checkpoint.verify import verify  # noqa: E402
+from mindformers_glm.checkpoint.store.resume import TrainState  # noqa: E402
+from mindformers_glm.checkpoint.store.saved import of_rank  # noqa: E402
 from mindformers_glm.files import is_temporary  # noqa: E402
 from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: E402
 from mindformers_glm.models.glm.weights import expected_shapes  # noqa: E402

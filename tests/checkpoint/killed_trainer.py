@@ -26,10 +26,10 @@ import numpy as np  # noqa: E402
 from killed_saves import _DISK, temporaries  # noqa: E402
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
 
-from mindformers_glm.checkpoint import store  # noqa: E402
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt  # noqa: E402
-from mindformers_glm.checkpoint.resume import read_train_state  # noqa: E402
-from mindformers_glm.checkpoint.saved import of_rank, resume_file  # noqa: E402
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt  # noqa: E402
+from mindformers_glm.checkpoint.store import checkpoints as store  # noqa: E402
+from mindformers_glm.checkpoint.store.resume import read_train_state  # noqa: E402
+from mindformers_glm.checkpoint.store.saved import of_rank, resume_file  # noqa: E402
 from mindformers_glm.data.batch import Batch  # noqa: E402
 from mindformers_glm.data.order import Order  # noqa: E402
 from mindformers_glm.errors import CheckpointError  # noqa: E402

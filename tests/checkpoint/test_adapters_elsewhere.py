@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.inspection import inspect_checkpoint
-from mindformers_glm.checkpoint.job import plan_job
+from mindformers_glm.checkpoint.convert.inspection import inspect_checkpoint
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.model_files import Storage
-from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.source import official_row_order, read_weights
+from mindformers_glm.checkpoint.load.model_files import Storage
+from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.checkpoint.load.source import official_row_order, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import build_model

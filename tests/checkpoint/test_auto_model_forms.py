@@ -7,10 +7,10 @@ from mindspore import Parameter, Tensor, nn
 
 from mindformers_glm import AutoModel
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.job import plan_job
+from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.model_files import Storage
-from mindformers_glm.checkpoint.resolve import resolve
+from mindformers_glm.checkpoint.load.model_files import Storage
+from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 

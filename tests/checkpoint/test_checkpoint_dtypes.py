@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindformers_glm.checkpoint.dtypes import (
+from mindformers_glm.checkpoint.formats.dtypes import (
     bfloat16,
     bits_of,
     convert,

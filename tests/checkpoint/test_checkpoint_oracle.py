@@ -13,9 +13,9 @@ import mindspore as ms  # noqa: E402
 
 from mindformers_glm import AutoModel  # noqa: E402
 from mindformers_glm.checkpoint.convert import run_plan  # noqa: E402
-from mindformers_glm.checkpoint.job import plan_job  # noqa: E402
-from mindformers_glm.checkpoint.source import read_weights  # noqa: E402
-from mindformers_glm.checkpoint.torch_bin import open_torch_bin  # noqa: E402
+from mindformers_glm.checkpoint.convert.job import plan_job  # noqa: E402
+from mindformers_glm.checkpoint.formats.torch_bin import open_torch_bin  # noqa: E402
+from mindformers_glm.checkpoint.load.source import read_weights  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 IDS = [[64790, 64792, 790, 30951, 517, 30910, 30939, 30996]]
@@ -82,7 +82,7 @@ def test_peft_loads_our_adapter_and_merges_to_the_same(golden, tmp_path, kind):
     )  # no generate() in the tree
     merged = peft.PeftModel.from_pretrained(official_modules(base), adapter).merge_and_unload()
     state = dict(merged.named_parameters())
-    module = pytest.importorskip("mindformers_glm.checkpoint.merge")
+    module = pytest.importorskip("mindformers_glm.checkpoint.convert.merge")
     source = module.MergedSource(
         read_weights(base),
         read_weights(adapter),

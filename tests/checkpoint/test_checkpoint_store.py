@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint import store as store_module
-from mindformers_glm.checkpoint.reshard import rank_files
-from mindformers_glm.checkpoint.resume import TrainState
-from mindformers_glm.checkpoint.saved import Saved, agree, networks, resume_file
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.checkpoint.store import checkpoints as store_module
+from mindformers_glm.checkpoint.store.reshard import rank_files
+from mindformers_glm.checkpoint.store.resume import TrainState
+from mindformers_glm.checkpoint.store.saved import Saved, agree, networks, resume_file
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import is_temporary
 
@@ -269,7 +269,7 @@ def test_a_disk_that_fills_up_at_any_byte(tmp_path, monkeypatch, allowed):
             left[0] -= len(data)
             return self.file.write(data)
 
-    from mindformers_glm.checkpoint import mindspore_ckpt
+    from mindformers_glm.checkpoint.formats import mindspore_ckpt
 
     with monkeypatch.context() as patch:
         patch.setattr(mindspore_ckpt, "write_ckpt", lambda file, *rest: original(Full(file), *rest))

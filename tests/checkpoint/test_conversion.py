@@ -10,12 +10,12 @@ from conversions import TINY, assert_same, job, tiny_arrays
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.model_files import Storage, model_files, read_config
-from mindformers_glm.checkpoint.names import is_adapter
-from mindformers_glm.checkpoint.source import read_weights
-from mindformers_glm.checkpoint.verify import verify
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.convert.verify import verify
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.model_files import Storage, model_files, read_config
+from mindformers_glm.checkpoint.load.names import is_adapter
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.weights import expected_shapes
 
@@ -178,7 +178,7 @@ def test_networks_that_transformers_has_not(tmp_path):
 
 @pytest.mark.parametrize(("dtype", "full"), [("fp16", "float16"), ("bf16", "bfloat16"), ("float32", "float32")])
 def test_types(ours, tmp_path, dtype, full):
-    from mindformers_glm.checkpoint.dtypes import convert as cast
+    from mindformers_glm.checkpoint.formats.dtypes import convert as cast
 
     out = job(ours, tmp_path / "x", "ours", dtype=dtype)
     source = read_weights(out)

@@ -5,11 +5,12 @@ import shutil
 import pytest
 from conversions import assert_same, job
 
-from mindformers_glm.checkpoint import convert, folder
+from mindformers_glm.checkpoint.convert import run as convert
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.source import read_weights
-from mindformers_glm.checkpoint.verify import verify
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.convert.verify import verify
+from mindformers_glm.checkpoint.formats import folder
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pickled
 import pytest
 
-from mindformers_glm.checkpoint.folders import files_of, snapshot
-from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.folders import files_of, snapshot
+from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:9a1c\nsize 1827781090\n"

@@ -11,10 +11,10 @@ from hub_server import Hub
 from safetensors.numpy import save
 
 from mindformers_glm import AutoConfig, AutoModel, AutoTokenizer
-from mindformers_glm.checkpoint.hub import download_model, wanted
-from mindformers_glm.checkpoint.resolve import resolve, resolve_weights
-from mindformers_glm.checkpoint.source import read_weights
-from mindformers_glm.checkpoint.verify import verify
+from mindformers_glm.checkpoint.convert.verify import verify
+from mindformers_glm.checkpoint.load.hub import download_model, wanted
+from mindformers_glm.checkpoint.load.resolve import resolve, resolve_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError
 
 pytest.importorskip("huggingface_hub")
@@ -168,7 +168,7 @@ def test_modelscope_is_tried_where_the_hub_cannot_be_reached(monkeypatch, tmp_pa
             (work / name).write_bytes(files[name])
         return [module.RemoteFile(name, len(files[name]), None, None) for name in ("config.json", "model.safetensors")]
 
-    from mindformers_glm.checkpoint import hub as module
+    from mindformers_glm.checkpoint.load import hub as module
 
     monkeypatch.setattr(module, "_from_hub", unreachable)
     monkeypatch.setattr(module, "_from_modelscope", fetched)

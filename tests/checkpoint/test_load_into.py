@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from tiny_networks import random_network, tiny_config
 
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 
@@ -61,7 +61,7 @@ def test_logits_of_the_golden_folder(golden):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
 def test_numbers_take_the_type_of_the_parameter(tmp_path, weights, dtype):
-    from mindformers_glm.checkpoint.dtypes import convert
+    from mindformers_glm.checkpoint.formats.dtypes import convert
 
     stored = {name: convert(array, dtype) for name, array in weights.items()}
     save_ckpt(tmp_path / "x.ckpt", stored)

@@ -11,8 +11,8 @@ import forked
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.megatron import FILE, MegatronWeights, group_rows, is_megatron, write_megatron
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.convert.megatron import FILE, MegatronWeights, group_rows, is_megatron, write_megatron
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes

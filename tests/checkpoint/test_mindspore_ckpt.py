@@ -4,9 +4,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint import mindspore_ckpt
-from mindformers_glm.checkpoint.dtypes import bfloat16, typed
-from mindformers_glm.checkpoint.mindspore_ckpt import _value_head, crc_of, open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.formats import mindspore_ckpt
+from mindformers_glm.checkpoint.formats.dtypes import bfloat16, typed
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import _value_head, crc_of, open_ckpt, save_ckpt
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {

@@ -9,8 +9,8 @@ import pytest
 from conversions import TINY
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.peft import exact_targets, other_base, read_adapter_config
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.load.peft import exact_targets, other_base, read_adapter_config
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.weights import expected_shapes
 

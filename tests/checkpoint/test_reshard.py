@@ -10,9 +10,9 @@ import forked
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
-from mindformers_glm.checkpoint.reshard import RankFiles, RankPart, rank_files, transform
-from mindformers_glm.checkpoint.strategy import Slicing, read_strategy, write_strategy
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.store.reshard import RankFiles, RankPart, rank_files, transform
+from mindformers_glm.checkpoint.store.strategy import Slicing, read_strategy, write_strategy
 from mindformers_glm.errors import CheckpointError
 
 CASES = {

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.model_files import Storage
-from mindformers_glm.checkpoint.resolve import resolve, resolve_weights
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.model_files import Storage
+from mindformers_glm.checkpoint.load.resolve import resolve, resolve_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes

@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.resume import (
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.store.resume import (
     TrainState,
     capture_rng,
     global_step_of,

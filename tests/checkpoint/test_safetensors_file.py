@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint.safetensors_file import open_safetensors, write_safetensors
+from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {

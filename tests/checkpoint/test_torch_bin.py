@@ -9,10 +9,10 @@ import numpy as np
 import pickled
 import pytest
 
-from mindformers_glm.checkpoint import pickle_machine
-from mindformers_glm.checkpoint.pickle_machine import PickleMachine, Refused
-from mindformers_glm.checkpoint.safetensors_file import open_safetensors
-from mindformers_glm.checkpoint.torch_bin import open_torch_bin
+from mindformers_glm.checkpoint.formats import pickle_machine
+from mindformers_glm.checkpoint.formats.pickle_machine import PickleMachine, Refused
+from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
+from mindformers_glm.checkpoint.formats.torch_bin import open_torch_bin
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from conversions import TINY, tiny_arrays
 
-from mindformers_glm.checkpoint import reshard
 from mindformers_glm.checkpoint.convert import save_directory
-from mindformers_glm.checkpoint.folder import JOURNAL, UNFINISHED, read_manifest
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.megatron import MegatronWeights, write_megatron
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.model_files import read_config
-from mindformers_glm.checkpoint.peft import read_adapter_config
-from mindformers_glm.checkpoint.plan import check_fits
-from mindformers_glm.checkpoint.reshard import RankFiles, rank_files, transform
-from mindformers_glm.checkpoint.saved import resume_file
-from mindformers_glm.checkpoint.source import read_weights
-from mindformers_glm.checkpoint.strategy import read_strategy
-from mindformers_glm.checkpoint.verify import verify
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.convert.megatron import MegatronWeights, write_megatron
+from mindformers_glm.checkpoint.convert.plan import check_fits
+from mindformers_glm.checkpoint.convert.verify import verify
+from mindformers_glm.checkpoint.formats.folder import JOURNAL, UNFINISHED, read_manifest
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.model_files import read_config
+from mindformers_glm.checkpoint.load.peft import read_adapter_config
+from mindformers_glm.checkpoint.load.source import read_weights
+from mindformers_glm.checkpoint.store import reshard
+from mindformers_glm.checkpoint.store.reshard import RankFiles, rank_files, transform
+from mindformers_glm.checkpoint.store.saved import resume_file
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.errors import CheckpointError, UserError
 
 DEEP = "[" * 100_000

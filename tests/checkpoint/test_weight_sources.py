@@ -8,10 +8,10 @@ import pickled
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint.folders import step_of
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.names import LAYOUTS, Kind, meaning, targets
-from mindformers_glm.checkpoint.source import (
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.folders import step_of
+from mindformers_glm.checkpoint.load.names import LAYOUTS, Kind, meaning, targets
+from mindformers_glm.checkpoint.load.source import (
     official_row_order,
     read_weights,
     rearranged_row_order,

@@ -17,8 +17,8 @@ from mindspore import nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.resume import read_train_state
 from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.checkpoint.store.resume import read_train_state
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes

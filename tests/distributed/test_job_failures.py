@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 SMALL = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}

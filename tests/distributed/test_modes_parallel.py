@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.config.names import ASSETS
 
 sys.path.insert(0, str(Path(__file__).parent))

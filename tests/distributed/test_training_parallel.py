@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.reshard import RankFiles
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.store.reshard import RankFiles
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.models.glm.shards import Layout
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.registry import OPTIMIZERS

@@ -13,8 +13,8 @@ import numpy as np
 from mindformers_glm import runtime
 from mindformers_glm.assembly.rank_state import Division, RankState, whole_shapes
 from mindformers_glm.assembly.reduction import divided_optimizer, reduction_of
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration

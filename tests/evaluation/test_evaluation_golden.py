@@ -8,7 +8,8 @@ import logging
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint import load, source
+from mindformers_glm.checkpoint import load
+from mindformers_glm.checkpoint.load import source
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.data.keyword_gen import KeyWordGenDataset
 from mindformers_glm.errors import ConfigError, GenerationError

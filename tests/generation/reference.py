@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 
-from mindformers_glm.checkpoint import load, source
+from mindformers_glm.checkpoint import load
+from mindformers_glm.checkpoint.load import source
 from mindformers_glm.generation import engine_of
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm import runtime
-from mindformers_glm.checkpoint import load, source
+from mindformers_glm.checkpoint import load
+from mindformers_glm.checkpoint.load import source
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.sampling import log_softmax

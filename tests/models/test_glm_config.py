@@ -8,7 +8,7 @@ import pytest
 from tiny_networks import tiny_config
 
 from mindformers_glm import AutoConfig
-from mindformers_glm.checkpoint.model_files import read_config
+from mindformers_glm.checkpoint.load.model_files import read_config
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.models.glm.config import ChatGLM2Config, RecomputeConfig
 from mindformers_glm.models.glm.model import ChatGLM2Model

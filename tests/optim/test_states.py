@@ -11,12 +11,12 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
 from mindformers_glm.assembly.ranks import Ranks
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.names import Kind, meaning
-from mindformers_glm.checkpoint.reshard import RankFiles, is_state, transform
-from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
-from mindformers_glm.checkpoint.source import read_weights
-from mindformers_glm.checkpoint.strategy import read_strategy
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.names import Kind, meaning
+from mindformers_glm.checkpoint.load.source import read_weights
+from mindformers_glm.checkpoint.store.reshard import RankFiles, is_state, transform
+from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state, to_ckpt
+from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes

@@ -11,8 +11,9 @@ from mindspore import Tensor
 
 from mindformers_glm import AutoModel, AutoTokenizer, runtime
 from mindformers_glm.adapters.lora import add_lora
-from mindformers_glm.checkpoint import load, source
+from mindformers_glm.checkpoint import load
 from mindformers_glm.checkpoint.convert import save_directory
+from mindformers_glm.checkpoint.load import source
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.fused import obstacles

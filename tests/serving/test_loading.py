@@ -7,9 +7,9 @@ import pytest
 
 from mindformers_glm.adapters.lora import DELTA, add_lora
 from mindformers_glm.checkpoint.convert import run_plan
-from mindformers_glm.checkpoint.job import plan_job
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.model_files import read_config
+from mindformers_glm.checkpoint.convert.job import plan_job
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.load.model_files import read_config
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.generation.config import GenerationConfig

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli import convert as convert_command
 from mindformers_glm.cli import inspect_checkpoint, merge_lora
 from mindformers_glm.cli import verify as verify_command

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 ASSETS = ROOT / "mindformers_glm/assets/glm2_tiny"
 
-from mindformers_glm.checkpoint.safetensors_file import open_safetensors  # noqa: E402
+from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors  # noqa: E402
 from mindformers_glm.tokenizers.chatglm import ChatGLM2Tokenizer  # noqa: E402
 from tools.glm2_tiny import make_corpus, train  # noqa: E402
 

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.resume import read_train_state
+from mindformers_glm.checkpoint.store.resume import read_train_state
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.optim import build_loss_scale

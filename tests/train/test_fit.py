@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindformers_glm.checkpoint.resume import read_train_state
 from mindformers_glm.checkpoint.store import CheckpointStore
+from mindformers_glm.checkpoint.store.resume import read_train_state
 from mindformers_glm.errors import CheckpointError, TrainingStopped
 from mindformers_glm.log import logger
 from mindformers_glm.optim import AdamW, build_loss_scale, build_schedule, optimizer_arrays

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.resume import read_train_state
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.source import read_weights
+from mindformers_glm.checkpoint.store.resume import read_train_state
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration

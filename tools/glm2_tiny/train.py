@@ -22,11 +22,11 @@ import numpy as np
 import yaml
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.formats.safetensors_file import write_safetensors
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt, save_ckpt
-from mindformers_glm.checkpoint.model_files import to_yaml
-from mindformers_glm.checkpoint.safetensors_file import write_safetensors
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.load.model_files import to_yaml
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.cli.report import report
 from mindformers_glm.files import atomic_write, write_text

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.model_files import check_tokenizer
+from mindformers_glm.checkpoint.load.model_files import check_tokenizer
 from mindformers_glm.errors import CheckpointError, DeviceError
 from mindformers_glm.export.lite.interpreter import can_import_here, find_python
 from mindformers_glm.export.lite.network import INCREMENT, PREFILL, Fixed, LiteNetwork

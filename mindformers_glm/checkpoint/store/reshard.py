@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import typed
-from mindformers_glm.checkpoint.folder import disk_fault
-from mindformers_glm.checkpoint.folders import step_of
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.names import Kind, meaning
-from mindformers_glm.checkpoint.saved import check_networks
-from mindformers_glm.checkpoint.source import open_file
-from mindformers_glm.checkpoint.strategy import MOST_RANKS, WHOLE, Slicing, Strategy, Window
-from mindformers_glm.checkpoint.tensor_file import TensorFile
+from mindformers_glm.checkpoint.formats.dtypes import typed
+from mindformers_glm.checkpoint.formats.folder import disk_fault
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
+from mindformers_glm.checkpoint.load.folders import step_of
+from mindformers_glm.checkpoint.load.names import Kind, meaning
+from mindformers_glm.checkpoint.load.source import open_file
+from mindformers_glm.checkpoint.store.saved import check_networks
+from mindformers_glm.checkpoint.store.strategy import MOST_RANKS, WHOLE, Slicing, Strategy, Window
 from mindformers_glm.errors import CheckpointError, listed, shorten
 from mindformers_glm.files import leaving_nothing, plain_name
 

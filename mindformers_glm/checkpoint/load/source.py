@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, array_blocks, file_blocks
-from mindformers_glm.checkpoint.dtypes import DTYPES, typed
-from mindformers_glm.checkpoint.folders import check_index, files_of, index_of, refuse_divided, snapshot
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.names import (
+from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
+from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
+from mindformers_glm.checkpoint.formats.torch_bin import is_torch_file, open_torch_bin
+from mindformers_glm.checkpoint.load.folders import check_index, files_of, index_of, refuse_divided, snapshot
+from mindformers_glm.checkpoint.load.names import (
     Kind,
     Meaning,
     is_adapter,
@@ -22,9 +25,6 @@ from mindformers_glm.checkpoint.names import (
     meaning,
     separate_adapters,
 )
-from mindformers_glm.checkpoint.safetensors_file import open_safetensors
-from mindformers_glm.checkpoint.tensor_file import TensorFile
-from mindformers_glm.checkpoint.torch_bin import is_torch_file, open_torch_bin
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
 from mindformers_glm.models.glm.config import ChatGLM2Config

@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import convert_bits, is_finite
-from mindformers_glm.checkpoint.tensor_file import Span, read_exactly
+from mindformers_glm.checkpoint.formats.dtypes import convert_bits, is_finite
+from mindformers_glm.checkpoint.formats.tensor_file import Span, read_exactly
 from mindformers_glm.errors import CheckpointError
 
 _FLUSH_BYTES = 1 << 27

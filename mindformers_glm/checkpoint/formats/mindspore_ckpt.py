@@ -15,8 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import BY_MINDSPORE, DTYPES, bits_of, name_of
-from mindformers_glm.checkpoint.tensor_file import MOST_TENSORS, Entry, Span, TensorFile, check_spans, damaged
+from mindformers_glm.checkpoint.formats.dtypes import BY_MINDSPORE, DTYPES, bits_of, name_of
+from mindformers_glm.checkpoint.formats.tensor_file import MOST_TENSORS, Entry, Span, TensorFile, check_spans, damaged
 from mindformers_glm.errors import CheckpointError, shorten
 from mindformers_glm.files import atomic_write, open_regular
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.blocks import array_blocks
-from mindformers_glm.checkpoint.dtypes import convert_bits, float_name
-from mindformers_glm.checkpoint.names import LORA_NAME, is_adapter
-from mindformers_glm.checkpoint.plan import check_adapter, check_complete
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
+from mindformers_glm.checkpoint.convert.plan import check_adapter, check_complete
+from mindformers_glm.checkpoint.formats.blocks import array_blocks
+from mindformers_glm.checkpoint.formats.dtypes import convert_bits, float_name
+from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
+from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 
@@ -128,7 +128,7 @@ def network_logits(
     """Logits (B, T, V) of a float32 network with the given weights (and adapter) for token ids (B, T)."""
     import mindspore as ms  # noqa: PLC0415 - merging itself needs no network
 
-    from mindformers_glm.checkpoint.load import load_into  # noqa: PLC0415
+    from mindformers_glm.checkpoint.load.into import load_into  # noqa: PLC0415
     from mindformers_glm.models.glm.initial import unfilled  # noqa: PLC0415
     from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
 

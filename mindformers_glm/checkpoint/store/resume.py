@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import typed
-from mindformers_glm.checkpoint.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.names import Kind, meaning
-from mindformers_glm.checkpoint.source import open_file
-from mindformers_glm.checkpoint.tensor_file import TensorFile
+from mindformers_glm.checkpoint.formats.dtypes import typed
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
+from mindformers_glm.checkpoint.load.names import Kind, meaning
+from mindformers_glm.checkpoint.load.source import open_file
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import parse_json
 from mindformers_glm.optim.interface import is_counter, state_of

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.names import LORA_NAME, PREFIX_NAME
-from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.glm.config import ChatGLM2Config
 
 

@@ -8,20 +8,27 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.adapter import adapter_settings
-from mindformers_glm.checkpoint.folders import is_megatron
-from mindformers_glm.checkpoint.megatron import MegatronWeights
-from mindformers_glm.checkpoint.model_files import (
+from mindformers_glm.checkpoint.convert.megatron import MegatronWeights
+from mindformers_glm.checkpoint.convert.plan import (
+    FORMS,
+    SHARD_BYTES,
+    Plan,
+    check_adapter,
+    plan_conversion,
+    refuse_packed,
+)
+from mindformers_glm.checkpoint.load.adapter import adapter_settings
+from mindformers_glm.checkpoint.load.folders import is_megatron
+from mindformers_glm.checkpoint.load.model_files import (
     Storage,
     check_tokenizer,
     infer_config,
     model_files,
     read_config,
 )
-from mindformers_glm.checkpoint.names import LAYOUTS, LORA_NAME, Layout, is_adapter
-from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, Plan, check_adapter, plan_conversion, refuse_packed
-from mindformers_glm.checkpoint.resolve import resolve
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds, read_weights
+from mindformers_glm.checkpoint.load.names import LAYOUTS, LORA_NAME, Layout, is_adapter
+from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mindformers_glm.checkpoint.folder import JOURNAL
-from mindformers_glm.checkpoint.tensor_file import TensorFile
+from mindformers_glm.checkpoint.formats.folder import JOURNAL
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import inside, open_regular, plain_name, read_json, read_small, refuse_stand_in
 

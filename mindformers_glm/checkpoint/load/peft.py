@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.adapters.config import read_pet_config
-from mindformers_glm.checkpoint.names import LORA_NAME
+from mindformers_glm.checkpoint.load.names import LORA_NAME
 from mindformers_glm.errors import CheckpointError, ConfigError, listed, shorten
 from mindformers_glm.files import read_json
 from mindformers_glm.log import logger
@@ -141,7 +141,7 @@ def _targets(given: Mapping[str, Any], folder: Path) -> str:
     chosen = any(given.get(key) not in (None, [], "") for key in ("layers_to_transform", "exclude_modules"))
     if not chosen and isinstance(targets, list) and all(isinstance(name, str) and "." not in name for name in targets):
         return "|".join(f"{re.escape(name)}$" for name in sorted(targets))
-    from mindformers_glm.checkpoint.source import read_weights  # noqa: PLC0415 - opens the tensors only where needed
+    from mindformers_glm.checkpoint.load.source import read_weights  # noqa: PLC0415 - opens the tensors only where needed
 
     layers = adapted_layers(read_weights(folder).names)
     if not layers:

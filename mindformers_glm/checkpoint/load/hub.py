@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint.blocks import BLOCK_BYTES
-from mindformers_glm.checkpoint.folder import MANIFEST, UNFINISHED, manifest_text
+from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES
+from mindformers_glm.checkpoint.formats.folder import MANIFEST, UNFINISHED, manifest_text
 from mindformers_glm.errors import CheckpointError, DeviceError
 from mindformers_glm.files import sync_folder, write_text
 from mindformers_glm.log import logger

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mindformers_glm.checkpoint.folders import step_of
-from mindformers_glm.checkpoint.resume import global_step_of
+from mindformers_glm.checkpoint.load.folders import step_of
+from mindformers_glm.checkpoint.store.resume import global_step_of
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import read_json
 from mindformers_glm.log import logger

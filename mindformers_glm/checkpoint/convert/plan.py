@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.blocks import array_blocks
-from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, float_name, name_of
-from mindformers_glm.checkpoint.model_files import to_native
-from mindformers_glm.checkpoint.names import (
+from mindformers_glm.checkpoint.formats.blocks import array_blocks
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of
+from mindformers_glm.checkpoint.formats.tensor_file import Entry
+from mindformers_glm.checkpoint.load.model_files import to_native
+from mindformers_glm.checkpoint.load.names import (
     HF_PREFIX_NAME,
     LAYOUTS,
     LORA_NAME,
@@ -30,8 +31,7 @@ from mindformers_glm.checkpoint.names import (
     is_reordered,
     targets,
 )
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
-from mindformers_glm.checkpoint.tensor_file import Entry
+from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes, weight

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mindformers_glm.checkpoint.names import Layout
-from mindformers_glm.checkpoint.run_folder import places_of, run_config
-from mindformers_glm.checkpoint.source import WeightSource
+from mindformers_glm.checkpoint.load.names import Layout
+from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import read_json

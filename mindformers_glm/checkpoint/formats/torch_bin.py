@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint.dtypes import BY_TORCH, DTYPES
-from mindformers_glm.checkpoint.pickle_machine import Name, PickleMachine, Refused
-from mindformers_glm.checkpoint.tensor_file import Entry, Span, TensorFile, check_spans, damaged
+from mindformers_glm.checkpoint.formats.dtypes import BY_TORCH, DTYPES
+from mindformers_glm.checkpoint.formats.pickle_machine import Name, PickleMachine, Refused
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, Span, TensorFile, check_spans, damaged
 from mindformers_glm.errors import CheckpointError, shorten
 from mindformers_glm.files import open_regular
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.dtypes import DTYPES
+from mindformers_glm.checkpoint.formats.dtypes import DTYPES
 from mindformers_glm.errors import CheckpointError, shorten
 
 _MOST_AXES, _LONGEST_AXIS, _LONGEST_NAME = 32, 1 << 48, 1000

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mindformers_glm.checkpoint.blocks import BLOCK_BYTES, sha256_of
-from mindformers_glm.checkpoint.folder import JOURNAL, extra_files, read_manifest
-from mindformers_glm.checkpoint.mindspore_ckpt import crc_of
-from mindformers_glm.checkpoint.source import read_weights
+from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, sha256_of
+from mindformers_glm.checkpoint.formats.folder import JOURNAL, extra_files, read_manifest
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import crc_of
+from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError
 
 

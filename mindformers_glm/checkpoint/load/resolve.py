@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mindformers_glm.checkpoint.folders import require_weights, snapshot
-from mindformers_glm.checkpoint.model_files import ModelFiles, model_files
-from mindformers_glm.checkpoint.peft import CONFIG as ADAPTER_CONFIG
-from mindformers_glm.checkpoint.run_folder import network_folder
-from mindformers_glm.checkpoint.source import WeightSource, read_weights
+from mindformers_glm.checkpoint.load.folders import require_weights, snapshot
+from mindformers_glm.checkpoint.load.model_files import ModelFiles, model_files
+from mindformers_glm.checkpoint.load.peft import CONFIG as ADAPTER_CONFIG
+from mindformers_glm.checkpoint.load.run_folder import network_folder
+from mindformers_glm.checkpoint.load.source import WeightSource, read_weights
 from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES, ModelName, model_name
 from mindformers_glm.errors import CheckpointError, ConfigError
 
@@ -58,7 +58,7 @@ def resolve(name_or_path: str | Path, *, download: bool | str | None = None, rev
     sources = sources_of(download, hub_id)
     if not sources:
         raise _absent(name, hub_id)
-    from mindformers_glm.checkpoint.hub import download_model  # noqa: PLC0415 - its clients take a second to import
+    from mindformers_glm.checkpoint.load.hub import download_model  # noqa: PLC0415 - its clients take a second to import
 
     return _at(name, download_model(hub_id, folder_of(name), source=sources, revision=revision))
 

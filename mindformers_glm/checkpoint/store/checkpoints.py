@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.checkpoint import saved
-from mindformers_glm.checkpoint.folder import disk_fault
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt
-from mindformers_glm.checkpoint.resume import TrainState, read_train_state, to_ckpt
-from mindformers_glm.checkpoint.saved import META, Saved
+from mindformers_glm.checkpoint.formats.folder import disk_fault
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state, to_ckpt
+from mindformers_glm.checkpoint.store.saved import META, Saved
 from mindformers_glm.files import claim, release, sync_folder, write_text
 from mindformers_glm.log import logger
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.blocks import array_blocks, converted
-from mindformers_glm.checkpoint.dtypes import FLOATS, bits_of, float_name, name_of, typed
-from mindformers_glm.checkpoint.folder import PREVIOUS, UNFINISHED, disk_fault
-from mindformers_glm.checkpoint.folders import MEGATRON_FILE as FILE
-from mindformers_glm.checkpoint.folders import is_megatron  # noqa: F401 - asked for here too
-from mindformers_glm.checkpoint.plan import ArraySource, Source, check_complete
-from mindformers_glm.checkpoint.source import WeightSource
-from mindformers_glm.checkpoint.tensor_file import TensorFile
-from mindformers_glm.checkpoint.torch_bin import open_torch_bin
+from mindformers_glm.checkpoint.convert.plan import ArraySource, Source, check_complete
+from mindformers_glm.checkpoint.formats.blocks import array_blocks, converted
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of, typed
+from mindformers_glm.checkpoint.formats.folder import PREVIOUS, UNFINISHED, disk_fault
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
+from mindformers_glm.checkpoint.formats.torch_bin import open_torch_bin
+from mindformers_glm.checkpoint.load.folders import MEGATRON_FILE as FILE
+from mindformers_glm.checkpoint.load.folders import is_megatron  # noqa: F401 - asked for here too
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, inside, read_small, sync_folder, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config

@@ -9,9 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.checkpoint.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
-from mindformers_glm.checkpoint.names import PREFIX_NAME, is_adapter
-from mindformers_glm.checkpoint.source import WeightSource, check_adapter_kinds
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
+from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
+from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.initial import fill

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint.blocks import HashingFile
+from mindformers_glm.checkpoint.formats.blocks import HashingFile
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import (
     atomic_write,

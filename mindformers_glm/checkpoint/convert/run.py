@@ -12,14 +12,22 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.blocks import HashingFile, array_blocks, converted
-from mindformers_glm.checkpoint.dtypes import DTYPES, convert_bits
-from mindformers_glm.checkpoint.folder import FolderWriter, check_free, disk_fault
-from mindformers_glm.checkpoint.mindspore_ckpt import value_heads
-from mindformers_glm.checkpoint.model_files import config_file, tokenizer_contents
-from mindformers_glm.checkpoint.plan import FORMS, SHARD_BYTES, ArraySource, OutFile, OutTensor, Plan, plan_conversion
-from mindformers_glm.checkpoint.safetensors_file import header_bytes
-from mindformers_glm.checkpoint.source import rearranged_row_order, reorder_rows
+from mindformers_glm.checkpoint.convert.plan import (
+    FORMS,
+    SHARD_BYTES,
+    ArraySource,
+    OutFile,
+    OutTensor,
+    Plan,
+    plan_conversion,
+)
+from mindformers_glm.checkpoint.formats.blocks import HashingFile, array_blocks, converted
+from mindformers_glm.checkpoint.formats.dtypes import DTYPES, convert_bits
+from mindformers_glm.checkpoint.formats.folder import FolderWriter, check_free, disk_fault
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import value_heads
+from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
+from mindformers_glm.checkpoint.load.model_files import config_file, tokenizer_contents
+from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder_rows
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
