@@ -27,8 +27,8 @@ from killed_saves import _DISK, temporaries  # noqa: E402
 
 import mindformers_glm  # noqa: E402, F401 - warm for every child
 from mindformers_glm.checkpoint.convert import save_directory  # noqa: E402
-from mindformers_glm.checkpoint.mindspore_ckpt import save_ckpt  # noqa: E402
-from mindformers_glm.checkpoint.strategy import Slicing, write_strategy  # noqa: E402
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt  # noqa: E402
+from mindformers_glm.checkpoint.store.strategy import Slicing, write_strategy  # noqa: E402
 from mindformers_glm.cli.console import main as console  # noqa: E402
 from mindformers_glm.config.names import CONFIGS_DIR  # noqa: E402
 
