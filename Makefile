@@ -9,7 +9,7 @@ export PYTHON
 help:
 	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
 	@echo "make test     set up and run the tests"
-	@echo "make check    formatting and lint"
+	@echo "make check    formatting, lint, who imports whom, types"
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
 	@echo "make bench    how fast this machine trains and generates, in under five minutes (docs/speed.md)"
 	@echo "make lite     set up MindSpore Lite (needs a Python 3.7) and run its tests, the long ones too"
@@ -27,6 +27,8 @@ test: venv
 check: venv
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
+	@$(VENV)/bin/lint-imports --no-cache > $(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+	@$(PY) -m mypy --no-error-summary
 
 format: venv
 	@$(PY) -m ruff format .

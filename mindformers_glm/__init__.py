@@ -55,12 +55,12 @@ __all__ = [
 class _Package(ModuleType):
     """`mindformers_glm.pipeline` is the function; the module of that name must not take its place when imported."""
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, ModuleType) and name in _HOMES):
             super().__setattr__(name, value)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     fault = unmet()
@@ -71,7 +71,7 @@ def __getattr__(name):
     return found
 
 
-def __dir__():
+def __dir__() -> "list[str]":
     return sorted({*globals(), *__all__})
 
 

@@ -20,7 +20,7 @@ from mindformers_glm.errors import CheckpointError
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks; there an abandoned file is known by its age
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _SUFFIX = ".tmp"
 _ABANDONED_SECONDS = 24 * 3600

@@ -223,7 +223,7 @@ def _signature_faults(factory: Callable, given: dict[str, Any], key: str, runtim
 
 def _hints(factory: Callable) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+        return typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
     except (NameError, TypeError):
         return {}
 

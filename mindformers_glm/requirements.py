@@ -17,7 +17,7 @@ PACKAGES = {
 _CURE = "In a checkout `make test` sets up .venv, and `. .venv/bin/activate` makes it the Python in use; elsewhere: {}"
 
 
-def unmet(version=tuple(sys.version_info[:3]), packages=None):
+def unmet(version=tuple(sys.version_info[:3]), packages=None):  # type: ignore[no-untyped-def]
     """One line that says which requirement this Python does not meet and what to do; None when it meets all."""
     written = ".".join(map(str, version))
     if tuple(version[:2]) not in PYTHONS:

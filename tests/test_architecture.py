@@ -1,36 +1,24 @@
-"""Who may import whom: a module imports its own row of the table in CONTRIBUTING.md and the rows above it."""
+"""Who may import whom: the rows are those of the import-linter contract in pyproject.toml."""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from pathlib import Path
 
-ROWS = [
-    {"errors", "files", "log", "runtime", "signals", "version", "requirements", "mindspore_private"},
-    {"registry", "config"},
-    {"tokenizers", "ops", "parallel", "optim"},
-    {"models", "adapters", "data"},
-    {"checkpoint", "generation"},
-    {"assembly"},
-    {"train", "evaluation", "quantization", "export"},
-    {
-        "auto",
-        "pipeline",
-        "tasks",
-        "serving",
-        "benchmark",
-        "components",
-        "trainer",
-        "core",
-        "tools",
-        "dataset",
-        "auto_class",
-        "pet",
-    },
-    {"cli", "__init__", "__main__"},
-]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+LAYERS = next(contract["layers"] for contract in CONTRACTS if contract["id"] == "rows")
+ROWS = [set(re.split(r"[ :|]+", layer)) for layer in reversed(LAYERS)]
+ROWS[-1].add("__init__")  # it names what the others hold
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-PACKAGE = Path(__file__).resolve().parents[1] / "mindformers_glm"
+PACKAGE = ROOT / "mindformers_glm"
 ONLY_IN_TESTS = {"torch", "transformers", "peft"}
 REFUSED_FILES = {"utils.py", "common.py", "helpers.py"}
 

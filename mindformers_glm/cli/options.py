@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 LARGEST = 2**31 - 1
 A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-5, -5度), for options have two
@@ -15,7 +15,7 @@ A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-
 class Parser(argparse.ArgumentParser):
     """A fault is one line on the standard error and exit status 2; the usage is what --help prints."""
 
-    def __init__(self, **given: object) -> None:
+    def __init__(self, **given: Any) -> None:
         given.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         given.setdefault("allow_abbrev", False)
         super().__init__(**given)
