@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 _FILE_BYTES, _FILE_COUNT = 50 * 1024 * 1024, 5
 _PACKAGE = Path(__file__).resolve().parent
 logger = logging.getLogger("mindformers_glm")
+FILE, SCREEN = "file", "screen"  # `extra={"audience": ...}` of a line: for the log files alone, or the console alone
+_above: list[Callable[[str], None]] = []  # what writes lines above a progress bar, while there is one
 _said: set[str] = set()
 
 
@@ -17,6 +21,8 @@ class _Formatter(logging.Formatter):
     """`<date time,ms> - mindformers[<file>:<line>] - LEVEL - message`, the file relative to the package."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "audience", None) == SCREEN:
+            return record.getMessage()
         path = Path(record.pathname)
         place = path.relative_to(_PACKAGE).as_posix() if path.is_relative_to(_PACKAGE) else path.name
         prefix = f"{self.formatTime(record)} - mindformers[{place}:{record.lineno}] - {record.levelname} - "
@@ -31,6 +37,11 @@ class _Console(logging.StreamHandler):
         super().__init__(sys.stdout)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "audience", None) == FILE:
+            return
+        if _above:
+            _above[-1](self.format(record))
+            return
         self.stream = sys.stdout
         super().emit(record)
 
@@ -51,7 +62,18 @@ def set_up_logging(output_dir: str | Path | None = None, *, rank: int = 0, conso
             handler = RotatingFileHandler(
                 folder / name, maxBytes=_FILE_BYTES, backupCount=_FILE_COUNT, encoding="utf-8", delay=False
             )
+            handler.addFilter(lambda record: getattr(record, "audience", None) != SCREEN)
             _add(handler, level)
+
+
+@contextlib.contextmanager
+def console_above(write: Callable[[str], None]) -> Iterator[None]:
+    """Lines for the console go through `write`, which keeps a progress bar below them."""
+    _above.append(write)
+    try:
+        yield
+    finally:
+        _above.remove(write)
 
 
 def log_once(message: str, *, level: int = logging.INFO) -> None:

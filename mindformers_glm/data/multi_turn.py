@@ -138,5 +138,7 @@ class MultiTurnDataset(TokenDataset):
                 faults.append(Fault(row.line, str(error)))
             else:
                 kept.append(row)
-        judge(self.loader.path, len(kept), faults, self.loader.max_bad_ratio)
+        short = any("max_seq_length" in fault.reason or "max_source_length" in fault.reason for fault in faults)
+        fix = "Raise max_seq_length (and seq_length of the model): inspect-data tells the lengths" if short else ""
+        judge(self.loader.path, len(kept), faults, self.loader.max_bad_ratio, fix=fix)
         return kept

@@ -33,6 +33,7 @@ from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
+from mindformers_glm.train.callbacks.ending import Ending
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.model_beside import describe_model
 from mindformers_glm.train.plan import make_plan, warn_of_warm_up
@@ -243,12 +244,13 @@ class CausalLanguageModelingTrainer:
             def evaluate() -> dict[str, float]:
                 return self._evaluate(network, tokenizer)
 
-        return build_callbacks(
+        callbacks = build_callbacks(
             [*config.callbacks, *(self._callbacks or [])],
             evaluate=evaluate,
             eval_step_interval=config.eval_step_interval,
             eval_epoch_interval=config.eval_epoch_interval,
         )
+        return [*callbacks, Ending(config=lambda: self.output / f"{config.run_mode}_config.yaml")]
 
     def _share(self) -> Share:
         """The batches of evaluation and prediction that are this rank's."""

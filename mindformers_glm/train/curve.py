@@ -15,10 +15,13 @@ from mindformers_glm.log import log_once
 _SMOOTHING = 0.9  # weight of the past in the smoothed line
 
 
-def draw_curve(records: Sequence[dict[str, Any]], path: Path) -> Path | None:
-    """Draws loss and learning rate over steps and returns the picture's path; None without matplotlib, said once.
+def draw_curve(
+    records: Sequence[dict[str, Any]], path: Path, evaluations: Sequence[tuple[int, dict[str, Any]]] = ()
+) -> Path | None:
+    """Draws loss, learning rate and gradient norm over steps; returns the picture's path, None without matplotlib.
 
-    `records` have `step`, `loss`, `learning_rate`.
+    `records` have `step`, `loss`, `learning_rate`, and `grad_norm` (None where the gradients overflowed); losses among
+    `evaluations` (step, result) become points.
     """
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
@@ -29,15 +32,23 @@ def draw_curve(records: Sequence[dict[str, Any]], path: Path) -> Path | None:
         return None
     steps = [record["step"] for record in records]
     losses = np.array([record["loss"] for record in records], float)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    norms = np.array([record.get("grad_norm") for record in records], float)  # None becomes nan
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=1, label="loss")
     axes.plot(steps, smooth(losses), color="tab:blue", linewidth=1.8, label="smoothed")
-    axes.set_xlabel("step")
+    points = [(step, result["loss"]) for step, result in evaluations if "loss" in result]
+    if points:
+        axes.plot(*zip(*points, strict=True), "o-", color="tab:red", linewidth=1, label="evaluation")
     axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
-    rates = axes.twinx()
+    below.plot(steps, norms, color="tab:green", linewidth=1)
+    below.set_xlabel("step")
+    below.set_ylabel("gradient norm", color="tab:green")
+    for one in (axes, below):
+        one.grid(alpha=0.3)
+    rates = below.twinx()
     rates.plot(steps, [record["learning_rate"] for record in records], color="tab:orange", linewidth=1)
     rates.set_ylabel("learning rate", color="tab:orange")
     rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))

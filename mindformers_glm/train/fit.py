@@ -71,6 +71,7 @@ def _run(
     stuck_in_a_row = 0
     for batches, data_seconds in _micro_batches(state, dataset):
         _announce(state, batches)
+        state.tokens = sum(batch.input_ids.size for batch in batches)
         begin, rate = time.perf_counter(), schedule(state.updates)
         result = state.step(batches, rate, stop=interrupt.requested)
         state.first_step = state.result is None

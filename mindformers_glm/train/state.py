@@ -50,6 +50,8 @@ class RunState:
     step_seconds: float = 0.0
     data_seconds: float = 0.0
     overflows: int = 0
+    tokens: int = 0  # of the last step on this rank, padding included
+    evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (steps behind, result)
     first_step: bool = True  # the step just made was the first of this process, with compilation
 
     @property

@@ -57,4 +57,5 @@ class EvalCallBack(Callback):
         finally:
             state.network.set_train(True)
         self.results.append((state.done, result))
+        state.evaluations.append((state.done, result))
         logger.info("Eval result: %s, eval time is %f s.", result, time.perf_counter() - begin)

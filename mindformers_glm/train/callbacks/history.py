@@ -60,7 +60,7 @@ class LossHistory(Callback):
         self._file.close()
         self._file = None
         if self.curve and self.records:
-            draw_curve(self.records, self.path.with_name("loss_curve.png"))
+            draw_curve(self.records, self.path.with_name("loss_curve.png"), state.evaluations)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

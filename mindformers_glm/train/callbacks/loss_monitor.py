@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.log import logger
+from mindformers_glm.log import FILE, SCREEN, console_above, logger
 from mindformers_glm.registry import CALLBACKS
 from mindformers_glm.train.callbacks.base import Callback
+from mindformers_glm.train.callbacks.screen import ScreenLine
 from mindformers_glm.train.state import RunState
 
 _BAR_WIDTH = 50
@@ -28,6 +28,9 @@ class MFLossMonitor(Callback):
     loss_scale: 65536.0 (one line), then percentage, bar, samples per second and device, and the time left. The second
     loss is the mean of the epoch so far; with sinking there is one number. The other arguments are MindFormers' and
     are known from the run itself.
+
+    The console shows one aligned line instead (screen.py); `screen: mindformers` shows these two there too. The log
+    file always keeps these.
     """
 
     def __init__(
@@ -45,14 +48,25 @@ class MFLossMonitor(Callback):
         gradient_accumulation_steps: int = 1,
         device_num: int = 0,
         check_for_nan_in_loss_and_grad: bool = False,
+        screen: Literal["line", "mindformers"] = "line",
     ) -> None:
+        if screen not in ("line", "mindformers"):
+            raise ConfigError("callbacks.MFLossMonitor.screen", screen, "Use line or mindformers.")
+        self.screen = screen
+        self._shown = ScreenLine()
+        self._audience: dict[str, str] | None = None
         self.per_print_times = _positive(per_print_times, "MFLossMonitor.per_print_times")
         self._seconds: list[float] = []
         self._losses: list[float] = []
         self._units = 0
 
+    def on_train_begin(self, state: RunState) -> None:
+        """Decides what the console shows."""
+        self._audience = {"audience": FILE} if self.screen == "line" and state.rank == 0 else None
+
     def on_step_end(self, state: RunState) -> None:
         """Prints when it is time."""
+        self._shown.add(state)
         self._seconds.append(state.step_seconds)
         if state.step_in_epoch == 1:
             self._losses.clear()
@@ -75,12 +89,15 @@ class MFLossMonitor(Callback):
             "{ Epoch:[%3d/%3d], step:[%5d/%5d], %s, per_step_time: %dms, lr: %s, overflow cond: %s, loss_scale: %s",
             *(state.epoch, plan.epochs, state.step_in_epoch, plan.steps_per_epoch, loss, seconds * 1000),
             *(np.float32(result.learning_rate), result.overflow, scale),
+            extra=self._audience,
         )
         share = state.done / plan.total_steps
         speed = state.global_batch / state.rank_size / max(seconds, 1e-9)
         left = datetime.timedelta(seconds=int((plan.total_steps - state.done) * seconds))
         bar = "█" * int(share * _BAR_WIDTH)
-        logger.info("  %4.1f%% |%-50s| %.2f samples/s/p  %s }", share * 100, bar, speed, left)
+        logger.info("  %4.1f%% |%-50s| %.2f samples/s/p  %s }", share * 100, bar, speed, left, extra=self._audience)
+        if self._audience is not None:
+            logger.info("%s", self._shown.text(state), extra={"audience": SCREEN})
 
 
 @CALLBACKS.register()
@@ -126,7 +143,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, state: RunState) -> None:
         """Shows the bar."""
         if state.rank == 0 and (self._force or sys.stderr.isatty()):
-            self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
+            self._stack.enter_context(console_above(tqdm.write))
             bar = tqdm(total=state.plan.total_steps, initial=state.done, unit="step", dynamic_ncols=True)
             self._bar = self._stack.enter_context(bar)
 

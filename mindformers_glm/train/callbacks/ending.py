@@ -1,0 +1,56 @@
+"""What a run says at its end: where the weights lie, and commands to paste."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from mindformers_glm.log import logger
+from mindformers_glm.train.callbacks.base import Callback
+from mindformers_glm.train.state import RunState
+
+
+class Ending(Callback):
+    """Lines on rank 0 when the plan has been carried out; `program` is how the command line is started."""
+
+    def __init__(self, *, config: Callable[[], Path] | None = None, program: str = "mindformers-glm") -> None:
+        self.config, self.program = config, program
+
+    def on_train_end(self, state: RunState) -> None:
+        """Says them."""
+        if state.rank == 0:
+            for line in self.lines(state):
+                logger.info("%s", line)
+
+    def lines(self, state: RunState) -> list[str]:
+        """The lines; commands only for what is there."""
+        out = state.output_dir
+        said = [f"Trained {state.done} steps; the last loss is {state.result.loss:.4f}."]
+        best = best_evaluation(state)
+        if best is not None:
+            step, name, value = best
+            said.append(f"  best evaluation: {name} {value:.4f} after step {step}")
+        weights = out / "checkpoint_network"
+        if not weights.is_dir():
+            return said
+        said.append(f"  last weights:    {weights}")
+        place = shlex.quote(str(out))
+        said.append(f"  chat:            {self.program} chat --model {place}")
+        config = self.config() if self.config is not None else None
+        if config is not None and config.is_file():
+            name = shlex.quote(str(config))
+            words = f"evaluate --config {name} --load_checkpoint {place} --eval_dataset_dir FILE"
+            said.append(f"  evaluate:        {self.program} {words}")
+            said.append(f"  train on:        {self.program} run --config {name} --resume_training true --epochs N")
+        return said
+
+
+def best_evaluation(state: RunState) -> tuple[int, str, float] | None:
+    """Step, name and value of the best result of evaluations while training: the least loss, or the greatest figure."""
+    found = [(step, next(iter(result.items()))) for step, result in state.evaluations if result]
+    if not found:
+        return None
+    falls = found[0][1][0].lower() in ("loss", "ppl")
+    step, (name, value) = (min if falls else max)(found, key=lambda item: item[1][1])
+    return step, name, float(value)
