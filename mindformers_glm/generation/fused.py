@@ -44,6 +44,10 @@ def obstacles(model: nn.Cell) -> list[str]:
         )
         if value != "float32"
     ]
+    if config.rotary_percent != 0.5:
+        found.append(f"rotary_percent is {config.rotary_percent:g}")
+    if config.post_self_attn_layernorm:
+        found.append("attention and MLP are followed by norms")
     for path, cell in model.transformer.cells_and_names():
         if isinstance(cell, LoraLinear) and str(cell.delta_dtype) != "Float32":
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")

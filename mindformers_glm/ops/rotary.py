@@ -1,4 +1,4 @@
-"""Rotary position embedding of GLM: the first half of each head, neighbouring pairs.
+"""Rotary position embedding of GLM: the first half of each head (or all of it), neighbouring pairs.
 
 Shapes: B batch, T tokens, N = B * T rows, H query heads, K kv heads, E head_dim.
 """
@@ -8,36 +8,50 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.ops.yarn import Yarn
+
 _matmul, _matmul_back = ops.MatMul(), ops.MatMul(transpose_b=True)
 
 
-def rotary_table(*, length: int, channels: int, ratio: float = 1.0, method: str = "base") -> np.ndarray:
+def rotary_table(
+    *,
+    length: int,
+    channels: int,
+    ratio: float = 1.0,
+    method: str = "base",
+    rotated: int | None = None,
+    yarn: Yarn | None = None,
+) -> np.ndarray:
     """Cosine and sine of every position for every channel of a head: (length, 2, channels) float32.
 
-    The second half of a head is not rotated: its cosine is 1 and its sine 0. Angles are computed in float64: in
-    float16 they are wrong from position 2048 on. `method` "base" multiplies the base 10000 by `ratio`
+    Only the first `rotated` channels turn (None: the first half): the cosine of the others is 1 and their sine 0.
+    Angles are computed in float64: in float16 they are wrong from position 2048 on, in float32 by 6e-3 at a million.
+    `yarn` stretches the frequencies and scales cosine and sine. `method` "base" multiplies the base 10000 by `ratio`
     (ChatGLM3-32k, GLM-4), "linear" divides positions by it (ChatGLM2-32k).
 
     Su et al., RoFormer, 2021; Chen et al., Extending Context Window via Position Interpolation, 2023.
     """
-    rotated = channels // 2
+    rotated = channels // 2 if rotated is None else rotated
     base, positions = 10000.0, np.arange(length, dtype=np.float64)
     if method == "base":
         base *= ratio
     else:
         positions /= ratio
-    angle = np.outer(positions, base ** (-np.arange(0, rotated, 2) / rotated))
+    frequencies, size = base ** (-np.arange(0, rotated, 2) / rotated), 1.0
+    if yarn is not None:
+        frequencies, size = yarn.stretched(frequencies, base=base, rotated=rotated), yarn.size
+    angle = np.outer(positions, frequencies)
     table = np.zeros((length, 2, channels), np.float32)
     table[:, 0] = 1
-    table[:, 0, :rotated] = np.repeat(np.cos(angle), 2, axis=1)
-    table[:, 1, :rotated] = np.repeat(np.sin(angle), 2, axis=1)
+    table[:, 0, :rotated] = np.repeat(np.cos(angle) * size, 2, axis=1)
+    table[:, 1, :rotated] = np.repeat(np.sin(angle) * size, 2, axis=1)
     return table
 
 
-def pair_turn(channels: int) -> np.ndarray:
-    """The matrix P with (x P)[2i] = -x[2i+1], (x P)[2i+1] = x[2i] over the rotated half, 0 elsewhere: (E, E)."""
+def pair_turn(channels: int, rotated: int | None = None) -> np.ndarray:
+    """The matrix P with (x P)[2i] = -x[2i+1], (x P)[2i+1] = x[2i] over the rotated channels, 0 elsewhere: (E, E)."""
     turn = np.zeros((channels, channels), np.float32)
-    for even in range(0, channels // 2, 2):
+    for even in range(0, channels // 2 if rotated is None else rotated, 2):
         turn[even + 1, even], turn[even, even + 1] = -1, 1
     return turn
 
@@ -62,10 +76,10 @@ class RotateHeads(nn.Cell):
     pairs apart.
     """
 
-    def __init__(self, *, heads: int, kv_heads: int, channels: int):
+    def __init__(self, *, heads: int, kv_heads: int, channels: int, rotated: int | None = None):
         super().__init__()
         self.heads, self.kv_heads, self.channels = heads, kv_heads, channels
-        self.turn = Tensor(pair_turn(channels))
+        self.turn = Tensor(pair_turn(channels, rotated))
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Heads (B, H + 2 K, T, E) -> q (B, K, G * T, E) with rows ordered (g, t), k and v (B, K, T, E), all float32.

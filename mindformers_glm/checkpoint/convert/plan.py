@@ -19,7 +19,6 @@ from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
-from mindformers_glm.checkpoint.load.model_files import to_native
 from mindformers_glm.checkpoint.load.names import (
     HF_PREFIX_NAME,
     LAYOUTS,
@@ -34,7 +33,8 @@ from mindformers_glm.checkpoint.load.names import (
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import expected_shapes, weight
+from mindformers_glm.models.glm.native_config import to_native
+from mindformers_glm.models.glm.weights import expected_shapes, is_tied, weight
 
 FORMS = {
     "ours": "mf10",
@@ -191,7 +191,8 @@ def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> 
     check_sizes(source, config, base)
     wanted = expected_shapes(config)
     missing = [name for name in wanted if name not in base]
-    surplus = [name for name in base if name not in wanted] + list(getattr(source, "unknown", []))
+    surplus = [name for name in base if name not in wanted and not is_tied(name, config)]
+    surplus += list(getattr(source, "unknown", []))
     wrong = [
         f"{name} is {source.shape(name)}, needs {wanted[name]}"
         for name in base

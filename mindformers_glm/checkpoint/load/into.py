@@ -48,7 +48,7 @@ def load_into(
         CheckpointError: missing, surplus or misshapen tensors, by name, or numbers that are not finite. Names and
             shapes are checked before anything is changed.
     """
-    weights = _Weights(source)
+    weights = _Weights(source, getattr(model, "tied", {}))
     parameters = {parameter.name: parameter for parameter in model.get_parameters() if _is_weight(parameter.name)}
     if not partial:
         check_adapter_kinds(weights.place, weights.unknown)
@@ -60,7 +60,7 @@ def load_into(
     layers = weights.to_quantize(model)
     wanted -= {name + SCALE for name in layers}
     missing = [name for name in parameters if name in wanted and name not in weights.names]
-    surplus = [name for name in weights.names if name not in parameters] + weights.unknown
+    surplus = [name for name in weights.names if name not in parameters and name not in weights.tied] + weights.unknown
     fitting = [name for name in weights.names if name in parameters]
     if weights.only_adapter and any(parameters[name].has_init for name in parameters if not is_adapter(name)):
         raise adapter_alone(weights.place)
@@ -94,8 +94,9 @@ def adapter_alone(place: object, base: str | None = None) -> CheckpointError:
 class _Weights:
     """The same questions to a WeightSource and to a table of arrays."""
 
-    def __init__(self, source: WeightSource | Mapping[str, np.ndarray]) -> None:
+    def __init__(self, source: WeightSource | Mapping[str, np.ndarray], tied: Mapping[str, str]) -> None:
         self.source = source
+        self.tied = tied  # name -> the one that it is the same as; a file may hold both
         self.names = list(source.names if isinstance(source, WeightSource) else source)
         self.only_adapter = bool(self.names) and all(is_adapter(name) for name in self.names)
         if isinstance(source, WeightSource):
@@ -106,12 +107,22 @@ class _Weights:
     def to_quantize(self, model: nn.Cell) -> dict[str, QuantizedLinear]:
         """The quantised layers of a network whose weights are floats here."""
         layers = quantized_layers(model)
+        for name, other in self.tied.items():
+            if name in layers and name not in self.names and other in self.names:
+                self.names.append(name)  # its integers are those of the other
         return {name: layer for name, layer in layers.items() if name in self.names and name + SCALE not in self.names}
 
+    def stored(self, name: str) -> str:
+        """Where a tensor stands: under its own name, or that of the one it is the same as."""
+        there = name in (self.source.names if isinstance(self.source, WeightSource) else self.source)
+        return name if there else self.tied.get(name, name)
+
     def shape(self, name: str) -> tuple[int, ...]:
+        name = self.stored(name)
         return self.source.shape(name) if isinstance(self.source, WeightSource) else self.source[name].shape
 
     def bits(self, name: str) -> tuple[np.ndarray, str]:
+        name = self.stored(name)
         if isinstance(self.source, WeightSource):
             return self.source.read_bits(name), self.source.dtype(name)
         array = self.source[name]

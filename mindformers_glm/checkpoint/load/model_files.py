@@ -16,15 +16,16 @@ from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import read_json
+from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.hf_config import from_file, to_hf
+from mindformers_glm.models.glm.hf_config import to_hf
+from mindformers_glm.models.glm.native_config import to_native
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
 from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
 
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
 _TOKENIZER_FILES = (tokenizer_files.VOCABULARY, tokenizer_files.SETTINGS)
-_NATIVE_TYPES = ("glm", "glm4")
 
 
 class Storage(NamedTuple):
@@ -110,77 +111,6 @@ def to_yaml(config: ChatGLM2Config) -> dict[str, Any]:
     }
 
 
-def to_native(config: ChatGLM2Config) -> dict[str, Any]:
-    """The config.json of GlmForCausalLM, the network inside transformers that needs no remote code.
-
-    Raises:
-        ConfigError: a flag that network does not have.
-    """
-    works = {
-        "rmsnorm": True,
-        "post_layer_norm": True,
-        "add_bias_linear": False,
-        "add_qkv_bias": True,
-        "multi_query_attention": True,
-        "apply_residual_connection_post_layernorm": False,
-    }
-    for key, value in works.items():
-        if getattr(config, key) != value:
-            raise ConfigError(key, getattr(config, key), "GlmForCausalLM has no such network. Use --to hf.")
-    if config.rope_ratio != 1 and config.rope_method != "base":
-        raise ConfigError("rope_method", config.rope_method, "GlmForCausalLM can only change the base. Use --to hf.")
-    return {
-        "model_type": "glm",
-        "architectures": ["GlmForCausalLM"],
-        "vocab_size": config.padded_vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.multi_query_group_num,
-        "head_dim": config.kv_channels,
-        "partial_rotary_factor": 0.5,
-        "rope_theta": 10000.0 * config.rope_ratio,
-        "hidden_act": "silu",
-        "attention_bias": True,
-        "attention_dropout": config.attention_dropout,
-        "rms_norm_eps": config.layernorm_epsilon,
-        "max_position_embeddings": config.seq_length,
-        "tie_word_embeddings": False,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-        "bos_token_id": None,
-        "use_cache": True,
-        "torch_dtype": config.param_init_type,
-    }
-
-
-def from_native(given: Mapping[str, Any]) -> ChatGLM2Config:
-    """The inverse of `to_native`."""
-    rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    theta = given.get("rope_theta") or rope.get("rope_theta", 10000.0)
-    partial = given.get("partial_rotary_factor") or rope.get("partial_rotary_factor", 0.5)
-    if partial != 0.5 or given.get("tie_word_embeddings"):
-        raise ConfigError("config.json", partial, "Only GLM with half rotary heads and untied embeddings is read.")
-    dtype = given.get("torch_dtype") or given.get("dtype") or "float32"
-    return ChatGLM2Config(
-        num_layers=given["num_hidden_layers"],
-        padded_vocab_size=given["vocab_size"],
-        hidden_size=given["hidden_size"],
-        ffn_hidden_size=given["intermediate_size"],
-        kv_channels=given.get("head_dim", 128),
-        num_attention_heads=given["num_attention_heads"],
-        multi_query_group_num=given["num_key_value_heads"],
-        seq_length=given.get("max_position_embeddings", 2048),
-        layernorm_epsilon=given["rms_norm_eps"],
-        rope_ratio=theta / 10000.0,
-        eos_token_id=given.get("eos_token_id", 2),
-        pad_token_id=given.get("pad_token_id") or 0,
-        param_init_type=dtype,
-        compute_dtype=dtype,
-    )
-
-
 def infer_config(source: WeightSource, *, kv_channels: int = 128) -> ChatGLM2Config:
     """The network that the shapes of the weights allow, for conversions that need no more than shapes.
 
@@ -252,9 +182,4 @@ def _read_json(path: Path) -> ChatGLM2Config:
     given = read_json(path)
     if not isinstance(given, dict):
         raise ConfigError(str(path), given, "Expected a JSON object.")
-    if given.get("model_type") in _NATIVE_TYPES:
-        try:
-            return from_native(given)
-        except KeyError as error:
-            raise ConfigError(f"{path}: {error.args[0]}", None, "This key must be given.") from error
-    return from_file(given, path)
+    return FAMILIES.read_config(given, path)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, read_pet_config
 from mindformers_glm.errors import ConfigError, ConfigErrors
+from mindformers_glm.ops.yarn import Yarn
 from mindformers_glm.registry import CONFIGS, pydantic_faults
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -23,12 +24,28 @@ _FIXED = {
         "Networks keep the rows of query and key in the official order. For weights in the other one: "
         "tools/convert_weight.py with this YAML beside them, then use False.",
     ),
-    "post_self_attn_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
-    "post_mlp_layernorm": (False, "Sandwich norms belong to GLM-4-0414, not to ChatGLM2/3. Use False."),
     "interleaved_qkv": (False, "Rows of query, key and value stand one after the other, as officially. Use False."),
-    "rotary_percent": (0.5, "The first half of each head is rotated. Use 0.5."),
     "mask_generate": (None, "The mask is always causal. Leave this key out."),
 }
+
+
+class RopeScaling(BaseModel):
+    """YaRN (ops/yarn.py), by the keys of transformers; GLM-4-0414 is meant to be used with factor 4 on long texts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rope_type: Literal["yarn"] = "yarn"
+    factor: Annotated[float, Field(ge=1)] = 1.0
+    original_max_position_embeddings: Size
+    beta_fast: Annotated[float, Field(gt=0)] = 32.0
+    beta_slow: Annotated[float, Field(gt=0)] = 1.0
+    attention_factor: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def yarn(self) -> Yarn:
+        """The same for the rotary table."""
+        original = self.original_max_position_embeddings
+        return Yarn(self.factor, original, self.beta_fast, self.beta_slow, self.attention_factor)
 
 
 class RecomputeConfig(BaseModel):
@@ -81,6 +98,8 @@ class ChatGLM2Config(BaseModel):
       where it fits (ops/ascend.py). On a processor, and its relatives for inference anywhere, do nothing.
     - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
       8), with one scale for `quantization_group_size` columns; for inference only.
+    - `rotary_percent` (0.5; GLM-Edge 1.0), `post_self_attn_layernorm` and `post_mlp_layernorm` (GLM-4-0414),
+      `tie_word_embeddings` (GLM-Edge-1.5B: the output layer is the table of token vectors), `rope_scaling` (YaRN).
     - `max_length` None means `seq_length`.
 
     Raises:
@@ -185,7 +204,9 @@ class ChatGLM2Config(BaseModel):
     use_rearrange_rope: bool = False
     mask_generate: str | None = None
     interleaved_qkv: bool = False
-    rotary_percent: float = 0.5
+    rotary_percent: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rope_scaling: RopeScaling | None = None
+    tie_word_embeddings: bool = False
     auto_map: dict[str, Any] | None = None
     post_self_attn_layernorm: bool = False
     post_mlp_layernorm: bool = False
@@ -217,8 +238,13 @@ class ChatGLM2Config(BaseModel):
         if self.vocab_size not in (None, self.padded_vocab_size):
             fix = f"It is another name of padded_vocab_size ({self.padded_vocab_size})."
             yield ConfigError("vocab_size", self.vocab_size, fix)
-        if self.kv_channels % 4:
-            yield ConfigError("kv_channels", self.kv_channels, "Half of it is rotated in pairs: use a multiple of 4.")
+        if self.kv_channels * self.rotary_percent % 2:
+            share = "Half" if self.rotary_percent == 0.5 else f"{self.rotary_percent:g}"
+            fix = f"{share} of it is rotated in pairs: use a multiple of {4 if self.rotary_percent == 0.5 else 2}."
+            yield ConfigError("kv_channels", self.kv_channels, fix)
+        if self.post_self_attn_layernorm != self.post_mlp_layernorm:
+            fix = "The norms behind attention and MLP (GLM-4-0414) come together: set both keys alike."
+            yield ConfigError("post_mlp_layernorm", self.post_mlp_layernorm, fix)
         if self.num_attention_heads % self.num_kv_heads:
             fix = f"It must divide num_attention_heads ({self.num_attention_heads})."
             yield ConfigError("multi_query_group_num", self.multi_query_group_num, fix)
@@ -263,6 +289,11 @@ class ChatGLM2Config(BaseModel):
                 "or a key of config.json) to 'linear' (ChatGLM2-32k) or 'base' (ChatGLM3-32k, GLM-4).",
             )
         return self
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that turn with the position."""
+        return int(self.kv_channels * self.rotary_percent)
 
     @property
     def num_kv_heads(self) -> int:

@@ -42,6 +42,7 @@ _SHAPE = [
 ]
 # What the official code could be told and this network is not: key -> the one value that fits.
 _FIXED = {"original_rope": True, "tie_word_embeddings": False, "interleaved_qkv": False, "rotary_percent": 0.5}
+_FIXED |= {"post_self_attn_layernorm": False, "post_mlp_layernorm": False}
 _FIXED |= {"partial_rotary_factor": 0.5, "hidden_act": "silu"}
 # Names that transformers gives to the same things; a `chatglm` file may have them instead of its own.
 _STYLED = {
@@ -56,6 +57,12 @@ _STYLED = {
 }
 _LOOSE = ("vocab_size", "max_position_embeddings")  # may differ from ours where both stand: smaller, or another limit
 _STATED = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "padded_vocab_size")
+_OTHERS = {
+    "rotary_percent": 0.5,
+    "post_self_attn_layernorm": False,
+    "tie_word_embeddings": False,
+    "rope_scaling": None,
+}
 _METHODS = {2: "linear", 3: "base", 4: "base"}  # by the generation of the model: the official code differs
 
 
@@ -136,6 +143,9 @@ def to_hf(config: ChatGLM2Config) -> dict[str, Any]:
 
     `rope_method` is written beside `rope_ratio` although the official code has it by version, not by key.
     """
+    for key, plain in _OTHERS.items():
+        if getattr(config, key) != plain:
+            raise ConfigError(key, getattr(config, key), "The chatglm form has no such network. Use --to transformers.")
     values = {key: getattr(config, key) for key in _SHAPE}
     if not config.pre_seq_len:
         values.pop("pre_seq_len")

@@ -120,6 +120,9 @@ class SelfAttention(nn.Cell):
         self.core = CoreAttention(config, by_hand=core_by_hand)
         self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim, flash=config.use_flash_attention)
         by_formula = self.core.drop is not None or not (core_by_hand or self.whole.is_fused)
+        if config.rotary_percent != 0.5:  # the kernel turns half a head
+            by_formula = True
+            log_once("rotary_percent: attention is computed by formulas where not half of each head turns.")
         self.may_be_whole = self.grouped and not by_formula
         if config.use_flash_attention and runtime.device_target() == "Ascend":
             has_it = self.whole.is_fused and self.may_be_whole and self.dtype != ms.float32 and not config.has_prefix
@@ -129,7 +132,8 @@ class SelfAttention(nn.Cell):
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
         rotate = RotateHeadsByHand if by_hand else RotateHeads
-        self.rotate = rotate(heads=self.heads, kv_heads=self.kv_heads, channels=self.head_dim)
+        sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "channels": self.head_dim}
+        self.rotate = rotate(**sizes, rotated=config.rotary_dim)
 
     def construct(
         self,
@@ -192,7 +196,7 @@ class MLP(nn.Cell):
 
 
 class Block(nn.Cell):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream.
+    """One layer: attention and MLP, each behind a norm and added to the residual stream, which GLM-4-0414 norms before.
 
     `recomputed` in the backward pass instead of kept: everything, "scores" (attention between its projections, and the
     MLP's activation), or nothing.
@@ -207,6 +211,8 @@ class Block(nn.Cell):
         self.self_attention = SelfAttention(config, sigma, by_hand=by_hand, core_by_hand=core_by_hand)
         self.post_attention_layernorm = Norm(config, by_hand=by_hand)
         self.mlp = MLP(config, sigma, by_hand=core_by_hand)
+        self.post_self_attn_layernorm = Norm(config, by_hand=by_hand) if config.post_self_attn_layernorm else None
+        self.post_mlp_layernorm = Norm(config, by_hand=by_hand) if config.post_mlp_layernorm else None
         self.drop = nn.Dropout(p=config.hidden_dropout) if config.hidden_dropout else None
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
@@ -244,9 +250,14 @@ class Block(nn.Cell):
 
     def rest(self, x: Tensor, normed: Tensor, out: Tensor) -> Tensor:
         """The layer after attention: rows x, their norm, attention's result -> (N, D)."""
+        if self.post_self_attn_layernorm is not None:
+            out = self.post_self_attn_layernorm(out)[0]
         x = self.add(normed if self.residual_is_norm else x, out)
         normed, x = self.post_attention_layernorm(x)
-        return self.add(normed if self.residual_is_norm else x, self.mlp(normed))
+        out = self.mlp(normed)
+        if self.post_mlp_layernorm is not None:
+            out = self.post_mlp_layernorm(out)[0]
+        return self.add(normed if self.residual_is_norm else x, out)
 
     def add(self, residual: Tensor, out: Tensor) -> Tensor:
         """The sum residual + dropout(out) in the type of the stream."""

@@ -20,6 +20,7 @@ from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
 from mindformers_glm.models.glm.quantized import make_quantized
+from mindformers_glm.models.glm.weights import HEAD, TABLE
 from mindformers_glm.models.manners import TorchManners
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
@@ -103,7 +104,12 @@ class ChatGLM2Model(nn.Cell):
         heads, kv_heads, channels = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.length, self.groups, self.channels = config.seq_length, heads // kv_heads, channels
         table = rotary_table(
-            length=config.seq_length, channels=channels, ratio=config.rope_ratio, method=config.rope_method
+            length=config.seq_length,
+            channels=channels,
+            ratio=config.rope_ratio,
+            method=config.rope_method,
+            rotated=config.rotary_dim,
+            yarn=None if config.rope_scaling is None else config.rope_scaling.yarn,
         )
         self.table = Tensor(table)
         self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
@@ -154,6 +160,9 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
         check_device(config)
         self.config = config
         self.transformer = ChatGLM2Model(config)
+        if config.tie_word_embeddings:  # one parameter, whose gradient is the sum of both uses
+            self.transformer.output_layer.weight = self.transformer.embedding.embedding_table
+        self.tied = {HEAD: TABLE} if config.tie_word_embeddings else {}
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
         self.prefix_encoder = None
         adapter = config.adapter

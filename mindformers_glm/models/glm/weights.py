@@ -55,6 +55,7 @@ def _same(name: str, shape: Callable, shard_axis: int | None = None, **more) -> 
     return Weight(name, name, name, shape, shard_axis, **more)
 
 
+TABLE, HEAD = "transformer.embedding.embedding_table", "transformer.output_layer.weight"
 _LAYER, _NATIVE = "transformer.encoder.layers.{}.", "model.layers.{}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _DENSE = _LAYER + "self_attention.dense"
@@ -114,6 +115,11 @@ _WEIGHTS: tuple[Weight, ...] = (
         is_matrix=True,
     ),
     _same(_DENSE + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
+    *_norm(
+        _LAYER + "post_self_attn_layernorm",
+        _NATIVE + "post_self_attn_layernorm",
+        lambda c: c.post_self_attn_layernorm,
+    ),
     *_norm(_LAYER + "post_attention_layernorm", _NATIVE + "post_attention_layernorm"),
     _same(
         _UP + ".weight",
@@ -140,6 +146,7 @@ _WEIGHTS: tuple[Weight, ...] = (
         is_matrix=True,
     ),
     _same(_DOWN + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
+    *_norm(_LAYER + "post_mlp_layernorm", _NATIVE + "post_mlp_layernorm", lambda c: c.post_mlp_layernorm),
     *_norm("transformer.encoder.final_layernorm", "model.norm", lambda c: c.post_layer_norm),
     _same(
         "transformer.output_layer.weight",
@@ -147,6 +154,7 @@ _WEIGHTS: tuple[Weight, ...] = (
         0,
         native=("lm_head.weight",),
         is_matrix=True,
+        present=lambda c: not c.tie_word_embeddings or c.quantization_bit > 0,
     ),
 )
 
@@ -177,6 +185,11 @@ _NUMBER = re.compile(r"\.layers\.(\d+)\.")
 def is_ignored(name: str) -> bool:
     """True for entries of real checkpoints that the network computes itself: the rotary frequencies."""
     return name.endswith("rotary_pos_emb.inv_freq")
+
+
+def is_tied(name: str, config: ChatGLM2Config) -> bool:
+    """True for the output layer of a network whose output layer is the table of token vectors; files may hold both."""
+    return config.tie_word_embeddings and name == HEAD
 
 
 def weight(name: str, names: Names = "ours") -> Weight | None:
