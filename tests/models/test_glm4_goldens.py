@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor
 
 from mindformers_glm import AutoModel
-from mindformers_glm.checkpoint.names import LAYOUTS, meaning, targets
+from mindformers_glm.checkpoint.load.names import LAYOUTS, meaning, targets
 
 FORMS = ["chat_vocab", "chat_hf", "chat_hf/chatglm_form", "chat_1m", "edge_1_5b", "edge_4b"]
 FORMS += ["glm4_9b_0414", "glm4_32b_0414", "chatglm3_128k", "codegeex2"]
