@@ -7,6 +7,7 @@ shrinks meanwhile is an error and not a crash.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -50,9 +51,12 @@ class TensorFile:
     format: str
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
+    computed: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)  # tensors that no byte range holds
 
     def read_bits(self, name: str) -> np.ndarray:
         """The tensor's bits in its storage type (see dtypes.py), a new array of the tensor's shape."""
+        if name in self.computed:
+            return self.computed[name]()
         entry = self.entries[name]
         storage = DTYPES[entry.dtype].storage
         stored = np.empty(sum(span.size for span in entry.spans) // storage.itemsize, storage)

@@ -26,6 +26,7 @@ from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
 
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
 _TOKENIZER_FILES = (tokenizer_files.VOCABULARY, tokenizer_files.SETTINGS)
+_OFFICIAL_BITS = (4, 8)
 
 
 class Storage(NamedTuple):
@@ -182,4 +183,6 @@ def _read_json(path: Path) -> ChatGLM2Config:
     given = read_json(path)
     if not isinstance(given, dict):
         raise ConfigError(str(path), given, "Expected a JSON object.")
+    if given.get("quantization_bit") in _OFFICIAL_BITS:  # the weights beside it are read as floats
+        given = {key: value for key, value in given.items() if key != "quantization_bit"}
     return FAMILIES.read_config(given, path)

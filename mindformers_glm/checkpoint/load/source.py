@@ -12,6 +12,7 @@ import numpy as np
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.formats.official_integers import as_floats, official_bits
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.checkpoint.formats.torch_bin import is_torch_file, open_torch_bin
@@ -27,6 +28,7 @@ from mindformers_glm.checkpoint.load.names import (
 )
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
+from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import qkv_parts
 
@@ -63,6 +65,7 @@ class Piece(NamedTuple):
 class WeightSource:
     """Tensors of one checkpoint under our names, in the order of the files; data is read on request.
 
+    `official_bits`: 4 or 8 where linear weights were official integers, which are floats here.
     `format` is ckpt, safetensors or bin. `generation` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
     native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
@@ -70,8 +73,15 @@ class WeightSource:
     nobody knows.
     """
 
-    def __init__(self, path: Path, files: Sequence[TensorFile], *, rearranged: ChatGLM2Config | None = None) -> None:
-        self.path, self.files, self.rearranged = path, list(files), rearranged
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[TensorFile],
+        *,
+        rearranged: ChatGLM2Config | None = None,
+        official_bits: int = 0,
+    ) -> None:
+        self.path, self.files, self.rearranged, self.official_bits = path, list(files), rearranged, official_bits
         self.format = files[0].format if files else ""
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self.ignored: dict[str, str] = {}
@@ -201,7 +211,11 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     index = index_of(path)
     if index is not None:
         check_index(index, files)
-    return WeightSource(path, files, rearranged=rearranged)
+    bits = official_bits(files)
+    if bits:
+        logger.info("%s: official int%d weights, read as the floats that they stand for", path, bits)
+        files = as_floats(files, bits)
+    return WeightSource(path, files, rearranged=rearranged, official_bits=bits)
 
 
 def open_file(path: Path) -> TensorFile:

@@ -1,0 +1,82 @@
+"""Official integer weights (chatglm2-6b-int4, quantize(4), quantize(8)) as the floats that they stand for.
+
+`NAME.weight` is int8 (N, K), or (N, K/2) at 4 bits: byte j holds column 2j in its high half and 2j + 1 in its low half,
+both in two's complement. `NAME.weight_scale` (N) is max|row| / (2^(bits - 1) - 1) in float16; the weight is q * scale,
+which float32 holds exactly. Nothing but types and shapes tells such a file: a scale of one axis is theirs, one of two
+axes (groups of columns) is ours. Source: quantization.py of the published models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
+from mindformers_glm.errors import CheckpointError
+
+_SCALE, _EMBEDDING = "_scale", ".word_embeddings.weight"
+
+
+def official_bits(files: Sequence[TensorFile]) -> int:
+    """4 or 8 where some weights are official integers, otherwise 0.
+
+    Raises:
+        CheckpointError: they are, and their packing cannot be told.
+    """
+    columns = {file.entries[name].shape[1] for file in files for name in _packed(file, files)}
+    if not columns:
+        return 0
+    embedding = [entry for file in files for entry in file.entries.values() if entry.name.endswith(_EMBEDDING)]
+    hidden = embedding[0].shape[-1] if embedding and embedding[0].dtype in FLOATS and embedding[0].shape else 0
+    for bits, wanted in ((4, hidden / 2), (8, hidden)):
+        if hidden and wanted in columns:
+            return bits
+    fault = "official integer weights without float embeddings beside them, so that their packing is not known"
+    raise CheckpointError(str(files[0].path), fault, "Take the float weights, and quantise on load.")
+
+
+def as_floats(files: Sequence[TensorFile], bits: int) -> list[TensorFile]:
+    """The files with float32 tensors in the place of integers and scales; each is computed when it is read."""
+    return [_as_floats(file, files, bits) for file in files]
+
+
+def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> TensorFile:
+    packed = {name for other in files for name in _packed(other, files)}
+    entries, computed = {}, dict(file.computed)
+    for name, entry in file.entries.items():
+        if name.removesuffix(_SCALE) in packed and name.endswith(_SCALE):
+            continue
+        if name in packed:
+            rows, columns = entry.shape
+            scales = next(other for other in files if name + _SCALE in other.entries)
+            entry = Entry(name, "float32", (rows, columns * (8 // bits)), (), strides=())
+            computed[name] = partial(_dequantised, file, scales, name, bits)
+        entries[name] = entry
+    return TensorFile(file.path, file.format, entries, file.metadata, computed)
+
+
+def _dequantised(file: TensorFile, scales: TensorFile, name: str, bits: int) -> np.ndarray:
+    packed = file.read_bits(name)
+    scale = convert_bits(scales.read_bits(name + _SCALE), scales.entries[name + _SCALE].dtype, "float32")
+    if bits == 4:
+        low = np.left_shift(packed, 4)  # the sign of the low half moves to the sign of the byte
+        packed = np.stack([np.right_shift(packed, 4), np.right_shift(low, 4)], axis=2).reshape(len(packed), -1)
+    return packed.astype(np.float32) * scale[:, None].astype(np.float32)
+
+
+def _packed(file: TensorFile, files: Sequence[TensorFile]) -> list[str]:
+    """Names of integer weights in a file that have a scale for each row, in it or in another shard."""
+
+    def scale_of(entry: Entry) -> Entry | None:
+        return next((f.entries[entry.name + _SCALE] for f in files if entry.name + _SCALE in f.entries), None)
+
+    found = [entry for entry in file.entries.values() if entry.dtype == "int8" and len(entry.shape) == 2]
+    scales = [scale_of(entry) for entry in found]
+    return [
+        entry.name
+        for entry, scale in zip(found, scales, strict=True)
+        if scale is not None and scale.dtype in FLOATS and scale.shape == entry.shape[:1]
+    ]
