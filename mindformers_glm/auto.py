@@ -13,7 +13,7 @@ from mindspore import nn
 
 from mindformers_glm import runtime
 from mindformers_glm.assembly.keywords import taken
-from mindformers_glm.assembly.network import changed, config_of, load_network
+from mindformers_glm.assembly.network import changed, config_of, empty_network, load_network
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
 from mindformers_glm.checkpoint.load.model_files import model_files, read_config
@@ -22,8 +22,7 @@ from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.initial import fill, unfilled
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.glm.initial import fill
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.processor import GLMProcessor
 
@@ -97,8 +96,7 @@ class AutoModel(_Listed):
             name = config.checkpoint_name_or_path
             asked = None if name in MODEL_NAMES else False  # an official config.json names where it came from
             return load_network(name, config=config, is_own=True, download=asked)
-        with unfilled():
-            model = build_model(config).set_train(False)
+        model = empty_network(config)
         fill(model)
         logger.warning("The weights are random: the configuration names no checkpoint.")
         return model

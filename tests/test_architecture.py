@@ -167,3 +167,15 @@ def test_no_circle_between_files():
         ["tokenizers/calls", "tokenizers/chat", "tokenizers/glm"],
     ]
     assert [group for group in circles(PACKAGE) if group not in left] == []
+
+
+def test_one_road_leads_to_a_loaded_network():
+    """Who puts weights into a network: assembly, the resume of a run, and the export of a merged copy."""
+    allowed = {"assembly", "checkpoint/load/into.py", "train/state.py", "export/export.py"}
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_into"
+    }
+    assert {name for name in found if name not in allowed and name.split("/")[0] not in allowed} == set()

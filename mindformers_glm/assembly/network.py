@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
+from mindformers_glm.assembly.weights import whole_weights
 from mindformers_glm.checkpoint.convert.plan import check_fits
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import read_config
@@ -49,15 +51,38 @@ def load_network(
         source, pet_config = read_adapter(parts.adapter, known, lora_alpha, given=changes.get("pet_config"))
         changes = {"pet_config": pet_config, **changes}
     known = changed(known, changes) if changes else known.settled()
-    check_length(known)
-    weights = parts.base.read()
-    check_fits(weights, known)
-    with unfilled():
-        model = build_model(known).set_train(False)
+    weights = whole_weights(parts.base.weights)
+    if weights is None:
+        weights = parts.base.read()
+        check_fits(weights, known)
+    model = empty_network(known)
     load_into(model, weights, partial=partial, new_adapter=is_own or source is not None)
     if source is not None:
         load_into(model, source)
     return model
+
+
+def empty_network(config: ChatGLM2Config) -> nn.Cell:
+    """A network whose parameters have no values yet, for inference: load weights into it.
+
+    Raises:
+        ConfigError: this device or its memory cannot hold it.
+    """
+    check_length(config)
+    with unfilled():
+        return build_model(config).set_train(False)
+
+
+def network_logits(
+    source: WeightSource, config: ChatGLM2Config, tokens: np.ndarray, *parts: WeightSource
+) -> np.ndarray:
+    """Logits (B, T, V) of a float32 network with the given weights (and adapter) for token ids (B, T)."""
+    wide = {"param_init_type": "float32", "compute_dtype": "float32", "embedding_type": "float32"}
+    model = empty_network(config.model_copy(update=wide))
+    load_into(model, source, new_adapter=bool(parts))
+    for part in parts:
+        load_into(model, part)
+    return model(Tensor(tokens.astype(np.int32))).asnumpy()
 
 
 def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config:

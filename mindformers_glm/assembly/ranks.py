@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,10 @@ from mindspore import Parameter, nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState, whole_shapes
 from mindformers_glm.assembly.reduction import Reduction, divided_optimizer, reduction_of
+from mindformers_glm.assembly.weights import SourceArrays, whole_weights
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.folders import step_of
-from mindformers_glm.checkpoint.load.model_files import model_files
 from mindformers_glm.checkpoint.load.resolve import resolve
-from mindformers_glm.checkpoint.load.source import WeightSource
-from mindformers_glm.checkpoint.store.reshard import RankFiles, RankPart
 from mindformers_glm.checkpoint.store.resume import TrainState, data_of
 from mindformers_glm.checkpoint.store.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -136,11 +134,10 @@ class Ranks:
         Raises:
             CheckpointError: they do not fit the network.
         """
-        divided = divided_weights(place, strategy)
-        if divided is not None:
-            _check_row_order(place)
-            logger.info("%s is divided among %d ranks: reading the parts of this one", place, len(divided.files))
-            source: Any = self.local(RankPart(divided, None, 0, weights_only=True), network)
+        source: Any = whole_weights(place, strategy)
+        if source is not None:
+            logger.info("%s is divided among ranks: reading the parts of this one", place)
+            source = self.local(source, network)
         else:
             source = resolve(place).read(rank=self.mesh.rank)
             if self.mesh.tensor.size > 1:
@@ -183,51 +180,6 @@ def saved_ranks(path: Path) -> int:
         return 1
     told = data_of(files[-1]).get("division")
     return Division(**told).ranks if told else 1
-
-
-class SourceArrays(Mapping):
-    """A WeightSource as a mapping of name to array, read on request."""
-
-    def __init__(self, source: WeightSource) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source.names)
-
-    def __len__(self) -> int:
-        return len(self._source.names)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._source.read(name)
-
-
-def divided_weights(folder: str | Path, strategy: str | Path | None) -> RankFiles | None:
-    """The whole tensors of a `load_checkpoint` folder that a strategy divides; None when there is no strategy.
-
-    Without `src_strategy_path_or_dir` the folder `strategy` beside it, where runs write theirs, is taken.
-
-    Raises:
-        ConfigError: a strategy was given and the checkpoint is no folder.
-        CheckpointError: files are missing or do not fit the strategy.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        if strategy:
-            fix = "A strategy divides a folder of rank_0, rank_1, ...: name that folder."
-            raise ConfigError("load_checkpoint", str(folder), fix)
-        return None
-    if not list(folder.glob("rank_*/*.ckpt")):
-        return None
-    beside = folder.parent / "strategy"
-    place = strategy or (beside if beside.is_dir() and any(beside.iterdir()) else None)
-    return RankFiles(folder, read_strategy(place)) if place else None
-
-
-def _check_row_order(folder: Path) -> None:
-    if model_files(folder).storage.use_rearrange_rope:
-        fault = "its YAML says use_rearrange_rope, and its weights are divided among ranks"
-        fix = "Merge them with tools/transform_ckpt.py, then convert them with tools/convert_weight.py."
-        raise CheckpointError(str(folder), fault, fix)
 
 
 def _set_aside(folder: Path, strategy: Strategy) -> None:

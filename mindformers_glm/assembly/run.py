@@ -11,6 +11,8 @@ from mindformers_glm import runtime
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.ranks import Ranks
+from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.config import RunConfig
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
@@ -59,10 +61,13 @@ def _arch(config: RunConfig) -> str:
     return (config.model.get("arch") or {}).get("type") or "ChatGLM2ForConditionalGeneration"
 
 
-def load_weights(model: nn.Cell, config: RunConfig, ranks: Ranks | None = None) -> str | None:
+def load_weights(
+    model: nn.Cell, config: RunConfig, ranks: Ranks | None = None, *, adapter: str | None = None
+) -> str | None:
     """Loads the weights that the configuration names; returns their place, None for random ones on request.
 
-    A network with an adapter accepts a checkpoint without one when it is about to be trained.
+    A network with an adapter accepts a checkpoint without one when it is about to be trained, and when `adapter` names
+    the adapter's own. Where `load_checkpoint` is an adapter, `checkpoint_name_or_path` names its base.
 
     Raises:
         CheckpointError: the checkpoint is missing or does not fit. Random weights never stand in for it.
@@ -73,11 +78,13 @@ def load_weights(model: nn.Cell, config: RunConfig, ranks: Ranks | None = None) 
         fill(model)
         if ranks is not None:
             ranks.random_weights(model, _arch(config))
+        if adapter is not None:
+            load_into(model, resolve(adapter).read())
         return None
     training = config.run_mode in ("train", "finetune")
     ranks = ranks or ranks_of(config, training=training)
     base = config.model["model_config"].get("checkpoint_name_or_path") or None
-    parts = parts_of(name, base=None if base == name else base)
+    parts = parts_of(name, adapter=adapter, base=None if base == name else base)
     place, strategy = parts.base.weights, config.src_strategy_path_or_dir
     new = training or parts.adapter is not None
     count = ranks.load_weights(model, place, strategy=strategy, new_adapter=new)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.convert.job import open_checkpoint
-from mindformers_glm.checkpoint.convert.merge import MergedSource, logits_differ, network_logits
+from mindformers_glm.checkpoint.convert.merge import MergedSource, logits_differ
 from mindformers_glm.checkpoint.convert.plan import FORMS, plan_conversion
 from mindformers_glm.checkpoint.load.names import LORA_NAME
 from mindformers_glm.checkpoint.load.peft import CONFIG, base_of, other_base
@@ -106,6 +106,8 @@ def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dic
     tokens = np.random.default_rng(0).integers(3, config.padded_vocab_size, (2, min(16, config.seq_length)))
     adapted = config.model_copy(update={"pet_config": {**pet_config, "lora_dropout": 0.0}})
     parts = () if merged.adapter is merged.base else (merged.adapter,)
+    from mindformers_glm.assembly.network import network_logits  # noqa: PLC0415 - merging itself needs no network
+
     wanted = network_logits(merged.base, adapted, tokens, *parts)
     error = logits_differ(wanted, network_logits(written, config, tokens))
     limit = _LIMIT[written.dtype(written.names[0])]

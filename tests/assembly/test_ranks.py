@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
-from mindformers_glm.assembly.ranks import Ranks, divided_weights, saved_ranks
+from mindformers_glm.assembly.ranks import Ranks, saved_ranks
+from mindformers_glm.assembly.weights import divided_weights
 from mindformers_glm.checkpoint.convert import run_plan, save_directory
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt, save_ckpt

@@ -120,23 +120,3 @@ class MergedSource:
 def logits_differ(with_adapter: np.ndarray, merged: np.ndarray) -> float:
     """Largest difference of two arrays of logits, in standard deviations of the first."""
     return float(np.abs(with_adapter - merged).max() / with_adapter.std())
-
-
-def network_logits(
-    source: WeightSource, config: ChatGLM2Config, tokens: np.ndarray, *parts: WeightSource
-) -> np.ndarray:
-    """Logits (B, T, V) of a float32 network with the given weights (and adapter) for token ids (B, T)."""
-    import mindspore as ms  # noqa: PLC0415 - merging itself needs no network
-
-    from mindformers_glm.checkpoint.load.into import load_into  # noqa: PLC0415
-    from mindformers_glm.models.glm.initial import unfilled  # noqa: PLC0415
-    from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
-
-    wide = {"param_init_type": "float32", "compute_dtype": "float32", "embedding_type": "float32"}
-    with unfilled():
-        model = build_model(config.model_copy(update=wide))
-    model.set_train(False)
-    load_into(model, source, new_adapter=bool(parts))
-    for part in parts:
-        load_into(model, part)
-    return model(ms.Tensor(tokens.astype(np.int32))).asnumpy()
