@@ -1,7 +1,8 @@
 """How much memory a training process needs on its device: a formula, so that a job can be planned before it is started.
 
-Weights and gradients are those of a tensor rank; Adam keeps two float32 moments, divided over data ranks with
-`enable_parallel_optimizer`. Activations are an estimate: what the backward pass must find again, and the largest layer.
+Weights and gradients are those of a tensor rank; Adam keeps two float32 moments. With `enable_parallel_optimizer` they
+are divided over data ranks, and each rank keeps a copy of the rows of the weights that it updates. Activations are an
+estimate: what the backward pass must find again, and the largest layer.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def estimate(config: Any, task: Task, *, dp: int = 1, tp: int = 1, divided: bool
     else:
         trained = (table + cut) / tp + whole
         gradients = weights
-    optimizer = trained * _MOMENTS / (dp if divided else 1)
+    optimizer = (trained * _MOMENTS + gradients) / dp if divided and dp > 1 else trained * _MOMENTS
     return Memory(weights, gradients, optimizer, activations(config, task, tp=tp))
 
 

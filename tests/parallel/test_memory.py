@@ -6,10 +6,18 @@ import math
 import subprocess
 import sys
 
+import pytest
+
+from mindformers_glm.assembly.reduction import divided_optimizer
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.glm.parallelize import local_size
 from mindformers_glm.models.glm.shards import local_config
 from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.optim import AdamW, decay_groups, state_parameters
+from mindformers_glm.parallel import optimizer as divided_module
 from mindformers_glm.parallel.memory import Task, count_parameters, estimate
+from mindformers_glm.parallel.mesh import make_mesh
 
 
 def test_parameters_are_those_of_the_network():
@@ -26,11 +34,46 @@ def test_weights_of_a_tensor_rank_are_those_of_its_network():
     assert math.isclose(estimate(config, Task(1, 128), tp=2).weights, held)
 
 
+ADAPTER = {
+    "pet_type": "lora", "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": ".*query_key_value*"
+}  # fmt: skip
+
+
+def held(parameters):
+    return sum(parameter.size * parameter.itemsize for parameter in parameters)
+
+
+@pytest.mark.parametrize(
+    ("dp", "tp", "divided"), [(1, 1, False), (1, 2, False), (2, 1, True), (2, 2, True), (4, 1, True)]
+)
+@pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_bytes_of_a_rank_are_those_that_it_holds(monkeypatch, kind, lora, dp, tp, divided):
+    """Weights, gradients and optimizer state of a real network and optimizer, against the formula."""
+    monkeypatch.setattr(divided_module, "gather_operator", lambda axis: None)  # nothing is exchanged here
+    config = ChatGLM2Config(
+        num_layers=2, hidden_size=256, num_attention_heads=8, multi_query_group_num=2, kv_channels=32,
+        ffn_hidden_size=512, padded_vocab_size=512, seq_length=64, param_init_type=kind, compute_dtype=kind,
+        pet_config=ADAPTER if lora else None,
+    )  # fmt: skip
+    mesh = make_mesh(0, dp=dp, tp=tp)
+    network = ChatGLM2ForConditionalGeneration(local_size(config, mesh))
+    trained = network.trainable_params()
+    optimizer = divided_optimizer(lambda parts: AdamW(decay_groups(parts, 0.1)), trained, mesh, divide=divided)
+    state = held(state_parameters(optimizer).values())
+    if divided:
+        state += held(part for part, cut in zip(optimizer.parts, optimizer.divided, strict=True) if cut)
+    memory = estimate(config, Task(1, 64, lora_rank=8 if lora else 0), dp=dp, tp=tp, divided=divided)
+    assert memory.weights == held(network.get_parameters())
+    assert memory.gradients == held(trained)
+    assert memory.optimizer == pytest.approx(state, rel=1e-3)
+
+
 def test_more_ranks_need_less():
     config, task = ChatGLM2Config(), Task(batch_size=2, seq_length=2048)
     whole = estimate(config, task, dp=8)
     divided, cut = estimate(config, task, dp=8, divided=True), estimate(config, task, dp=8, tp=2)
-    assert divided.optimizer == whole.optimizer / 8 and divided.weights == whole.weights
+    assert divided.optimizer == (whole.optimizer + whole.gradients) / 8 and divided.weights == whole.weights
     assert cut.total < whole.total and cut.activations < whole.activations
     assert estimate(config, task._replace(lora_rank=8)).optimizer < 1e9
 
