@@ -77,7 +77,11 @@ class _Server:
     def close(self) -> None:
         """Ends the process."""
         self.process.stdin.close()
-        self.process.wait(10)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 _servers: dict[int, _Server] = {}  # by process: a forked pytest starts its own
@@ -109,6 +113,7 @@ def _serve() -> None:
             _become(job)
         channel.write(json.dumps(_wait(child, job["timeout"])) + "\n")
         channel.flush()
+    os._exit(0)  # nothing is left to do, and MindSpore would take its time
 
 
 def _wait(child: int, seconds: float) -> int | None:

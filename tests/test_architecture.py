@@ -19,6 +19,7 @@ ROWS = [set(re.split(r"[ :|]+", layer)) for layer in reversed(LAYERS)]
 ROWS[-1].add("__init__")  # it names what the others hold
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 PACKAGE = ROOT / "mindformers_glm"
+IMPORT_PATHS = {"trainer", "core", "tools", "dataset", "auto_class", "pet"}  # of MindFormers, forwarding
 ONLY_IN_TESTS = {"torch", "transformers", "peft"}
 REFUSED_FILES = {"utils.py", "common.py", "helpers.py"}
 
@@ -179,3 +180,9 @@ def test_one_road_leads_to_a_loaded_network():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_into"
     }
     assert {name for name in found if name not in allowed and name.split("/")[0] not in allowed} == set()
+
+
+def test_the_document_shows_every_room():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rooms = {name for name in RANK if not name.startswith("__")} - IMPORT_PATHS
+    assert {name for name in rooms if not re.search(rf"\b{name}\b", text)} == set()

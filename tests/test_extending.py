@@ -1,0 +1,64 @@
+"""The recipes of docs/extending.md, followed as they stand: each program in a plug-in, all of them in one run."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import forked
+import pytest
+import yaml
+
+SMALL = {
+    "num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 48, "kv_channels": 8, "num_attention_heads": 4,
+    "seq_length": 64, "checkpoint_name_or_path": "",
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(root, tmp_path):
+    """A folder with the programs of the document in mine/, its YAML for a smaller network, and rows."""
+    text = (root / "docs/extending.md").read_text(encoding="utf-8")
+    programs = dict(re.findall(r"^```python (\w+)\n(.*?)^```", text, re.M | re.S))
+    assert set(programs) == {"optimizer", "schedule", "callback", "metric", "data"}
+    (tmp_path / "mine").mkdir()
+    for name, program in programs.items():
+        (tmp_path / f"mine/recipe_{name}.py").write_text(program, encoding="utf-8")
+    config = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.M | re.S).group(1))
+    config["base_config"] = str(root / config["base_config"])
+    config |= {
+        "model": {"model_config": SMALL},
+        "load_checkpoint": "",
+        "allow_random_weights": True,
+        "run_mode": "train",
+    }
+    config["runner_config"] = {"batch_size": 4, "epochs": 1, "sink_mode": False}
+    config["train_dataset"] |= {"max_source_length": 31, "max_target_length": 32}
+    config["eval_dataset"] |= {"max_source_length": 48, "max_target_length": 16}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    rows = [{"ask": f"红色的裙子{i}", "reply": "好看。"} for i in range(8)] + [{"ask": "没有回答"}]
+    (tmp_path / "rows.json").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
+    )
+    return tmp_path
+
+
+def test_the_recipes_work_together(root, place):
+    done = forked.run([root / "run_mindformer.py", "--config", "run.yaml"], cwd=place)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    losses = [float(loss) for loss in re.findall(r"step \d: lowest loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 2 and losses[1] <= losses[0]
+    rates = [float(rate) for rate in re.findall(r"lr: ([\d.e-]+),", done.stdout)]
+    assert rates == pytest.approx([1e-4, 5e-5])
+    assert re.search(r"line 9: .*reply", done.stdout)
+    network = next((place / "output/checkpoint_network").glob("rank_0/*.ckpt"))
+    words = ["--config", "run.yaml", "--run_mode", "eval", "--load_checkpoint", str(network)]
+    done = forked.run([root / "run_mindformer.py", *words], cwd=place)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"metric: \{'length ratio': [\d.]+\}", done.stdout)
+
+
+def test_the_document_names_what_exists(root):
+    text = (root / "docs/extending.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`([a-z_/]+\.py)`", text)):
+        assert (root / name).exists() or (root / "mindformers_glm" / name).exists(), name
