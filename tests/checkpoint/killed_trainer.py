@@ -274,7 +274,8 @@ def main(folder: Path, kills: int, kind: str, how: str) -> dict:
         places[place] = places.get(place, 0) + 1
         most = max(most, temporaries(broken))
         there = list(broken.glob("checkpoint/rank_0/*.ckpt"))
-        assert len(of_rank(broken / "checkpoint", "CKP", 0)) == len(there) <= 4
+        assert len(of_rank(broken / "checkpoint", "CKP", 0)) == len(there)
+        assert len(there) <= 4 or how == "aimed"  # a run that dies in its first save drops nothing: the next one does
         stale += bool(there) and not network_agrees(broken)
     finish(broken, kind, epochs, from_scratch=False)
     wanted, got = losses(straight), losses(broken)
@@ -282,7 +283,7 @@ def main(folder: Path, kills: int, kind: str, how: str) -> dict:
     left, right = np.load(straight / "final.npz"), np.load(broken / "final.npz")
     for name in left.files:
         assert left[name].tobytes() == right[name].tobytes(), name
-    assert network_agrees(broken)
+    assert network_agrees(broken) and len(list(broken.glob("checkpoint/rank_0/*.ckpt"))) <= 3
     return {
         "kills": made,
         "places": places,
