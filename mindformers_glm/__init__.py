@@ -30,8 +30,8 @@ _HOMES = {
     "ChatGLM2Tokenizer": "tokenizers",
     "ChatGLM3Tokenizer": "tokenizers",
     "TextGenerationPipeline": "pipeline",
-    "Trainer": "train.api",
-    "TrainingArguments": "train.api",
+    "Trainer": "tasks.api",
+    "TrainingArguments": "tasks.api",
     "pipeline": "pipeline",
 }
 
