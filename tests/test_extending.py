@@ -48,8 +48,8 @@ def test_the_recipes_work_together(root, place):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     losses = [float(loss) for loss in re.findall(r"step \d: lowest loss ([\d.]+)", done.stdout)]
     assert len(losses) == 2 and losses[1] <= losses[0]
-    rates = [float(rate) for rate in re.findall(r"lr: ([\d.e-]+),", done.stdout)]
-    assert rates == pytest.approx([1e-4, 5e-5])
+    history = [json.loads(line) for line in (place / "output/loss_history.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in history] == pytest.approx([1e-4, 5e-5])
     assert re.search(r"line 9: .*reply", done.stdout)
     network = next((place / "output/checkpoint_network").glob("rank_0/*.ckpt"))
     words = ["--config", "run.yaml", "--run_mode", "eval", "--load_checkpoint", str(network)]
