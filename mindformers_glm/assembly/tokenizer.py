@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,16 @@ from mindformers_glm.checkpoint.load.resolve import downloaded, hub_id_of, plain
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
-from mindformers_glm.config.names import DOWNLOAD_DIR
+from mindformers_glm.config.names import CONFIGS_DIR, DOWNLOAD_DIR
 from mindformers_glm.config.vocabulary import FILE, beside, of_model
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.registry import TOKENIZERS
-from mindformers_glm.tokenizers.files import SETTINGS
+from mindformers_glm.tokenizers.files import SETTINGS, VOCABULARIES, vocabulary_in
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 _YAML = (".yaml", ".yml")
-_FETCHED = (FILE, SETTINGS)
+_FETCHED = tuple((name, SETTINGS) for name in VOCABULARIES)
 
 
 def load_tokenizer(
@@ -34,22 +35,25 @@ def load_tokenizer(
         return _of_yaml(path, changes)
     if path.is_dir():
         return _of_folder(path, changes)
-    if path.is_file() and path.suffix == ".model":
-        kind = changes.pop("type", "ChatGLM2Tokenizer")
-        return TOKENIZERS.build({"type": kind, "vocab_file": str(path), **changes}, "tokenizer")
+    if path.is_file() and (path.suffix == ".model" or path.name in VOCABULARIES):
+        kind = TOKENIZERS.get(changes.pop("type", None) or tokenizer_class(path.parent), "tokenizer.type")
+        return kind.from_pretrained(str(path), **changes)
     if path.is_file():
         return _of_folder(path.parent, changes, weights=path)
     name = plain_name(name_or_path)
     here = downloaded(name)
-    if here is not None and here.is_dir() and (here / FILE).is_file():
+    if here is not None and here.is_dir() and vocabulary_in(here) is not None:
         return _of_folder(here, changes)
     row, file = row_of(name, "name_or_path"), beside(name)
     if row is None:
         folder = _fetched(name, DOWNLOAD_DIR / "hub" / (name.replace("/", "--") + ".tokenizer"), download, revision)
         return _of_folder(folder, changes)
-    if file is None and not (DOWNLOAD_DIR / row.family / FILE).is_file():
-        file = str(_fetched(name, DOWNLOAD_DIR / row.family / f"{row.family}.tokenizer", download, revision) / FILE)
-    return TOKENIZERS.build({"type": row.tokenizer_type, "vocab_file": file, **changes}, "tokenizer")
+    if file is None:
+        folder = _fetched(name, DOWNLOAD_DIR / row.family / f"{row.family}.tokenizer", download, revision)
+        file = str(vocabulary_in(folder))
+    spec = lookup(read_yaml(CONFIGS_DIR / row.yaml), "processor.tokenizer") or {}
+    told = {key: spec[key] for key in ("chat_format",) if key in spec}
+    return TOKENIZERS.build({"type": row.tokenizer_type, "vocab_file": file, **told, **changes}, "tokenizer")
 
 
 def _of_yaml(path: Path, changes: dict[str, Any]) -> GLMTokenizer:
@@ -63,7 +67,7 @@ def _of_yaml(path: Path, changes: dict[str, Any]) -> GLMTokenizer:
 def _of_folder(folder: Path, changes: dict[str, Any], *, weights: Path | None = None) -> GLMTokenizer:
     """The tokenizer in a folder; for a run, beside its weights, or the one that its configuration names."""
     places = [folder, *places_of(weights or folder)]
-    there = next((place for place in places if (place / FILE).is_file()), None)
+    there = next((place for place in places if vocabulary_in(place) is not None), None)
     if there is not None:
         return TOKENIZERS.get(tokenizer_class(there)).from_pretrained(str(there), **changes)
     yaml = run_config(weights or folder)
@@ -80,7 +84,7 @@ def _fetched(name: str, folder: Path, download: bool | str | None, revision: str
     Raises:
         CheckpointError: it is not here, and it may not or cannot be fetched.
     """
-    if (folder / FILE).is_file():
+    if vocabulary_in(folder) is not None:
         return folder
     repository = hub_id_of(name)
     sources = sources_of(download, repository)
@@ -89,4 +93,8 @@ def _fetched(name: str, folder: Path, download: bool | str | None, revision: str
         raise CheckpointError(name, "its tokenizer is not on this machine", fix)
     from mindformers_glm.checkpoint.load.hub import download_model  # noqa: PLC0415 - its clients take a second to import
 
-    return download_model(repository, folder, source=sources, revision=revision, only=_FETCHED)
+    *others, last = _FETCHED
+    for only in others:
+        with suppress(CheckpointError):  # a repository has one of them
+            return download_model(repository, folder, source=sources, revision=revision, only=only)
+    return download_model(repository, folder, source=sources, revision=revision, only=last)

@@ -25,6 +25,7 @@ class ModelName(NamedTuple):
     hub_id: str | None = None  # repository on a Hugging Face compatible hub, used only when the user asks
 
 
+_GLM4 = "ChatGLM4Tokenizer"
 MODEL_NAMES: dict[str, ModelName] = {
     "glm2_6b": ModelName("glm2", "glm2/run_glm2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
     "glm2_6b_lora": ModelName("glm2", "glm2/run_glm2_6b_lora.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
@@ -32,6 +33,20 @@ MODEL_NAMES: dict[str, ModelName] = {
     "glm2_6b_32k": ModelName("glm2", "glm2/run_glm2_6b_32k.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b-32k"),
     "glm3_6b": ModelName("glm3", "glm3/run_glm3_6b.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b"),
     "glm3_6b_32k": ModelName("glm3", "glm3/run_glm3_6b_32k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-32k"),
+    "glm3_6b_128k": ModelName("glm3", "glm3/run_glm3_6b_128k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-128k"),
+    "codegeex2_6b": ModelName(
+        "codegeex2", "codegeex2/run_codegeex2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/codegeex2-6b"
+    ),
+    "glm4_9b": ModelName("glm4", "glm4/run_glm4_9b.yaml", _GLM4, "THUDM/glm-4-9b"),
+    "glm4_9b_chat": ModelName("glm4", "glm4/run_glm4_9b_chat.yaml", _GLM4, "THUDM/glm-4-9b-chat"),
+    "glm4_9b_lora": ModelName("glm4", "glm4/run_glm4_9b_lora.yaml", _GLM4, "THUDM/glm-4-9b-chat"),
+    "glm4_9b_chat_1m": ModelName("glm4", "glm4/run_glm4_9b_chat_1m.yaml", _GLM4, "THUDM/glm-4-9b-chat-1m"),
+    "glm4_9b_0414": ModelName("glm4", "glm4/run_glm4_9b_0414.yaml", _GLM4, "THUDM/GLM-4-9B-0414"),
+    "glm4_32b_0414": ModelName("glm4", "glm4/run_glm4_32b_0414.yaml", _GLM4, "THUDM/GLM-4-32B-0414"),
+    "glm_z1_9b": ModelName("glm4", "glm4/run_glm_z1_9b.yaml", _GLM4, "THUDM/GLM-Z1-9B-0414"),
+    "glm_z1_32b": ModelName("glm4", "glm4/run_glm_z1_32b.yaml", _GLM4, "THUDM/GLM-Z1-32B-0414"),
+    "glm_edge_1_5b": ModelName("glm_edge", "glm_edge/run_glm_edge_1_5b.yaml", _GLM4, "THUDM/glm-edge-1.5b-chat"),
+    "glm_edge_4b": ModelName("glm_edge", "glm_edge/run_glm_edge_4b.yaml", _GLM4, "THUDM/glm-edge-4b-chat"),
     "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny_finetune.yaml", "ChatGLM2Tokenizer"),
     "glm2_tiny_lora": ModelName("glm2", "tiny/run_glm2_tiny_lora.yaml", "ChatGLM2Tokenizer"),
 }

@@ -11,6 +11,7 @@ from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES
 
 FILE = "tokenizer.model"
+FILES = (FILE, "tokenizer.json")  # of a model: sentencepiece or tiktoken, or Hugging Face's; the first counts
 _PLACES = ("processor.tokenizer", "train_dataset.tokenizer", "eval_dataset.tokenizer")
 
 
@@ -35,7 +36,7 @@ def of_model(name: Any) -> str | None:
     """The vocabulary of a registered model: shipped with the package, or downloaded earlier."""
     if not isinstance(name, str) or name not in MODEL_NAMES:
         return None
-    places = [ASSETS / name / FILE, DOWNLOAD_DIR / MODEL_NAMES[name].family / FILE]
+    places = [folder / file for folder in (ASSETS / name, DOWNLOAD_DIR / MODEL_NAMES[name].family) for file in FILES]
     return next((str(place) for place in places if place.is_file()), None)
 
 
@@ -44,5 +45,6 @@ def beside(weights: Any) -> str | None:
     if not weights or not isinstance(weights, str):
         return None
     path = Path(weights)  # os.path answers False where the text can be no path at all
-    places = [path / FILE] if os.path.isdir(path) else [path.parent / FILE] if os.path.isfile(path) else []
+    folder = path if os.path.isdir(path) else path.parent if os.path.isfile(path) else None
+    places = [] if folder is None else [folder / file for file in FILES]
     return of_model(weights) or next((str(place) for place in places if place.is_file()), None)

@@ -27,6 +27,7 @@ from mindformers_glm.log import logger
 from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.tokenizers.files import vocabulary_name
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.version import __version__
 
@@ -182,7 +183,8 @@ def _file(folder: Path, path: Path) -> File:
 
 
 def _save_tokenizer(tokenizer: GLMTokenizer, folder: Path) -> Vocabulary:
-    there, source = folder / "tokenizer.model", Path(tokenizer.vocab_file)
+    source = Path(tokenizer.vocab_file)
+    there = folder / vocabulary_name(source)
     if there.is_file() and not there.samefile(source) and sha256(there) != sha256(source):
         raise CheckpointError(
             str(there), "the tokenizer of another export is in this folder", "Export to another folder"
@@ -195,7 +197,12 @@ def _save_tokenizer(tokenizer: GLMTokenizer, folder: Path) -> Vocabulary:
 def _save_config(model: nn.Cell, plan: ExportPlan, tokenizer: GLMTokenizer | None) -> None:
     values = to_yaml(model.config)
     if tokenizer is not None:
-        values["processor"] = {"tokenizer": {"type": type(tokenizer).__name__, "vocab_file": "tokenizer.model"}}
+        values["processor"] = {
+            "tokenizer": {
+                "type": type(tokenizer).__name__,
+                "vocab_file": vocabulary_name(Path(tokenizer.vocab_file)),
+            }
+        }
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     write_text(plan.folder / f"{plan.name}.yaml", text)
 

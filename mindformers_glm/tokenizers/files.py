@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from mindformers_glm.config.vocabulary import FILES
 from mindformers_glm.errors import DataError, UserError
 from mindformers_glm.files import parse_json, read_small
 
-VOCABULARY, JSON_VOCABULARY, SETTINGS = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
-VOCABULARIES = (VOCABULARY, JSON_VOCABULARY)  # the first that is there counts
+VOCABULARY, JSON_VOCABULARY = VOCABULARIES = FILES
+SETTINGS = "tokenizer_config.json"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{2,}={0,2}")
 Kind = Literal["sentencepiece", "ranks", "json"]
 
@@ -24,7 +25,7 @@ Kind = Literal["sentencepiece", "ranks", "json"]
 def save(folder: Path, vocab_file: Path, config: dict[str, Any] | None) -> tuple[str, ...]:
     """Writes the vocabulary and, when given, the settings; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / (JSON_VOCABULARY if kind(vocab_file) == "json" else VOCABULARY)]
+    written = [folder / vocabulary_name(vocab_file)]
     _write(written[0], vocab_file.read_bytes())
     if config is not None:
         written.append(folder / SETTINGS)
@@ -67,6 +68,11 @@ def kind(path: Path) -> Kind:
     word, space, number = head.split(b"\n", 1)[0].strip().partition(b" ")
     is_ranks = bool(space) and number.isdigit() and bool(_BASE64.fullmatch(word))
     return "ranks" if is_ranks else "sentencepiece"
+
+
+def vocabulary_name(path: Path) -> str:
+    """What a vocabulary file is called in a folder of a model."""
+    return JSON_VOCABULARY if kind(path) == "json" else VOCABULARY
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
-from mindformers_glm.tokenizers.files import VOCABULARY
+from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS, tokenizer_from
+from mindformers_glm.tokenizers.files import VOCABULARY, kind, vocabulary_in
 
 KV_CHANNELS = 128
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -155,7 +155,10 @@ def layout_of(form: str, storage: Storage | None) -> Layout | None:
 
 
 def vocabulary_size(folder: Path) -> int:
-    """Ids of the tokenizer in a folder: pieces and the five special tokens that every GLM has."""
+    """Ids of the tokenizer in a folder: pieces and the special tokens that every model of its kind has."""
+    vocabulary = vocabulary_in(folder)
+    if vocabulary is not None and kind(vocabulary) != "sentencepiece":
+        return tokenizer_from(folder).vocab_size
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.Load(str(folder / VOCABULARY))
@@ -217,6 +220,6 @@ def _needed(opened: Opened) -> dict[str, Any]:
 def _tokenizer_folder(path: str | Path) -> Path:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    if not (folder / VOCABULARY).is_file():
+    if vocabulary_in(folder) is None:
         raise CheckpointError(str(path), f"no {VOCABULARY} there", "Give the folder of the tokenizer.")
     return folder

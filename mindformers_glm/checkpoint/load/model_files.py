@@ -25,7 +25,7 @@ from mindformers_glm.tokenizers import files as tokenizer_files
 from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
 
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
-_TOKENIZER_FILES = (tokenizer_files.VOCABULARY, tokenizer_files.SETTINGS)
+_TOKENIZER_FILES = (*tokenizer_files.VOCABULARIES, tokenizer_files.SETTINGS, "chat_template.jinja")
 _OFFICIAL_BITS = (4, 8)
 
 
@@ -56,7 +56,7 @@ def model_files(path: str | Path) -> ModelFiles:
     config_path = _config_path(Path(path), folder)
     config, storage = read_config(config_path) if config_path else (None, Storage())
     places = [folder, *places_of(Path(path))]
-    tokenizer = next((place for place in places if (place / tokenizer_files.VOCABULARY).is_file()), None)
+    tokenizer = next((place for place in places if tokenizer_files.vocabulary_in(place) is not None), None)
     return ModelFiles(config, storage, config_path, tokenizer)
 
 

@@ -90,7 +90,7 @@ def _blocks(column: str) -> dict[str, tuple[str, int, int]]:
     }
 
 
-_SPLIT, _NATIVE = _blocks("split"), _blocks("native")
+_SPLIT, NATIVE_BLOCKS = _blocks("split"), _blocks("native")
 
 
 def meaning(name: str) -> Meaning:
@@ -174,7 +174,7 @@ def _weight(name: str) -> Meaning | None:
             return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else layout)
     number = _LAYER.search(name)
     pattern = _LAYER.sub(".layers.{}.", name, count=1)
-    for layout, table in (("mf15", _SPLIT), ("native", _NATIVE)):
+    for layout, table in (("mf15", _SPLIT), ("native", NATIVE_BLOCKS)):
         if pattern in table and (number is not None) == ("{}" in pattern):
             ours, part, parts = table[pattern]
             return Meaning(Kind.WEIGHT, ours.format(*number.groups() if number else ()), layout, part, parts)
@@ -186,6 +186,18 @@ def _adapter(name: str) -> Meaning | None:
         return Meaning(Kind.ADAPTER, PREFIX_NAME)
     found = _LORA.search(name)
     layer = name[: found.start()] if found else ""
-    if found is None or weight(layer + ".weight") is None:
+    if found is None:
         return None
+    if weight(layer + ".weight") is None:
+        return _native_adapter(layer.removeprefix("base_model.model."), found.group(1).lower())
     return Meaning(Kind.ADAPTER, layer + LORA_NAME + found.group(1).lower())
+
+
+def _native_adapter(layer: str, letter: str) -> Meaning | None:
+    """LoRA on a layer of transformers' networks that is a whole layer here; on parts of one see separate_lora.py."""
+    number = _LAYER.search(layer)
+    block = NATIVE_BLOCKS.get(_LAYER.sub(".layers.{}.", layer + ".weight", count=1))
+    if block is None or block[2] > 1:
+        return None
+    ours = block[0].format(*number.groups() if number else ()).removesuffix(".weight")
+    return Meaning(Kind.ADAPTER, ours + LORA_NAME + letter)

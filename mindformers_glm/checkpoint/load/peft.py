@@ -45,6 +45,8 @@ _HARMLESS = {
     *("lora_ga_config", "velora_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
     *("peft_version", "lora_dtype", "lorap_lr_ratio", "model_type", "tuner_backend"),
 }
+_SEPARATE = {"q_proj", "k_proj", "v_proj"}
+_NATIVE_LEAVES = _SEPARATE | {"o_proj", "gate_up_proj", "down_proj"}
 _FAMILY = re.compile(r"(codegeex|glm)[-_]?(\d)(?!\d)(?:.*?-(32k|128k|1m)\b)?")
 
 
@@ -63,10 +65,13 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(str(path), f"not the configuration of a LoRA ({missing[0]} is missing)", "Copy it again.")
     _check_plain(path, given)
+    parts = _parts(given, Path(folder))
     config = {
         "pet_type": "lora",
-        "lora_rank": given["r"],
-        "lora_alpha": given["lora_alpha"],
+        "lora_rank": given["r"] * parts if isinstance(given["r"], int) else given["r"],
+        "lora_alpha": given["lora_alpha"] * parts
+        if isinstance(given["lora_alpha"], (int, float))
+        else given["lora_alpha"],
         "lora_dropout": given.get("lora_dropout") or 0.0,
         "target_modules": _targets(given, Path(folder)),
     }
@@ -139,7 +144,13 @@ def _targets(given: Mapping[str, Any], folder: Path) -> str:
     """
     targets = given.get("target_modules") or ["query_key_value"]
     chosen = any(given.get(key) not in (None, [], "") for key in ("layers_to_transform", "exclude_modules"))
-    if not chosen and isinstance(targets, list) and all(isinstance(name, str) and "." not in name for name in targets):
+    native = not isinstance(targets, list) or any(str(name).rpartition(".")[2] in _NATIVE_LEAVES for name in targets)
+    if (
+        not chosen
+        and not native
+        and isinstance(targets, list)
+        and all(isinstance(name, str) and "." not in name for name in targets)
+    ):
         return "|".join(f"{re.escape(name)}$" for name in sorted(targets))
     from mindformers_glm.checkpoint.load.source import read_weights  # noqa: PLC0415 - opens the tensors only where needed
 
@@ -147,6 +158,18 @@ def _targets(given: Mapping[str, Any], folder: Path) -> str:
     if not layers:
         raise CheckpointError(str(folder), "it has no LoRA", "Give a LoRA of ChatGLM2 or ChatGLM3.")
     return exact_targets(layers)
+
+
+def _parts(given: Mapping[str, Any], folder: Path) -> int:
+    """How many LoRA of the file become one here: on query, key and value apart; see separate_lora.py."""
+    targets = given.get("target_modules")
+    if isinstance(targets, list) and not set(targets) & _SEPARATE:
+        return 1
+    from mindformers_glm.checkpoint.load.separate_lora import JoinedLora  # noqa: PLC0415 - opens the tensors
+    from mindformers_glm.checkpoint.load.source import read_weights  # noqa: PLC0415
+
+    source = read_weights(folder)
+    return source.count if isinstance(source, JoinedLora) else 1
 
 
 def exact_targets(layers: Iterable[str]) -> str:

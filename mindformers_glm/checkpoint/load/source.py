@@ -215,7 +215,9 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     if bits:
         logger.info("%s: official int%d weights, read as the floats that they stand for", path, bits)
         files = as_floats(files, bits)
-    return WeightSource(path, files, rearranged=rearranged, official_bits=bits)
+    from mindformers_glm.checkpoint.load.separate_lora import joined  # noqa: PLC0415 - it is a WeightSource
+
+    return joined(WeightSource(path, files, rearranged=rearranged, official_bits=bits))
 
 
 def open_file(path: Path) -> TensorFile:
