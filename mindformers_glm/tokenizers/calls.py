@@ -9,6 +9,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.tokenizers import encoding
 from mindformers_glm.tokenizers.encoding import Encoding
+from mindformers_glm.tokenizers.messages import read_messages
 
 
 class PublishedCalls:
@@ -50,8 +51,6 @@ class PublishedCalls:
             ConfigError: another template, or documents, were asked for.
             GenerationError: a conversation of a form that this model does not know.
         """
-        from mindformers_glm.tokenizers.chat import Renderer  # noqa: PLC0415 - it imports the tokenizers
-
         if chat_template is not None:
             raise ConfigError("chat_template", chat_template, "The form of a chat is the model's own. Leave it out.")
         if documents:
@@ -61,13 +60,12 @@ class PublishedCalls:
         if more:
             log_once(f"apply_chat_template: {', '.join(sorted(more))} have no effect here.")
         many = bool(conversation) and _is_conversation(conversation[0])
-        renderer = Renderer(self)
-        rows = [
-            renderer.prompt(one, tools=tools or None, open_reply=add_generation_prompt)
-            for one in (conversation if many else [conversation])
-        ]
+        rules = self.rules
+        write = rules.prompt if add_generation_prompt else rules.said
+        conversations = conversation if many else [conversation]
+        rows = [write(read_messages(one, tools=tools or None)) for one in conversations]
         if not tokenize:
-            texts = [renderer.text(row) for row in rows]
+            texts = [rules.text(row) for row in rows]
             return texts if many else texts[0]
         if max_length is not None and truncation not in (False, "do_not_truncate"):
             rows = [encoding.cut(row, max_length, self.truncation_side) for row in rows]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mindformers_glm.adapters.config import read_pet_config
 from mindformers_glm.checkpoint.load.names import LORA_NAME
+from mindformers_glm.checkpoint.load.separate_lora import separate_parts
 from mindformers_glm.errors import CheckpointError, ConfigError, listed, shorten
 from mindformers_glm.files import read_json
 from mindformers_glm.log import logger
@@ -165,11 +166,9 @@ def _parts(given: Mapping[str, Any], folder: Path) -> int:
     targets = given.get("target_modules")
     if isinstance(targets, list) and not set(targets) & _SEPARATE:
         return 1
-    from mindformers_glm.checkpoint.load.separate_lora import JoinedLora  # noqa: PLC0415 - opens the tensors
-    from mindformers_glm.checkpoint.load.source import read_weights  # noqa: PLC0415
+    from mindformers_glm.checkpoint.load.source import files_in  # noqa: PLC0415 - opens the tensors only where needed
 
-    source = read_weights(folder)
-    return source.count if isinstance(source, JoinedLora) else 1
+    return separate_parts(name for file in files_in(folder) for name in file.entries)
 
 
 def exact_targets(layers: Iterable[str]) -> str:

@@ -2,127 +2,123 @@
 
 With y = W x + s B A x for each of the three, the matrices A stand below each other in one, and the matrices B are the
 blocks on the diagonal of the other: the sum is the same, exactly. The rank is that of all parts together, and so is
-alpha, whose ratio to the rank is what scales.
+alpha, whose ratio to the rank is what scales. Layers that are whole get zeros up to that rank.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks
-from mindformers_glm.checkpoint.load.names import LORA_NAME, NATIVE_BLOCKS, is_adapter
-from mindformers_glm.checkpoint.load.source import Piece, WeightSource
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
+from mindformers_glm.checkpoint.load.names import LORA_NAME, NATIVE_BLOCKS
 from mindformers_glm.errors import CheckpointError
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(model\.layers\.(\d+)\.\w+\.\w+)\.lora_([AB])(?:\.default)?\.weight$")
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
+_Pairs = dict[int, dict[str, tuple[TensorFile, str]]]  # part of a layer -> a or b -> where the tensor lies
 
 
-def parts_of(names: list[str]) -> int:
+class _Place(NamedTuple):
+    layer: str
+    part: int
+    parts: int
+    letter: str
+
+
+def separate_parts(names: Iterable[str]) -> int:
     """How many separate layers of one of ours have LoRA among `names`: 1 where none are separate, at most 3."""
     found: dict[str, set[int]] = {}
-    for name in names:
-        place = _placed(name)
-        if place is not None and place[2] > 1:
-            found.setdefault(place[0], set()).add(place[1])
+    for place in map(_placed, names):
+        if place is not None and place.parts > 1:
+            found.setdefault(place.layer, set()).add(place.part)
     return max((len(parts) for parts in found.values()), default=1)
 
 
-def joined(source: WeightSource) -> WeightSource:
-    """The adapter with its separate layers joined; the source itself where none are separate.
+def with_joined_lora(files: Sequence[TensorFile]) -> list[TensorFile]:
+    """The files of an adapter with its separate layers joined; each tensor is computed when it is read.
 
     Raises:
-        CheckpointError: parts are missing whose size nothing tells.
+        CheckpointError: half of a LoRA, or parts whose size nothing tells.
     """
-    if parts_of(source.unknown) == 1:
-        return source
-    return JoinedLora(source)
-
-
-class JoinedLora(WeightSource):
-    """A WeightSource of an adapter alone, whose tensors are made when they are read. Every layer has the same rank."""
-
-    def __init__(self, source: WeightSource) -> None:
-        self.__dict__.update(source.__dict__)
-        self.count = parts_of(source.unknown)
-        self._parts: dict[str, dict[int, dict[str, Piece]]] = {}
-        files = {name: file for file in source.files for name in file.entries}
-        rest = []
-        for name in source.unknown:
+    count = separate_parts(name for file in files for name in file.entries)
+    if count == 1:
+        return list(files)
+    layers: dict[str, _Pairs] = {}
+    for file in files:
+        for name in file.entries:
             place = _placed(name)
-            if place is None or place[2] == 1:
-                rest.append(name)
-                continue
-            layer, part, _, letter = place
-            self._parts.setdefault(layer, {}).setdefault(part, {})[letter] = Piece(files[name], name)
-        self.unknown = rest
-        self._plain = [name for name in source.names if is_adapter(name)]
-        self._pieces = {name: source.pieces(name) for name in self._plain}
-        for layer, parts in self._parts.items():
-            if any(set(pair) != {"a", "b"} for pair in parts.values()):
-                raise CheckpointError(str(self.path), f"{layer} has half of a LoRA", "Copy the adapter again.")
-            if set(parts) == {0}:
-                fault = f"{layer} has LoRA on the query alone, and nothing tells how many rows key and value have"
-                raise CheckpointError(str(self.path), fault, "Merge it with peft.")
-            for letter in "ab":
-                self._pieces[f"{layer}{LORA_NAME}{letter}"] = [pair[letter] for pair in parts.values()]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the joined tensor."""
-        layer, _, letter = name.partition(LORA_NAME)
-        if layer not in self._parts:
-            shape = super().shape(name)
-            return (shape[0] * self.count, shape[1]) if letter == "a" else (shape[0], shape[1] * self.count)
-        rank, columns = next(iter(self._parts[layer].values()))["a"].shape
-        return (rank * self.count, columns) if letter == "a" else (sum(self._rows(layer)), rank * self.count)
-
-    def read_bits(self, name: str) -> np.ndarray:
-        """The joined tensor: zeros where there is no part."""
-        layer, _, letter = name.partition(LORA_NAME)
-        shape = self.shape(name)
-        if layer not in self._parts:
-            given = super().read_bits(name)
-            whole = np.zeros(shape, given.dtype)
-            whole[: given.shape[0], : given.shape[1]] = given
-            return whole
-        rows, rank = self._rows(layer), shape[1 if letter == "b" else 0] // self.count
-        whole = None
-        for place, (part, pair) in enumerate(sorted(self._parts[layer].items())):
-            given = pair[letter].file.read_bits(pair[letter].name)
-            whole = np.zeros(shape, given.dtype) if whole is None else whole
-            start = sum(rows[:part])
-            span = slice(place * rank, (place + 1) * rank)
-            if letter == "a":
-                whole[span] = given
-            else:
-                whole[start : start + rows[part], span] = given
-        return whole
-
-    def blocks(self, name: str, start: int, stop: int, *, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
-        """Rows of the joined tensor."""
-        yield from array_blocks(self.read_bits(name), start, stop, block_bytes)
-
-    def _rows(self, layer: str) -> list[int]:
-        """Rows of query, key and value; key and value have as many."""
-        parts = self._parts[layer]
-        known = {part: pair["b"].shape[0] for part, pair in parts.items()}
-        key = known.get(1, known.get(2))
-        if 0 not in known:
-            fault = f"{layer} has LoRA on key or value, and nothing tells how many rows the query has"
-            raise CheckpointError(str(self.path), fault, "Merge it with peft.")
-        return [known[0], key, key]
+            if place is not None:
+                layers.setdefault(place.layer, {}).setdefault(place.part, {})[place.letter] = (file, name)
+    first, *others = ({k: v for k, v in file.entries.items() if _placed(k) is None} for file in files)
+    computed = dict(files[0].computed)
+    for layer, pairs in layers.items():
+        for letter in "ab":
+            name = f"{layer}{LORA_NAME}{letter}"
+            shape, dtype = _shape(files[0], layer, pairs, letter, count)
+            first[name] = Entry(name, dtype, shape, (), strides=())
+            computed[name] = partial(_joined, pairs, letter, shape, _rows(files[0], layer, pairs))
+    made = [TensorFile(files[0].path, files[0].format, first, files[0].metadata, computed)]
+    for file, entries in zip(files[1:], others, strict=True):
+        made.append(TensorFile(file.path, file.format, entries, file.metadata, file.computed))
+    return made
 
 
-def _placed(name: str) -> tuple[str, int, int, str] | None:
-    """Our layer, the part of it, how many parts it has, and a or b; None for a name that is no such LoRA."""
+def _placed(name: str) -> _Place | None:
+    """What a LoRA of transformers' networks belongs to here; None for another name."""
     found = _LORA.match(name)
     if found is None:
         return None
-    pattern = _NUMBER.sub(".layers.{}.", found.group(1) + ".weight", count=1)
-    if pattern not in NATIVE_BLOCKS:
+    block = NATIVE_BLOCKS.get(_NUMBER.sub(".layers.{}.", found.group(1) + ".weight", count=1))
+    if block is None:
         return None
-    ours, part, parts = NATIVE_BLOCKS[pattern]
-    return ours.format(found.group(2)).removesuffix(".weight"), part, parts, found.group(3).lower()
+    ours, part, parts = block
+    return _Place(ours.format(found.group(2)).removesuffix(".weight"), part, parts, found.group(3).lower())
+
+
+def _shape(file: TensorFile, layer: str, pairs: _Pairs, letter: str, count: int) -> tuple[tuple[int, int], str]:
+    if any(set(pair) != {"a", "b"} for pair in pairs.values()):
+        raise CheckpointError(str(file.path), f"{layer} has half of a LoRA", "Copy the adapter again.")
+    place, name = next(iter(pairs.values()))["a"]
+    entry = place.entries[name]
+    rank, columns = entry.shape
+    rows = sum(_rows(file, layer, pairs))
+    return ((rank * count, columns) if letter == "a" else (rows, rank * count)), entry.dtype
+
+
+def _rows(file: TensorFile, layer: str, pairs: _Pairs) -> list[int]:
+    """Rows of the parts of a layer; key and value have as many."""
+    known = {
+        part: place.entries[name].shape[0] for part, (place, name) in ((p, pair["b"]) for p, pair in pairs.items())
+    }
+    if not any(
+        (_placed(name) or _Place("", 0, 1, "")).parts > 1 for pair in pairs.values() for _, name in pair.values()
+    ):
+        return [known[0]]
+    key = known.get(1, known.get(2))
+    if 0 not in known or key is None:
+        fault = (
+            f"{layer} has LoRA on {'the query' if 0 in known else 'key or value'} alone: nothing tells the other rows"
+        )
+        raise CheckpointError(str(file.path), fault, "Merge it with peft.")
+    return [known[0], key, key]
+
+
+def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int]) -> np.ndarray:
+    """The matrix A or B of all parts, zeros elsewhere."""
+    whole = None
+    for place, (part, pair) in enumerate(sorted(pairs.items())):
+        file, name = pair[letter]
+        given = file.read_bits(name)
+        whole = np.zeros(shape, given.dtype) if whole is None else whole
+        rank = given.shape[0 if letter == "a" else 1]
+        span = slice(place * rank, (place + 1) * rank)
+        if letter == "a":
+            whole[span] = given
+        else:
+            whole[sum(rows[:part]) : sum(rows[: part + 1]), span] = given
+    return whole

@@ -26,6 +26,7 @@ from mindformers_glm.checkpoint.load.names import (
     meaning,
     separate_adapters,
 )
+from mindformers_glm.checkpoint.load.separate_lora import with_joined_lora
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
 from mindformers_glm.log import logger
@@ -203,11 +204,8 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     Raises:
         CheckpointError: nothing readable there, a damaged file, or a shard that is missing.
     """
-    path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
-        raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
-    path = snapshot(path)
-    files = [open_file(file) for file in files_of(path, rank=rank)]
+    path = snapshot(Path(path)) if os.path.exists(path) else Path(path)
+    files = files_in(path, rank=rank)
     index = index_of(path)
     if index is not None:
         check_index(index, files)
@@ -215,9 +213,20 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     if bits:
         logger.info("%s: official int%d weights, read as the floats that they stand for", path, bits)
         files = as_floats(files, bits)
-    from mindformers_glm.checkpoint.load.separate_lora import joined  # noqa: PLC0415 - it is a WeightSource
+    return WeightSource(path, with_joined_lora(files), rearranged=rearranged, official_bits=bits)
 
-    return joined(WeightSource(path, files, rearranged=rearranged, official_bits=bits))
+
+def files_in(path: str | Path, *, rank: int = 0) -> list[TensorFile]:
+    """The tables of the files that hold the weights of a path.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
+        raise CheckpointError(str(path), "there is no such file or folder", "Check the path of the checkpoint.")
+    path = snapshot(path)
+    return [open_file(file) for file in files_of(path, rank=rank)]
 
 
 def open_file(path: Path) -> TensorFile:

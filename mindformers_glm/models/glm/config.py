@@ -9,10 +9,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, read_pet_config
 from mindformers_glm.errors import ConfigError, ConfigErrors
+from mindformers_glm.models.family import imported
 from mindformers_glm.ops.yarn import Yarn
 from mindformers_glm.registry import CONFIGS, pydantic_faults
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_HF = "mindformers_glm.models.glm.hf_config"  # which makes such configurations, and so imports this module
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 # A flag whose other value would need a network that is not here: key -> (the value that works, why).
@@ -329,15 +331,11 @@ class ChatGLM2Config(BaseModel):
         Raises:
             ConfigError: the file describes another network.
         """
-        from mindformers_glm.models.glm.hf_config import from_hf  # noqa: PLC0415 - it imports this class
-
-        return from_hf(given, **overrides)
+        return imported(f"{_HF}:from_hf")(given, **overrides)
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a `config.json` that the official code and `from_hf` read."""
-        from mindformers_glm.models.glm.hf_config import to_hf  # noqa: PLC0415 - it imports this class
-
-        return to_hf(self)
+        return imported(f"{_HF}:to_hf")(self)
 
 
 def _readable(error: ValidationError) -> ConfigErrors:
