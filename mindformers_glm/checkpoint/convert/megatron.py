@@ -32,22 +32,10 @@ from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, inside, read_small, sync_folder, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import expected_shapes
+from mindformers_glm.models.glm.weights import expected_shapes, joins, megatron_name, weight
 
 ITERATION, TRACKER = "iter_0000001", "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"^transformer\.encoder\.layers\.(\d+)\.")
-_NAMES = {
-    "transformer.embedding.embedding_table": "embedding.word_embeddings.weight",
-    "transformer.encoder.final_layernorm.weight": "decoder.final_layernorm.weight",
-    "transformer.output_layer.weight": "output_layer.weight",
-    "input_layernorm.weight": "input_layernorm.weight",
-    "self_attention.query_key_value.weight": "self_attention.linear_qkv.weight",
-    "self_attention.query_key_value.bias": "self_attention.linear_qkv.bias",
-    "self_attention.dense.weight": "self_attention.linear_proj.weight",
-    "post_attention_layernorm.weight": "pre_mlp_layernorm.weight",
-    "mlp.dense_h_to_4h.weight": "mlp.linear_fc1.weight",
-    "mlp.dense_4h_to_h.weight": "mlp.linear_fc2.weight",
-}
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
 _RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
 
@@ -70,8 +58,16 @@ def check_division(config: ChatGLM2Config, tp: int, pp: int) -> None:
         fault = f"{pp} pipeline ranks do not divide num_layers ({config.num_layers})"
         raise CheckpointError("--pp", fault, "Use a number that does.")
     if not config.multi_query_attention or config.add_bias_linear or not config.rmsnorm:
-        fault = "Megatron's GLM has groups, RMSNorm and no bias but that of query_key_value"
+        fault = "Megatron's GLM has groups, RMSNorm and no bias but that of query, key and value"
         raise CheckpointError("model_config", fault, "This network cannot be written so.")
+    check_switches(config)
+
+
+def check_switches(config: ChatGLM2Config) -> None:
+    """Raises CheckpointError for a network whose norms or tied output layer have no name in Megatron's GLM."""
+    for key in ("post_self_attn_layernorm", "tie_word_embeddings"):
+        if getattr(config, key):
+            raise CheckpointError("model_config", f"Megatron's GLM has no {key}", "Use --to transformers.")
 
 
 def group_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
@@ -92,23 +88,23 @@ def ungroup_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
 
 def cut(name: str, value: np.ndarray, config: ChatGLM2Config, tensor: int, tp: int) -> np.ndarray:
     """What one tensor rank holds of a weight with our name."""
-    if "query_key_value" in name:
+    if joins(name) == "qkv":
         return np.split(group_rows(value, config), tp)[tensor]
-    if "dense_h_to_4h" in name:
+    if joins(name) == "mlp":
         return np.concatenate([np.split(half, tp)[tensor] for half in np.split(value, 2)])
-    if name.endswith(("self_attention.dense.weight", "dense_4h_to_h.weight")):
+    if weight(name).shard_axis == 1:
         return np.split(value, tp, axis=1)[tensor]
     return np.split(value, tp)[tensor] if value.ndim > 1 else value
 
 
 def join(name: str, parts: list[np.ndarray], config: ChatGLM2Config) -> np.ndarray:
     """The whole weight from the parts of the tensor ranks: the inverse of `cut`."""
-    if "query_key_value" in name:
+    if joins(name) == "qkv":
         return ungroup_rows(np.concatenate(parts), config)
-    if "dense_h_to_4h" in name:
+    if joins(name) == "mlp":
         halves = zip(*(np.split(part, 2) for part in parts), strict=True)
         return np.concatenate([np.concatenate(half) for half in halves])
-    if name.endswith(("self_attention.dense.weight", "dense_4h_to_h.weight")):
+    if weight(name).shard_axis == 1:
         return np.concatenate(parts, axis=1)
     return np.concatenate(parts) if parts[0].ndim > 1 else parts[0]
 
@@ -117,9 +113,9 @@ def stage_of(name: str, config: ChatGLM2Config, pp: int) -> tuple[int, str]:
     """(pipeline rank, name in its file) of a weight with our name."""
     match = _LAYER.match(name)
     if match is None:
-        return (0 if "embedding" in name else pp - 1), _NAMES[name]
+        return (0 if "embedding" in name else pp - 1), megatron_name(name)
     stage, layer = divmod(int(match.group(1)), config.num_layers // pp)
-    return stage, f"decoder.layers.{layer}.{_NAMES[name[match.end() :]]}"
+    return stage, megatron_name(name, layer)
 
 
 def rank_folder(tensor: int, stage: int, pp: int) -> str:

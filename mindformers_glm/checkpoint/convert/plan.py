@@ -34,7 +34,7 @@ from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_k
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.native_config import to_native
-from mindformers_glm.models.glm.weights import expected_shapes, is_tied, weight
+from mindformers_glm.models.glm.weights import expected_shapes, is_tied, joins, weight
 
 FORMS = {
     "ours": "mf10",
@@ -346,11 +346,11 @@ def _tensors(
 
 def _check_joined(source: Source, name: str, layout: Layout) -> None:
     """Passes when the layer of a LoRA matrix is one layer in the layout too."""
-    fused = ((layout.split_qkv, "query_key_value", "qkv"), (layout.split_mlp, "dense_h_to_4h", "mlp"))
-    for apart, layer, flag in fused:
-        if apart and f".{layer}{LORA_NAME}" in name:
-            fault = f"it has LoRA of {layer}, which is several layers in this form"
-            raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")
+    flag = joins(name) if LORA_NAME in name else None
+    if flag is not None and {"qkv": layout.split_qkv, "mlp": layout.split_mlp}[flag]:
+        layer = name.partition(LORA_NAME)[0].rpartition(".")[2]
+        fault = f"it has LoRA of {layer}, which is several layers in this form"
+        raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")
 
 
 def _inv_freq(config: ChatGLM2Config, dtype: str) -> OutTensor:

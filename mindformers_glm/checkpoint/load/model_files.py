@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from mindformers_glm.files import read_json
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.hf_config import to_hf
+from mindformers_glm.models.glm.inferred import inferred_config
 from mindformers_glm.models.glm.native_config import to_native
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
@@ -120,28 +120,7 @@ def infer_config(source: WeightSource, *, kv_channels: int = 128) -> ChatGLM2Con
     Raises:
         CheckpointError: not the weights of ChatGLM2/3.
     """
-    layer = "transformer.encoder.layers.0."
-    try:
-        vocab, hidden = source.shape("transformer.embedding.embedding_table")
-        rows = source.shape(layer + "self_attention.query_key_value.weight")[0]
-        query = source.shape(layer + "self_attention.dense.weight")[1]
-        ffn = source.shape(layer + "mlp.dense_4h_to_h.weight")[1]
-    except KeyError as error:
-        raise CheckpointError(
-            str(source.path), f"{error.args[0]} is missing, so the network's shape is not known", "Give --config."
-        ) from error
-    key = (rows - query) // 2
-    channels = kv_channels if query % kv_channels == 0 == key % kv_channels else math.gcd(query, key)
-    layers = {name.split(".layers.")[1].split(".")[0] for name in source.names if ".layers." in name}
-    return ChatGLM2Config(
-        num_layers=len(layers),
-        padded_vocab_size=vocab,
-        hidden_size=hidden,
-        ffn_hidden_size=ffn,
-        kv_channels=channels,
-        num_attention_heads=query // channels,
-        multi_query_group_num=key // channels,
-    )
+    return inferred_config(source.names, source.shape, place=str(source.path), kv_channels=kv_channels)
 
 
 def check_tokenizer(vocab_size: int, config: ChatGLM2Config, *, place: str | Path) -> None:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, rename, weight
+from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, joins, rename, weight
 from mindformers_glm.optim.interface import is_counter, state_of
 
 # Entries beside the weights that no optimizer keeps, as MindSpore's wrappers and MindFormers' callbacks name them.
@@ -109,7 +109,7 @@ def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
     rows = row.shape(config)[0]
     if layout.name == "native":
         names: tuple[str, ...] = row.native
-    elif row.split and (layout.split_qkv if "query_key_value" in row.ours else layout.split_mlp):
+    elif row.split and (layout.split_qkv if joins(row.ours) == "qkv" else layout.split_mlp):
         names = row.split
     else:
         names = (getattr(row, {"hf": "hf", "mf10": "ours"}.get(layout.name, "mf12")),)
@@ -117,7 +117,7 @@ def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
     if len(names) != len(sizes):  # no such weight there, or heads that are interleaved
         return []
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    reordered = layout.rearranged and "query_key_value" in row.ours
+    reordered = layout.rearranged and joins(row.ours) == "qkv"
     return [
         Target(name.format(*number.groups() if number else ()), start, start + size, reordered)
         for name, start, size in zip(names, starts, sizes, strict=True)
@@ -131,7 +131,7 @@ def is_adapter(name: str) -> bool:
 
 def is_reordered(ours: str) -> bool:
     """True for what has the rows of query and key: the fused projection, its bias and its LoRA's second matrix."""
-    return "query_key_value." in ours and not ours.endswith(LORA_NAME + "a")
+    return joins(ours) == "qkv" and not ours.endswith(LORA_NAME + "a")
 
 
 def separate_adapters(names: Iterable[str]) -> list[str]:

@@ -179,12 +179,50 @@ def _quantized(row: Weight) -> list[Weight]:
 
 WEIGHTS = tuple(made for row in _WEIGHTS for made in _quantized(row))
 _ROWS = {names: {getattr(row, names): row for row in WEIGHTS} for names in ("ours", "hf", "mf12")}
+_ADAPTED = re.compile(r"\.mindpet_delta_lora_[ab]$")
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def is_ignored(name: str) -> bool:
     """True for entries of real checkpoints that the network computes itself: the rotary frequencies."""
     return name.endswith("rotary_pos_emb.inv_freq")
+
+
+_MCORE = {
+    TABLE: "embedding.word_embeddings.weight",
+    "transformer.encoder.final_layernorm.weight": "decoder.final_layernorm.weight",
+    HEAD: "output_layer.weight",
+    _LAYER + "input_layernorm.weight": "decoder.layers.{}.input_layernorm.weight",
+    _QKV + ".weight": "decoder.layers.{}.self_attention.linear_qkv.weight",
+    _QKV + ".bias": "decoder.layers.{}.self_attention.linear_qkv.bias",
+    _DENSE + ".weight": "decoder.layers.{}.self_attention.linear_proj.weight",
+    _LAYER + "post_attention_layernorm.weight": "decoder.layers.{}.pre_mlp_layernorm.weight",
+    _UP + ".weight": "decoder.layers.{}.mlp.linear_fc1.weight",
+    _DOWN + ".weight": "decoder.layers.{}.mlp.linear_fc2.weight",
+}
+
+
+def megatron_name(name: str, layer: int | None = None) -> str:
+    """The name of a weight in Megatron-core's GLM, with `layer` in the place of its own number where it is given.
+
+    Raises:
+        CheckpointError: Megatron's network has no such weight.
+    """
+    number = _NUMBER.search(name)
+    pattern = _NUMBER.sub(".layers.{}.", name, count=1)
+    if pattern not in _MCORE:
+        raise CheckpointError(name, "Megatron's GLM has no such weight", "Convert to another form.")
+    if number is None:
+        return _MCORE[pattern]
+    return _MCORE[pattern].format(number.group(1) if layer is None else layer)
+
+
+def joins(name: str) -> str | None:
+    """What a weight, its bias or its LoRA joins: "qkv" (query, key, value), "mlp" (gate and up), None for others."""
+    row = weight(_ADAPTED.sub(".weight", name))
+    if row is None or row.parts is None:
+        return None
+    return "qkv" if row.parts is qkv_parts else "mlp"
 
 
 def is_tied(name: str, config: ChatGLM2Config) -> bool:
