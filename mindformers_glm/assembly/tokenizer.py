@@ -6,8 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mindformers_glm.checkpoint.load.model_files import model_files
 from mindformers_glm.checkpoint.load.resolve import downloaded, hub_id_of, plain_name, row_of, sources_of
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
+from mindformers_glm.checkpoint.load.source import is_whole_model
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR, DOWNLOAD_DIR
@@ -39,7 +41,8 @@ def load_tokenizer(
         kind = TOKENIZERS.get(changes.pop("type", None) or tokenizer_class(path.parent), "tokenizer.type")
         return kind.from_pretrained(str(path), **changes)
     if path.is_file():
-        return _of_folder(path.parent, changes, weights=path)
+        inside = model_files(path).tokenizer if is_whole_model(path) else None
+        return _of_folder(inside, changes) if inside else _of_folder(path.parent, changes, weights=path)
     name = plain_name(name_or_path)
     here = downloaded(name)
     if here is not None and here.is_dir() and vocabulary_in(here) is not None:

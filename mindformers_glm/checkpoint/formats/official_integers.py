@@ -58,9 +58,9 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
     return TensorFile(file.path, file.format, entries, file.metadata, computed)
 
 
-def _dequantised(file: TensorFile, scales: TensorFile, name: str, bits: int) -> np.ndarray:
-    packed = file.read_bits(name)
-    scale = convert_bits(scales.read_bits(name + _SCALE), scales.entries[name + _SCALE].dtype, "float32")
+def _dequantised(file: TensorFile, scales: TensorFile, name: str, bits: int, start: int, stop: int) -> np.ndarray:
+    packed = file.read_rows(name, start, stop)
+    scale = convert_bits(scales.read_rows(name + _SCALE, start, stop), scales.entries[name + _SCALE].dtype, "float32")
     if bits == 4:
         low = np.left_shift(packed, 4)  # the sign of the low half moves to the sign of the byte
         packed = np.stack([np.right_shift(packed, 4), np.right_shift(low, 4)], axis=2).reshape(len(packed), -1)

@@ -7,10 +7,10 @@ shrinks meanwhile is an error and not a crash.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,13 +51,15 @@ class TensorFile:
     format: str
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
-    computed: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)  # tensors that no byte range holds
+    computed: dict[str, Callable[[int, int], np.ndarray]] = field(default_factory=dict)  # rows of what no bytes hold
+    network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
+    vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
 
     def read_bits(self, name: str) -> np.ndarray:
         """The tensor's bits in its storage type (see dtypes.py), a new array of the tensor's shape."""
-        if name in self.computed:
-            return self.computed[name]()
         entry = self.entries[name]
+        if name in self.computed:
+            return self.computed[name](0, entry.shape[0])
         storage = DTYPES[entry.dtype].storage
         stored = np.empty(sum(span.size for span in entry.spans) // storage.itemsize, storage)
         self._fill(entry, memoryview(stored).cast("B") if stored.size else memoryview(b""))
@@ -65,6 +67,19 @@ class TensorFile:
             return stored.reshape(entry.shape)
         strides = tuple(step * storage.itemsize for step in entry.strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(stored, entry.shape, strides))
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of a tensor's bits."""
+        if name in self.computed:
+            return self.computed[name](start, stop)
+        entry = self.entries[name]
+        if entry.strides is not None:
+            return self.read_bits(name)[start:stop]
+        row_bytes = entry.size // max(entry.shape[0], 1)
+        spans = tuple(self.spans(name, start * row_bytes, stop * row_bytes))
+        part = np.empty((stop - start, *entry.shape[1:]), DTYPES[entry.dtype].storage)
+        self._fill(entry._replace(spans=spans), memoryview(part).cast("B") if part.size else memoryview(b""))
+        return part
 
     def spans(self, name: str, start: int, stop: int) -> list[Span]:
         """Where bytes [start, stop) of a densely stored tensor lie."""

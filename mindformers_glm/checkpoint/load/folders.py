@@ -15,6 +15,7 @@ MEGATRON_FILE = "model_optim_rng.pt"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+_WHOLE_SUFFIXES = (".gguf", ".ggml")  # one file that is a whole model: taken where a folder has no other weights
 _STEP = re.compile(r"-(\d{1,12})_(\d{1,12})\.(?:ckpt|safetensors)$")
 _SHARD = re.compile(r"(.*-)(\d{5})(-of-(\d{5})\.\w+)")
 # What trainers leave beside weights: states of the optimizer, schedule, random numbers and ranks; strategy files.
@@ -25,7 +26,7 @@ _LEFTOVER = re.compile(
     re.IGNORECASE,
 )
 _ZERO = re.compile(r"zero_pp_rank_\d+.*_states\.pt|.*_optim_states\.pt")
-_OTHER_FORMS = (".h5", ".msgpack", ".onnx", ".gguf", ".ggml", ".npz", ".npy", ".pdparams", ".tflite", ".mindir", ".ms")
+_OTHER_FORMS = (".h5", ".msgpack", ".onnx", ".npz", ".npy", ".pdparams", ".tflite", ".mindir", ".ms")
 _PARTIAL = (".part", ".incomplete", ".aria2", ".crdownload", ".tmp", ".download")
 _CHILDREN = 1000  # of a folder without weights, looked at to say where they are
 
@@ -136,14 +137,38 @@ def _files_here(path: Path) -> list[Path]:
 
 def _candidates(path: Path) -> list[Path]:
     """Files of a folder that may hold weights, by their names."""
-    return sorted(
+    there = sorted(
         file
         for file in path.iterdir()
-        if file.suffix in _SUFFIXES
+        if file.suffix in (*_SUFFIXES, *_WHOLE_SUFFIXES)
         and not file.name.startswith(".")
         and not _LEFTOVER.fullmatch(file.name)
         and not file.is_dir()
     )
+    return [file for file in there if file.suffix in _SUFFIXES] or _one_model(path, there)
+
+
+def _one_model(folder: Path, files: list[Path]) -> list[Path]:
+    """The files of one whole model: one, or the parts of one.
+
+    Raises:
+        CheckpointError: several models.
+    """
+    if len(files) < 2:
+        return files
+    files = _one_set_of_shards(files)
+    found = [_SHARD.fullmatch(file.name) for file in files]
+    if all(found) and len({(match.group(1), match.group(3)) for match in found}) == 1:
+        return files
+    fault = f"{len(files)} models in one folder ({listed([file.name for file in files], 3)})"
+    raise CheckpointError(str(folder), fault, "Name the file to load.")
+
+
+def whole_models_in(folder: Path) -> list[Path]:
+    """The files of a folder that are a whole model (or the parts of one); empty where it has other weights or none."""
+    if any((folder / name).is_file() for name in (*_INDEXES, *_SINGLE)):
+        return []
+    return [file for file in _candidates(folder) if file.suffix in _WHOLE_SUFFIXES]
 
 
 def _index_table(index: Path) -> dict[str, str]:

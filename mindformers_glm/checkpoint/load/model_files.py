@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mindformers_glm.checkpoint.load import single_file
 from mindformers_glm.checkpoint.load.names import Layout
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.load.source import WeightSource
@@ -53,6 +54,11 @@ def model_files(path: str | Path) -> ModelFiles:
         ConfigError: a configuration is there and describes another network.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    whole = single_file.whole_model(Path(path))
+    if whole is not None:
+        config = single_file.network_of(whole)
+        beside = folder if (folder / tokenizer_files.VOCABULARY).is_file() else None
+        return ModelFiles(config, Storage(), whole.path, single_file.tokenizer_of(whole, config) or beside)
     config_path = _config_path(Path(path), folder)
     config, storage = read_config(config_path) if config_path else (None, Storage())
     places = [folder, *places_of(Path(path))]

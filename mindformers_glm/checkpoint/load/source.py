@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindformers_glm.checkpoint.formats import chatglm_cpp
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
@@ -33,9 +34,9 @@ from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import qkv_parts
 
+_MODELS = {chatglm_cpp.MAGIC: chatglm_cpp.open_chatglm_cpp}  # files that are a whole model
 _OTHER_FILES = {  # first bytes -> what users take for weights
     b"GGUF": "a GGUF file",
-    b"ggml": "a GGML file",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
@@ -143,18 +144,24 @@ class WeightSource:
         """Rows [start, stop) as flat arrays of bits, a block at a time; each is valid until the second next one."""
         pieces = self._pieces[name]
         shape = self.shape(name)
-        dense = all(piece.file.entries[piece.name].strides is None for piece in pieces)
-        if not shape or not dense or (self.rearranged is not None and is_reordered(name)):
+        if not shape or (self.rearranged is not None and is_reordered(name)):
             yield from array_blocks(self.read_bits(name), start, stop, block_bytes)
             return
-        runs, position = [], 0
+        parts, position = [], 0
         for piece in pieces:
-            row_bytes = piece.file.entries[piece.name].size // max(piece.shape[0], 1)
             first, last = max(start - position, 0), min(stop - position, piece.shape[0])
             if first < last:
-                spans = piece.file.spans(piece.name, first * row_bytes, last * row_bytes)
-                runs += [(piece.file.path, span) for span in spans]
+                parts.append((piece, first, last))
             position += piece.shape[0]
+        if any(piece.file.entries[piece.name].strides is not None for piece in pieces):
+            for piece, first, last in parts:
+                yield from _rows(piece, first, last, block_bytes)
+            return
+        runs = []
+        for piece, first, last in parts:
+            row_bytes = piece.file.entries[piece.name].size // max(piece.shape[0], 1)
+            spans = piece.file.spans(piece.name, first * row_bytes, last * row_bytes)
+            runs += [(piece.file.path, span) for span in spans]
         yield from file_blocks(runs, DTYPES[self.dtype(name)].storage, block_bytes)
 
     def read_state(self, name: str) -> np.ndarray:
@@ -229,6 +236,12 @@ def files_in(path: str | Path, *, rank: int = 0) -> list[TensorFile]:
     return [open_file(file) for file in files_of(path, rank=rank)]
 
 
+def is_whole_model(path: Path) -> bool:
+    """True for a file that holds its configuration (and mostly its tokenizer) itself."""
+    with open_regular(path) as file:
+        return file.read(4) in _MODELS
+
+
 def open_file(path: Path) -> TensorFile:
     """The table of one file, its format told by its first bytes."""
     refuse_divided(path)
@@ -237,6 +250,9 @@ def open_file(path: Path) -> TensorFile:
     refuse_stand_in(path, start)
     if start[8:9] == b"{":
         return open_safetensors(path)
+    for magic, opened in _MODELS.items():
+        if start.startswith(magic):
+            return opened(path)
     for magic, name in _OTHER_FILES.items():
         if start.startswith(magic):
             fault = f"it is {name}, and not a file of weights that is read here"
@@ -244,6 +260,17 @@ def open_file(path: Path) -> TensorFile:
     if is_torch_file(start):
         return open_torch_bin(path)
     return open_ckpt(path)
+
+
+def _rows(piece: Piece, first: int, last: int, block_bytes: int) -> Iterator[np.ndarray]:
+    """Rows of a tensor that is computed, or stored in another order, as flat arrays."""
+    entry = piece.file.entries[piece.name]
+    if piece.name not in piece.file.computed:
+        yield from array_blocks(piece.file.read_bits(piece.name), first, last, block_bytes)
+        return
+    step = max(1, block_bytes * entry.shape[0] // max(entry.size, 1))
+    for start in range(first, last, step):
+        yield piece.file.read_rows(piece.name, start, min(start + step, last)).reshape(-1)
 
 
 def official_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
