@@ -100,6 +100,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--group_size", action=_Read, reader=whole("--group_size"), default=32, help="columns that share a scale (32)"
     )
     parser.add_argument(
+        "--cache_dtype", default="float32", help="of keys and values: float32, float16 or int8 (float32)"
+    )
+    parser.add_argument(
         "--chunk", action=_Read, reader=whole("--chunk"), default=256, help="tokens of a prompt taken at once (256)"
     )
     _add_all(parser)

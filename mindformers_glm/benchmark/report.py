@@ -36,7 +36,8 @@ def title(figures: dict[str, Any]) -> str:
     what = figures["what"] + (" (LoRA)" if figures["lora"] else "")
     threads = f"{figures['threads']} thread{'s' if figures['threads'] > 1 else ''}"
     size = f"batch {figures['batch']}  {_LENGTH_NAMES[figures['what']]} {figures['length']}"
-    return f"{what}  {figures['shape']}  {figures['dtype']}  {size}  {threads}"
+    cache = f"  cache {figures['cache_dtype']}" if figures["what"] == "decode" else ""
+    return f"{what}  {figures['shape']}  {figures['dtype']}{cache}  {size}  {threads}"
 
 
 def write_json(path: str | Path, figures: Any) -> None:

@@ -14,7 +14,9 @@ from mindformers_glm.benchmark.timing import repeated, seconds, spread
 from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefill_flop, weight_bytes
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.cache import KVCache
+from mindformers_glm.generation.paged_cache import PagedCache
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.quantization import quantize_model
 
 _WARM_TOKENS = 64
@@ -30,7 +32,8 @@ class _Running:
         if settings.dtype in BITS:
             quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
         self.model = model.set_train(False)
-        self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch))
+        options = {} if library() is None else {"cache_dtype": settings.cache_dtype}
+        self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch), **options)
         self.network = self.engine.network
         random = np.random.default_rng(0)
         self.ids = random.integers(3, settings.shape.vocab, (settings.batch, settings.length)).astype(np.int32)
@@ -119,6 +122,8 @@ class Decode(_Running):
         cache = self.network.new_cache(self.settings.batch)
         for row in range(self.settings.batch):
             cache.copy_row(row, one, 0)
+        if isinstance(cache, PagedCache):
+            cache.own_blocks()
         return cache
 
     def through_engine(self) -> float:

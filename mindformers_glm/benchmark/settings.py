@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.ops.kernels.structures import CACHE_KINDS
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 BITS = {"int8": 8, "int4": 4}
@@ -76,6 +77,7 @@ class Settings:
     steps: int = 1
     chunk: int = 256
     group_size: int = 32
+    cache_dtype: str = "float32"
     model: str = "glm2_tiny"
     only: tuple[str, ...] = ()
 
@@ -84,6 +86,8 @@ class Settings:
             raise ConfigError("--dtype", self.dtype, "Integer weights cannot be trained: use float32 or bfloat16.")
         if self.what != "train" and self.lora:
             raise ConfigError("--lora", True, "It belongs to train.")
+        if self.cache_dtype not in CACHE_KINDS:
+            raise ConfigError("--cache_dtype", self.cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         for value in (self.shape.hidden, self.shape.ffn):
             if self.dtype in BITS and value % self.group_size:
                 fix = f"It must divide hidden ({self.shape.hidden}) and ffn ({self.shape.ffn})."

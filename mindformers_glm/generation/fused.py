@@ -14,13 +14,17 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from mindformers_glm.adapters.lora import LoraLinear
-from mindformers_glm.generation.cache import CacheShape, KVCache
+from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.network import version_of
+from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.glm.layers import Linear, Norm
 from mindformers_glm.models.glm.quantized import QuantizedLinear
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
+    CACHE_KINDS,
     KINDS,
+    LAYOUTS,
+    UNKNOWN_ID,
     LayerStruct,
     LinearStruct,
     NetworkStruct,
@@ -30,6 +34,9 @@ from mindformers_glm.ops.kernels.structures import (
 )
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel import layers
+
+DEFAULT_CACHE = "float32"
+_SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
 
 
 def obstacles(model: nn.Cell) -> list[str]:
@@ -61,54 +68,88 @@ def obstacles(model: nn.Cell) -> list[str]:
 class FusedNetwork:
     """A ChatGLM2ForConditionalGeneration behind the engine's `Network`, with adapters if it has some.
 
-    The weights stay where they are: what trains or loads them is seen at the next step.
+    Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
+    into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.
     """
 
     compilations = 0
 
-    def __init__(self, model: nn.Cell) -> None:
+    def __init__(self, model: nn.Cell, *, cache_dtype: str | None = None, cache_tokens: int | None = None) -> None:
+        """`cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
+        head and token. All rows and kept prefixes together hold at most `cache_tokens` tokens.
+
+        Raises:
+            ConfigError: there is no such type.
+        """
+        cache_dtype = cache_dtype or DEFAULT_CACHE
+        if cache_dtype not in CACHE_KINDS:
+            raise ConfigError("cache_dtype", cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         config, transformer = model.config, model.transformer
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
-        self.shape = CacheShape(config.num_layers, config.num_kv_heads, config.kv_channels)
+        self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
         self._parameters = list(model.get_parameters())
         self._prefix_encoder = model.prefix_encoder
         self._rotary = np.ascontiguousarray(transformer.table.asnumpy())
-        self._map = _Map()
+        self._functions = library.library()
+        self._map = _Map(self._functions)
         self._network = self._map.network(model)
         self._network.rotary = address(self._rotary)
-        self._functions = library.library()
+        block_bytes = self._functions.glm_block_bytes(ctypes.byref(self._network), CACHE_KINDS[cache_dtype])
+        self.blocks = BlockPool(block_bytes, max_tokens=cache_tokens)
         self._space = self._functions.glm_new_workspace()
         self._finalizer = weakref.finalize(self, self._functions.glm_free_workspace, self._space)
 
-    def new_cache(self, rows: int) -> KVCache:
+    def new_cache(self, rows: int) -> PagedCache:
         """See Network."""
-        return KVCache(self.shape, rows)
+        return PagedCache(self.blocks, rows)
+
+    def cached(self, cache: PagedCache, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values (L, K, length, E) of a row, as float32."""
+        layers, kv_heads, channels = self.shape
+        length = int(cache.lengths[row])
+        keys, values = (np.empty((layers, kv_heads, length, channels), np.float32) for _ in range(2))
+        places = cache.prepare(np.zeros(cache.rows, np.int32))[row].copy()
+        network, kind = ctypes.byref(self._network), CACHE_KINDS[self.cache_dtype]
+        self._functions.glm_read_cache(network, kind, address(places), length, address(keys), address(values))
+        return keys, values
 
     def version(self) -> Hashable:
         """See Network."""
         return version_of(self._parameters)
 
     def forward(
-        self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
+        self, tokens: np.ndarray, counts: np.ndarray, cache: PagedCache, wanted: np.ndarray | None
     ) -> np.ndarray | None:
         """See Network."""
         rows, width = tokens.shape
-        cache.reserve(int((cache.lengths + counts).max()))
+        tokens, counts = np.ascontiguousarray(tokens, np.int32), np.ascontiguousarray(counts, np.int32)
+        blocks = cache.prepare(counts)
         places = np.ascontiguousarray([] if wanted is None else wanted, np.int32)
         logits = np.empty((len(places), self.vocab_size), np.float32)
-        tokens, counts = np.ascontiguousarray(tokens, np.int32), np.ascontiguousarray(counts, np.int32)
-        given = (tokens, counts, cache.lengths, cache.keys, cache.values, places, logits)
-        step = StepStruct(rows, width, cache.slots, len(places), *(address(array) for array in given))
-        self._aim(starts=bool((cache.lengths == 0).any()))
+        given = (tokens, counts, cache.lengths, blocks, places, logits)
+        step = StepStruct(rows, width, len(places), blocks.shape[1], *(address(array) for array in given))
+        step.cache_kind = CACHE_KINDS[self.cache_dtype]
+        self._aim(starts=bool(((cache.lengths == 0) & (counts > 0)).any()))
         library.library()  # as many threads as the setting says now
-        if self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space) != 0:
+        state = self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
+        if state == UNKNOWN_ID:
+            raise self._unknown_id(tokens, counts)
+        if state != 0:
             raise MemoryError(f"There is no memory left for {rows} rows of {width} tokens in one step.")
         cache.advance(counts)
         return None if wanted is None else logits
 
+    def _unknown_id(self, tokens: np.ndarray, counts: np.ndarray) -> GenerationError:
+        there = np.arange(tokens.shape[1]) < counts[:, None]
+        row, place = np.argwhere(there & ((tokens < 0) | (tokens >= self.vocab_size)))[0]
+        known = f"the model knows 0 to {self.vocab_size - 1}"
+        return GenerationError(f"row {row} holds id {tokens[row, place]} and {known}")
+
     def _aim(self, *, starts: bool) -> None:
         """Points at the weights where they are now; MindSpore moves a parameter that is given new data."""
         self._map.aim()
+        if starts:
+            self._map.pack()
         if self._prefix_encoder is not None and (starts or not self._network.prefix):
             form = self._prefix_encoder.shape  # (P, L, 2, K, E)
             table = self._prefix_encoder.mindpet_delta_ptuning2_embedding.embedding_table.asnumpy()
@@ -119,13 +160,20 @@ class FusedNetwork:
 class _Map:
     """Structures that describe a model, and which parameter each of their pointers means."""
 
-    def __init__(self) -> None:
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        self._functions = functions
         self._pointers: list[tuple[ctypes.Structure, str, Parameter]] = []
+        self._packed: list[_Packed] = []
 
     def aim(self) -> None:
         """Sets every pointer."""
         for structure, field, parameter in self._pointers:
             setattr(structure, field, parameter.data_ptr())
+
+    def pack(self) -> None:
+        """Packs the integer weights that are new."""
+        for packed in self._packed:
+            packed.refresh(self._functions)
 
     def network(self, model: nn.Cell) -> NetworkStruct:
         """The whole network, but for the rotary table and the prefix."""
@@ -138,6 +186,7 @@ class _Map:
             heads=config.num_attention_heads,
             kv_heads=config.num_kv_heads,
             head_dim=config.kv_channels,
+            rotary_dim=config.kv_channels // 2,
             ffn=config.ffn_hidden_size,
             vocabulary=config.padded_vocab_size,
             length=config.seq_length,
@@ -161,11 +210,10 @@ class _Map:
         return made
 
     def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:
-        self._matrix(structure, cell.weight)
-        structure.columns = cell.in_channels  # two 4-bit columns share a byte
         if isinstance(cell, QuantizedLinear):
-            structure.group = cell.group_size
-            self._point(structure, "scale", cell.weight_scale)
+            self._packed.append(_Packed(structure, cell))
+        else:
+            self._matrix(structure, cell.weight)
         if cell.bias is not None:
             structure.bias_kind = KINDS[str(cell.bias.dtype)]
             self._point(structure, "bias", cell.bias)
@@ -189,3 +237,26 @@ class _Map:
 
     def _point(self, structure: ctypes.Structure, field: str, parameter: Parameter) -> None:
         self._pointers.append((structure, field, parameter))
+
+
+class _Packed:
+    """The integer weight of a layer, packed."""
+
+    def __init__(self, structure: LinearStruct, cell: QuantizedLinear) -> None:
+        self.structure, self.cell, self.seen = structure, cell, None
+        self.weight, self.scale = np.empty(cell.weight.shape, np.uint8), np.empty(cell.weight_scale.shape, np.float16)
+        structure.weight, structure.scale = address(self.weight), address(self.scale)
+        structure.rows, structure.columns = cell.out_channels, cell.in_channels  # two 4-bit columns share a byte
+        structure.kind, structure.group = KINDS[str(cell.weight.dtype)], cell.group_size
+        structure.layout = LAYOUTS["panels"]
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Packs what the layer holds now, if that is something else than before."""
+        weight, scale = (parameter.asnumpy() for parameter in (self.cell.weight, self.cell.weight_scale))
+        samples = [array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes() for array in (weight, scale)]
+        if samples == self.seen:
+            return
+        rows = LinearStruct.from_buffer_copy(self.structure)
+        rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
+        functions.glm_pack(ctypes.byref(rows), address(self.weight), address(self.scale))
+        self.seen = samples

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindformers_glm.errors import GenerationError, shorten
+from mindformers_glm.errors import ConfigError, GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.fused import FusedNetwork, obstacles
@@ -36,11 +36,18 @@ _ELSEWHERE = {
 
 
 class MindSporeEngine(Engine):
-    """The engine over a MindSpore model on this process's device. Options as for Engine."""
+    """The engine over a MindSpore model on this process's device. Options as for Engine, and those of FusedNetwork:
+    the type of the cache and how many tokens it may hold.
 
-    def __init__(self, model: nn.Cell, **options: Any) -> None:
+    Raises:
+        ConfigError: an option of the cache that is unknown, or that this model cannot have here.
+    """
+
+    def __init__(
+        self, model: nn.Cell, *, cache_dtype: str | None = None, cache_tokens: int | None = None, **options: Any
+    ) -> None:
         defaults = GenerationConfig.from_model(model.config)
-        super().__init__(_network(model), defaults=defaults, **options)
+        super().__init__(_network(model, cache_dtype, cache_tokens), defaults=defaults, **options)
         self.parameters = _identity(model)
 
 
@@ -217,15 +224,18 @@ def _rows(value: Any, name: str) -> list[list[int]]:
     return [[int(item) for item in row] for row in rows]
 
 
-def _network(model: nn.Cell) -> Network:
+def _network(model: nn.Cell, cache_dtype: str | None, cache_tokens: int | None) -> Network:
     """The quickest way to compute this model on this device."""
-    if library.library() is None:
-        return MindSporeNetwork(model)
-    found = obstacles(model)
-    if found:
-        log_once(f"MindSpore's operators generate, several times slower than the kernels would: {'; '.join(found[:3])}")
-        return MindSporeNetwork(model)
-    return FusedNetwork(model)
+    found = ["there are no kernels for this device"] if library.library() is None else obstacles(model)
+    if not found:
+        return FusedNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
+    reasons = "; ".join(found[:3])
+    for key, value in (("cache_dtype", cache_dtype), ("cache_tokens", cache_tokens)):
+        if value is not None:
+            raise ConfigError(key, value, f"Only the kernels have such a cache, and they cannot run this: {reasons}.")
+    if library.library() is not None:
+        log_once(f"MindSpore's operators generate, several times slower than the kernels would: {reasons}")
+    return MindSporeNetwork(model)
 
 
 def _identity(model: nn.Cell) -> tuple[int, ...]:

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "network.cpp"
+#include "packing.h"
 
 namespace {
 
@@ -51,7 +52,20 @@ Linear weight(int64_t rows, int64_t columns, int32_t kind, int32_t group) {
   if (kind == kBfloat16 || kind == kFloat16) w.weight = halves(rows * columns);
   if (kind == kInt8) w.weight = bytes<int8_t>(rows * columns);
   if (kind == kInt4) w.weight = bytes<uint8_t>(rows * ((columns + 127) / 128 * 64));
-  if (kind >= kInt8) w.scale = halves(rows * (columns / group));
+  if (kind >= kInt8) {
+    w.scale = halves(rows * (columns / group));
+    if (pick(0, 1)) {
+      Linear packed = w;
+      packed.layout = kPanels;
+      void* bytes_of = kind == kInt8 ? (void*)bytes<int8_t>(rows * columns)
+                                     : (void*)bytes<uint8_t>(rows * ((columns + 127) / 128 * 64));
+      uint16_t* scales = halves(rows * (columns / group));
+      glm_pack(&w, bytes_of, scales);
+      packed.weight = bytes_of;
+      packed.scale = scales;
+      return packed;
+    }
+  }
   return w;
 }
 
@@ -86,7 +100,10 @@ bool one_network(void* space) {
   int32_t kind = integers ? int32_t(pick(3, 4)) : int32_t(pick(0, 2));
   GlmNorm norm = {floats(d), pick(0, 1) ? floats(d) : nullptr, kFloat32};
   std::vector<GlmLayer> layers(2);
+  bool sandwich = pick(0, 1);
   for (auto& layer : layers) {
+    layer = {};
+    if (sandwich) layer.post_self_attn_layernorm = layer.post_mlp_layernorm = norm;
     layer.input_layernorm = layer.post_attention_layernorm = norm;
     layer.query_key_value = weight((h + 2 * k) * e, d, kind, 32);
     with_bias(layer.query_key_value);
@@ -96,6 +113,7 @@ bool one_network(void* space) {
   }
   GlmNetwork net{};
   net.layers = 2, net.hidden = d, net.heads = h, net.kv_heads = k, net.head_dim = e, net.ffn = f;
+  net.rotary_dim = pick(0, 1) ? e : e / 4 * 2;
   net.vocabulary = vocabulary, net.length = length, net.epsilon = 1e-5f, net.is_grouped = 1, net.has_final_norm = 1;
   net.residual_is_norm = int32_t(pick(0, 1));
   net.rotary = floats(length * 2 * e);
@@ -105,8 +123,11 @@ bool one_network(void* space) {
   net.output_layer = weight(vocabulary, d, kind == kInt4 ? kInt8 : kind, 32);
   net.prefix_length = prefix;
   net.prefix = floats(2 * 2 * k * prefix * e);
-  const int64_t rows = 3, slots = length;
-  float *keys = floats(2 * rows * k * slots * e), *values = floats(2 * rows * k * slots * e);
+  const int64_t rows = 3, slots = length, row_blocks = (slots + kSlots - 1) / kSlots;
+  const int32_t cache_kinds[] = {kFloat32, kFloat16, kInt8};
+  int32_t cache_kind = cache_kinds[pick(0, 2)];
+  std::vector<char*> blocks;
+  for (int64_t i = 0; i < rows * row_blocks; ++i) blocks.push_back(bytes<char>(glm_block_bytes(&net, cache_kind)));
   std::vector<int32_t> lengths(size_t(rows), 0);
   for (int round = 0; round < 3; ++round) {
     int32_t* counts = bytes<int32_t>(rows);
@@ -120,7 +141,8 @@ bool one_network(void* space) {
     int32_t* wanted = bytes<int32_t>(1);
     wanted[0] = 0;
     float* logits = floats(vocabulary);
-    GlmStep step = {rows, width, slots, 1, tokens, counts, lengths.data(), keys, values, wanted, logits};
+    GlmStep step = {rows,           width,         1,      row_blocks, tokens,    counts,
+                    lengths.data(), blocks.data(), wanted, logits,     cache_kind};
     if (counts[0] == 0) step.num_wanted = 0;
     glm_forward(&net, &step, space);
     if (!all_finite(logits, vocabulary)) return false;

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parent / "source"
 FOLDER = Path(__file__).resolve().parent / "built"
-_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-Wall", "-Wno-psabi",
-          "-Wno-maybe-uninitialized")  # fmt: skip
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
+_WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")  # GCC 12's own headers
 _RUNTIME = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")  # hidden, beside MindSpore's own
 _LEFT_BEHIND_SECONDS = 3600
 
@@ -51,6 +51,7 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
 VARIANTS = (  # the best first
     Variant("avx512_vnni", (*_AVX512, "avx512_vnni"), ("-march=skylake-avx512", "-mavx512vnni")),
     Variant("avx512", _AVX512, ("-march=skylake-avx512",)),
+    Variant("avx_vnni", (*_AVX2, "avx_vnni"), ("-mavx2", "-mfma", "-mf16c", "-mavxvnni")),
     Variant("avx2", _AVX2, ("-mavx2", "-mfma", "-mf16c")),
     Variant("portable", (), ()),
 )
@@ -108,7 +109,7 @@ def build(
     running: list[tuple[Variant, Path, subprocess.Popen[str]]] = []
     made, outputs = [], {}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        flags = [*_FLAGS, *_own_runtime(program, Path(scratch), extra)]
+        flags = [*_FLAGS, *_WARNINGS, *_own_runtime(program, Path(scratch), extra)]
         try:
             for variant in chosen or variants():
                 target = Path(scratch) / library_path(variant).name

@@ -1,4 +1,4 @@
-"""The compiled kernels that fit this processor, or None."""
+"""The compiled kernels that fit this CPU, or None. MindSpore is asked for device and threads where it is imported."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import mindspore as ms
-
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
-from mindformers_glm.runtime import device_target
+from mindformers_glm.ops.kernels.structures import differences
 
 SWITCH = "GLM_KERNELS"  # environment variable: auto, off, or the name of a variant
 
@@ -25,7 +23,8 @@ def library() -> ctypes.CDLL | None:
     Raises:
         ConfigError: the variable names a build that is not there or does not run on this processor.
     """
-    if device_target() != "CPU":
+    mindspore = sys.modules.get("mindspore")
+    if mindspore is not None and mindspore.get_context("device_target") != "CPU":
         return None
     found = _load(os.environ.get(SWITCH, "auto"))
     if found is not None:
@@ -40,13 +39,15 @@ def library_file() -> Path | None:
 
 
 def num_threads() -> int:
-    """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the processors of this process.
+    """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the CPUs of this process.
 
     OMP_NUM_THREADS, which the launch scripts set to a process's share of the machine, lowers it.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     share = int(wanted) if wanted.isdecimal() else sys.maxsize
-    return max(1, min(ms.get_context("runtime_num_threads"), len(os.sched_getaffinity(0)), share))
+    mindspore = sys.modules.get("mindspore")
+    told = sys.maxsize if mindspore is None else mindspore.get_context("runtime_num_threads")
+    return max(1, min(told, len(os.sched_getaffinity(0)), share))
 
 
 @cache
@@ -82,40 +83,36 @@ def _load(wanted: str) -> ctypes.CDLL | None:
         )
         return None
     found = _open(there[0], wanted)
-    if found is None:
-        return None
-    _declare(found)
-    _lend_matrix_product(found)
+    if found is not None:
+        _declare(found)
     return found
 
 
 def _open(path: Path, wanted: str) -> ctypes.CDLL | None:
+    again = "Build it on this machine: python -m mindformers_glm.ops.kernels.build"
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        again = "Build it on this machine: python -m mindformers_glm.ops.kernels.build"
-        if wanted != "auto":
-            raise ConfigError(SWITCH, wanted, f"It does not load: {error}. {again}") from error
-        log_once(f"{path} does not load ({error}): plain formulas are used, several times slower. {again}")
-        return None
+        found = ctypes.CDLL(str(path))
+        found.glm_structures.restype = ctypes.c_char_p
+        other = differences(found.glm_structures().decode())
+        fault = f"it lays out {', '.join(other)} otherwise than this package" if other else None
+    except (OSError, AttributeError) as error:
+        fault = str(error)
+    if fault is None:
+        return found
+    if wanted != "auto":
+        raise ConfigError(SWITCH, wanted, f"It does not load: {fault}. {again}")
+    log_once(f"{path} does not load ({fault}): plain formulas are used, several times slower. {again}")
+    return None
 
 
 def _declare(found: ctypes.CDLL) -> None:
-    found.glm_new_workspace.restype = ctypes.c_void_p
-    found.glm_free_workspace.argtypes = [ctypes.c_void_p]
-    found.glm_set_sgemm.argtypes = [ctypes.c_void_p]
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    found.glm_new_workspace.restype = pointer
+    found.glm_free_workspace.argtypes = [pointer]
     found.glm_set_threads.argtypes = [ctypes.c_int]
-    found.glm_forward.argtypes = [ctypes.c_void_p] * 3
-    found.glm_linear.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-
-
-def _lend_matrix_product(found: ctypes.CDLL) -> None:
-    """Gives the kernels oneDNN's float32 product, which MindSpore ships; they have a slower one of their own."""
-    folder = Path(ms.__file__).parent / "lib"
-    for path in sorted(folder.glob("libdnnl.so*")):
-        try:
-            product = ctypes.CDLL(str(path)).dnnl_sgemm
-        except (OSError, AttributeError):
-            continue
-        found.glm_set_sgemm(ctypes.cast(product, ctypes.c_void_p))
-        return
+    found.glm_forward.argtypes = [pointer] * 3
+    found.glm_linear.argtypes = [pointer, size, pointer, pointer, pointer]
+    found.glm_pack.argtypes = [pointer] * 3
+    found.glm_block_bytes.argtypes = [pointer, ctypes.c_int32]
+    found.glm_block_bytes.restype = size
+    found.glm_read_cache.argtypes = [pointer, ctypes.c_int32, pointer, size, pointer, pointer]

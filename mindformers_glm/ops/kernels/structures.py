@@ -1,4 +1,7 @@
-"""The structures of source/linear.h and source/network.cpp, field by field."""
+"""The structures of source/linear.h and source/network.h, field by field; `differences` compares both.
+
+`kind` of a weight is one of KINDS, `layout` of integers one of LAYOUTS.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ KINDS = {
     "Int8": 3,
     "UInt8": 4,
 }  # names of MindSpore's types; UInt8 holds int4
+
+CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # of numbers in the cache
+LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
+UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
@@ -31,12 +38,13 @@ LinearStruct._fields_ = [
     ("kind", _int),
     ("group", _int),
     ("bias_kind", _int),
+    ("layout", _int),
     ("lora_scale", ctypes.c_float),
 ]
 
 
 class NormStruct(ctypes.Structure):
-    """RMSNorm, or LayerNorm where there is a bias."""
+    """RMSNorm, or LayerNorm where there is a bias; without a weight there is none."""
 
     _fields_ = [("weight", _pointer), ("bias", _pointer), ("kind", _int)]
 
@@ -48,9 +56,11 @@ class LayerStruct(ctypes.Structure):
         ("input_layernorm", NormStruct),
         ("query_key_value", LinearStruct),
         ("dense", LinearStruct),
+        ("post_self_attn_layernorm", NormStruct),
         ("post_attention_layernorm", NormStruct),
         ("dense_h_to_4h", LinearStruct),
         ("dense_4h_to_h", LinearStruct),
+        ("post_mlp_layernorm", NormStruct),
     ]
 
 
@@ -60,7 +70,10 @@ class NetworkStruct(ctypes.Structure):
     _fields_ = [
         *[
             (name, _size)
-            for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "length")
+            for name in (
+                *("layers", "hidden", "heads", "kv_heads", "head_dim"),
+                *("rotary_dim", "ffn", "vocabulary", "length"),
+            )
         ],
         ("epsilon", ctypes.c_float),
         *[(name, _int) for name in ("is_grouped", "residual_is_norm", "has_final_norm")],
@@ -78,9 +91,32 @@ class StepStruct(ctypes.Structure):
     """One forward: tokens, the cache, what is wanted."""
 
     _fields_ = [
-        *[(name, _size) for name in ("rows", "width", "slots", "num_wanted")],
-        *[(name, _pointer) for name in ("tokens", "counts", "lengths", "keys", "values", "wanted", "logits")],
+        *[(name, _size) for name in ("rows", "width", "num_wanted", "row_blocks")],
+        *[(name, _pointer) for name in ("tokens", "counts", "lengths", "blocks", "wanted", "logits")],
+        ("cache_kind", _int),
     ]
+
+
+_NAMES = {
+    LinearStruct: "Linear",
+    NormStruct: "GlmNorm",
+    LayerStruct: "GlmLayer",
+    NetworkStruct: "GlmNetwork",
+    StepStruct: "GlmStep",
+}
+
+
+def differences(told: str) -> list[str]:
+    """The structures that a library lays out otherwise, by their names in C++. `told` is what glm_structures returns:
+    a line `NAME SIZE FIELD:OFFSET:SIZE ...` for each.
+    """
+    theirs = {line.split(" ", 1)[0]: line for line in told.splitlines() if line}
+    return [name for kind, name in _NAMES.items() if theirs.get(name) != _line(kind, name)]
+
+
+def _line(kind: type[ctypes.Structure], name: str) -> str:
+    fields = [(field, getattr(kind, field)) for field, _ in kind._fields_]
+    return " ".join([name, str(ctypes.sizeof(kind)), *(f"{field}:{at.offset}:{at.size}" for field, at in fields)])
 
 
 def address(array: Any) -> int:

@@ -1,36 +1,50 @@
 #include "cached_attention.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "panels.h"
 #include "parallel.h"
-#include "vectors.h"
 
 namespace glm {
 namespace {
 
-constexpr int64_t kKeys = 64;      // keys of one block
-constexpr int64_t kQueries = 128;  // query rows that share the turning of a block
-constexpr int kTile = 4;
+constexpr int64_t kQueries = 128;  // query rows that share the reading of a block
 constexpr float kLowest = -1e30f;
+#if defined(__AVX512F__)
+constexpr int kTile = 8, kWide = 2;  // query rows by sixteens of keys or channels: sums that fit into registers
+#else
+constexpr int kTile = 2, kWide = 2;
+#endif
 
-// 16 x 16 numbers at `from` (rows `stride` apart) turned into columns at `to` (rows kKeys apart).
+struct Int8 {
+  typedef int8_t Stored;
+  static Floats read(const int8_t* p) {
+    typedef int8_t Bytes __attribute__((vector_size(16)));
+    Bytes bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, Floats);
+  }
+  static float one(int8_t x) { return float(x); }
+};
+
+// 16 x 16 numbers at `from` (rows `stride` apart) turned into columns at `to` (rows kSlots apart).
 void turn(const float* from, int64_t stride, int64_t rows, float* to) {
   Floats block[16];
   for (int64_t i = 0; i < 16; ++i) block[i] = i < rows ? load(from + i * stride) : Floats{};
   transpose(block);
-  for (int i = 0; i < 16; ++i) store(to + i * kKeys, block[i]);
+  for (int i = 0; i < 16; ++i) store(to + i * kSlots, block[i]);
 }
 
 // keys (count, E) -> (E, 64), 0 beyond count.
 void turn_block(const float* keys, int64_t count, int64_t e, float* to) {
   int64_t whole = e / 16 * 16;
-  for (int64_t s = 0; s < kKeys; s += 16) {
+  for (int64_t s = 0; s < kSlots; s += 16) {
     int64_t rows = std::max<int64_t>(0, std::min<int64_t>(16, count - s));
-    for (int64_t c = 0; c < whole; c += 16) turn(keys + s * e + c, e, rows, to + c * kKeys + s);
+    for (int64_t c = 0; c < whole; c += 16) turn(keys + s * e + c, e, rows, to + c * kSlots + s);
     for (int64_t c = whole; c < e; ++c)
-      for (int64_t i = 0; i < 16; ++i) to[c * kKeys + s + i] = i < rows ? keys[(s + i) * e + c] : 0.0f;
+      for (int64_t i = 0; i < 16; ++i) to[c * kSlots + s + i] = i < rows ? keys[(s + i) * e + c] : 0.0f;
   }
 }
 
@@ -39,57 +53,73 @@ struct Scratch {
   std::vector<float> top, total;
 };
 
-template <int kRows>
-void scores(const float* q, int64_t e, const float* turned, float* out) {
-  Floats found[kRows][4] = {};
-  for (int64_t c = 0; c < e; ++c) {
-    Floats keys[4];
-    for (int j = 0; j < 4; ++j) keys[j] = load(turned + c * kKeys + j * kLanes);
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < 4; ++j) found[i][j] += keys[j] * q[i * e + c];
+// out (kRows, 64) = q (kRows, E) keys (E, 64), times the scale of each slot where there is one.
+template <class Format, int kRows>
+void scores(const float* q, int64_t e, const typename Format::Stored* keys, const float* scale, float* out) {
+  for (int64_t s = 0; s < kSlots; s += kWide * kLanes) {
+    Floats found[kRows][kWide] = {};
+    for (int64_t c = 0; c < e; ++c) {
+      Floats read[kWide];
+      for (int j = 0; j < kWide; ++j) read[j] = Format::read(keys + c * kSlots + s + j * kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i)
+        for (int j = 0; j < kWide; ++j) found[i][j] += read[j] * q[i * e + c];
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kWide; ++j) {
+        Floats v = found[i][j];
+        if (scale != nullptr) v *= load(scale + s + j * kLanes);
+        store(out + i * kSlots + s + j * kLanes, v);
+      }
+    }
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < 4; ++j) store(out + i * kKeys + j * kLanes, found[i][j]);
 }
 
 // mixed (kRows, E) += weights (kRows, count) values (count, E), kParts times 16 columns from column c on.
-template <int kRows, int kParts>
-void mix_columns(const float* weights, const float* values, int64_t count, int64_t e, int64_t c, float* mixed) {
+template <class Format, int kRows, int kParts>
+void mix_columns(const float* weights, const typename Format::Stored* values, int64_t count, int64_t e, int64_t c,
+                 float* mixed) {
   Floats sum[kRows][kParts];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kParts; ++j) sum[i][j] = load(mixed + i * e + c + j * kLanes);
-  for (int64_t s = 0; s < count; ++s)
-    for (int j = 0; j < kParts; ++j) {
-      Floats value = load(values + s * e + c + j * kLanes);
-      for (int i = 0; i < kRows; ++i) sum[i][j] += value * weights[i * kKeys + s];
-    }
+  for (int64_t s = 0; s < count; ++s) {
+    Floats value[kParts];
+    for (int j = 0; j < kParts; ++j) value[j] = Format::read(values + s * e + c + j * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kParts; ++j) sum[i][j] += value[j] * weights[i * kSlots + s];
+  }
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kParts; ++j) store(mixed + i * e + c + j * kLanes, sum[i][j]);
 }
 
-template <int kRows>
-void mix(const float* weights, const float* values, int64_t count, int64_t e, float* mixed) {
+template <class Format, int kRows>
+void mix(const float* weights, const typename Format::Stored* values, int64_t count, int64_t e, float* mixed) {
   int64_t c = 0;
-  for (; c + 4 * kLanes <= e; c += 4 * kLanes) mix_columns<kRows, 4>(weights, values, count, e, c, mixed);
-  for (; c + kLanes <= e; c += kLanes) mix_columns<kRows, 1>(weights, values, count, e, c, mixed);
+  for (; c + kWide * kLanes <= e; c += kWide * kLanes)
+    mix_columns<Format, kRows, kWide>(weights, values, count, e, c, mixed);
+  for (; c + kLanes <= e; c += kLanes) mix_columns<Format, kRows, 1>(weights, values, count, e, c, mixed);
   if (c == e) return;
-  for (int i = 0; i < kRows; ++i) {
-    Floats sum = load_some(mixed + i * e + c, e - c);
-    for (int64_t s = 0; s < count; ++s) sum += load_some(values + s * e + c, e - c) * weights[i * kKeys + s];
-    store_some(mixed + i * e + c, sum, e - c);
+  Floats sum[kRows];
+  for (int i = 0; i < kRows; ++i) sum[i] = load_some(mixed + i * e + c, e - c);
+  for (int64_t s = 0; s < count; ++s) {
+    typename Format::Stored some[kLanes] = {};
+    std::memcpy(some, values + s * e + c, size_t(e - c) * sizeof some[0]);
+    Floats value = Format::read(some);
+    for (int i = 0; i < kRows; ++i) sum[i] += value * weights[i * kSlots + s];
   }
+  for (int i = 0; i < kRows; ++i) store_some(mixed + i * e + c, sum[i], e - c);
 }
 
 // Queries [first, first + rows) of one kv head: token t = row / group, head = row % group.
 class Item {
  public:
-  Item(const Attention& shape, int64_t heads, Scratch& space) : e_(shape.head_dim), group_(heads), space_(space) {}
+  Item(int64_t channels, int64_t heads, Scratch& space) : e_(channels), group_(heads), space_(space) {}
 
   void begin(const float* q, int64_t stride, int64_t tokens) {
     rows_ = tokens * group_;
     auto& s = space_;
-    s.turned.resize(size_t(e_ * kKeys));
-    s.weights.resize(size_t(rows_ * kKeys));
+    s.weights.resize(size_t(rows_ * kSlots));
     s.queries.resize(size_t(rows_ * e_));
     s.mixed.assign(size_t(rows_ * e_), 0.0f);
     s.top.assign(size_t(rows_), kLowest);
@@ -98,19 +128,27 @@ class Item {
       std::copy(q + t * stride, q + t * stride + group_ * e_, s.queries.data() + t * group_ * e_);
   }
 
-  // Keys and values (count, E), of which token t sees the first `seen(t)`.
-  template <class Seen>
-  void add(const float* keys, const float* values, int64_t count, Seen seen) {
-    for (int64_t s = 0; s < count; s += kKeys) {
-      int64_t here = std::min(kKeys, count - s);
+  // Keys (E, 64) and values (64, E), the first `count` of which are there; token t sees the first `seen(t)`.
+  template <class Format, class Seen>
+  void add(const typename Format::Stored* keys, const typename Format::Stored* values, const float* scales,
+           int64_t count, Seen seen) {
+    all_tiles([&](int64_t row, auto tile) {
+      scores<Format, tile()>(space_.queries.data() + row * e_, e_, keys, scales, space_.weights.data() + row * kSlots);
+    });
+    const float* value_scales = scales == nullptr ? nullptr : scales + kSlots;
+    for (int64_t row = 0; row < rows_; ++row) weigh(row, std::min(count, seen(row / group_)), count, value_scales);
+    all_tiles([&](int64_t row, auto tile) {
+      mix<Format, tile()>(space_.weights.data() + row * kSlots, values, count, e_, space_.mixed.data() + row * e_);
+    });
+  }
+
+  // The same for rows of keys (count, E).
+  void add_prefix(const float* keys, const float* values, int64_t count) {
+    space_.turned.resize(size_t(e_ * kSlots));
+    for (int64_t s = 0; s < count; s += kSlots) {
+      int64_t here = std::min(kSlots, count - s);
       turn_block(keys + s * e_, here, e_, space_.turned.data());
-      all_tiles([&](int64_t row, auto tile) {
-        scores<tile()>(space_.queries.data() + row * e_, e_, space_.turned.data(), space_.weights.data() + row * kKeys);
-      });
-      for (int64_t row = 0; row < rows_; ++row) weigh(row, std::min(here, seen(row / group_) - s));
-      all_tiles([&](int64_t row, auto tile) {
-        mix<tile()>(space_.weights.data() + row * kKeys, values + s * e_, here, e_, space_.mixed.data() + row * e_);
-      });
+      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, [&](int64_t) { return here; });
     }
   }
 
@@ -127,13 +165,18 @@ class Item {
   void all_tiles(Work work) {
     int64_t row = 0;
     for (; row + kTile <= rows_; row += kTile) work(row, std::integral_constant<int, kTile>());
+    for (; row + kTile / 2 <= rows_; row += kTile / 2) work(row, std::integral_constant<int, kTile / 2>());
     for (; row < rows_; ++row) work(row, std::integral_constant<int, 1>());
   }
 
-  // Scores of a row become weights e^(score - top), of which the first `seen` count.
-  void weigh(int64_t row, int64_t seen) {
-    float* w = space_.weights.data() + row * kKeys;
-    for (int64_t s = std::max<int64_t>(0, seen); s < kKeys; ++s) w[s] = kLowest;
+  // Scores of a row become weights e^(score - top), of which the first `seen` count, times the scales of the values.
+  void weigh(int64_t row, int64_t seen, int64_t count, const float* value_scales) {
+    float* w = space_.weights.data() + row * kSlots;
+    for (int64_t s = std::max<int64_t>(0, seen); s < kSlots; ++s) w[s] = kLowest;
+    if (seen <= 0) {
+      std::fill_n(w, count, 0.0f);
+      return;
+    }
     Floats best = load(w);
     for (int j = 1; j < 4; ++j) best = larger(best, load(w + j * kLanes));
     float old = space_.top[size_t(row)], top = std::max(old, highest(best));
@@ -141,9 +184,11 @@ class Item {
     for (int j = 0; j < 4; ++j) {
       Floats score = load(w + j * kLanes), weight = exponential(score - top);
       weight = score <= kLowest ? Floats{} : weight;
-      store(w + j * kLanes, weight);
       sum += weight;
+      if (value_scales != nullptr) weight *= load(value_scales + j * kLanes);
+      store(w + j * kLanes, weight);
     }
+    if (value_scales != nullptr) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
     if (top > old) {
       float shrink = std::exp(old - top);
       space_.total[size_t(row)] *= shrink;
@@ -158,7 +203,83 @@ class Item {
   Scratch& space_;
 };
 
+// All blocks of a sequence up to slot past + tokens.
+template <class Format>
+void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t kv_head, int64_t past, int64_t tokens) {
+  for (int64_t begin = 0; begin < past + tokens; begin += kSlots) {
+    const char* head = shape.form.head(s.blocks[begin / kSlots], shape.layer, kv_head);
+    const float* scales = shape.form.kind == kInt8 ? reinterpret_cast<const float*>(head) : nullptr;
+    const auto* keys = reinterpret_cast<const typename Format::Stored*>(head + shape.form.scale_bytes());
+    const auto* values = keys + kSlots * shape.form.head_dim;
+    int64_t count = std::min(kSlots, past + tokens - begin);
+    item.add<Format>(keys, values, scales, count, [&](int64_t t) { return past + t + 1 - begin; });
+  }
+}
+
+template <class Format>
+void put(int64_t e, char* part, int64_t slot, const float* key, const float* value) {
+  auto* keys = reinterpret_cast<typename Format::Stored*>(part);
+  auto* values = keys + kSlots * e + slot * e;
+  for (int64_t i = 0; i < e; ++i) keys[i * kSlots + slot] = Format::stored(key[i]);
+  for (int64_t i = 0; i < e; ++i) values[i] = Format::stored(value[i]);
+}
+
+template <class Format>
+void get(int64_t e, const char* part, int64_t slot, float key_scale, float value_scale, float* key, float* value) {
+  const auto* keys = reinterpret_cast<const typename Format::Stored*>(part);
+  const auto* values = keys + kSlots * e + slot * e;
+  for (int64_t i = 0; i < e; ++i) key[i] = Format::one(keys[i * kSlots + slot]) * key_scale;
+  for (int64_t i = 0; i < e; ++i) value[i] = Format::one(values[i]) * value_scale;
+}
+
+struct AsFloat : Float32 {
+  static float stored(float x) { return x; }
+};
+struct AsHalf : Float16 {
+  static uint16_t stored(float x) { return float_to_half(x); }
+};
+
+// Numbers of at most 127, the scale that brings them back.
+float put_bytes(const float* from, int64_t e, int8_t* to, int64_t step) {
+  float top = 0;
+  for (int64_t i = 0; i < e; ++i) {
+    if (!(std::fabs(from[i]) <= top)) top = std::fabs(from[i]);  // what is not a number stays visible
+  }
+  float inverse = top > 0 ? 127.0f / top : 0.0f;
+  for (int64_t i = 0; i < e; ++i) {
+    float scaled = from[i] * inverse;
+    to[i * step] = scaled >= -127.5f && scaled <= 127.5f ? int8_t(std::lrintf(scaled)) : int8_t(0);
+  }
+  return top / 127.0f;
+}
+
 }  // namespace
+
+void put_in_cache(const CacheForm& form, char* head, int64_t slot, const float* key, const float* value) {
+  int64_t e = form.head_dim;
+  if (form.kind == kFloat32) {
+    put<AsFloat>(e, head, slot, key, value);
+  } else if (form.kind == kFloat16) {
+    put<AsHalf>(e, head, slot, key, value);
+  } else {
+    auto* scales = reinterpret_cast<float*>(head);
+    auto* keys = reinterpret_cast<int8_t*>(head + form.scale_bytes());
+    scales[slot] = put_bytes(key, e, keys + slot, kSlots);
+    scales[kSlots + slot] = put_bytes(value, e, keys + kSlots * e + slot * e, 1);
+  }
+}
+
+void read_from_cache(const CacheForm& form, const char* head, int64_t slot, float* key, float* value) {
+  int64_t e = form.head_dim;
+  if (form.kind == kFloat32) {
+    get<Float32>(e, head, slot, 1, 1, key, value);
+  } else if (form.kind == kFloat16) {
+    get<Float16>(e, head, slot, 1, 1, key, value);
+  } else {
+    const auto* scales = reinterpret_cast<const float*>(head);
+    get<Int8>(e, head + form.scale_bytes(), slot, scales[slot], scales[kSlots + slot], key, value);
+  }
+}
 
 void cached_attention(const Attention& shape, const Sequence* sequences, int64_t count, const float* q, float* out) {
   struct Task {
@@ -166,13 +287,14 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
     int64_t kv_head, head, heads, token, tokens;
   };
   std::vector<Task> tasks;
-  int64_t e = shape.head_dim, group = shape.heads / shape.kv_heads, stride = shape.heads * e;
-  int64_t parts = 1, items = count * shape.kv_heads;
+  const CacheForm& form = shape.form;
+  int64_t e = form.head_dim, group = shape.heads / form.kv_heads, stride = shape.heads * e;
+  int64_t parts = 1, items = count * form.kv_heads;
   while (items * parts < threads() && group % (parts * 2) == 0) parts *= 2;
   int64_t heads = group / parts, block = std::max<int64_t>(1, kQueries / heads);
   for (int64_t i = 0; i < count; ++i)
     for (int64_t t = 0; t < sequences[i].count; t += block)
-      for (int64_t k = 0; k < shape.kv_heads; ++k)
+      for (int64_t k = 0; k < form.kv_heads; ++k)
         for (int64_t p = 0; p < parts; ++p)
           tasks.push_back({&sequences[i], k, k * group + p * heads, heads, t, std::min(block, sequences[i].count - t)});
   parallel_for(int64_t(tasks.size()), [&](int64_t i) {
@@ -180,14 +302,15 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
     const Task& task = tasks[size_t(i)];
     const Sequence& s = *task.sequence;
     int64_t at = (s.first + task.token) * stride + task.head * e, past = s.past + task.token;
-    Item item(shape, task.heads, space);
+    Item item(e, task.heads, space);
     item.begin(q + at, stride, task.tokens);
     if (shape.prefix > 0) {
       int64_t skip = task.kv_head * shape.prefix * e;
-      item.add(shape.prefix_keys + skip, shape.prefix_values + skip, shape.prefix, [&](int64_t) { return shape.prefix; });
+      item.add_prefix(shape.prefix_keys + skip, shape.prefix_values + skip, shape.prefix);
     }
-    item.add(s.keys + task.kv_head * s.stride, s.values + task.kv_head * s.stride, past + task.tokens,
-             [&](int64_t t) { return past + t + 1; });
+    if (form.kind == kFloat32) add_blocks<Float32>(item, shape, s, task.kv_head, past, task.tokens);
+    if (form.kind == kFloat16) add_blocks<Float16>(item, shape, s, task.kv_head, past, task.tokens);
+    if (form.kind == kInt8) add_blocks<Int8>(item, shape, s, task.kv_head, past, task.tokens);
     item.end(out + at, stride);
   });
 }

@@ -2,21 +2,48 @@
 #pragma once
 #include <cstdint>
 
+#include "vectors.h"
+
 namespace glm {
 
-// A row of the batch: its new tokens are rows [first, first + count) of q and out, at slots [past, past + count).
+constexpr int64_t kSlots = 64;  // tokens of a block
+
+// How a block of the cache is laid out: for each layer and kv head keys (E, 64), so that scores of neighbouring slots
+// stand side by side, then values (64, E), in float32, float16 or int8; int8 after a scale of each slot's key and of
+// each slot's value (2, 64) float32.
+struct CacheForm {
+  int32_t kind;
+  int64_t kv_heads, head_dim;
+
+  int64_t number_bytes() const { return kind == kFloat32 ? 4 : kind == kFloat16 ? 2 : 1; }
+  int64_t scale_bytes() const { return kind == kInt8 ? 2 * kSlots * int64_t(sizeof(float)) : 0; }
+  int64_t part_bytes() const { return kSlots * head_dim * number_bytes(); }
+  int64_t head_bytes() const { return scale_bytes() + 2 * part_bytes(); }
+  char* head(char* block, int64_t layer, int64_t kv_head) const {
+    return block + (layer * kv_heads + kv_head) * head_bytes();
+  }
+};
+
+// A sequence of the batch: its new tokens are rows [first, first + count) of q and out, at slots [past, past + count);
+// slot s is slot s % 64 of block s / 64.
 struct Sequence {
   int64_t first, count, past;
-  const float *keys, *values;  // (K, slots, E) of this layer and row; head k begins at k * stride
-  int64_t stride;
+  char* const* blocks;
 };
 
 // q, out (N, H * E), q already scaled. A prefix (K, P, E) is seen by every token.
 struct Attention {
-  int64_t heads, kv_heads, head_dim;
+  int64_t heads;
+  CacheForm form;
+  int64_t layer;
   const float *prefix_keys, *prefix_values;
   int64_t prefix;
 };
+
+// Writes key and value (E) of a kv head into slot `slot` of a block.
+void put_in_cache(const CacheForm& form, char* head, int64_t slot, const float* key, const float* value);
+// The same numbers back.
+void read_from_cache(const CacheForm& form, const char* head, int64_t slot, float* key, float* value);
 
 void cached_attention(const Attention& shape, const Sequence* sequences, int64_t count, const float* q, float* out);
 

@@ -3,13 +3,13 @@
 #include <algorithm>
 
 #include "parallel.h"
+#include "product.h"
 
 namespace glm {
 namespace {
 
-Sgemm library_sgemm = nullptr;
 constexpr int64_t kFewRows = 8;     // up to so many rows of x each weight is read once and multiplied with all
-constexpr int64_t kPanel = 64;      // rows of a weight that are widened together
+constexpr int64_t kWidened = 1024;  // rows of a weight that are widened together
 constexpr int64_t kTaskBytes = 1 << 17;
 
 template <class Format, int kRows, int kTokens>
@@ -52,81 +52,42 @@ void few_tokens(const float* x, int64_t m, const typename Format::Stored* w, int
 }
 
 template <class Format>
-void rows_of(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
+void each_row(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
   const auto* data = static_cast<const typename Format::Stored*>(w.weight);
   int64_t n = begin, k = w.columns;
   for (; n + 4 <= end; n += 4) few_tokens<Format, 4>(x, m, data + n * k, k, out + n - begin, ldout);
   for (; n < end; ++n) few_tokens<Format, 1>(x, m, data + n * k, k, out + n - begin, ldout);
 }
 
-void read_integers(const Linear& w, int64_t row, float* out) {
-  const uint16_t* scale = w.scale + row * (w.columns / w.group);
-  if (w.kind == kInt8) {
-    const int8_t* q = static_cast<const int8_t*>(w.weight) + row * w.columns;
-    for (int64_t g = 0; g < w.columns / w.group; ++g) {
-      float s = half_to_float(scale[g]);
-      for (int64_t j = g * w.group; j < (g + 1) * w.group; ++j) out[j] = float(q[j]) * s;
-    }
-    return;
-  }
-  const uint8_t* q = static_cast<const uint8_t*>(w.weight) + row * ((w.columns + 127) / 128 * 64);
-  for (int64_t at = 0; at < w.columns; at += 128, q += 64) {
-    int8_t whole[128];
-    for (int64_t j = 0; j < 64; ++j) {
-      whole[j] = int8_t((q[j] & 15) - 8);
-      whole[64 + j] = int8_t((q[j] >> 4) - 8);
-    }
-    for (int64_t g = 0; g < 128 && at + g < w.columns; g += w.group) {
-      float s = half_to_float(scale[(at + g) / w.group]);
-      for (int64_t j = g; j < g + w.group; ++j) out[at + j] = float(whole[j]) * s;
-    }
-  }
+int64_t number_bytes(const Linear& w) { return w.kind == kFloat32 ? 4 : 2; }
+
+void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
+  int64_t some = std::min<int64_t>(w.rows / threads() + 1, kTaskBytes / (w.columns * number_bytes(w)));
+  parallel_ranges(w.rows, std::max<int64_t>(16, some / 4 * 4), [&](int64_t begin, int64_t end) {
+    if (w.kind == kFloat32) each_row<Float32>(x, m, w, begin, end, y + begin, n);
+    if (w.kind == kBfloat16) each_row<Bfloat16>(x, m, w, begin, end, y + begin, n);
+    if (w.kind == kFloat16) each_row<Float16>(x, m, w, begin, end, y + begin, n);
+  });
 }
 
-// out (m, end - begin) by widening rows of the weight to float32 first.
-void widened(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
-  static thread_local std::vector<float> panel;
+// y (m, w.rows), rows n apart, for a weight of floats.
+void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Workspace& space) {
   int64_t k = w.columns;
-  panel.resize(size_t(kPanel * k));
-  for (int64_t n = begin; n < end; n += kPanel) {
-    int64_t count = std::min(kPanel, end - n);
-    for (int64_t r = 0; r < count; ++r) read_row(w, n + r, panel.data() + r * k);
-    Linear wide = w;
-    wide.weight = panel.data();
-    wide.kind = kFloat32;
-    if (library_sgemm != nullptr && m > kFewRows) {
-      library_sgemm('N', 'T', m, count, k, 1.0f, x, k, panel.data(), k, 0.0f, out + n - begin, ldout);
-    } else {
-      rows_of<Float32>(x, m, wide, 0, count, out + n - begin, ldout);
+  if (m <= kFewRows) {
+    few(x, m, w, y, n);
+  } else if (w.kind == kFloat32) {
+    product(rows_of(x, m, k), rows_of(static_cast<const float*>(w.weight), w.rows, k), k, y, n, nullptr, false,
+            Numbers::kFloat32);
+  } else {
+    float* wide = space.widened.take(std::min(kWidened, w.rows) * k);
+    for (int64_t begin = 0; begin < w.rows; begin += kWidened) {
+      int64_t count = std::min(kWidened, w.rows - begin);
+      parallel_ranges(count, 16, [&](int64_t from, int64_t to) {
+        for (int64_t r = from; r < to; ++r) read_row(w, begin + r, wide + r * k);
+      });
+      product(rows_of(x, m, k), rows_of(wide, count, k), k, y + begin, n, nullptr, false, Numbers::kFloat32);
     }
   }
-}
-
-void any_rows(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
-  bool many = m > kFewRows && library_sgemm != nullptr;
-  if (w.kind == kFloat32 && many) {
-    const float* data = static_cast<const float*>(w.weight) + begin * w.columns;
-    library_sgemm('N', 'T', m, end - begin, w.columns, 1.0f, x, w.columns, data, w.columns, 0.0f, out, ldout);
-  } else if (w.kind == kFloat32) {
-    rows_of<Float32>(x, m, w, begin, end, out, ldout);
-  } else if (w.kind == kBfloat16 && !many) {
-    rows_of<Bfloat16>(x, m, w, begin, end, out, ldout);
-  } else if (w.kind == kFloat16 && !many) {
-    rows_of<Float16>(x, m, w, begin, end, out, ldout);
-  } else {
-    widened(x, m, w, begin, end, out, ldout);
-  }
-}
-
-int64_t bytes_per_row(const Linear& w) {
-  static const int64_t half_bytes[] = {8, 4, 4, 2, 1};
-  return w.columns * half_bytes[w.kind] / 2;
-}
-
-void plain(const float* x, int64_t m, const Linear& w, float* y, Workspace& space, int64_t n) {
-  int64_t grain = std::max<int64_t>(16, std::min<int64_t>(w.rows / threads() + 1, kTaskBytes / bytes_per_row(w)) / 4 * 4);
-  if (m > kFewRows) grain = std::max<int64_t>(64, (w.rows / (2 * threads()) + 63) / 64 * 64);
-  parallel_ranges(w.rows, grain, [&](int64_t begin, int64_t end) { any_rows(x, m, w, begin, end, y + begin, n); });
 }
 
 void finish_rows(const Linear& w, const float* found, int64_t m, float* y, Finish finish) {
@@ -163,9 +124,6 @@ float* Buffer::take(int64_t count) {
   return reinterpret_cast<float*>((address + 63) / 64 * 64);
 }
 
-void set_sgemm(Sgemm function) { library_sgemm = function; }
-Sgemm sgemm() { return library_sgemm; }
-
 void read_numbers(const void* from, int32_t kind, int64_t count, float* out) {
   const auto* halves = static_cast<const uint16_t*>(from);
   if (kind == kFloat32) {
@@ -180,36 +138,32 @@ void read_numbers(const void* from, int32_t kind, int64_t count, float* out) {
 }
 
 void read_row(const Linear& w, int64_t row, float* out) {
-  if (w.kind >= kInt8) {
-    read_integers(w, row, out);
-    return;
-  }
-  int64_t size = w.kind == kFloat32 ? 4 : 2;
+  int64_t size = number_bytes(w);
   read_numbers(static_cast<const char*>(w.weight) + row * w.columns * size, w.kind, w.columns, out);
 }
 
 void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space) {
-  bool in_integers = w.kind >= kInt8 && integers_are_fast() && w.group % 32 == 0;
-  if (in_integers && w.lora_a == nullptr) {
+  bool integers = w.kind >= kInt8, halves_are_panels = finish != kSwiglu || w.rows % 32 == 0;
+  if (integers && w.lora_a == nullptr && halves_are_panels) {
     linear_integers(x, m, w, y, finish, space);
     return;
   }
   bool direct = finish == kWrite && w.bias == nullptr;
   float* found = direct ? y : space.wide.take(m * w.rows);
-  if (in_integers) {
+  if (integers) {
     Linear bare = w;
     bare.bias = nullptr;
     bare.lora_a = nullptr;
     linear_integers(x, m, bare, found, kWrite, space);
   } else {
-    plain(x, m, w, found, space, w.rows);
+    plain(x, m, w, found, w.rows, space);
   }
   if (w.lora_a != nullptr) {
     int64_t rank = w.lora_a->rows;
     float* low = space.low.take(m * (rank + w.rows));
     float* delta = low + m * rank;
-    plain(x, m, *w.lora_a, low, space, rank);
-    plain(low, m, *w.lora_b, delta, space, w.rows);
+    plain(x, m, *w.lora_a, low, rank, space);
+    plain(low, m, *w.lora_b, delta, w.rows, space);
     for (int64_t i = 0; i < m * w.rows; ++i) found[i] += w.lora_scale * delta[i];
   }
   if (!direct) finish_rows(w, found, m, y, finish);

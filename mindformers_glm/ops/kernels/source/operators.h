@@ -23,14 +23,14 @@ struct Arguments {
 }  // namespace glm
 
 // Defines the operator `name` over `Arguments given`; another result than 0 makes MindSpore raise an error.
-#define GLM_OPERATOR(name)                                                                                        \
-  static void name##_work(const glm::Arguments& given);                                                           \
-  extern "C" int name(int, void** data, int* ranks, int64_t** shapes, const char**, void*, void*) {               \
-    try {                                                                                                         \
-      name##_work({data, ranks, shapes});                                                                         \
-    } catch (const std::exception&) {                                                                             \
-      return 1;                                                                                                   \
-    }                                                                                                             \
-    return 0;                                                                                                     \
-  }                                                                                                               \
+#define GLM_OPERATOR(name)                                                                          \
+  static void name##_work(const glm::Arguments& given);                                             \
+  extern "C" int name(int, void** data, int* ranks, int64_t** shapes, const char**, void*, void*) { \
+    try {                                                                                           \
+      name##_work({data, ranks, shapes});                                                           \
+    } catch (const std::exception&) {                                                               \
+      return 1;                                                                                     \
+    }                                                                                               \
+    return 0;                                                                                       \
+  }                                                                                                 \
   static void name##_work(const glm::Arguments& given)

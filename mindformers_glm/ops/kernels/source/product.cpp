@@ -34,15 +34,13 @@ void put_floats(float* out, int64_t place, Floats numbers, int64_t count) {
 }
 
 void pack_rows(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale, void* out) {
-  pack<kRows>(v, first, count, p, depth, scale, [=](int64_t place, Floats numbers, int64_t some) {
-    put_floats((float*)out, place, numbers, some);
-  });
+  pack<kRows>(v, first, count, p, depth, scale,
+              [=](int64_t place, Floats numbers, int64_t some) { put_floats((float*)out, place, numbers, some); });
 }
 
 void pack_columns(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale, void* out) {
-  pack<kColumns>(v, first, count, p, depth, scale, [=](int64_t place, Floats numbers, int64_t some) {
-    put_floats((float*)out, place, numbers, some);
-  });
+  pack<kColumns>(v, first, count, p, depth, scale,
+                 [=](int64_t place, Floats numbers, int64_t some) { put_floats((float*)out, place, numbers, some); });
 }
 
 void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* tile) {
@@ -68,7 +66,6 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
 }
 
 const ProductForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply};
-
 
 thread_local Kept whole_memory, block_memory;
 

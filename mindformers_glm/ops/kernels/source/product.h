@@ -13,7 +13,7 @@ struct Vectors {
 };
 
 inline Vectors rows_of(const float* data, int64_t rows, int64_t columns) { return {data, rows, columns, 1}; }
-inline Vectors columns_of(const float* data, int64_t rows, int64_t columns) { return {data, columns, 1, columns}; }
+inline Vectors columns_of(const float* data, int64_t /*rows*/, int64_t columns) { return {data, columns, 1, columns}; }
 
 enum class Numbers { kFloat32, kHalf };
 
@@ -28,7 +28,7 @@ bool halves_are_fast();
 
 // What a form of product consists of: how panels are packed and what the innermost kernel does.
 struct ProductForm {
-  int64_t rows, columns;       // of C that the kernel makes at once: rows from a, columns from b
+  int64_t rows, columns;            // of C that the kernel makes at once: rows from a, columns from b
   int64_t row_bytes, column_bytes;  // that a number of a and of b takes in a panel
   // Panel of `count` (up to `rows` or `columns`) vectors from `first` on, numbers p to p + depth, times scale.
   void (*pack_rows)(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale, void* out);

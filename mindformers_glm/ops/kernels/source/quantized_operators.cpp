@@ -1,4 +1,5 @@
-// y = x W^T for a weight of integers inside MindSpore's graphs: x (M, K), W (N, K) packed, scale (N, K / group) -> y (M, N).
+// y = x W^T for a weight of integers inside MindSpore's graphs: x (M, K), W (N, K) packed, scale (N, K / group) -> y
+// (M, N).
 #include "linear.h"
 #include "operators.h"
 

@@ -185,7 +185,8 @@ void attend(const Arguments& given, bool is_packed) {
         int64_t count = std::min(wide, t - first);
         Sight sight(is_packed ? given.floats(3) + b * t : nullptr, first, count, form.rows);
         int64_t past = first + count - sight.begin;
-        for (int64_t i = 0; i < count; ++i) of_queries.turn(rows + (first + i) * s.width + head * e, first + i, q + i * e);
+        for (int64_t i = 0; i < count; ++i)
+          of_queries.turn(rows + (first + i) * s.width + head * e, first + i, q + i * e);
         pack_columns(form, rows_of(q, count, e), e, q_panel);
         multiply(form, past, e, e, k_panels + sight.begin * e, q_panel, scores);
         soften(scores, past, sight, first, count, wide, highest, total);

@@ -13,7 +13,8 @@ namespace {
 
 void forward(const Arguments& given, const float* bias, int out, Numbers numbers) {
   int64_t n = given.size(0, 0), k = given.size(0, 1), m = given.size(1, 0);
-  product(rows_of(given.floats(0), n, k), rows_of(given.floats(1), m, k), k, given.floats(out), m, bias, false, numbers);
+  product(rows_of(given.floats(0), n, k), rows_of(given.floats(1), m, k), k, given.floats(out), m, bias, false,
+          numbers);
 }
 
 void back_x(const Arguments& given, Numbers numbers) {  // dy (N, out), W -> dx

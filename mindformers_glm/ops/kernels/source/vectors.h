@@ -46,6 +46,28 @@ inline float bfloat_to_float(uint16_t h) {
   return f;
 }
 
+inline uint16_t float_to_half(float f) {  // to nearest, ties to even; beyond 65504 infinite
+#if defined(__F16C__)
+  return uint16_t(_cvtss_sh(f, 0));
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  uint32_t sign = (bits >> 16) & 0x8000u;
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return uint16_t(sign | 0x7e00u);
+  if (bits >= 0x477ff000u) return uint16_t(sign | 0x7c00u);
+  if (bits < 0x38800000u) {  // below 2^-14: in steps of 2^-24, which adding 1/2 leaves in the last bits
+    float size;
+    std::memcpy(&size, &bits, 4);
+    size += 0.5f;
+    std::memcpy(&bits, &size, 4);
+    return uint16_t(sign | (bits - 0x3f000000u));
+  }
+  bits += 0xfffu + ((bits >> 13) & 1);
+  return uint16_t(sign | ((bits - 0x38000000u) >> 13));
+#endif
+}
+
 inline uint16_t float_to_bfloat(float f) {  // to nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &f, 4);

@@ -1,0 +1,202 @@
+"""Keys and values in blocks that sequences share where they begin alike. What a block holds is the kernels' affair
+(ops/kernels/source/cached_attention.h). Shapes: R rows, L layers, K kv heads, E head_dim.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindformers_glm.errors import GenerationError
+
+BLOCK = 64  # tokens
+
+
+class CacheFull(GenerationError):
+    """The memory that the cache may take is used up."""
+
+
+class Block:
+    """Memory of 64 tokens; `users` rows hold it."""
+
+    __slots__ = ("memory", "users")
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self.memory, self.users = memory, 1
+
+
+class BlockPool:
+    """Hands out blocks of `block_bytes`, at most `max_tokens` tokens of them (None: as many as memory holds).
+
+    `free_blocks` says how many more there may be. Caches may be dropped in any thread.
+    """
+
+    def __init__(self, block_bytes: int, *, max_tokens: int | None = None) -> None:
+        self.block_bytes = block_bytes
+        self.max_blocks = None if max_tokens is None else max(1, max_tokens // BLOCK)
+        self.used_blocks = 0
+        self._spare: list[np.ndarray] = []
+        self._lock = threading.RLock()  # a collected cache gives blocks back wherever the collector runs
+
+    @property
+    def free_blocks(self) -> int | None:
+        """Blocks that `take` can still hand out; None where there is no limit."""
+        return None if self.max_blocks is None else self.max_blocks - self.used_blocks
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the blocks in use, each counted once."""
+        return self.used_blocks * self.block_bytes
+
+    def take(self) -> Block:
+        """A block of its own.
+
+        Raises:
+            CacheFull: all are in use.
+        """
+        with self._lock:
+            if self.max_blocks is not None and self.used_blocks >= self.max_blocks:
+                raise CacheFull(f"the cache is full: it may hold {self.max_blocks * BLOCK} tokens")
+            memory = self._spare.pop() if self._spare else np.empty(self.block_bytes, np.uint8)
+            self.used_blocks += 1
+        return Block(memory)
+
+    def give_back(self, block: Block) -> None:
+        """One row less holds this block."""
+        with self._lock:
+            block.users -= 1
+            if block.users == 0:
+                self.used_blocks -= 1
+                if len(self._spare) < 1 + self.used_blocks // 4:
+                    self._spare.append(block.memory)
+
+    def share(self, block: Block) -> Block:
+        """One row more holds it."""
+        with self._lock:
+            block.users += 1
+        return block
+
+
+class PagedCache:
+    """Rows of different lengths, each a list of blocks; `lengths[row]` tokens are there.
+
+    Rows that are copied share their blocks; a shared block is copied when a row writes into it (`prepare`).
+    """
+
+    def __init__(self, pool: BlockPool, rows: int) -> None:
+        self.pool = pool
+        self.lengths = np.zeros(rows, np.int32)
+        self._blocks: list[list[Block]] = [[] for _ in range(rows)]
+        self._addresses: np.ndarray | None = None
+
+    def __del__(self) -> None:
+        for row in getattr(self, "_blocks", ()):
+            self._drop(row)
+
+    @property
+    def rows(self) -> int:
+        """Rows there is room for."""
+        return len(self.lengths)
+
+    @property
+    def slots(self) -> int:
+        """Tokens that the blocks of the longest row can hold."""
+        return BLOCK * max((len(row) for row in self._blocks), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the blocks of these rows, each counted once."""
+        return self.pool.block_bytes * len({id(block) for row in self._blocks for block in row})
+
+    def prepare(self, counts: np.ndarray) -> np.ndarray:
+        """Makes room for counts[r] more tokens in row r, in blocks of its own; where all blocks are, (R, B) uintp.
+
+        Raises:
+            CacheFull: nothing has been changed that is not undone by asking again.
+        """
+        for blocks, length, count in zip(self._blocks, self.lengths, counts, strict=True):
+            if count == 0:
+                continue
+            first, end = int(length) // BLOCK, -(-(int(length) + int(count)) // BLOCK)
+            if first < len(blocks) and blocks[first].users > 1:
+                blocks[first] = self._copy(blocks[first])
+                self._addresses = None
+            while len(blocks) < end:
+                blocks.append(self.pool.take())
+                self._addresses = None
+        if self._addresses is None:
+            width = max(1, max((len(row) for row in self._blocks), default=1))
+            self._addresses = np.zeros((self.rows, width), np.uintp)
+            for row, blocks in enumerate(self._blocks):
+                self._addresses[row, : len(blocks)] = [block.memory.ctypes.data for block in blocks]
+        return self._addresses
+
+    def needed_blocks(self, counts: np.ndarray) -> int:
+        """Blocks that `prepare` would take from the pool."""
+        needed = 0
+        for blocks, length, count in zip(self._blocks, self.lengths, counts, strict=True):
+            if count:
+                first, end = int(length) // BLOCK, -(-(int(length) + int(count)) // BLOCK)
+                needed += max(0, end - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
+        return needed
+
+    def advance(self, counts: np.ndarray) -> None:
+        """Adds to the lengths what was written."""
+        self.lengths += counts.astype(np.int32)
+
+    def set_rows(self, rows: int) -> None:
+        """Makes room for `rows` rows, or drops those from `rows` on."""
+        for blocks in self._blocks[rows:]:
+            self._drop(blocks)
+        kept = self._blocks[:rows]
+        self._blocks = kept + [[] for _ in range(rows - len(kept))]
+        self.lengths = np.concatenate((self.lengths[:rows], np.zeros(rows - len(kept), np.int32)))
+        self._addresses = None
+
+    def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Row targets[i] becomes what row sources[i] was before the call."""
+        moved = [(target, source) for target, source in zip(targets, sources, strict=True) if target != source]
+        found = [self._shared(self._blocks[source], int(self.lengths[source])) for _, source in moved]
+        lengths = [int(self.lengths[source]) for _, source in moved]
+        for (target, _), blocks, length in zip(moved, found, lengths, strict=True):
+            self._put(target, blocks, length)
+
+    def copy_row(self, target: int, other: PagedCache, source: int) -> None:
+        """Row `target` becomes row `source` of another cache of the same pool."""
+        length = int(other.lengths[source])
+        self._put(target, self._shared(other._blocks[source], length), length)
+
+    def row(self, source: int, length: int) -> PagedCache:
+        """A cache of its own with the first `length` tokens of one row."""
+        one = PagedCache(self.pool, 1)
+        one._put(0, self._shared(self._blocks[source], length), length)
+        return one
+
+    def own_blocks(self) -> None:
+        """Gives every row memory of its own; for measurements."""
+        for row, length in enumerate(self.lengths):
+            for place, block in enumerate(self._blocks[row][: -(-int(length) // BLOCK)]):
+                if block.users > 1:
+                    self._blocks[row][place] = self._copy(block)
+        self._addresses = None
+
+    def _copy(self, block: Block) -> Block:
+        own = self.pool.take()
+        own.memory[:] = block.memory
+        self.pool.give_back(block)
+        return own
+
+    def _shared(self, blocks: list[Block], length: int) -> list[Block]:
+        return [self.pool.share(block) for block in blocks[: -(-length // BLOCK)]]
+
+    def _put(self, row: int, blocks: list[Block], length: int) -> None:
+        self._drop(self._blocks[row])
+        self._blocks[row], self.lengths[row] = blocks, length
+        self._addresses = None
+
+    def _drop(self, blocks: list[Block]) -> None:
+        for block in blocks:
+            self.pool.give_back(block)
+        blocks.clear()

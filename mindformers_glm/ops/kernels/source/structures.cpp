@@ -1,0 +1,67 @@
+// How this compiler laid out the structures that Python fills: one line each, compared when the library is loaded.
+#include <cstddef>
+#include <string>
+
+#include "network.h"
+
+namespace {
+
+using glm::Linear;
+
+struct Field {
+  const char* name;
+  size_t offset, size;
+};
+
+std::string line(const char* name, size_t size, std::initializer_list<Field> fields) {
+  std::string text = std::string(name) + " " + std::to_string(size);
+  for (const Field& field : fields)
+    text += std::string(" ") + field.name + ":" + std::to_string(field.offset) + ":" + std::to_string(field.size);
+  return text + "\n";
+}
+
+#define F(type, name) \
+  Field { #name, offsetof(type, name), sizeof(type::name) }
+
+std::string all_lines() {
+  return line("Linear", sizeof(Linear),
+              {F(Linear, weight), F(Linear, scale), F(Linear, bias), F(Linear, lora_a), F(Linear, lora_b),
+               F(Linear, rows), F(Linear, columns), F(Linear, kind), F(Linear, group), F(Linear, bias_kind),
+               F(Linear, layout), F(Linear, lora_scale)}) +
+         line("GlmNorm", sizeof(GlmNorm), {F(GlmNorm, weight), F(GlmNorm, bias), F(GlmNorm, kind)}) +
+         line("GlmLayer", sizeof(GlmLayer),
+              {F(GlmLayer, input_layernorm), F(GlmLayer, query_key_value), F(GlmLayer, dense),
+               F(GlmLayer, post_self_attn_layernorm), F(GlmLayer, post_attention_layernorm), F(GlmLayer, dense_h_to_4h),
+               F(GlmLayer, dense_4h_to_h), F(GlmLayer, post_mlp_layernorm)}) +
+         line("GlmNetwork", sizeof(GlmNetwork), {F(GlmNetwork, layers),
+                                                 F(GlmNetwork, hidden),
+                                                 F(GlmNetwork, heads),
+                                                 F(GlmNetwork, kv_heads),
+                                                 F(GlmNetwork, head_dim),
+                                                 F(GlmNetwork, rotary_dim),
+                                                 F(GlmNetwork, ffn),
+                                                 F(GlmNetwork, vocabulary),
+                                                 F(GlmNetwork, length),
+                                                 F(GlmNetwork, epsilon),
+                                                 F(GlmNetwork, is_grouped),
+                                                 F(GlmNetwork, residual_is_norm),
+                                                 F(GlmNetwork, has_final_norm),
+                                                 F(GlmNetwork, rotary),
+                                                 F(GlmNetwork, embedding),
+                                                 F(GlmNetwork, layer),
+                                                 F(GlmNetwork, final_layernorm),
+                                                 F(GlmNetwork, output_layer),
+                                                 F(GlmNetwork, prefix),
+                                                 F(GlmNetwork, prefix_length)}) +
+         line("GlmStep", sizeof(GlmStep),
+              {F(GlmStep, rows), F(GlmStep, width), F(GlmStep, num_wanted), F(GlmStep, row_blocks), F(GlmStep, tokens),
+               F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, blocks), F(GlmStep, wanted), F(GlmStep, logits),
+               F(GlmStep, cache_kind)});
+}
+
+}  // namespace
+
+extern "C" const char* glm_structures() {
+  static const std::string text = all_lines();
+  return text.c_str();
+}
