@@ -29,6 +29,7 @@ check: venv
 	@$(PY) -m ruff check .
 	@$(VENV)/bin/lint-imports --no-cache > $(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
 	@$(PY) -m mypy --no-error-summary
+	@$(PY) -m mindformers_glm.ops.kernels.build --check
 
 format: venv
 	@$(PY) -m ruff format .

@@ -1,4 +1,6 @@
-"""From logits to the next token, in NumPy. Shapes: B rows, V vocabulary."""
+"""From logits to the next token: by the compiled library, and in NumPy what it does, where there is none or a user's
+function changes logits. Shapes: B rows, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,11 @@ import numpy as np
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.ops.kernels import choosing
+from mindformers_glm.ops.kernels.library import library
 
 FORBIDDEN = -np.inf
+_ALL_FORBIDDEN = "bad_words_ids and no_repeat_ngram_size together forbid every token"
 _CANDIDATES = 256  # top-p looks at so many best tokens before it sorts the whole vocabulary
 
 
@@ -20,6 +25,55 @@ class Choice(NamedTuple):
     token: int
     logprob: float | None = None
     best: tuple[tuple[int, float], ...] = ()
+
+
+class Row(NamedTuple):
+    """A sequence that gets a token: its ids without padding, how many of them are new and how many at least must be,
+    and the number in [0, 1) that decides where it samples.
+    """
+
+    ids: Sequence[int]
+    num_new: int
+    min_new: int
+    uniform: float = 0.0
+
+
+def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfig) -> list[Choice]:
+    """The next token of each row, from logits (B, V) as the network gave them.
+
+    Raises:
+        GenerationError: every token is forbidden, or a user's function returned no logits.
+    """
+    kernels = None if config.logits_processor else library()
+    if kernels is None:
+        processed = [
+            process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new) for i, row in enumerate(rows)
+        ]
+        uniforms = np.asarray([row.uniform for row in rows])
+        return choose(logits, np.stack(processed), [config] * len(rows), uniforms)
+    found = choosing.choose(kernels, logits, [_wish(row, config) for row in rows])
+    if any(choice.token < 0 for choice in found):
+        raise GenerationError(_ALL_FORBIDDEN)
+    if not (config.output_logprobs or config.top_logprobs):
+        return [Choice(choice.token) for choice in found]
+    best = [zip(choice.best.tolist(), choice.best_logprobs.tolist(), strict=True) for choice in found]
+    return [Choice(choice.token, choice.logprob, tuple(pairs)) for choice, pairs in zip(found, best, strict=True)]
+
+
+def _wish(row: Row, config: GenerationConfig) -> choosing.Wish:
+    is_penalised = config.repetition_penalty != 1.0
+    return choosing.Wish(
+        seen=np.asarray(row.ids if is_penalised else (), np.int32),
+        banned=np.asarray(banned(row.ids, config, num_new=row.num_new, min_new=row.min_new), np.int32),
+        uniform=float(row.uniform),
+        is_greedy=config.greedy,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        penalty=config.repetition_penalty,
+        wants_logprob=config.output_logprobs,
+        num_best=config.top_logprobs,
+    )
 
 
 def process(
@@ -37,20 +91,24 @@ def process(
             fault = "numbers that are not finite" if changed.size == logits.size else f"shape {changed.shape}"
             raise GenerationError(f"logits_processor: it returned {fault}, not logits (1, {len(logits)})")
         logits = changed.reshape(logits.shape)
-    banned: list[int] = []
+    ends = banned(ids, config, num_new=num_new, min_new=min_new)
+    if ends:
+        logits = logits.copy()
+        logits[[token for token in ends if token < len(logits)]] = FORBIDDEN
+        if logits.max() == FORBIDDEN:
+            raise GenerationError(_ALL_FORBIDDEN)
+    return logits
+
+
+def banned(ids: Sequence[int], config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
+    """Tokens that may not come next."""
+    found: list[int] = []
     if config.no_repeat_ngram_size:
-        banned += repeated_ngram_ends(ids, config.no_repeat_ngram_size)
+        found += repeated_ngram_ends(ids, config.no_repeat_ngram_size)
     for word in config.bad_words_ids:
         if len(ids) >= len(word) - 1 and tuple(ids[len(ids) - len(word) + 1 :]) == word[:-1]:
-            banned.append(word[-1])
-    if num_new < min_new:
-        banned += config.stop_ids
-    if banned:
-        logits = logits.copy()
-        logits[[token for token in banned if token < len(logits)]] = FORBIDDEN
-        if logits.max() == FORBIDDEN:
-            raise GenerationError("bad_words_ids and no_repeat_ngram_size together forbid every token")
-    return logits
+            found.append(word[-1])
+    return [*found, *config.stop_ids] if num_new < min_new else found
 
 
 def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) -> np.ndarray:

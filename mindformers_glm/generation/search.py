@@ -8,7 +8,7 @@ import numpy as np
 
 from mindformers_glm.generation.config import GenerationConfig, Limits
 from mindformers_glm.generation.interface import FinishReason, Generation, Step, Token
-from mindformers_glm.generation.sampling import choose, process
+from mindformers_glm.generation.sampling import Row, next_tokens
 
 
 class _Row:
@@ -36,10 +36,7 @@ class Samples:
     def advance(self, logits: np.ndarray) -> Step:
         """See Search."""
         sources = [0] * len(self._open) if len(logits) == 1 else list(range(len(self._open)))
-        raw = logits[sources]
-        rows = [self._processed(row, raw[i]) for i, row in enumerate(self._open)]
-        drawn = [0.0 if self.config.greedy else row.random.random() for row in self._open]
-        choices = choose(raw, np.stack(rows), [self.config] * len(rows), np.asarray(drawn))
+        choices = next_tokens(logits[sources], [self._row(row) for row in self._open], self.config)
         step = Step([], [], [])
         for source, row, choice in zip(sources, self._open, choices, strict=True):
             row.new.append(choice.token)
@@ -62,11 +59,11 @@ class Samples:
         """See Search."""
         return [self._result(row) for row in self._rows]
 
-    def _processed(self, row: _Row, logits: np.ndarray) -> np.ndarray:
-        new = row.new
-        if not self.config.edits_logits and len(new) >= self.limits.min_new:
-            return logits
-        return process(logits, [*self.prompt, *new], self.config, num_new=len(new), min_new=self.limits.min_new)
+    def _row(self, row: _Row) -> Row:
+        uniform = 0.0 if self.config.greedy else row.random.random()
+        edits = self.config.edits_logits or len(row.new) < self.limits.min_new
+        ids = [*self.prompt, *row.new] if edits else ()
+        return Row(ids, len(row.new), self.limits.min_new, uniform)
 
     def _result(self, row: _Row) -> Generation:
         told, best = self.config.output_logprobs or self.config.top_logprobs, self.config.top_logprobs

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 
+import mindspore
 import pytest
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.ops.kernels import build, library
+from mindformers_glm.ops.kernels import build, library, structures
 
 PORTABLE = build.variants()[-1:]
 
@@ -145,6 +146,32 @@ def test_in_ci_the_kernels_are_there():
     assert not os.environ.get("GLM_REQUIRE_ALL") or build.compiler() is None or library.library() is not None
 
 
+@pytest.mark.parametrize("change", ["size", "offset", "missing"])
+def test_a_library_with_other_structures_is_refused_with_one_line(change, monkeypatch):
+    found = library.library()
+    if found is None:
+        pytest.skip("the kernels are not built here")
+    told = found.glm_structures().decode()
+    assert structures.differences(told) == []
+    lines = told.splitlines()
+    if change == "size":
+        lines[0] = lines[0].replace("Linear 8", "Linear 9", 1)
+    elif change == "offset":
+        lines[0] = lines[0].replace("scale:8:8", "scale:16:8")
+    else:
+        del lines[0]
+    assert structures.differences("\n".join(lines)) == ["Linear"]
+    monkeypatch.setattr(library, "differences", lambda told: ["Linear", "GlmStep"])
+    with pytest.raises(ConfigError, match="it lays out Linear, GlmStep otherwise than this package"):
+        library._load.__wrapped__(build.variants()[-1].name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(build.compiler() is None, reason="this machine has no C++ compiler")
+def test_the_compiler_warns_of_nothing_and_the_format_is_the_agreed_one():
+    assert build.check() == []
+
+
 def test_not_more_threads_than_the_setting_or_the_processors(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(library.os, "sched_getaffinity", lambda process: set(range(6)))
@@ -156,6 +183,6 @@ def test_not_more_threads_than_the_setting_or_the_processors(monkeypatch):
         (30, "0", 1),
         (30, "3,2", 6),
     ):
-        monkeypatch.setattr(library.ms, "get_context", lambda name, setting=setting: setting)
+        monkeypatch.setattr(mindspore, "get_context", lambda name, setting=setting: setting)
         monkeypatch.setenv("OMP_NUM_THREADS", share)
         assert library.num_threads() == expected

@@ -1,4 +1,7 @@
-"""Compiles the kernels, once for each kind of processor: `python -m mindformers_glm.ops.kernels.build [FOLDER]`.
+"""Compiles the kernels, once for each kind of CPU: `python -m mindformers_glm.ops.kernels.build [FOLDER]`.
+
+With `--check` in place of the folder nothing is made: every warning of the compiler is an error, and the sources must
+look as .clang-format says where clang-format is installed.
 
 A library carries a digest of its sources in its name, so that one that does not belong to them is never loaded.
 Standard library only: setup.py runs this file before anything else is installed.
@@ -164,8 +167,38 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def check(chosen: tuple[Variant, ...] | None = None) -> list[str]:
+    """What the compiler warns of in the sources, for every variant, and which files are formatted otherwise.
+
+    Raises:
+        FileNotFoundError: there is no compiler.
+    """
+    program = compile_command()
+    if not program:
+        raise FileNotFoundError("no C++ compiler (g++, c++ or clang++) was found")
+    sources = sorted(str(path) for path in SOURCE.glob("*.cpp"))
+    checked = [flag for flag in _FLAGS if flag not in ("-shared", "-O3")]
+    found = []
+    for variant in chosen or variants():
+        command = [*program, *checked, *_WARNINGS, "-Werror", *variant.flags, "-fsyntax-only", *sources]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        found += [line for line in done.stderr.splitlines() if "error" in line]
+    formatter = shutil.which(
+        "clang-format", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
+    if formatter is not None:
+        for path in sorted(SOURCE.iterdir()):
+            done = subprocess.run([formatter, "--dry-run", "--Werror", str(path)], capture_output=True, check=False)
+            found += [f"{path}: clang-format -i would change it"] if done.returncode else []
+    return found
+
+
 def main() -> int:
     """Builds what is missing, and says in one line what came of it; 1 where nothing could be built."""
+    if sys.argv[1:] == ["--check"]:
+        found = check()
+        print("\n".join(found), end="\n" if found else "", file=sys.stderr)
+        return 1 if found else 0
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     missing = tuple(variant for variant in variants() if not library_path(variant, folder).exists())
     if not missing:

@@ -97,12 +97,26 @@ class StepStruct(ctypes.Structure):
     ]
 
 
+class ChoiceStruct(ctypes.Structure):
+    """What one row wants of its logits, and the token that was found (choosing.h)."""
+
+    _fields_ = [
+        *[(name, _pointer) for name in ("seen", "banned")],
+        *[(name, _size) for name in ("num_seen", "num_banned", "num_best")],
+        *[(name, ctypes.c_double) for name in ("uniform", "temperature", "top_p", "penalty")],
+        *[(name, _int) for name in ("top_k", "is_greedy", "wants_logprob", "token")],
+        ("logprob", ctypes.c_double),
+        *[(name, _pointer) for name in ("best", "best_logprobs")],
+    ]
+
+
 _NAMES = {
     LinearStruct: "Linear",
     NormStruct: "GlmNorm",
     LayerStruct: "GlmLayer",
     NetworkStruct: "GlmNetwork",
     StepStruct: "GlmStep",
+    ChoiceStruct: "GlmChoice",
 }
 
 

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <string>
 
+#include "choosing.h"
 #include "network.h"
 
 namespace {
@@ -56,7 +57,12 @@ std::string all_lines() {
          line("GlmStep", sizeof(GlmStep),
               {F(GlmStep, rows), F(GlmStep, width), F(GlmStep, num_wanted), F(GlmStep, row_blocks), F(GlmStep, tokens),
                F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, blocks), F(GlmStep, wanted), F(GlmStep, logits),
-               F(GlmStep, cache_kind)});
+               F(GlmStep, cache_kind)}) +
+         line("GlmChoice", sizeof(GlmChoice),
+              {F(GlmChoice, seen), F(GlmChoice, banned), F(GlmChoice, num_seen), F(GlmChoice, num_banned),
+               F(GlmChoice, num_best), F(GlmChoice, uniform), F(GlmChoice, temperature), F(GlmChoice, top_p),
+               F(GlmChoice, penalty), F(GlmChoice, top_k), F(GlmChoice, is_greedy), F(GlmChoice, wants_logprob),
+               F(GlmChoice, token), F(GlmChoice, logprob), F(GlmChoice, best), F(GlmChoice, best_logprobs)});
 }
 
 }  // namespace

@@ -1,0 +1,191 @@
+// The next token of every row from its logits: penalties, bans, filters, the draw, log-probabilities. What each step
+// means is stated in generation/sampling.py, whose NumPy formulas give the same tokens.
+#include "choosing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "parallel.h"
+#include "vectors.h"
+
+using namespace glm;
+
+namespace {
+
+constexpr int64_t kCandidates = 256;  // top-p looks at so many best tokens before it sorts the whole vocabulary
+
+// Of two ids the one that comes first, best first: a larger logit, or the smaller id.
+struct Better {
+  const float* logits;
+  bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
+};
+
+struct Scratch {
+  std::vector<float> logits;
+  std::vector<uint8_t> is_seen;
+  std::vector<int32_t> ids;
+  std::vector<double> weights;
+};
+
+float largest(const float* x, int64_t count) {
+  Floats best = splat(-INFINITY);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) best = larger(load(x + i), best);
+  float top = highest(best);
+  for (; i < count; ++i) top = std::max(top, x[i]);
+  return top;
+}
+
+int32_t first_best(const float* x, int64_t count) {
+  float top = largest(x, count);
+  int64_t i = 0;
+  while (i + kLanes <= count && highest(load(x + i)) < top) i += kLanes;
+  while (i + 1 < count && x[i] < top) ++i;
+  return int32_t(i);
+}
+
+// Sum of e^((x - top) / temperature).
+double mass(const float* x, int64_t count, float top, double temperature) {
+  constexpr int64_t kPiece = 1024;
+  double total = 0;
+  float inverse = float(1.0 / temperature);
+  auto lowest_is_none = [](Floats shifted) { return shifted < -87.0f ? Floats{} : exponential(shifted); };
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    int64_t end = std::min(count, begin + kPiece), i = begin;
+    Floats sums = {};
+    for (; i + kLanes <= end; i += kLanes) sums += lowest_is_none((load(x + i) - top) * inverse);
+    total += double(sum(sums));
+    for (; i < end; ++i) total += std::exp(double((x[i] - top) * inverse));
+  }
+  return total;
+}
+
+// The `count` best ids in any order, and with `ties` all that are as good as the last of them.
+void best_ids(const float* x, int64_t size, int64_t count, bool ties, std::vector<int32_t>& ids) {
+  Better better{x};
+  ids.clear();
+  float limit = -INFINITY;
+  size_t full = size_t(2 * count + 64);
+  auto take = [&](int32_t id) {
+    ids.push_back(id);
+    if (ids.size() < full) return;
+    std::nth_element(ids.begin(), ids.begin() + count - 1, ids.end(), better);
+    limit = x[ids[size_t(count - 1)]];
+    ids.erase(std::remove_if(ids.begin() + count, ids.end(), [&](int32_t id) { return x[id] < limit; }), ids.end());
+    if (!ties) ids.resize(size_t(count));
+    full = std::max(full, 2 * ids.size());
+  };
+  for (int64_t i = 0; i < size; i += kLanes) {
+    int64_t some = std::min<int64_t>(kLanes, size - i);
+    if (some == kLanes && highest(load(x + i)) < limit) continue;
+    for (int64_t j = i; j < i + some; ++j)
+      if (x[j] >= limit) take(int32_t(j));
+  }
+  if (int64_t(ids.size()) <= count) return;
+  std::nth_element(ids.begin(), ids.begin() + count - 1, ids.end(), better);
+  limit = x[ids[size_t(count - 1)]];
+  if (!ties) {
+    ids.resize(size_t(count));
+  } else {
+    ids.erase(std::remove_if(ids.begin() + count, ids.end(), [&](int32_t id) { return x[id] < limit; }), ids.end());
+  }
+}
+
+int32_t draw(const float* x, int64_t size, const GlmChoice& row, Scratch& space) {
+  bool first_k = row.top_k > 0 && row.top_k < size, first_p = row.top_p < 1;
+  auto& ids = space.ids;
+  auto& weights = space.weights;
+  float top = largest(x, size);
+  if (first_k) {
+    best_ids(x, size, row.top_k, true, ids);
+    ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return x[id] == -INFINITY; }), ids.end());
+  } else if (first_p && size > kCandidates) {
+    best_ids(x, size, kCandidates, false, ids);
+  }
+  double total = first_p && !first_k ? mass(x, size, top, row.temperature) : 0;
+  auto weigh = [&] {
+    double sum = 0;
+    weights.resize(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i)
+      sum += weights[i] = std::exp(double(x[ids[i]]) / row.temperature - double(top) / row.temperature);
+    return sum;
+  };
+  bool everything = !first_k && (!first_p || size <= kCandidates);
+  if (first_p && !first_k && !everything) everything = weigh() < row.top_p * total;  // a few of the best do not suffice
+  if (everything) {
+    ids.resize(size_t(size));
+    for (int64_t i = 0; i < size; ++i) ids[size_t(i)] = int32_t(i);
+  }
+  if (first_k || first_p) std::sort(ids.begin(), ids.end(), Better{x});
+  double sum = weigh();
+  if (first_p) {
+    double limit = row.top_p * (first_k ? sum : total), passed = 0;
+    size_t kept = 0;
+    while (kept < ids.size()) {
+      passed += weights[kept++];
+      if (passed >= limit) break;
+    }
+    ids.resize(kept);
+    sum = passed;
+  }
+  double passed = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    passed += weights[i] / sum;
+    if (passed > row.uniform) return ids[i];
+  }
+  return ids.back();
+}
+
+// Logits after the penalty and the bans: the row itself where there are none.
+const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch& space) {
+  float penalty = float(row.penalty);
+  bool penalised = penalty != 1.0f && row.num_seen > 0;
+  if (!penalised && row.num_banned == 0) return x;
+  space.logits.assign(x, x + size);
+  if (penalised) {
+    space.is_seen.assign(size_t(size), 0);
+    for (int64_t i = 0; i < row.num_seen; ++i) {
+      int32_t id = row.seen[i];
+      if (id < 0 || id >= size || space.is_seen[size_t(id)]) continue;
+      space.is_seen[size_t(id)] = 1;
+      float& v = space.logits[size_t(id)];
+      v = v < 0 ? v * penalty : v / penalty;
+    }
+  }
+  for (int64_t i = 0; i < row.num_banned; ++i)
+    if (row.banned[i] >= 0 && row.banned[i] < size) space.logits[size_t(row.banned[i])] = -INFINITY;
+  return space.logits.data();
+}
+
+void choose(const float* raw, int64_t size, GlmChoice& row) {
+  static thread_local Scratch space;
+  const float* x = edited(raw, size, row, space);
+  if (row.num_banned > 0 && largest(x, size) == -INFINITY) {
+    row.token = -1;
+    return;
+  }
+  row.token = row.is_greedy ? first_best(x, size) : draw(x, size, row, space);
+  if (!row.wants_logprob) return;
+  float top = largest(raw, size);
+  double log_total = std::log(mass(raw, size, top, 1.0));
+  auto logprob = [&](int32_t id) { return double(raw[id]) - double(top) - log_total; };
+  row.logprob = logprob(row.token);
+  if (row.num_best == 0) return;
+  best_ids(raw, size, row.num_best, false, space.ids);
+  std::sort(space.ids.begin(), space.ids.end(), Better{raw});
+  for (int64_t i = 0; i < row.num_best; ++i) {
+    row.best[i] = space.ids[size_t(i)];
+    row.best_logprobs[i] = logprob(row.best[i]);
+  }
+}
+
+}  // namespace
+
+int glm_choose(const float* logits, int64_t rows, int64_t vocabulary, GlmChoice* choices) try {
+  parallel_for(rows, [&](int64_t r) { choose(logits + r * vocabulary, vocabulary, choices[r]); });
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
