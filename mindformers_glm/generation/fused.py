@@ -51,10 +51,6 @@ def obstacles(model: nn.Cell) -> list[str]:
         )
         if value != "float32"
     ]
-    if config.rotary_percent != 0.5:
-        found.append(f"rotary_percent is {config.rotary_percent:g}")
-    if config.post_self_attn_layernorm:
-        found.append("attention and MLP are followed by norms")
     for path, cell in model.transformer.cells_and_names():
         if isinstance(cell, LoraLinear) and str(cell.delta_dtype) != "Float32":
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")
@@ -186,7 +182,7 @@ class _Map:
             heads=config.num_attention_heads,
             kv_heads=config.num_kv_heads,
             head_dim=config.kv_channels,
-            rotary_dim=config.kv_channels // 2,
+            rotary_dim=config.rotary_dim,
             ffn=config.ffn_hidden_size,
             vocabulary=config.padded_vocab_size,
             length=config.seq_length,
@@ -203,6 +199,9 @@ class _Map:
         for structure, layer in zip(layers, encoder.layers, strict=True):
             self._norm(structure.input_layernorm, layer.input_layernorm)
             self._norm(structure.post_attention_layernorm, layer.post_attention_layernorm)
+            for name in ("post_self_attn_layernorm", "post_mlp_layernorm"):
+                if getattr(layer, name) is not None:
+                    self._norm(getattr(structure, name), getattr(layer, name))
             self._linear(structure.query_key_value, layer.self_attention.query_key_value)
             self._linear(structure.dense, layer.self_attention.dense)
             self._linear(structure.dense_h_to_4h, layer.mlp.dense_h_to_4h)

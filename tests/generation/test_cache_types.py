@@ -16,12 +16,6 @@ from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.ops.kernels import library
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels are not built")
-TEXTS = (
-    "这款连衣裙采用柔软的棉质面料，穿着舒适透气，简约的圆领设计，显得优雅大方。",
-    "宽松的版型不挑身材，搭配牛仔裤或者半身裙都很好看，是这个季节必备的单品。",
-    "你好，我在呢。请问需要写一段广告吗？",
-    "精致的刺绣图案点缀在袖口，为整体增添了几分甜美的气息，穿上它走在街上回头率很高。",
-)
 
 
 @pytest.fixture(scope="module", params=["hf_glm2_tiny", "hf_glm3_tiny"])
@@ -61,20 +55,23 @@ def test_the_official_models_tokens(official, dtype, noise):
             assert (exact.argmax(-1) == found.argmax(-1))[sure].all()
 
 
-def perplexity(engine, tokenizer) -> float:
+def perplexity(engine, tokenizer, rows) -> float:
     total, count = 0.0, 0
-    for text in TEXTS:
-        ids = tokenizer(text)["input_ids"]
-        (score,) = engine.score(ids[:1], [ids[1:]])
+    for row in rows:
+        prompt = tokenizer(tokenizer.build_prompt(row["content"]))["input_ids"]
+        answer = tokenizer(row["summary"], add_special_tokens=False)["input_ids"]
+        (score,) = engine.score(prompt, [answer[: engine.max_length - len(prompt)]])
         total, count = total - score.logprobs.sum(), count + len(score.logprobs)
     return float(np.exp(total / count))
 
 
-def test_perplexity_stays():
+def test_perplexity_stays(shared):
+    lines = (shared / "data/advertisegen/dev.json").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[:30]]
     tokenizer, model = AutoTokenizer.from_pretrained("glm2_tiny"), AutoModel.from_pretrained("glm2_tiny")
-    exact = perplexity(MindSporeEngine(model, cache_dtype="float32"), tokenizer)
+    exact = perplexity(MindSporeEngine(model, cache_dtype="float32"), tokenizer, rows)
     for dtype, bound in (("float16", 1e-3), ("int8", 5e-3)):
-        found = perplexity(MindSporeEngine(model, cache_dtype=dtype), tokenizer)
+        found = perplexity(MindSporeEngine(model, cache_dtype=dtype), tokenizer, rows)
         assert found != exact and abs(found / exact - 1) < bound
 
 

@@ -71,6 +71,8 @@ def differ(one, other) -> float:
         {"pet_config": {"pet_type": "lora", "lora_rank": 4, "lora_alpha": 8, "target_modules": ADAPTERS}},
         {"pet_config": {"pet_type": "ptuning2", "pre_seq_len": 70}},
         {"kv_channels": 32, "multi_query_group_num": 1, "rope_ratio": 50},
+        {"rotary_percent": 1.0, "add_qkv_bias": False, "tie_word_embeddings": True},
+        {"post_self_attn_layernorm": True, "post_mlp_layernorm": True},
     ],
     ids=lambda changes: ",".join(changes) or "plain",
 )
