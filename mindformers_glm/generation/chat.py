@@ -126,7 +126,7 @@ def _extended(tokenizer: GLMTokenizer, history: list[Any], said: Mapping[str, An
     as_messages = isinstance(history[0], Mapping) if history else tokenizer.rules.has_roles
     if not as_messages and not reply.tool_calls and said["role"] == "user":
         return [*history, (said["content"], reply.content)]
-    answer = said_with_calls(reply.content, reply.tool_calls, tokenizer.rules.call_text)
+    answer = said_with_calls(reply.content, reply.tool_calls, tokenizer.rules.call_text, reasoning=reply.reasoning)
     if not reply.tool_calls and tokenizer.rules.has_roles:
         answer["metadata"] = ""
     return [*history, said, answer]

@@ -31,8 +31,21 @@ def rotary_table(
 
     Su et al., RoFormer, 2021; Chen et al., Extending Context Window via Position Interpolation, 2023.
     """
+    return rotary_rows(np.arange(length), channels, ratio=ratio, method=method, rotated=rotated, yarn=yarn)
+
+
+def rotary_rows(
+    positions: np.ndarray,
+    channels: int,
+    *,
+    ratio: float = 1.0,
+    method: str = "base",
+    rotated: int | None = None,
+    yarn: Yarn | None = None,
+) -> np.ndarray:
+    """The rows of `rotary_table` at these positions: (len(positions), 2, channels) float32."""
     rotated = channels // 2 if rotated is None else rotated
-    base, positions = 10000.0, np.arange(length, dtype=np.float64)
+    base, positions = 10000.0, np.asarray(positions, np.float64)
     if method == "base":
         base *= ratio
     else:
@@ -41,7 +54,7 @@ def rotary_table(
     if yarn is not None:
         frequencies, size = yarn.stretched(frequencies, base=base, rotated=rotated), yarn.size
     angle = np.outer(positions, frequencies)
-    table = np.zeros((length, 2, channels), np.float32)
+    table = np.zeros((len(positions), 2, channels), np.float32)
     table[:, 0] = 1
     table[:, 0, :rotated] = np.repeat(np.cos(angle) * size, 2, axis=1)
     table[:, 1, :rotated] = np.repeat(np.sin(angle) * size, 2, axis=1)

@@ -174,7 +174,7 @@ class Conversation:
         if end == "stopped" and not reply.content:
             return False
         self.calls = list(reply.tool_calls) if end != "stopped" else []
-        answer = said_with_calls(reply.content, self.calls, self.tokenizer.rules.call_text)
+        answer = said_with_calls(reply.content, self.calls, self.tokenizer.rules.call_text, reasoning=reply.reasoning)
         self.messages += [*said, answer]
         return True
 

@@ -41,6 +41,7 @@ class Message:
     tools: Any = None  # of a system message: what may be called, any JSON; None where there is no such key
     loss: bool | None = None  # of an assistant message: whether training learns it; None leaves it to the policy
     arguments: Any = field(default=None, compare=False)  # of a call: what `content` says, for formats of other words
+    reasoning: str = ""  # of an assistant message: the thought before it, for formats that have one
 
 
 def read_messages(
@@ -103,12 +104,13 @@ def call_body(name: str, parameters: Any) -> str:
 
 
 def said_with_calls(
-    content: str, calls: Iterable[Any], call_text: Callable[[str, Any], str] = call_body
+    content: str, calls: Iterable[Any], call_text: Callable[[str, Any], str] = call_body, *, reasoning: str = ""
 ) -> dict[str, Any]:
     """The message of an assistant that said `content` and made `calls` (each with name, arguments, text).
 
     Where the model wrote a call in another form than `call_text` (that of its chat format), the message carries the
-    model's text (`written`), so that the next prompt, and training on a saved chat, have the call as it was made.
+    model's text (`written`), so that the next prompt, and training on a saved chat, have the call as it was made. A
+    thought stands apart (`reasoning_content`, as servers name it): it is no part of the next prompt.
     """
     made = []
     for call in calls:
@@ -117,6 +119,7 @@ def said_with_calls(
         if call.text and call.text != call_text(call.name, call.arguments):
             made[-1]["written"] = call.text
     message: dict[str, Any] = {"role": "assistant", "content": content}
+    message |= {"reasoning_content": reasoning} if reasoning else {}
     return {**message, "tool_calls": made} if made else message
 
 
@@ -177,7 +180,8 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
     if item.get("function_call"):
         calls.append({"function": item["function_call"]})
     said = _text(item.get("content"))
-    plain = [Message("assistant", said, _line(item.get("metadata")), None, _loss(item))]
+    thought = _text(item.get("reasoning_content"))
+    plain = [Message("assistant", said, _line(item.get("metadata")), None, _loss(item), reasoning=thought)]
     if not calls:
         return plain
     messages: list[Message] = plain if said.strip() else []
@@ -191,7 +195,7 @@ def _assistant(item: Mapping[str, Any]) -> list[Message]:
             body, arguments = written, None
         else:
             body = call_body(name, arguments)
-        messages.append(_Call("assistant", body, _line(name), None, _loss(item), arguments, call.get("id")))
+        messages.append(_Call("assistant", body, _line(name), None, _loss(item), arguments, identity=call.get("id")))
     return messages
 
 
@@ -242,7 +246,9 @@ def _paired(given: list[Message]) -> list[Message]:
         messages += waiting
         waiting = []
         messages.append(message)
-    return [Message(m.role, m.content, m.metadata, m.tools, m.loss, m.arguments) for m in messages + waiting]
+    return [
+        Message(m.role, m.content, m.metadata, m.tools, m.loss, m.arguments, m.reasoning) for m in messages + waiting
+    ]
 
 
 def _with_system(messages: list[Message], system: str | None) -> list[Message]:

@@ -141,13 +141,6 @@ def test_yarn(golden):
     assert new[len(ids) :] == greedy[-24:][:6]
 
 
-def test_tables_of_true_shapes(golden):
-    """Cosine and sine up to a million positions, as float64 gives them."""
-    given = np.load(golden / "glm4/rope_real/rope.npz")
-    for key in [key for key in given.files if key.endswith("inv_freq")]:
-        assert given[key].ndim == 1
-
-
 @pytest.mark.parametrize("form", ["glm4_9b_0414", pytest.param("chat_hf", marks=pytest.mark.slow), "chat_1m"])
 def test_lora_of_peft(golden, form):
     """Query, key and value apart are one layer here; the adapter is joined, and its logits are peft's."""

@@ -7,7 +7,8 @@ import pytest
 from gradients import both_gradients
 from mindspore import Tensor, nn
 
-from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand, head_scales, pair_turn, rotary_table
+from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand, head_scales, pair_turn, rotary_rows, rotary_table
+from mindformers_glm.ops.yarn import Yarn
 
 B, T, H, K, E = 2, 5, 4, 2, 8
 RNG = np.random.default_rng(0)
@@ -93,3 +94,24 @@ def test_the_turn_is_a_quarter_of_a_circle():
     turn = pair_turn(8)
     np.testing.assert_array_equal(turn[:4, :4] @ turn[:4, :4], -np.eye(4))
     assert not turn[4:].any() and not turn[:, 4:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "rotated", "yarn"),
+    [
+        ("theta_1e4_dim64", 1, 64, None),
+        ("theta_5e6_dim64", 500, 64, None),
+        ("theta_1e8_dim64", 10000, 64, None),
+        ("theta_1e4_dim128", 1, 128, None),
+        ("yarn4_theta_1e4_dim64", 1, 64, Yarn(4.0, 32768)),
+    ],
+)
+def test_tables_of_the_true_shapes_up_to_a_million(golden, name, ratio, rotated, yarn):
+    """Within what float32, in which the official tables are computed, loses with the position."""
+    given = np.load(golden / "glm4/rope_real/rope.npz")
+    rows = rotary_rows(given[f"{name}/positions"], 128, ratio=ratio, rotated=rotated, yarn=yarn)
+    for side, key in enumerate(("cos", "sin")):
+        off = np.abs(rows[:, side, :rotated:2] - given[f"{name}/{key}"]).max(1)
+        assert (off < 1e-6 + 1e-7 * given[f"{name}/positions"]).all()  # the official tables are of float32
+        assert (rows[:, side, :rotated:2] == rows[:, side, 1:rotated:2]).all()
+        assert (rows[:, side, rotated:] == 1 - side).all()

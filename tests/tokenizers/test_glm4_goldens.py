@@ -95,6 +95,8 @@ def test_a_prompt_is_the_beginning_of_its_example_and_replies_are_learned(tokeni
     assert labels[len(prompt) - 1] == ids[len(prompt)]
     assert labels[-2] == ids[-1] == told.get_command("<|endoftext|>" if form == "roles" else "<|user|>")
     assert ("想" in text) == (form == "glm_z1")
+    apart = {**reply, "content": "不客气", "reasoning_content": "想"}
+    assert (renderer.example([*past, apart], tools=tools).ids == ids) == (form == "glm_z1" or "think" not in text)
     empty = renderer.example([("a", "b")]).ids
     assert empty[: len(renderer.prompt([], "a"))] == renderer.prompt([], "a")
 

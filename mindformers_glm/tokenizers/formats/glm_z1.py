@@ -38,7 +38,7 @@ class GlmZ1(Glm40414):
         if learning and written and written[-1][0].role == "assistant":
             said = marked[-1][0]
             if not said.metadata:
-                written[-1] = (replace(said, content=_with_thought(said.content)), written[-1][1])
+                written[-1] = (replace(said, content=_with_thought(said)), written[-1][1])
         return written
 
     def message(self, message: Message) -> list[int]:
@@ -58,8 +58,10 @@ def _stripped(message: Message) -> Message:
     return replace(message, content=message.content.strip()) if message.role == "user" else message
 
 
-def _with_thought(content: str) -> str:
-    content = content.strip()
+def _with_thought(message: Message) -> str:
+    content = message.content.strip()
+    if message.reasoning:
+        return f"{OPEN}\n{message.reasoning.strip()}\n{CLOSE}\n\n{content}"
     if content.startswith(OPEN):
         return content
     return f"{OPEN}{content}" if CLOSE in content else f"{OPEN}\n\n{CLOSE}\n\n{content}"
