@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindformers_glm.checkpoint.formats.dtypes import convert_bits
+
 _SUPER = 256  # columns of a block of the K types
 _FOUR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # the steps of IQ4_NL
 
@@ -56,6 +58,18 @@ def _four_bits(blocks: np.ndarray, place: int) -> np.ndarray:
 
 def _fifth_bits(blocks: np.ndarray, place: int) -> np.ndarray:
     return np.unpackbits(blocks[:, place : place + 4], axis=1, bitorder="little") << np.uint8(4)
+
+
+def _f32(blocks: np.ndarray) -> np.ndarray:
+    return blocks.view("<f4")
+
+
+def _f16(blocks: np.ndarray) -> np.ndarray:
+    return blocks.view("<f2").astype(np.float32)
+
+
+def _bf16(blocks: np.ndarray) -> np.ndarray:
+    return convert_bits(blocks.view("<u2"), "bfloat16", "float32")
 
 
 def _q4_0(blocks: np.ndarray) -> np.ndarray:
@@ -151,8 +165,8 @@ def _to_q4_0(values: np.ndarray) -> np.ndarray:
 
 
 GGML_TYPES = {
-    0: GgmlType("F32", 1, 4, plain="float32"),
-    1: GgmlType("F16", 1, 2, plain="float16"),
+    0: GgmlType("F32", 1, 4, plain="float32", floats=_f32),
+    1: GgmlType("F16", 1, 2, plain="float16", floats=_f16),
     2: GgmlType("Q4_0", 32, 18, "", _q4_0, _to_q4_0),
     3: GgmlType("Q4_1", 32, 20, "", _q4_1),
     6: GgmlType("Q5_0", 32, 22, "", _q5_0),
@@ -164,7 +178,7 @@ GGML_TYPES = {
     13: GgmlType("Q5_K", _SUPER, 176, "", _q5_k),
     14: GgmlType("Q6_K", _SUPER, 210, "", _q6_k),
     20: GgmlType("IQ4_NL", 32, 18, "", _iq4_nl),
-    30: GgmlType("BF16", 1, 2, plain="bfloat16"),
+    30: GgmlType("BF16", 1, 2, plain="bfloat16", floats=_bf16),
 }
 BY_GGML_NAME = {kind.name.lower(): (number, kind) for number, kind in GGML_TYPES.items()}
 _OTHER_NUMBERS = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S"}

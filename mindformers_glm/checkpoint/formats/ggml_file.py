@@ -24,6 +24,7 @@ class Stored(NamedTuple):
     kind: int
     shape: tuple[int, ...]
     start: int
+    wide: bool = False  # float32 also where the file has another float type
 
     def checked_size(self, path: Path, limit: int) -> int:
         """Its bytes, which lie in a file of `limit` bytes.
@@ -57,8 +58,9 @@ def ggml_tensors(path: Path, form: str, stored: Sequence[Stored], limit: int) ->
     for tensor in stored:
         if tensor.name in entries:
             raise damaged(path, f"it has tensor {shorten(tensor.name)} twice")
-        kind, size = GGML_TYPES[tensor.kind], tensor.checked_size(path, limit)
-        if kind.plain:
+        size = tensor.checked_size(path, limit)
+        kind = GGML_TYPES[tensor.kind]
+        if kind.plain and not tensor.wide:
             spans = (Span(tensor.start, size),)
             entries[tensor.name] = check_spans(path, Entry(tensor.name, kind.plain, tensor.shape, spans), limit)
             continue

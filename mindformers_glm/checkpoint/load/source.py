@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.formats import chatglm_cpp
+from mindformers_glm.checkpoint.formats import chatglm_cpp, gguf
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
@@ -34,9 +34,8 @@ from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import qkv_parts
 
-_MODELS = {chatglm_cpp.MAGIC: chatglm_cpp.open_chatglm_cpp}  # files that are a whole model
+_MODELS = {chatglm_cpp.MAGIC: chatglm_cpp.open_chatglm_cpp, gguf.MAGIC: gguf.open_gguf}  # files that are a whole model
 _OTHER_FILES = {  # first bytes -> what users take for weights
-    b"GGUF": "a GGUF file",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
