@@ -26,6 +26,7 @@ _HERE = "mindformers_glm.cli"
 COMMANDS: dict[str, Command] = {
     "run": Command(f"{_HERE}.run:main", "train, fine-tune, evaluate or predict from one YAML"),
     "chat": Command(f"{_HERE}.chat:main", "talk to a model in the terminal"),
+    "serve": Command(f"{_HERE}.serve:main", "a model over OpenAI's HTTP interface, with a page to talk to it"),
     "evaluate": Command(f"{_HERE}.run:evaluate", "metrics of a model on a dataset"),
     "predict": Command(f"{_HERE}.run:predict", "texts for prompts"),
     "convert": Command(f"{_HERE}.convert:main", "a checkpoint in another form"),

@@ -23,7 +23,7 @@ from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.interface import Network
-from mindformers_glm.generation.sampling import log_probabilities
+from mindformers_glm.generation.sampling import best_ids, log_probabilities
 from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
 from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
@@ -34,10 +34,14 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Score(NamedTuple):
-    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all."""
+    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all.
+
+    `best` holds for each token the best ids of its place with their log-probabilities, where they were asked for.
+    """
 
     logprobs: np.ndarray
     is_greedy: bool
+    best: list[tuple[tuple[int, float], ...]] | None = None
 
 
 class Engine:
@@ -110,8 +114,12 @@ class Engine:
         self._hand_over(*jobs)
         return [job.ticket for job in jobs]
 
-    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Score]:
+    def score(
+        self, context: Sequence[int], continuations: Sequence[Sequence[int]], *, top_logprobs: int = 0
+    ) -> list[Score]:
         """How probable each continuation is after the context, which is computed once.
+
+        `top_logprobs` of each place's best ids are told too.
 
         Raises:
             GenerationError: context or continuation is empty, or together they exceed the model's length.
@@ -125,7 +133,7 @@ class Engine:
             raise GenerationError(f"score: {longest} tokens and the model's seq_length is {self.max_length}")
         for ids in (context, *continuations):
             self._check_ids(ids, 0)
-        call = _Call(lambda: score(self._scheduler, context, continuations))
+        call = _Call(lambda: score(self._scheduler, context, continuations, top_logprobs))
         self._hand_over(call)
         return call.result()
 
@@ -248,17 +256,20 @@ class _Call:
         return self._value
 
 
-def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]]) -> list[Score]:
+def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0) -> list[Score]:
     """See Engine.score; the continuations run as rows of one batch after a common cache."""
     first, cache = scheduler.prefill(context, scheduler.network.new_cache(1))
     check_numbers(first)
     scores: list[Score] = []
     for begin in range(0, len(continuations), scheduler.max_rows):
-        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows])
+        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows], top)
     return scores
 
 
-def _score_rows(scheduler: Scheduler, first: np.ndarray, context: KVCache, rows: list[list[int]]) -> list[Score]:
+def _score_rows(
+    scheduler: Scheduler, first: np.ndarray, context: KVCache, rows: list[list[int]], top: int
+) -> list[Score]:
+    tops: list[list[tuple[tuple[int, float], ...]]] = [best_ids(first, top) for _ in rows]
     logprobs = [[log_probabilities(first, np.asarray(row[:1]))] for row in rows]
     greedy = [row[0] == int(first[0].argmax()) for row in rows]
     width = max(len(row) for row in rows) - 1
@@ -277,8 +288,10 @@ def _score_rows(scheduler: Scheduler, first: np.ndarray, context: KVCache, rows:
         for index in range(len(rows)):
             mine = [place for place, (owner, _) in enumerate(wanted) if owner == index]
             logprobs[index].append(found[mine])
+            tops[index] += best_ids(logits[mine], top)
             greedy[index] = greedy[index] and bool(best[mine].all())
-    return [Score(np.concatenate(parts), flag) for parts, flag in zip(logprobs, greedy, strict=True)]
+    rows_of = zip(logprobs, greedy, tops, strict=True)
+    return [Score(np.concatenate(parts), flag, best if top else None) for parts, flag, best in rows_of]
 
 
 @atexit.register

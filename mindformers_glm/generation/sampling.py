@@ -198,14 +198,24 @@ def log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return picked.astype(np.float64) - np.log(total)
 
 
+def best_ids(logits: np.ndarray, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """The `count` best ids of each row of logits (N, V) with their log-probabilities, best first."""
+    count = min(count, logits.shape[1])
+    if not count:
+        return [()] * len(logits)
+    told: list[tuple[tuple[int, float], ...]] = []
+    for row in logits:
+        logprob = log_softmax(row)
+        best = np.argpartition(-row, count - 1)[:count]
+        pairs = [(int(index), float(logprob[index])) for index in best]
+        told.append(tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))))
+    return told
+
+
 def _told(raw: np.ndarray, token: int, config: GenerationConfig) -> Choice:
     if not (config.output_logprobs or config.top_logprobs):
         return Choice(token)
-    logprob = log_softmax(raw)
-    count = min(config.top_logprobs, len(raw))
-    best = np.argpartition(-raw, count - 1)[:count] if count else np.empty(0, int)
-    best = sorted(((int(index), float(logprob[index])) for index in best), key=lambda pair: (-pair[1], pair[0]))
-    return Choice(token, float(logprob[token]), tuple(best))
+    return Choice(token, float(log_softmax(raw)[token]), best_ids(raw[None], config.top_logprobs)[0])
 
 
 def _enough(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.assembly.model import load_model
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.generation.generate import engine_of
+from mindformers_glm.generation.generate import MindSporeEngine, engine_of
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 
@@ -17,12 +17,25 @@ class Loaded(NamedTuple):
     tokenizer: GLMTokenizer
 
 
-def load(model: str, *, seq_length: int | None = None, **options: Any) -> Loaded:
-    """Engine and tokenizer of whatever `load_model` takes, with its options; `seq_length` None is the model's own.
+def load(
+    model: str,
+    *,
+    seq_length: int | None = None,
+    quantization_bit: int | None = None,
+    max_rows: int | None = None,
+    **options: Any,
+) -> Loaded:
+    """Engine and tokenizer of whatever `load_model` takes, with its options.
+
+    `seq_length` and `quantization_bit` None are the model's own; `max_rows` answers are on their way at
+    once.
 
     Raises:
         UserError: whatever is missing or does not fit, before anything is compiled.
     """
-    changes = {} if seq_length is None else {"seq_length": seq_length}
+    given = {"seq_length": seq_length, "quantization_bit": quantization_bit}
+    changes = {name: value for name, value in given.items() if value is not None}
     loaded = load_model(model, **options, **changes)
-    return Loaded(engine_of(loaded.network), loaded.tokenizer)
+    if max_rows is None:
+        return Loaded(engine_of(loaded.network), loaded.tokenizer)
+    return Loaded(MindSporeEngine(loaded.network, max_rows=max_rows), loaded.tokenizer)

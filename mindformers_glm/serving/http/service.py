@@ -1,0 +1,120 @@
+"""What is served and how it stands: models by name, whether requests are taken, how many are on their way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mindformers_glm.errors import shorten
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.serving.http.errors import ApiError
+from mindformers_glm.serving.http.metrics import Metrics
+from mindformers_glm.serving.http.settings import ServerSettings
+from mindformers_glm.tokenizers.glm import GLMTokenizer
+
+State = Literal["loading", "ready", "draining", "failed"]
+
+
+@dataclass
+class Served:
+    """A model under a name: the base, or an adapter on it (`parent` is the base's name, `root` where it came from)."""
+
+    name: str
+    engine: Engine
+    tokenizer: GLMTokenizer
+    root: str = ""
+    parent: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    open: int = 0
+
+
+class Service:
+    """One server's models and figures. Everything but `metrics` belongs to the event loop's thread."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.state: State = "loading"
+        self.models: dict[str, Served] = {}
+        self.open_answers = 0
+
+    def serve(self, base: Served, adapters: list[Served] | None = None) -> None:
+        """Takes requests from now on. The base is known under every name of the settings."""
+        self.models = {name: base for name in self.settings.names}
+        for served in adapters or []:
+            self.models[served.name] = served
+        self.state = "ready"
+
+    @property
+    def base(self) -> Served:
+        """The model without an adapter."""
+        return self.models[self.settings.names[0]]
+
+    def model(self, name: str | None) -> Served:
+        """The model of this name, the base where none is named.
+
+        Raises:
+            ApiError: loading or draining (503), or nothing has this name (404).
+        """
+        self.check_open()
+        if name is None:
+            return self.base
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(
+                404,
+                f"The model {shorten(name)} does not exist. Here are: {known}",
+                param="model",
+                code="model_not_found",
+            )
+        return self.models[name]
+
+    def check_open(self) -> None:
+        """Passes when requests are taken.
+
+        Raises:
+            ApiError: 503 with when to come again.
+        """
+        if self.state == "ready":
+            return
+        why = {"loading": "The model is being loaded", "draining": "The server is shutting down"}
+        self.metrics.count("vllm:admission_rejections_total", reason=self.state)
+        raise ApiError(503, why.get(self.state, "The server has no model"), code=self.state, retry_after=5)
+
+    @contextmanager
+    def admitted(self, served: Served, answers: int) -> Iterator[None]:
+        """Inside, so many answers are on their way.
+
+        Raises:
+            ApiError: 429, too many are.
+        """
+        room = served.engine.max_rows + self.settings.max_queue
+        if self.open_answers + answers > room:
+            self.metrics.count("vllm:admission_rejections_total", reason="queue_full")
+            raise ApiError(
+                429,
+                f"{self.open_answers} answers are on their way or wait, of at most {room}. Try again soon",
+                code="queue_full",
+                retry_after=1,
+            )
+        self.open_answers += answers
+        served.open += answers
+        try:
+            yield
+        finally:
+            self.open_answers -= answers
+            served.open -= answers
+
+    def figures(self) -> str:
+        """The metrics as text."""
+        gauges: list[tuple[str, float, dict[str, str]]] = []
+        gauges.append(("glm:server_ready", float(self.state == "ready"), {}))
+        if self.models:
+            name = self.settings.names[0]
+            rows = self.base.engine.max_rows
+            running = sum(min(served.open, rows) for served in {id(m): m for m in self.models.values()}.values())
+            gauges.append(("vllm:num_requests_running", running, {"model_name": name}))
+            gauges.append(("vllm:num_requests_waiting", self.open_answers - running, {"model_name": name}))
+        return self.metrics.text(gauges)
