@@ -108,8 +108,8 @@ def _rows(file: TensorFile, layer: str, pairs: _Pairs) -> list[int]:
     return [known[0], key, key]
 
 
-def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int]) -> np.ndarray:
-    """The matrix A or B of all parts, zeros elsewhere."""
+def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int], start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of the matrix A or B of all parts, zeros elsewhere."""
     whole = None
     for place, (part, pair) in enumerate(sorted(pairs.items())):
         file, name = pair[letter]
@@ -121,4 +121,4 @@ def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int])
             whole[span] = given
         else:
             whole[sum(rows[:part]) : sum(rows[: part + 1]), span] = given
-    return whole
+    return whole[start:stop]
