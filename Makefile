@@ -4,13 +4,14 @@ WORKERS ?= 2
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: demo test check format slow oracle lite bench venv help
+.PHONY: demo test check format slow robustness oracle lite bench venv help
 
 help:
 	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
 	@echo "make test     set up and run the tests"
 	@echo "make check    formatting, lint, who imports whom, types"
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
+	@echo "make robustness  some thousand wrong inputs: each refused in one clear line, or rightly accepted"
 	@echo "make bench    how fast this machine trains and generates, in under five minutes (docs/speed.md)"
 	@echo "make lite     set up MindSpore Lite (needs a Python 3.7) and run its tests, the long ones too"
 
@@ -46,6 +47,9 @@ bench: venv
 	@for what in start train "train --lora" prefill decode "decode --dtype int8" "decode --dtype int4" ops; do \
 		$(PY) -m mindformers_glm.benchmark $$what || exit; \
 	done
+
+robustness: venv
+	@$(PY) -m pytest -m slow -s tests/robustness
 
 oracle:
 	@scripts/set_up_venv.sh .venv-oracle oracle

@@ -20,6 +20,7 @@ from mindformers_glm.checkpoint.load.model_files import model_files, read_config
 from mindformers_glm.checkpoint.load.resolve import downloaded, plain_name, row_of
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.initial import fill
@@ -52,7 +53,7 @@ class AutoConfig(_Listed):
         """
         words = taken(overrides)
         overrides = {**words.changes, **overrides}
-        path = Path(name_or_path).expanduser()
+        path = user_path(name_or_path)
         if path.suffix in (*_YAML, ".json"):
             return changed(read_config(path)[0], overrides)
         if path.exists():

@@ -35,7 +35,7 @@ class DataError(UserError, ValueError):
     """A data file cannot be used. `place` names the file and, where there is one, the line."""
 
     def __init__(self, place: str, fault: str, fix: str) -> None:
-        super().__init__(f"{place}: {fault}. {fix}")
+        super().__init__(f"{shown(place)}: {fault}. {fix}")
         self.place = place
 
 
@@ -43,7 +43,7 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint is missing, damaged, or does not fit the network."""
 
     def __init__(self, place: str, fault: str, fix: str) -> None:
-        super().__init__(f"{place}: {fault}. {fix}")
+        super().__init__(f"{shown(place)}: {fault}. {fix}")
         self.place = place
 
 
@@ -61,6 +61,12 @@ class TrainingStopped(UserError, RuntimeError):
     exit_status = 1
 
 
+def shown(name: Any, limit: int = 200) -> str:
+    """A path or name on one line, as it is written: what does not print is escaped, what is too long is cut."""
+    text = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(name)[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def shorten(value: Any, limit: int = 120) -> str:
     """The repr of a value on one line, cut to `limit` characters."""
     try:
@@ -68,6 +74,11 @@ def shorten(value: Any, limit: int = 120) -> str:
     except ValueError:  # a whole number of more digits than Python writes
         text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message: its type; null where a file says null."""
+    return "null" if value is None else type(value).__name__
 
 
 def listed(names: Sequence[str], limit: int = 6) -> str:

@@ -68,6 +68,11 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+def user_path(path: Any) -> Path:
+    """The path, with ~ as the user's home; a ~name of nobody stays as it is written."""
+    return Path(os.path.expanduser(path))
+
+
 def open_regular(path: str | Path) -> IO[bytes]:
     """A file open for reading, without buffer. A pipe, a device or a folder is refused and never waited for.
 
@@ -127,6 +132,8 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
 
 
 def refuse_stand_in(path: str | Path, start: bytes) -> None:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,13 +85,14 @@ class _Server:
             self.process.wait()
 
 
-_servers: dict[int, _Server] = {}  # by process: a forked pytest starts its own
+_servers: dict[tuple[int, int], _Server] = {}  # by process and thread: each of them waits for one answer at a time
 
 
 def _server() -> _Server:
-    if os.getpid() not in _servers:
-        _servers[os.getpid()] = _Server()
-    return _servers[os.getpid()]
+    caller = os.getpid(), threading.get_ident()
+    if caller not in _servers:
+        _servers[caller] = _Server()
+    return _servers[caller]
 
 
 # --- the process that forks -------------------------------------------------------------------------------------

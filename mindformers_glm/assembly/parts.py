@@ -15,6 +15,7 @@ from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, UserError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 
 
@@ -103,5 +104,5 @@ def _bases(found: Resolved) -> Iterator[str]:
             if isinstance(name := lookup(values, key), str) and name:
                 yield name
     name = _told(found)
-    if name and not Path(name).expanduser().exists() and name.count("/") <= 1 and not name.startswith((".", "~", "/")):
+    if name and not user_path(name).exists() and name.count("/") <= 1 and not name.startswith((".", "~", "/")):
         yield name

@@ -15,6 +15,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR, DOWNLOAD_DIR
 from mindformers_glm.config.vocabulary import FILE, beside, of_model
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import user_path
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.files import SETTINGS, VOCABULARIES, vocabulary_in
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -32,7 +33,7 @@ def load_tokenizer(
     Raises:
         ConfigError, CheckpointError, DataError: there is none.
     """
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.suffix in _YAML:
         return _of_yaml(path, changes)
     if path.is_dir():

@@ -39,7 +39,7 @@ class Peer(NamedTuple):
         """
         for key, value in (("--peer_python", self.python), ("--peer_script", self.script)):
             if not Path(value).is_file():
-                raise ConfigError(key, value, "There is no such file.")
+                raise ConfigError(key, value, "There is no such file. Check the path.")
         maker = _torch if self.kind == "torch" else _llama
         return [self.python, self.script, *maker(settings, self.dtype)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mindformers_glm.cli.options import Parser
 from mindformers_glm.cli.run import run
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 
 # option -> the words that run_mindformer.py takes for it
 PASSED = {
@@ -51,7 +52,7 @@ def words_of(args: argparse.Namespace, free: list[str]) -> list[str]:
         ConfigError: neither a YAML nor a folder with one.
     """
     if args.model_dir:
-        args.config_path, args.load_checkpoint = files_of(Path(args.model_dir).expanduser(), args)
+        args.config_path, args.load_checkpoint = files_of(user_path(args.model_dir), args)
     if not args.config_path:
         raise ConfigError("--config_path", None, "Name a YAML, for example configs/tiny/export_glm2_tiny.yaml.")
     if args.model_type:

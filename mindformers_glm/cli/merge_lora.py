@@ -23,6 +23,7 @@ from mindformers_glm.checkpoint.load.peft import CONFIG, base_of, other_base
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.cli.options import Parser, number
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import user_path
 
 _LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
 _LIMIT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}  # in standard deviations of the logits
@@ -120,7 +121,7 @@ def _peft_folder(adapter: str | None) -> Path | None:
     """The folder of adapter_config.json, of an adapter given as folder or file."""
     if adapter is None:
         return None
-    path = Path(adapter).expanduser()
+    path = user_path(adapter)
     folder = path if path.is_dir() else path.parent
     return folder if (folder / CONFIG).is_file() else None
 

@@ -21,6 +21,7 @@ from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
 from mindformers_glm.config.texts import text_of
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 
 
 def _switch(text: str) -> bool:
@@ -199,7 +200,7 @@ def find_config(name: str, *, script_dir: Path | None = None) -> Path:
     Raises:
         ConfigError: it is nowhere; a file of a similar name is suggested.
     """
-    places = [Path(name).expanduser(), (script_dir or CONFIGS_DIR.parent) / name, CONFIGS_DIR.parent / name]
+    places = [user_path(name), (script_dir or CONFIGS_DIR.parent) / name, CONFIGS_DIR.parent / name]
     places += [CONFIGS_DIR / name, *(CONFIGS_DIR / known.yaml for known in [MODEL_NAMES.get(name)] if known)]
     for place in places:
         if place.is_file():
@@ -207,7 +208,7 @@ def find_config(name: str, *, script_dir: Path | None = None) -> Path:
     files = {file.name: file for file in sorted(CONFIGS_DIR.rglob("*.yaml"))}
     near = difflib.get_close_matches(Path(name).name, files, n=1)
     hint = f" Did you mean {files[near[0]].relative_to(CONFIGS_DIR.parent).as_posix()}?" if near else ""
-    raise ConfigError("--config", name, f"There is no such file.{hint}")
+    raise ConfigError("--config", name, f"There is no such file.{hint or ' Check the path.'}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -40,15 +40,18 @@ def read_text(path: Path) -> str:
             raise ConfigError("config", str(path), "This is a device or a pipe; name a YAML file.")
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
+    except ConfigError:  # a ValueError too
+        raise
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError("config", str(path), "There is no such file.") from None
+        raise ConfigError("config", str(path), "There is no such file. Check the path.") from None
     except OSError as error:
-        raise ConfigError("config", str(path), f"The file cannot be read: {error.strerror}.") from None
-    except ValueError as error:  # a null character in the name
-        raise ConfigError("config", str(path), f"This can be no file name: {error}.") from None
+        fix = f"The file cannot be read ({error.strerror}): check its name and permissions."
+        raise ConfigError("config", str(path), fix) from None
+    except ValueError:  # a null character in the name
+        raise ConfigError("config", str(path), "This can be no file name. Check the path.") from None
     if len(data) > MOST_BYTES:
         raise ConfigError(
-            "config", str(path), f"The file is larger than {MOST_BYTES // 1024} kB; this is no YAML of a run."
+            "config", str(path), f"The file is larger than {MOST_BYTES // 1024} kB; name the YAML of a run."
         )
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ConfigError("config", str(path), "The file is UTF-16 text: save it as UTF-8.")

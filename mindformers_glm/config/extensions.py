@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 
 
 def import_user_classes(folder: str | Path) -> list[str]:
@@ -17,7 +18,7 @@ def import_user_classes(folder: str | Path) -> list[str]:
     Raises:
         ConfigError: the folder is missing, or a module in it fails.
     """
-    path = Path(folder).expanduser().resolve()
+    path = user_path(folder).resolve()
     if not path.is_dir():
         raise ConfigError("register_path", str(folder), "There is no such folder.")
     if str(path) not in sys.path:

@@ -14,7 +14,7 @@ import yaml
 from mindformers_glm.config.bounds import check_nodes, fullwidth_hint, read_text
 from mindformers_glm.config.legacy import respelt_layer
 from mindformers_glm.config.retyped import retyped
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, kind_of
 
 _MOST_FILES = 64  # read for one configuration: files that include each other twice would double with every level
 DATASET_TASKS = {"train_dataset_task": "train_dataset", "eval_dataset_task": "eval_dataset"}
@@ -139,7 +139,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError("config", str(path), "The file is empty. Start from one in configs/.")
     if not isinstance(values, dict):
         hint = fullwidth_hint(text, len(text.splitlines()))
-        fix = f"The file holds a {type(values).__name__}, not `key: value` lines.{hint}"
+        fix = f"The file holds a {kind_of(values)}, not `key: value` lines: name the YAML of a run.{hint}"
         raise ConfigError("config", str(path), fix)
     _check_keys(values, str(path), ())
     return values

@@ -12,6 +12,7 @@ from mindformers_glm.data.loaders import FileLoader
 from mindformers_glm.data.recognised import AutoDataLoader, recognise
 from mindformers_glm.data.source import suffix_of
 from mindformers_glm.errors import DataError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATA_LOADERS, DATASETS
 
@@ -55,7 +56,7 @@ def _reads(kind: type[FileLoader], spec: Mapping[str, Any]) -> bool:
     path = spec.get("dataset_dir")
     if not isinstance(path, (str, Path)) or not path:
         return True
-    place = Path(path).expanduser()
+    place = user_path(path)
     try:
         if place.is_dir() or (place.parent / INFO).is_file():
             return False

@@ -9,7 +9,7 @@ from mindformers_glm.data.forms import TURNS, turns_of
 from mindformers_glm.data.loaders import FileLoader, Phase, optional_text, parsed_text, rounds_column, whole_text
 from mindformers_glm.data.record import Record
 from mindformers_glm.data.tables import without_nulls
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, kind_of
 from mindformers_glm.registry import DATA_LOADERS
 from mindformers_glm.tokenizers import Message, read_messages
 
@@ -169,7 +169,7 @@ class AlpacaDataLoader(_ConversationLoader):
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"not an object but {type(value).__name__}")
+        raise ValueError(f"not an object but {kind_of(value)}")
     return value
 
 
@@ -190,7 +190,7 @@ def _tools(tools: Any, *, filled: bool = False) -> Any:
     if not tools:
         return None
     if not isinstance(tools, (list, Mapping)):
-        raise ValueError(f"`tools` is not a list of descriptions but {type(tools).__name__}")
+        raise ValueError(f"`tools` is not a list of descriptions but {kind_of(tools)}")
     return without_nulls(tools) if filled else _without_null_schemas(tools)
 
 
@@ -215,7 +215,7 @@ def _has_filled_nulls(turn: Mapping[str, Any]) -> bool:
 def _role_turns(turn: Any, *, filled: bool) -> list[dict[str, Any]]:
     """The turn as `read_messages` wants it: without empty keys, its parts of the right kind."""
     if not isinstance(turn, Mapping):
-        raise ValueError(f"a turn is not an object but {type(turn).__name__}")
+        raise ValueError(f"a turn is not an object but {kind_of(turn)}")
     plain = {key: without_nulls(value) if filled else value for key, value in turn.items() if value is not None}
     if "role" not in plain and {"human", "assistant"} <= plain.keys():
         sides = (("user", plain["human"]), ("assistant", plain["assistant"]))
@@ -226,7 +226,7 @@ def _role_turns(turn: Any, *, filled: bool) -> list[dict[str, Any]]:
         plain["content"] = _said(plain["content"])
     for name, kind in (("tool_calls", list), ("function_call", Mapping), ("name", str), ("metadata", str)):
         if name in plain and not isinstance(plain[name], kind):
-            raise ValueError(f"`{name}` of a turn is {type(plain[name]).__name__}")
+            raise ValueError(f"`{name}` of a turn is {kind_of(plain[name])}")
     for name in ("loss", "weight"):
         if not isinstance(plain.get(name, 0), (bool, int, float)):
             raise ValueError(f"`{name}` of a turn is neither true nor false but {plain[name]!r}")
@@ -246,7 +246,7 @@ def _said(content: Any) -> Any:
     if isinstance(content, str):
         return whole_text(content, "content")
     if not isinstance(content, list):
-        raise ValueError(f"`content` of a turn is not text but {type(content).__name__}")
+        raise ValueError(f"`content` of a turn is not text but {kind_of(content)}")
     return content
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.data.source import SUFFIXES, data_file, option_of, suffix_of
 from mindformers_glm.errors import DataError
+from mindformers_glm.files import user_path
 
 INFO = "dataset_info.json"
 _INFO_BYTES = 1 << 24
@@ -34,7 +35,7 @@ def sources(path: str | Path, phase: str, *, names: str | list[str] | None = Non
     Raises:
         DataError: nothing is there, a folder holds no data file, or an entry is unknown or no local file.
     """
-    place = Path(str(path or "")).expanduser()
+    place = user_path(str(path or ""))
     if names:
         wanted = names.split(",") if isinstance(names, str) else names
         return [_entry(place, name.strip()) for name in wanted]

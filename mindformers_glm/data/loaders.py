@@ -11,7 +11,7 @@ from mindformers_glm.data.forms import Form
 from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import read_rows
 from mindformers_glm.data.source import data_file
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, kind_of
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATA_LOADERS
 
@@ -165,7 +165,7 @@ def text_column(value: Any, name: str) -> str:
         ValueError: the record is no object, or lacks the column, or it is blank or not text.
     """
     if not isinstance(value, Mapping):
-        raise ValueError(f"not an object but {type(value).__name__}")
+        raise ValueError(f"not an object but {kind_of(value)}")
     if name not in value:
         raise ValueError(f"no column {name!r} among {', '.join(map(str, value)) or 'none'}")
     text = optional_text(value, name)
@@ -186,7 +186,7 @@ def optional_text(value: Mapping[str, Any], name: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise ValueError(f"{name!r} is not text but {type(text).__name__}")
+        raise ValueError(f"{name!r} is not text but {kind_of(text)}")
     return whole_text(text, name)
 
 
@@ -213,7 +213,7 @@ def rounds_column(value: Mapping[str, Any], name: str) -> Rounds:
     if given is None or given == "":
         return ()
     if not isinstance(given, list):
-        raise ValueError(f"{name!r} is not a list of rounds but {type(given).__name__}")
+        raise ValueError(f"{name!r} is not a list of rounds but {kind_of(given)}")
     for item in given:
         if not isinstance(item, (list, tuple)) or len(item) != 2:
             raise ValueError(f"{name!r} is not a list of pairs [question, answer]")

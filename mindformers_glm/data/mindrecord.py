@@ -8,6 +8,7 @@ import numpy as np
 
 from mindformers_glm.data.batch import IGNORED, Example
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATA_LOADERS
 
@@ -75,7 +76,7 @@ def _files(folder: str | None, names: str | list[str] | None) -> list[Path]:
     given = [folder] if folder else [names] if isinstance(names, str) else list(names or [])
     files: list[Path] = []
     for name in given:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.is_dir():
             files += sorted(path.rglob(f"*{_SUFFIX}"))
         elif path.is_file():

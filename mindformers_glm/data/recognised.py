@@ -15,7 +15,7 @@ from mindformers_glm.data.loaders import Pair, Phase
 from mindformers_glm.data.record import Fault
 from mindformers_glm.data.records import read_records
 from mindformers_glm.data.source import suffix_of
-from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.errors import ConfigError, DataError, kind_of
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATA_LOADERS
 from mindformers_glm.tokenizers import Message
@@ -51,7 +51,7 @@ def recognise(source: Source) -> Form:
         first = f"; {seen[0]}" if seen else ""
         raise DataError(place, f"the file holds no records{first}", f"Write one JSON object per line with {_KNOWN}")
     if form is None:
-        columns = ", ".join(map(str, values[0])) if isinstance(values[0], Mapping) else type(values[0]).__name__
+        columns = ", ".join(map(str, values[0])) if isinstance(values[0], Mapping) else kind_of(values[0])
         fault = f"columns that no form has: {columns[:200]}"
         fix = f"Known are {_KNOWN}. Or name the columns: data_loader.columns: {{prompt: ..., response: ...}}"
         raise DataError(place, fault, fix)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.files import user_path
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".feather")
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -51,7 +52,7 @@ def data_file(path: str | Path, phase: str) -> Path:
     option = option_of(phase)
     if not path:
         raise ConfigError("data_loader.dataset_dir", path, f"Name the data file: {option} FILE.")
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         if file.is_dir():
             inside = sorted(item.name for item in file.iterdir() if suffix_of(item) in SUFFIXES)

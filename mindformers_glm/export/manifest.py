@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import inside, read_json, write_text
+from mindformers_glm.files import inside, read_json, user_path, write_text
 
 SUFFIX = "_manifest.json"
 FORMAT = 1
@@ -138,7 +138,7 @@ def find_manifest(path: str | Path) -> tuple[Manifest, Path, Graph | None]:
     Raises:
         CheckpointError: nothing there, nothing exported by this project, or several exports in one folder.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.name.endswith(SUFFIX) and path.is_file():
         return read_manifest(path), path.parent, None
     folder = path if path.is_dir() else path.parent

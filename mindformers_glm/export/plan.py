@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 
 _SUFFIX, _GRAPH, _LITE2 = ".mindir", "_graph", "_v1"
 INSIDE_BYTES = 1 << 30  # networks up to this size hold their weights in the graph; MindSpore draws its line here too
@@ -91,5 +92,5 @@ def make_plan(infer: Any, *, folder: Path, model_name: str, seq_length: int, row
 
 def stem(path: str | Path) -> Path:
     """A graph's path without `.mindir` and `_graph`, which are added as they apply."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     return path.with_name(path.name.removesuffix(_SUFFIX).removesuffix(_GRAPH))

@@ -11,6 +11,7 @@ from mindformers_glm.config import RunConfig
 from mindformers_glm.export.export import export_model
 from mindformers_glm.export.lite.convert import convert_lite
 from mindformers_glm.export.plan import make_plan
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -30,7 +31,7 @@ def export_run(config: RunConfig, network: Callable[[], nn.Cell], tokenizer: GLM
     shape = config.model["model_config"]
     plan = make_plan(
         config.infer,
-        folder=Path(config.output_dir).expanduser() / "mindir",
+        folder=user_path(config.output_dir) / "mindir",
         model_name=config.trainer.model_name or _MODEL,
         seq_length=shape.get("seq_length", 2048),
         rows=shape.get("batch_size") or 1,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mindformers_glm.errors import DataError, GenerationError
-from mindformers_glm.files import write_text
+from mindformers_glm.files import user_path, write_text
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.ticket import Ticket
@@ -211,7 +211,7 @@ def read_tools(path: str | Path) -> list[Any] | dict[str, Any]:
         DataError: no such file, not JSON, or neither list nor object.
     """
     try:
-        tools = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+        tools = json.loads(user_path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(str(path), f"cannot be read ({error.strerror})", "Name a JSON file with tools") from error
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mindformers_glm.errors import UserError
+from mindformers_glm.files import user_path
 from mindformers_glm.serving.conversation import ContextFull, Conversation, Figures
 from mindformers_glm.serving.interrupt import allowed, watched
 from mindformers_glm.serving.phrases import CHINESE, Phrases
@@ -127,7 +128,7 @@ class TerminalChat:
             self.conversation.clear()
             self._note(self.phrases.cleared)
             return
-        path = Path(command.file).expanduser()
+        path = user_path(command.file)
         if path.exists() and path.resolve() not in self._own_files:
             self._note(self.phrases.exists.format(file=path))
             return

@@ -23,6 +23,7 @@ from mindformers_glm.evaluation.predict import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.export.run import export_run
+from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
@@ -59,7 +60,7 @@ class CausalLanguageModelingTrainer:
         metric: Any = None,
     ) -> None:
         self.config = config
-        self.output = Path(config.output_dir).expanduser()
+        self.output = user_path(config.output_dir)
         self._network, self._tokenizer, self._optimizer = network, tokenizer, optimizer
         self._train_dataset, self._eval_dataset = train_dataset, eval_dataset
         self._callbacks, self._metric = callbacks, metric
@@ -228,7 +229,7 @@ class CausalLanguageModelingTrainer:
         config = self.config
         if not config.resume_training:
             return None
-        given = Path(config.load_checkpoint or "").expanduser()
+        given = user_path(config.load_checkpoint or "")
         place = given if config.load_checkpoint and given.exists() else self.output
         if place.is_file():
             return place
@@ -296,7 +297,7 @@ class CausalLanguageModelingTrainer:
             return self.config.input_data
         section = self.config.eval_dataset
         if self._eval_dataset is None and (
-            section is None or not Path(section["data_loader"].get("dataset_dir") or "").expanduser().exists()
+            section is None or not user_path(section["data_loader"].get("dataset_dir") or "").exists()
         ):
             raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
         rows = getattr(self.eval_dataset, "rows", [])

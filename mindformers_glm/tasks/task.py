@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mindformers_glm import runtime
 from mindformers_glm.config import RunConfig
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger, set_up_logging
 from mindformers_glm.registry import TRAINERS
 
@@ -30,7 +30,7 @@ def run_task(config: RunConfig) -> Any:
 
 def prepare(config: RunConfig) -> None:
     """Sets up logging, output folder, device and seed for a configuration."""
-    output, rank = Path(config.output_dir).expanduser(), runtime.rank()
+    output, rank = user_path(config.output_dir), runtime.rank()
     if output.exists() and not output.is_dir():
         raise ConfigError("output_dir", config.output_dir, "This is a file; name a folder.")
     runtime.require_device(config.context.device_target)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, kind_of
 from mindformers_glm.log import log_once
 
 Side = Literal["left", "right"]
@@ -70,7 +70,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _no_ids(value: Any) -> ConfigError:
-    kind = type(value).__name__
+    kind = kind_of(value)
     return ConfigError("token_ids", value, f"Expected ids (whole numbers) or rows of them, not text or {kind}.")
 
 

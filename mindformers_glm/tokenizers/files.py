@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mindformers_glm.config.vocabulary import FILES
 from mindformers_glm.errors import DataError, UserError
-from mindformers_glm.files import parse_json, read_small
+from mindformers_glm.files import parse_json, read_small, user_path
 
 VOCABULARY, JSON_VOCABULARY = VOCABULARIES = FILES
 SETTINGS = "tokenizer_config.json"
@@ -39,7 +39,7 @@ def load(path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         DataError: the folder has no vocabulary, or its settings are not a JSON object.
     """
-    path = path.expanduser()
+    path = user_path(path)
     if not path.exists():
         fix = "Give a folder with tokenizer.model; names such as glm2_tiny are known to AutoTokenizer.from_pretrained"
         raise DataError(str(path), "there is no such folder or file", fix)
@@ -47,6 +47,8 @@ def load(path: Path) -> tuple[Path, dict[str, Any]]:
     if vocab_file is None:
         names = " or ".join(VOCABULARIES)
         raise DataError(str(folder), f"the folder has no {names}", "Copy it from the original checkpoint")
+    if not vocab_file.is_file():
+        raise DataError(str(vocab_file), "it is no regular file (a pipe or a device)", "Give a vocabulary file")
     settings = folder / SETTINGS
     return vocab_file, read_settings(settings) if settings.is_file() else {}
 
@@ -98,8 +100,8 @@ def place(path: str | Path, subfolder: str = "") -> Path:
     Raises:
         DataError: the subfolder leads out of the folder.
     """
-    inner = Path(path).expanduser() / subfolder
-    if subfolder and not inner.resolve().is_relative_to(Path(path).expanduser().resolve()):
+    inner = user_path(path) / subfolder
+    if subfolder and not inner.resolve().is_relative_to(user_path(path).resolve()):
         raise DataError(str(inner), "subfolder leads out of the folder", "Give the path of the tokenizer itself")
     return inner
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, kind_of
 from mindformers_glm.registry import unknown_key
 from mindformers_glm.tokenizers import encoding, files, snippets
 from mindformers_glm.tokenizers.calls import PublishedCalls
@@ -452,7 +452,7 @@ _SAVED = {
 
 def _no_text(value: Any) -> ConfigError:
     hint = " (an empty cell of a table is read as NaN)" if isinstance(value, float) and value != value else ""
-    return ConfigError("text", value, f"Expected text, or a list of texts, not {type(value).__name__}{hint}.")
+    return ConfigError("text", value, f"Expected text, or a list of texts, not {kind_of(value)}{hint}.")
 
 
 def _columns(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mindformers_glm.errors import GenerationError, shorten
+from mindformers_glm.errors import GenerationError, kind_of, shorten
 
 ROLES = ("system", "user", "assistant", "observation")
 TOOLS_INTRODUCTION = (
@@ -81,7 +81,7 @@ def call_text(parameters: Any) -> str:
         except ValueError as error:
             raise GenerationError(f"tool call: arguments are not JSON ({error})") from error
     if not isinstance(parameters, Mapping):
-        raise GenerationError(f"tool call: arguments must be an object, not {type(parameters).__name__}")
+        raise GenerationError(f"tool call: arguments must be an object, not {kind_of(parameters)}")
     if all(name.isidentifier() and not keyword.iskeyword(name) for name in parameters):
         inside = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     else:
@@ -279,7 +279,7 @@ def _text(content: Any) -> str:
         if all(isinstance(part, str) for part in parts):
             return "".join(parts)
     raise GenerationError(
-        f"content: expected text, got {type(content).__name__} {shorten(content, 60)}; images and sound are not "
+        f"content: expected text, got {kind_of(content)} {shorten(content, 60)}; images and sound are not "
         "understood. A conversation is given as history=[{'role': ..., 'content': ...}, ...]"
     )
 

@@ -14,7 +14,7 @@ from mindformers_glm.checkpoint.load.names import Layout
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
-from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.errors import CheckpointError, ConfigError, ConfigErrors
 from mindformers_glm.files import read_json
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -170,4 +170,7 @@ def _read_json(path: Path) -> ChatGLM2Config:
         raise ConfigError(str(path), given, "Expected a JSON object.")
     if given.get("quantization_bit") in _OFFICIAL_BITS:  # the weights beside it are read as floats
         given = {key: value for key, value in given.items() if key != "quantization_bit"}
-    return FAMILIES.read_config(given, path)
+    try:
+        return FAMILIES.read_config(given, path)
+    except ConfigErrors as error:
+        raise ConfigErrors(str(path), error.errors) from error

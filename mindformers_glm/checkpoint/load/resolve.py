@@ -13,6 +13,7 @@ from mindformers_glm.checkpoint.load.run_folder import network_folder
 from mindformers_glm.checkpoint.load.source import WeightSource, read_weights
 from mindformers_glm.config.names import ASSETS, DOWNLOAD_DIR, MODEL_NAMES, ModelName, model_name
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import user_path
 
 ACCEPT = "MINDFORMERS_GLM_DOWNLOAD"  # in the environment: 0 forbids downloads, hub or modelscope is where from
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the switches that users of transformers know
@@ -47,7 +48,7 @@ def resolve(name_or_path: str | Path, *, download: bool | str | None = None, rev
         CheckpointError: nothing there, and it cannot or may not be fetched.
         ConfigError: neither a path nor a name.
     """
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
         return _at(str(name_or_path), path)
     name = plain_name(name_or_path)

@@ -248,7 +248,7 @@ def _protobuf_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slici
     message = ParallelStrategyMap()
     try:
         message.ParseFromString(data)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(str(path), "not a strategy file", "Name a file of output/strategy.") from error
     items = []
     for item in message.parallel_layout_item:
@@ -282,5 +282,6 @@ def _json_items(path: Path, data: bytes) -> tuple[int, list[tuple[str, Slicing]]
         stage = content.get("current_stage", 0)
         return (stage if type(stage) is int else -1), items
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fault = f"not a strategy file ({shorten(str(error))[1:-1]})"
+        reason = shorten(str(error))[1:-1] if type(error) is ValueError else "an entry is not as MindSpore writes it"
+        fault = f"not a strategy file ({reason})"
         raise CheckpointError(str(path), fault, "Name a file of output/strategy.") from error

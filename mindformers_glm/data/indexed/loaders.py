@@ -18,6 +18,7 @@ from mindformers_glm.data.indexed.corpus import Blended, Cache, CorpusPart, Mark
 from mindformers_glm.data.indexed.instructions import Instructions, is_instruction_prefix
 from mindformers_glm.data.indexed.pair import is_pair, paths_of
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.registry import DATA_LOADERS
 
@@ -150,7 +151,7 @@ class IndexedDataLoader:
 
     def _cache(self) -> Cache | None:
         """Where the indices go: a folder beside the corpus that may be written, or nowhere."""
-        folder = Path(self._cache_dir).expanduser() if self._cache_dir else self.path.parent / "cache"
+        folder = user_path(self._cache_dir) if self._cache_dir else self.path.parent / "cache"
         from mindformers_glm import runtime  # noqa: PLC0415 - brings MindSpore, which reading a corpus does not need
 
         builds = runtime.rank() == 0 or not self._shared

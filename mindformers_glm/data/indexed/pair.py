@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from mindformers_glm.errors import DataError
-from mindformers_glm.files import atomic_write, sync_folder
+from mindformers_glm.files import atomic_write, sync_folder, user_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, np.dtype] = {
@@ -37,7 +37,7 @@ def narrowest_dtype(vocab_size: int | None) -> np.dtype:
 
 def paths_of(prefix: str | Path) -> tuple[Path, Path]:
     """The .bin and the .idx of a prefix; either file's own name is taken as its prefix too."""
-    text = str(Path(prefix).expanduser())
+    text = str(user_path(prefix))
     text = text[:-4] if text.endswith((".bin", ".idx")) else text
     return Path(text + ".bin"), Path(text + ".idx")
 

@@ -21,7 +21,7 @@ from mindformers_glm.data.indexed.pair import PairWriter, paths_of
 from mindformers_glm.data.preprocess.handlers import Encoded, Handler
 from mindformers_glm.data.preprocess.source import Chunk, chunks, files_of, parsed
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.files import claim, release, write_text
+from mindformers_glm.files import claim, release, user_path, write_text
 from mindformers_glm.log import logger
 
 _CHUNK = 256  # records of one piece of work
@@ -113,7 +113,7 @@ def preprocess(
         ConfigError: another process is writing this output.
     """
     files = files_of(inputs)
-    prefix = Path(output_prefix).expanduser()
+    prefix = user_path(output_prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     lock = prefix.with_name(f".{prefix.name}.preprocess.lock")
     held = claim(lock)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from mindformers_glm.errors import DataError
+from mindformers_glm.files import user_path
 
 SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet", ".arrow")
 _BLOCK = 1 << 20  # characters read at a time from a JSON array
@@ -39,7 +40,7 @@ def files_of(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
     names = [str(name) for word in words for name in _names(word)]
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if path.is_dir():
             own = sorted(item for item in path.iterdir() if item.is_file() and _kind(item))
         elif path.is_file():
@@ -98,7 +99,7 @@ def parsed(chunk: Chunk) -> Iterator[tuple[int, Any]]:
 
 def _names(word: str | Path) -> list[str]:
     text = str(word)
-    return [text] if Path(text).expanduser().exists() else [part for part in text.split(",") if part]
+    return [text] if user_path(text).exists() else [part for part in text.split(",") if part]
 
 
 def _kind(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 
 TARGETS = ("cpu", "ascend")
 # Keys of a [<target>_context] section that are properties of Lite's context. The file itself goes to Lite as well,
@@ -43,7 +44,7 @@ def read_settings(
     target = target.lower()
     if target not in TARGETS:
         raise ConfigError("infer.target", target, f"MindSpore Lite runs on one of {', '.join(TARGETS)}.")
-    path = None if not config_path else Path(config_path).expanduser().resolve()
+    path = None if not config_path else user_path(config_path).resolve()
     context = _read_context(path, target) if path else {}
     if target == "cpu":
         context["thread_num"] = threads or context.get("thread_num") or len(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mindformers_glm.errors import GenerationError
+from mindformers_glm.errors import GenerationError, kind_of
 from mindformers_glm.tokenizers.messages import Message, call_body
 
 IGNORED = -100
@@ -93,7 +93,7 @@ def functions(tools: Any) -> list[Mapping[str, Any]]:
     if isinstance(tools, Mapping):
         tools = [tools] if isinstance(tools.get("name"), str) else list(tools.values())
     if not isinstance(tools, (list, tuple)):
-        raise GenerationError(f"tools: expected a list of descriptions, not {type(tools).__name__}")
+        raise GenerationError(f"tools: expected a list of descriptions, not {kind_of(tools)}")
     found = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in tools]
     for function in found:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):

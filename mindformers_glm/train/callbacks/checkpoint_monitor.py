@@ -8,6 +8,7 @@ from typing import Any
 
 from mindformers_glm.checkpoint.store import CheckpointStore
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.registry import CALLBACKS
 from mindformers_glm.train.callbacks.base import Callback
@@ -64,7 +65,7 @@ class CheckpointMonitor(Callback):
         """Opens the folder."""
         trainable = [parameter.name for parameter in state.optimizer.parameters] if self.save_trainable else None
         self.store = CheckpointStore(
-            Path(self.directory).expanduser() if self.directory else state.output_dir,
+            user_path(self.directory) if self.directory else state.output_dir,
             self.prefix,
             rank=state.rank,
             rank_size=state.rank_size,
