@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+MOST_NAMED = 12  # names of a long list that a message tells
+_ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-f]+")
 
 
 class UserError(Exception):
@@ -73,6 +77,7 @@ def shorten(value: Any, limit: int = 120) -> str:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes
         text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    text = _ADDRESS.sub("", text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

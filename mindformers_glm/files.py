@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.errors import CheckpointError, ConfigError
 
 try:
     import fcntl
@@ -69,7 +69,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def user_path(path: Any) -> Path:
-    """The path, with ~ as the user's home; a ~name of nobody stays as it is written."""
+    """The path, with ~ as the user's home; a ~name of nobody stays as it is written.
+
+    Raises:
+        ConfigError: no path, but a value of another kind.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError("path", path, "Give a path or a name, as text.")
     return Path(os.path.expanduser(path))
 
 

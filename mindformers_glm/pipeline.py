@@ -143,7 +143,7 @@ def pipeline(
         raise ConfigError("backend", backend, f"Use one of {', '.join(_BACKENDS)}.")
     for name, value in (("image_processor", image_processor), ("audio_processor", audio_processor)):
         if value is not None:
-            raise ConfigError(name, value, "GLM takes text only.")
+            raise ConfigError(name, value, "GLM takes text only: leave it out.")
     if model is None:
         raise ConfigError("model", None, "Name a model, for example model='glm2_tiny'.")
     factory = PIPELINES.get(task or _TASK, "task")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import MOST_NAMED, ConfigError, listed
 
 _WORDS = {
     "Input should be": "It should be",
@@ -153,7 +153,7 @@ def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:
     """The fault of a key nobody knows, with the nearest known one. `key` is dotted."""
     leaf, known = key.rpartition(".")[2], list(known)
     near = difflib.get_close_matches(leaf, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(known))}."
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {listed(sorted(known), MOST_NAMED)}."
     return ConfigError(key, got, f"Unknown key. {hint}")
 
 

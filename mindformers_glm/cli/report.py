@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mindformers_glm.errors import UserError
+from mindformers_glm.errors import UserError, shown
 from mindformers_glm.signals import terminated_as_interrupted
 
 INTERRUPTED = 130
@@ -48,7 +48,7 @@ def report(work: Callable[[], Any]) -> int:
         if error.errno not in _CURES:
             raise
         place = error.filename2 or error.filename or "a file"
-        return _refused(f"{place}: {_CURES[error.errno]}", UserError.exit_status)
+        return _refused(f"{shown(place)}: {_CURES[error.errno]}", UserError.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "mindformers_glm"):

@@ -126,7 +126,9 @@ def _over(below: Any, value: Any, place: str) -> Any:
     if below is None or isinstance(below, Mapping):
         return apply(below or {}, value, place)
     leaf = next(iter(value), "")
-    raise ConfigError(f"{place}.{leaf}", value.get(leaf), f"`{place}` is {below!r} and has no keys below it.")
+    raise ConfigError(
+        f"{place}.{leaf}", value.get(leaf), f"`{place}` is {below!r} and has no keys below it: set that itself."
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.errors import GenerationError, shorten
+from mindformers_glm.errors import MOST_NAMED, GenerationError, listed, shorten
 from mindformers_glm.log import log_once
 
 _FROM_MODEL = (
@@ -136,7 +136,7 @@ class GenerationConfig:
         for name, value in changes.items():
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(sorted(known), MOST_NAMED)}."
                 raise GenerationError(f"{name}: got {shorten(value)}. No generation setting has this name. {hint}")
             if name in _WITHOUT_EFFECT and value not in (None, getattr(type(self), name)):
                 log_once(f"generation setting {name} has no effect: {_WITHOUT_EFFECT[name]}")

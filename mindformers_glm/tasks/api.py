@@ -175,7 +175,7 @@ class Trainer:
     ) -> None:
         for name, value in (("image_processor", image_processor), ("audio_processor", audio_processor)):
             if value is not None:
-                raise ConfigError(name, value, "GLM takes text only.")
+                raise ConfigError(name, value, "GLM takes text only: leave it out.")
         if task not in _TASKS:
             raise ConfigError("task", task, f"Use one of {', '.join(_TASKS)}.")
         self._parts: dict[str, Any] = {

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.errors import ConfigError, DataError, DeviceError, UserError
+from mindformers_glm.errors import ConfigError, DataError, DeviceError, UserError, shown
 from mindformers_glm.files import parse_json, read_small
 
 # How GLM-4 cuts text before merging bytes (tokenization_chatglm.py of glm-4-9b-chat).
@@ -142,7 +142,9 @@ def read_json_vocabulary(path: Path) -> BytePairs:
         vocabulary = {str(piece): int(index) for piece, index in model["vocab"].items()}
         kind = model.get("type", "BPE")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(str(path), f"this is no tokenizer.json ({error!r:.100})", f"{_REPAIR} again") from error
+        told = f"the key {error} is missing" if isinstance(error, KeyError) else "a part is not as it must be"
+        told = str(error) if type(error) is ValueError else told
+        raise DataError(str(path), f"this is no tokenizer.json ({shown(told)})", f"{_REPAIR} again") from error
     texts = {piece: index for piece, index in vocabulary.items() if piece not in specials}
     if kind != "BPE" or sorted(texts.values()) != list(range(len(texts))) or min(specials.values(), default=0) < 0:
         fault = f"a {kind} of {len(texts):,} pieces with gaps is no vocabulary of a GLM"

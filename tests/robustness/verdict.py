@@ -20,17 +20,20 @@ BAD = (WRONGLY, REFUSED_RIGHT, UNCLEAR, TRACEBACK, HANG, LOST)
 LONGEST = 400
 
 _RAW = re.compile(
-    r"Traceback|\b[A-Z]\w*(?:Error|Exception)\b|<class '|<\w[\w.]* object|object at 0x|NoneType"
-    r"|has no attribute|subscriptable|codec can't|unhashable|\[Errno|C\+\+ Call Stack|site-packages|line \d+, in |not iterable|positional argument"
-    r"|takes \d+ |list index|unsupported operand|not supported between|invalid literal|could not convert|must be str"
-    r"|terminate called|std::|mindspore/ccsrc"
+    r"Traceback|\b[A-Z]\w*(?:Error|Exception)\b|<class '|<\w[\w.]* object|object at 0x|NoneType|has no attribute"
+    r"|subscriptable|codec can't|unhashable|\[Errno|C\+\+ Call Stack|site-packages|line \d+, in |not iterable"
+    r"|positional argument|takes \d+ |list index|unsupported operand|not supported between|invalid literal"
+    r"|could not convert|must be str|terminate called|std::|mindspore/ccsrc"
 )
-_VERBS = """use give name choose check download repair set write see add remove delete copy keep put leave start merge make
-raise run install export convert read say save unpack take call train begin quote close shorten lower allow wait open free do
-bring repeat join""".split()  # noqa: SIM905
+_VERBS = (
+    "use give name choose check download repair set write see add remove delete copy keep put leave start merge make "
+    "raise run install export convert read say save unpack take call train begin quote close shorten lower allow wait "
+    "open free do bring repeat join"
+)
 _ASKS = re.compile(
-    rf"\b(?:{'|'.join(_VERBS)})\b|did you mean|is it another|registered names|known are|must |needs |commands:|expected"
-    r"|only .* (?:is|are) read|layers are numbered|this key|should be",
+    rf"\b(?:{_VERBS.replace(' ', '|')})\b|did you mean|is it another|registered names|known (?:are|keys)|"
+    r"must |needs |commands:"
+    r"|expected|only .* (?:is|are) read|layers are numbered|this key|should be",
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"error: |(?:check_hccl|merge_hccl|hccl_tools): ")  # these three run without the package

@@ -157,7 +157,8 @@ def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
         OverflowError,
         KeyError,
     ) as error:
-        raise damaged(path, f"not a readable torch file ({shorten(str(error))[1:-1]})") from error
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise damaged(path, f"not a readable torch file ({shorten(told or 'cut short')[1:-1]})") from error
     return root, offsets
 
 

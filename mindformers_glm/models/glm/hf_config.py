@@ -82,7 +82,7 @@ def from_hf(given: Mapping[str, Any], *, ask_later: bool = False, **overrides: A
         raise ConfigError("model_type", given.get("model_type"), "Only ChatGLM2, ChatGLM3 and GLM-4 have this network.")
     for key, works in _FIXED.items():
         if given.get(key, works) != works:
-            raise ConfigError(key, given[key], f"Only {works} is implemented.")
+            raise ConfigError(key, given[key], f"Only {works} is implemented: use a model with it.")
     if given.get("quantization_bit"):
         fix = "Official integer files are packed in a way of their own: take the float weights, and quantise on load."
         raise ConfigError("quantization_bit", given["quantization_bit"], fix)

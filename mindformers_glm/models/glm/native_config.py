@@ -43,7 +43,7 @@ def from_native(given: Mapping[str, Any]) -> ChatGLM2Config:
         if given.get(key) is None:
             raise ConfigError(key, None, "This key must be given.")
     if given.get("hidden_act", "silu") != "silu":
-        raise ConfigError("hidden_act", given["hidden_act"], "Only silu is implemented.")
+        raise ConfigError("hidden_act", given["hidden_act"], "Only silu is implemented: use a model with it.")
     theta, partial, scaling = _rope(given)
     heads, norms = given["num_attention_heads"], given["model_type"] == "glm4"
     dtype = given.get("torch_dtype") or given.get("dtype") or "float32"
@@ -138,11 +138,13 @@ def _rope(given: Mapping[str, Any]) -> tuple[float, float, dict[str, Any] | None
     if kind in _PLAIN_ROPE:
         return theta, partial, None
     if kind != "yarn":
-        raise ConfigError("rope_scaling.rope_type", kind, "Only yarn is implemented.")
+        raise ConfigError("rope_scaling.rope_type", kind, "Only yarn is implemented: use a model with it.")
     kept = {key: rope.pop(key) for key in ("factor", "beta_fast", "beta_slow", "attention_factor") if rope.get(key)}
     original = rope.pop("original_max_position_embeddings", None) or given.get("max_position_embeddings")
     rope = {key: value for key, value in rope.items() if value not in (None, True)}
     if rope:
         key = sorted(rope)[0]
-        raise ConfigError(f"rope_scaling.{key}", rope[key], "This variant of YaRN is not implemented.")
+        raise ConfigError(
+            f"rope_scaling.{key}", rope[key], "This variant of YaRN is not implemented: use a model without it."
+        )
     return theta, partial, {"rope_type": "yarn", "original_max_position_embeddings": original, **kept}
