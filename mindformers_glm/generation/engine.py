@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.interface import Network
 from mindformers_glm.generation.sampling import best_ids, log_probabilities
 from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
+from mindformers_glm.generation.scoring import Scorer
 from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
@@ -77,6 +78,7 @@ class Engine:
         self._lock = threading.Condition()
         self._arrived: deque[Job | _Call] = deque()
         self._owner: threading.Thread | None = None
+        self._scoring: tuple[Hashable, Scorer] | None = None
 
     def submit(
         self,
@@ -137,8 +139,35 @@ class Engine:
         self._hand_over(call)
         return call.result()
 
+    def score_batch(self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]) -> list[tuple[np.ndarray, int]]:
+        """For each context the log-probability of each single id in `wanted`, and the most probable id.
+
+        Contexts of a call are one batch; what they all begin with is computed once, and kept for the next call.
+
+        Raises:
+            GenerationError: a context is empty, too long, or holds ids beyond the vocabulary.
+        """
+        for number, (context, ids) in enumerate(zip(contexts, wanted, strict=True)):
+            if not context or not ids:
+                raise GenerationError("score_batch: each context, and what is asked of it, needs at least one id")
+            if len(context) > self.max_length:
+                raise GenerationError(f"score: {len(context)} tokens and the model's seq_length is {self.max_length}")
+            self._check_ids(context, number)
+            self._check_ids(ids, number)
+        call = _Call(lambda: self._scorer().singles(contexts, wanted))
+        self._hand_over(call)
+        return call.result()
+
+    def _scorer(self) -> Scorer:
+        """The scorer of these weights."""
+        version = self.network.version()
+        if self._scoring is None or self._scoring[0] != version:
+            self._scoring = (version, Scorer(self._scheduler))
+        return self._scoring[1]
+
     def forget(self) -> None:
         """Drops the kept prefixes, as a change of weights does."""
+        self._scoring = None
         call = _Call(self._scheduler.prefixes.clear)
         self._hand_over(call)
         call.result()
