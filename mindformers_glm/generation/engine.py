@@ -130,8 +130,8 @@ class Engine:
             raise GenerationError("score: context and continuations need at least one id each")
         context = [int(token) for token in context]
         continuations = [[int(token) for token in continuation] for continuation in continuations]
-        longest = len(context) + max((len(continuation) for continuation in continuations), default=0)
-        if longest > self.max_length:
+        longest = len(context) + max((len(continuation) for continuation in continuations), default=1) - 1
+        if longest > self.max_length:  # the last id of a continuation is scored and not seen
             raise GenerationError(f"score: {longest} tokens and the model's seq_length is {self.max_length}")
         for ids in (context, *continuations):
             self._check_ids(ids, 0)
