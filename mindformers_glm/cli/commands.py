@@ -27,7 +27,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(f"{_HERE}.run:main", "train, fine-tune, evaluate or predict from one YAML"),
     "chat": Command(f"{_HERE}.chat:main", "talk to a model in the terminal"),
     "serve": Command(f"{_HERE}.serve:main", "a model over OpenAI's HTTP interface, with a page to talk to it"),
-    "evaluate": Command(f"{_HERE}.run:evaluate", "metrics of a model on a dataset"),
+    "evaluate": Command(f"{_HERE}.evaluate:main", "C-Eval, CMMLU, MMLU, perplexity, or a metric on a dataset"),
     "predict": Command(f"{_HERE}.run:predict", "texts for prompts"),
     "convert": Command(f"{_HERE}.convert:main", "a checkpoint in another form"),
     "merge-lora": Command(f"{_HERE}.merge_lora:main", "a LoRA added to its base weights"),

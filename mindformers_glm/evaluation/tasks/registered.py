@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.interface import Task
-from mindformers_glm.registry import unknown_key
 
 
 class Options(NamedTuple):
@@ -51,6 +51,6 @@ def build_task(name: str, tokenizer: Any, options: Options) -> Task:
 
 def unknown_task(name: str) -> ConfigError:
     """The error for a task that nobody knows, with the nearest name."""
-    near = unknown_key("tasks", name, set(TASKS)).fix if not set(name) & set("/.") else ""
-    hint = near.replace("Unknown key. ", "") if "Did you mean" in near else ""
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else ""
     return ConfigError("tasks", name, f"{hint} Known: {', '.join(TASKS)}, or a YAML that describes a task.".strip())

@@ -1,0 +1,127 @@
+"""Benchmarks of a loaded model, from Python and from the command line: tasks by name, report into a folder.
+
+from mindformers_glm.evaluation.benchmarks import evaluate
+results = evaluate(engine, tokenizer, ["ceval-valid"], data_dir="ceval", output_dir="output/ceval")
+results["groups"]["ceval-valid"]["acc,none"]
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.evaluation.answering import answer
+from mindformers_glm.evaluation.report import TaskRun, as_json, write_report
+from mindformers_glm.evaluation.share import ALL, Share
+from mindformers_glm.evaluation.tasks.registered import TASKS, Options, build_task
+from mindformers_glm.generation.engine import Engine
+from mindformers_glm.log import logger
+from mindformers_glm.version import __version__
+
+
+def evaluate(
+    engine: Engine,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    data_dir: str | Path | None = None,
+    subjects: Sequence[str] | None = None,
+    way: str | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 8,
+    limit: int | None = None,
+    output_dir: str | Path | None = None,
+    model_name: str = "",
+    share: Share = ALL,
+    shows_bar: bool = False,
+) -> dict[str, Any]:
+    """What results.json holds, in lm-evaluation-harness' form; written with its samples where a folder is named.
+
+    `data_dir` is the folder of the benchmark; with several tasks, the folder that holds one of each name (ceval, cmmlu,
+    mmlu). `limit` counts rows of each subject. A run that was killed goes on from its output folder.
+
+    Raises:
+        ConfigError: a task, way or subject that does not exist.
+        DataError: a benchmark's file is missing or damaged.
+        GenerationError: a prompt does not fit the model.
+    """
+    if not tasks:
+        raise ConfigError("tasks", tasks, f"Name one or more of {', '.join(TASKS)}.")
+    built = []
+    for name in tasks:
+        folder = _folder_of(name, data_dir, alone=len(tasks) == 1)
+        options = Options(folder, subjects, num_fewshot, way, limit, engine.max_length)
+        built.append(build_task(name, tokenizer, options))
+    for task in built:
+        task.rows()  # faults of files show before anything is computed
+    about = _about(engine, tokenizer, model_name, batch_size)
+    runs = []
+    for task in built:
+        config = {
+            "task": task.name,
+            "way": getattr(task, "way_name", way),
+            "num_fewshot": getattr(task, "num_fewshot", num_fewshot or 0),
+            "limit": limit,
+            "subjects": list(subjects) if subjects else None,
+        }
+        journal = None if output_dir is None else Path(output_dir) / f".rows-{task.name}.jsonl"
+        answered = answer(
+            task,
+            engine,
+            batch_size=batch_size,
+            journal=journal,
+            identity={**config, "model": model_name, "data_dir": str(data_dir)},
+            share=share,
+            shows_bar=shows_bar,
+        )
+        runs.append(TaskRun(task, answered, task.results(answered.judged), config))
+        rate = answered.computed / max(answered.seconds, 1e-9)
+        logger.info("%s: %d rows in %.1f s (%.1f rows/s)", task.name, answered.computed, answered.seconds, rate)
+    results = as_json(runs, about)
+    if output_dir is not None and share.rank == 0:
+        for path in write_report(output_dir, runs, about):
+            logger.info("wrote %s", path)
+        for run in runs:
+            _remove_journals(Path(output_dir), run.task.name)
+    return json.loads(json.dumps(results))
+
+
+def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path | None:
+    """The folder of a task: DATA_DIR itself, or the one inside it that bears the benchmark's name."""
+    if data_dir is None:
+        return None
+    folder, benchmark = Path(data_dir).expanduser(), task.partition("-")[0]
+    for inside in (folder / benchmark, folder / benchmark / "data"):
+        if (inside / "dev").is_dir() or (inside / "test").is_dir() or (inside / "val").is_dir():
+            return inside
+    if (folder / "data" / "dev").is_dir() and not (folder / "dev").is_dir():
+        return folder / "data"
+    return folder if alone or not (folder / benchmark).is_dir() else folder / benchmark
+
+
+def _about(engine: Engine, tokenizer: Any, model_name: str, batch_size: int) -> dict[str, Any]:
+    """What `--why` and a reader want to know of a run."""
+    roles = [index for name, index in getattr(tokenizer.vocabulary, "special_ids", {}).items() if name in _ROLES]
+    return {
+        "model": model_name,
+        "tokenizer": type(tokenizer).__name__,
+        "prefix_ids": list(tokenizer.get_prefix_tokens()),
+        "role_ids": roles,
+        "round_ids": tokenizer.vocabulary.encode("[Round 1]"),
+        "max_length": engine.max_length,
+        "batch_size": batch_size,
+        "version": __version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+_ROLES = ("<|user|>", "<|assistant|>", "<|observation|>", "<|system|>")
+
+
+def _remove_journals(folder: Path, task: str) -> None:
+    for path in folder.glob(f".rows-{task}.jsonl*"):
+        path.unlink(missing_ok=True)
