@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import threading
 
 import numpy as np
 import pytest
@@ -21,13 +24,35 @@ from mindformers_glm.evaluation.tasks.ways import Chat
 from mindformers_glm.evaluation.why import explain
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Score
-from mindformers_glm.registry import TOKENIZERS
+
+
+class Characters:
+    """A vocabulary of characters in which " A" to " D" are one id each."""
+
+    special_ids: dict = {}
+
+    def encode(self, text):
+        return [ord(part[-1]) + (4000 if len(part) == 2 else 0) for part in re.findall(r" [A-D]|.|\n", text)]
+
+    def encode_many(self, texts, **_):
+        return [self.encode(text) for text in texts]
+
+
+class Spelling:
+    """A tokenizer of characters."""
+
+    vocabulary, eos_token_id = Characters(), 2
+
+    def get_prefix_tokens(self):
+        return [1, 3]
+
+    def decode(self, ids, **_):
+        return "".join(map(chr, ids))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(root):
-    vocab = str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model")
-    return TOKENIZERS.build({"type": "ChatGLM2Tokenizer", "vocab_file": vocab}, "tokenizer")
+def tokenizer():
+    return Spelling()
 
 
 class Scripted:
@@ -124,11 +149,22 @@ def test_ranks_together_give_the_rows_of_one(tokenizer, ceval):
         return build_task("ceval-valid", tokenizer, Options(ceval, SUBJECTS, 2, None, None, 4096))
 
     alone = answer(task(), Scripted())
-    sent = {}
-    for rank in (0, 1):
-        answer(task(), Scripted(), share=Share(rank, 2, lambda data, rank=rank: [sent.setdefault(rank, data)]))
-    both = answer(task(), Scripted(), share=Share(0, 2, lambda data: [data, sent[1]]))
-    assert both.judged == alone.judged
+    sent, found, barrier = {}, {}, threading.Barrier(2)
+
+    def work(rank):
+        def exchange(data):
+            sent[rank] = data
+            barrier.wait()
+            return [sent[0], sent[1]]
+
+        found[rank] = answer(task(), Scripted(), share=Share(rank, 2, exchange))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0].judged == found[1].judged == alone.judged
 
 
 def test_the_submission_of_the_test_split(tokenizer, ceval, tmp_path):
@@ -185,8 +221,8 @@ def test_tables_hold_the_published_numbers():
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("答案是B。", "B"), ("正确答案：C", "C"), ("因此选 D", "D"), ("A", "A"), ("A. 一", "A"), ("The answer is (C).", "C"),
-     ("选项中 Apple 最好", None), ("我不知道", None), ("**B**", "B"), ("故选：A", "A"), ("答案为（D）", "D")],
+    [("答案是B。", "B"), ("正确答案：C", "C"), ("因此选 D", "D"), ("A", "A"), ("A. 一", "A"),
+     ("The answer is (C).", "C"), ("选项中 Apple 最好", None), ("我不知道", None), ("**B**", "B"), ("故选：A", "A"), ("答案为（D）", "D")],
 )  # fmt: skip
 def test_the_letter_of_an_answer(text, letter):
     assert Chat.extract(text) == letter
@@ -240,7 +276,7 @@ def test_two_runs_are_compared_question_by_question():
     found = compare(first, second, places=("a", "b"))
     assert (len(found.gained), len(found.lost)) == (20, 2)
     assert found.difference == pytest.approx(0.45) and found.interval[0] < 0.45 < found.interval[1]
-    assert found.p == pytest.approx(2 * sum(__import__("math").comb(22, k) for k in range(3)) / 2**22)
+    assert found.p == pytest.approx(2 * sum(math.comb(22, k) for k in range(3)) / 2**22)
     assert mcnemar(0, 0) == 1.0 and mcnemar(5, 5) == 1.0
     with pytest.raises(DataError, match="no question"):
         compare(first, [sample(subject="other")], places=("a", "b"))
