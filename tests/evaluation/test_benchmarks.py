@@ -222,7 +222,8 @@ def test_tables_hold_the_published_numbers():
 @pytest.mark.parametrize(
     ("text", "letter"),
     [("答案是B。", "B"), ("正确答案：C", "C"), ("因此选 D", "D"), ("A", "A"), ("A. 一", "A"),
-     ("The answer is (C).", "C"), ("选项中 Apple 最好", None), ("我不知道", None), ("**B**", "B"), ("故选：A", "A"), ("答案为（D）", "D")],
+     ("The answer is (C).", "C"),
+     ("选项中 Apple 最好", None), ("我不知道", None), ("**B**", "B"), ("故选：A", "A"), ("答案为（D）", "D")],
 )  # fmt: skip
 def test_the_letter_of_an_answer(text, letter):
     assert Chat.extract(text) == letter
