@@ -15,9 +15,10 @@ from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.answering import answer
+from mindformers_glm.evaluation.interface import Options
 from mindformers_glm.evaluation.report import TaskRun, as_json, write_report
 from mindformers_glm.evaluation.share import ALL, Share
-from mindformers_glm.evaluation.tasks.registered import TASKS, Options, build_task
+from mindformers_glm.evaluation.tasks.registered import TASKS, build_task
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
 from mindformers_glm.version import __version__

@@ -8,6 +8,7 @@ answered together as one batch. Ids in and out; a task knows the tokenizer, the 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +40,17 @@ class Text(NamedTuple):
 
 
 Request = Score | Text
+
+
+class Options(NamedTuple):
+    """What is the same for every task. `limit` counts rows of each subject."""
+
+    data_dir: str | Path | None = None
+    subjects: Sequence[str] | None = None
+    num_fewshot: int | None = None
+    way: str | None = None
+    limit: int | None = None
+    max_length: int | None = None  # the model's, for what is cut
 
 
 class Row(NamedTuple):

@@ -15,10 +15,11 @@ from mindformers_glm.errors import ConfigError, DataError, UserError
 from mindformers_glm.evaluation.answering import answer
 from mindformers_glm.evaluation.benchmarks import evaluate
 from mindformers_glm.evaluation.comparison import compare, mcnemar
+from mindformers_glm.evaluation.interface import Options
 from mindformers_glm.evaluation.report import read_report
 from mindformers_glm.evaluation.share import Share
 from mindformers_glm.evaluation.tasks import build_task
-from mindformers_glm.evaluation.tasks.registered import TASKS, Options
+from mindformers_glm.evaluation.tasks.registered import TASKS
 from mindformers_glm.evaluation.tasks.table import questions, subject_table, wanted_subjects
 from mindformers_glm.evaluation.tasks.ways import Chat
 from mindformers_glm.evaluation.why import explain

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.evaluation.interface import Judged, Results, Row, Steps
-from mindformers_glm.evaluation.tasks.registered import Options
+from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Steps
 from mindformers_glm.evaluation.tasks.table import find_file, questions, subject_table, wanted_subjects
 from mindformers_glm.evaluation.tasks.ways import WAYS, Subject, Way, Wording
 

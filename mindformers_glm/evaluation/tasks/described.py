@@ -27,8 +27,7 @@ import numpy as np
 
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.evaluation.interface import Judged, Results, Row, Scored, Steps, Text
-from mindformers_glm.evaluation.tasks.registered import Options
+from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Scored, Steps, Text
 from mindformers_glm.evaluation.tasks.ways import encoded
 from mindformers_glm.registry import unknown_key
 

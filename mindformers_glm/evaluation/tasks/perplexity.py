@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.evaluation.interface import Judged, Results, Row, Score, Scored, Steps
-from mindformers_glm.evaluation.tasks.registered import Options
+from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Score, Scored, Steps
 
 
 class Perplexity:

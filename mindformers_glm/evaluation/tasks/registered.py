@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.evaluation.interface import Task
-
-
-class Options(NamedTuple):
-    """What is the same for every task. `limit` counts rows of each subject."""
-
-    data_dir: str | Path | None = None
-    subjects: Sequence[str] | None = None
-    num_fewshot: int | None = None
-    way: str | None = None
-    limit: int | None = None
-    max_length: int | None = None  # the model's, for what is cut
-
+from mindformers_glm.evaluation.interface import Options, Task
 
 _HERE = "mindformers_glm.evaluation.tasks"
 TASKS: dict[str, str] = {
@@ -40,9 +26,7 @@ def build_task(name: str, tokenizer: Any, options: Options) -> Task:
         ConfigError: no such task, or an option it does not have.
     """
     if name.endswith((".yaml", ".yml")):
-        from mindformers_glm.evaluation.tasks.described import DescribedTask  # noqa: PLC0415
-
-        return DescribedTask(name, tokenizer, options)
+        return import_module(f"{_HERE}.described").DescribedTask(name, tokenizer, options)
     if name not in TASKS:
         raise unknown_task(name)
     module, _, kind = TASKS[name].partition(":")

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm.evaluation.answering import answer
-from mindformers_glm.evaluation.interface import Score
+from mindformers_glm.evaluation.interface import Options, Score
 from mindformers_glm.evaluation.tasks import build_task
-from mindformers_glm.evaluation.tasks.registered import Options
 from mindformers_glm.evaluation.tasks.ways import ModelLink, Official, encoded
 
 NAMES = {"ceval": "ceval-valid", "cmmlu": "cmmlu", "mmlu": "mmlu"}
