@@ -197,7 +197,7 @@ def _guess(source: WeightSource) -> ChatGLM2Config | None:
             return None
         return ChatGLM2Config()
     if source.official_bits:
-        fault = f"official int{source.official_bits} weights (packed integers), and no configuration beside them"
+        fault = f"{source.packing} weights (packed integers), and no configuration beside them"
         raise CheckpointError(str(source.path), fault, "Give --config, or put the model's config.json beside them.")
     refuse_packed(source, [name for name in source.names if not is_adapter(name)])
     config = infer_config(source, kv_channels=KV_CHANNELS)

@@ -13,7 +13,6 @@ from mindformers_glm.checkpoint.formats import chatglm_cpp, gguf
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.formats.official_integers import as_floats, official_bits
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.checkpoint.formats.torch_bin import is_torch_file, open_torch_bin
@@ -27,10 +26,10 @@ from mindformers_glm.checkpoint.load.names import (
     meaning,
     separate_adapters,
 )
+from mindformers_glm.checkpoint.load.packing import unpacked
 from mindformers_glm.checkpoint.load.separate_lora import with_joined_lora
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
-from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import qkv_parts
 
@@ -66,8 +65,9 @@ class Piece(NamedTuple):
 class WeightSource:
     """Tensors of one checkpoint under our names, in the order of the files; data is read on request.
 
-    `official_bits`: 4 or 8 where linear weights were official integers, which are floats here.
-    `format` is ckpt, safetensors or bin. `generation` says whose names the files use: hf (official), mf10
+    `packing` says what linear weights were where the files have integers, which are floats here ("official int4",
+    "gptq int4", "awq int4"). `format` is ckpt, safetensors, bin, gguf or chatglm.cpp.
+    `generation` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
     native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
     counter entries, `ignored` gives the reason for each entry that a network does not need, `unknown` lists the names
@@ -80,9 +80,9 @@ class WeightSource:
         files: Sequence[TensorFile],
         *,
         rearranged: ChatGLM2Config | None = None,
-        official_bits: int = 0,
+        packing: str = "",
     ) -> None:
-        self.path, self.files, self.rearranged, self.official_bits = path, list(files), rearranged, official_bits
+        self.path, self.files, self.rearranged, self.packing = path, list(files), rearranged, packing
         self.format = files[0].format if files else ""
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self.ignored: dict[str, str] = {}
@@ -97,6 +97,11 @@ class WeightSource:
                 layouts.add(read.layout)
         self.generation = "mf15" if "mf15" in layouts else "".join(sorted(layouts - {""}))
         self._check_complete()
+
+    @property
+    def official_bits(self) -> int:
+        """4 or 8 where linear weights were official integers."""
+        return {"official int4": 4, "official int8": 8}.get(self.packing, 0)
 
     @property
     def names(self) -> list[str]:
@@ -215,11 +220,8 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config 
     index = index_of(path)
     if index is not None:
         check_index(index, files)
-    bits = official_bits(files)
-    if bits:
-        logger.info("%s: official int%d weights, read as the floats that they stand for", path, bits)
-        files = as_floats(files, bits)
-    return WeightSource(path, with_joined_lora(files), rearranged=rearranged, official_bits=bits)
+    files, packing = unpacked(path, files)
+    return WeightSource(path, with_joined_lora(files), rearranged=rearranged, packing=packing)
 
 
 def files_in(path: str | Path, *, rank: int = 0) -> list[TensorFile]:
