@@ -75,11 +75,6 @@ class GLMTokenizer(PublishedCalls):
         """The pieces of a file, followed by the special tokens of this kind."""
         return Vocabulary(vocab_file, self.specials, special_start=special_start)
 
-    @property
-    def generation(self) -> int:
-        """The old way to ask which chat format this is; `rules` answers better."""
-        return 3 if self.rules.has_roles else 2
-
     # --- vocabulary -------------------------------------------------------------------------------------------
 
     @property
