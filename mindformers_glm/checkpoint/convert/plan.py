@@ -1,8 +1,8 @@
 """What a conversion will write, decided and checked before the first byte.
 
 Forms: `ours` (folder: config.yaml, safetensors shards with MindFormers 1.0 names, tokenizer, manifest), `hf` (the
-official folder), `transformers` (folder for GlmForCausalLM), `mindformers`, `mindformers-1.2`, `mindformers-1.5`
-(one .ckpt each) and `peft` (adapter folder).
+official folder), `official-int4`, `official-int8`, `gptq` (the same with packed integers), `transformers` (folder for
+GlmForCausalLM), `mindformers`, `mindformers-1.2`, `mindformers-1.5` (one .ckpt each) and `peft` (adapter folder).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_packed, packing_of
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
@@ -44,6 +45,9 @@ FORMS = {
     "mindformers-1.2": "mf12",
     "mindformers-1.5": "mf15",
     "peft": "mf10",
+    "official-int4": "hf",
+    "official-int8": "hf",
+    "gptq": "hf",
 }
 SHARD_BYTES = 2 * 10**9
 _MANY_LAYERS = 1000  # more than this above what the weights have are not counted one by one
@@ -82,13 +86,14 @@ Source = WeightSource | ArraySource
 
 
 class OutTensor(NamedTuple):
-    """One tensor to write: `target` says which rows of our weight it takes."""
+    """One tensor to write: `target` says which rows of our weight it takes, `part` how a packed one is made of them."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     ours: str
     target: Target | None
+    part: Part | None = None
 
     @property
     def size(self) -> int:
@@ -172,8 +177,11 @@ def plan_conversion(
         if form == "transformers":
             to_native(config)  # raises where that network has no such flag
     check_adapter(source, names, config, pet_config)
+    packing = packing_of(form, config) if config else None
     tensors = [tensor for name in names for tensor in _tensors(source, name, form, layout, config, dtype)]
-    if form == "hf" and any(not is_adapter(name) for name in names):
+    if packing is not None:
+        tensors = [made for tensor in tensors for made in _packed(tensor, packing)]
+    if FORMS[form] == "hf" and any(not is_adapter(name) for name in names):
         tensors.append(_inv_freq(config, dtype or source.dtype(names[0])))
     files = _files(Path(out), tensors, form, shard_bytes)
     return Plan(source, Path(out), form, layout, config, files, left_out, pet_config, tokenizer, config_is_exact)
@@ -319,7 +327,7 @@ def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:
             raise CheckpointError(str(source.path), "it has no LoRA to write as a PEFT adapter", "Give an adapter.")
         left_out.update({name: "belongs to the base model" for name in base})
         return chosen, left_out
-    if form in ("hf", "transformers") and adapters and (base or form == "transformers" or PREFIX_NAME not in adapters):
+    if FORMS[form] in ("hf", "native") and adapters and (base or form == "transformers" or PREFIX_NAME not in adapters):
         raise CheckpointError(
             str(source.path),
             f"it has {len(adapters)} adapter tensors, for which {form} has no place",
@@ -342,6 +350,15 @@ def _tensors(
     if not found:
         raise CheckpointError(str(source.path), f"{name} has no place in the form {form}", "Choose another form.")
     return [OutTensor(t.name, kind, (t.stop - t.start, *shape[1:]), name, t) for t in found]
+
+
+def _packed(tensor: OutTensor, packing: Packing) -> list[OutTensor]:
+    """The tensors that stand for one, itself where it stays a float."""
+    if not is_packed(tensor.ours):
+        return [tensor]
+    stem = tensor.name.removesuffix(".weight")
+    parts = packing.parts(tensor.shape)
+    return [OutTensor(stem + p.suffix, p.dtype, p.shape, tensor.ours, tensor.target, p) for p in parts]
 
 
 def _check_joined(source: Source, name: str, layout: Layout) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.convert.integers import Part, packing_of
 from mindformers_glm.checkpoint.convert.plan import (
     FORMS,
     SHARD_BYTES,
@@ -19,9 +20,10 @@ from mindformers_glm.checkpoint.convert.plan import (
     OutFile,
     OutTensor,
     Plan,
+    Source,
     plan_conversion,
 )
-from mindformers_glm.checkpoint.formats.blocks import HashingFile, array_blocks, converted
+from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, HashingFile, array_blocks, converted
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, convert_bits
 from mindformers_glm.checkpoint.formats.folder import FolderWriter, check_free, disk_fault
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import value_heads
@@ -31,6 +33,8 @@ from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.glm.config import ChatGLM2Config
+
+_LARGEST_HALF = 65504.0
 
 
 def run_plan(plan: Plan, *, overwrite: bool = False, progress: Callable[[int], None] = lambda done: None) -> Path:
@@ -100,6 +104,9 @@ def _blocks(plan: Plan, tensor: OutTensor) -> Iterator[np.ndarray]:
         yield inv_freq_bits(plan.config, tensor.dtype)
         return
     source, target = plan.source, tensor.target
+    if tensor.part is not None:
+        yield from _packed_blocks(source, tensor.ours, tensor.part)
+        return
     if target is not None and target.rearranged:
         whole = reorder_rows(source.read_bits(tensor.ours), plan.config, rearranged_row_order)
         blocks = array_blocks(whole, target.start, target.stop)
@@ -108,6 +115,32 @@ def _blocks(plan: Plan, tensor: OutTensor) -> Iterator[np.ndarray]:
         rows = (target.start, target.stop) if target else (0, shape[0] if shape else 1)
         blocks = source.blocks(tensor.ours, *rows)
     yield from converted(blocks, source.dtype(tensor.ours), tensor.dtype, name=tensor.ours, place=source.path)
+
+
+def _packed_blocks(source: Source, name: str, part: Part) -> Iterator[np.ndarray]:
+    """A tensor of a packed weight, made of a few rows at a time where it can be."""
+    rows, columns = source.shape(name)
+    step = max(1, BLOCK_BYTES // (4 * columns)) if part.by_rows else rows
+    for start in range(0, rows, step):
+        made = part.made(float_rows(source, name, start, min(start + step, rows)))
+        yield np.ascontiguousarray(made).reshape(-1)
+
+
+def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a matrix as float32.
+
+    Raises:
+        CheckpointError: numbers that are not finite, or too large for the float16 of the scales.
+    """
+    columns = source.shape(name)[1]
+    values = np.empty((stop - start) * columns, np.float32)
+    blocks, place = source.blocks(name, start, stop), 0
+    for block in converted(blocks, source.dtype(name), "float32", name=name, place=source.path):
+        values[place : place + block.size] = block
+        place += block.size
+    if np.abs(values).max(initial=0) > _LARGEST_HALF:
+        raise CheckpointError(str(source.path), f"{name} has numbers too large for float16", "Write floats (--to hf).")
+    return values.reshape(-1, columns)
 
 
 def _write_safetensors(plan: Plan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
@@ -175,6 +208,10 @@ def _write_beside(plan: Plan, folder: FolderWriter) -> None:
         )
     else:
         name, text = config_file(plan.config, FORMS[plan.form], plan.layout)
+        packing = packing_of(plan.form, plan.config)
+        if packing is not None:
+            text = json.dumps({**json.loads(text), **packing.config}, indent=2) + "\n"
+            contents.update({key: json.dumps(value, indent=2).encode() for key, value in packing.beside.items()})
         contents[name] = text.encode()
     if plan.tokenizer is not None:
         contents.update(tokenizer_contents(plan.tokenizer))

@@ -1,0 +1,134 @@
+"""Linear weights as integers on the way out: official int4 and int8 folders, and GPTQ's form rounded to nearest.
+
+A packing says which tensors stand for a weight, and makes each from float32 rows. The output layer, the embedding,
+norms and biases stay floats, as in the files of those who invented the packings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import HEAD, weight
+
+_GROUPS = (128, 64, 32)
+_STEPS = 15  # of 4 bits
+
+
+class Part(NamedTuple):
+    """One tensor of a packed weight: `suffix` follows the name of the layer; `made` computes it from float32 rows.
+
+    A part that is not made `by_rows` is made of the whole weight at once.
+    """
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    made: Callable[[np.ndarray], np.ndarray]
+    by_rows: bool = True
+
+
+class Packing(NamedTuple):
+    """`parts` of a weight of a shape; `config` is what config.json says of it, `beside` further files of settings."""
+
+    parts: Callable[[tuple[int, ...]], list[Part]]
+    config: dict[str, Any]
+    beside: dict[str, dict[str, Any]]
+
+
+def packing_of(form: str, config: ChatGLM2Config) -> Packing | None:
+    """The packing of a form; None for one that keeps floats.
+
+    Raises:
+        ConfigError: sizes that the form cannot hold.
+    """
+    if form in ("official-int4", "official-int8"):
+        bits = int(form[-1])
+        settings = {"quantization_bit": bits, "quantization_embeddings": False}
+        return Packing(partial(_official, bits), settings, {})
+    if form != "gptq":
+        return None
+    columns = (config.hidden_size, config.num_attention_heads * config.kv_channels, config.ffn_hidden_size)
+    group = next((size for size in _GROUPS if not any(count % size for count in columns)), 0)
+    if not group:
+        raise ConfigError("to", form, f"Columns ({columns}) are no multiples of {_GROUPS[-1]}.")
+    settings = {"bits": 4, "group_size": group, "desc_act": False, "sym": True, "lm_head": False}
+    settings |= {"quant_method": "gptq", "checkpoint_format": "gptq", "true_sequential": True, "static_groups": False}
+    return Packing(partial(_gptq, group), {"quantization_config": settings}, {"quantize_config.json": settings})
+
+
+def is_packed(name: str) -> bool:
+    """True for the weights that packings hold as integers: matrices of the blocks."""
+    row = weight(name)
+    return row is not None and row.is_matrix and name != HEAD and name.endswith(".weight")
+
+
+def _official(bits: int, shape: tuple[int, ...]) -> list[Part]:
+    rows, columns = shape
+    if bits == 4 and columns % 2:
+        raise ConfigError("to", "official-int4", f"A weight has {columns} columns, and two share a byte.")
+    packed = (rows, columns * bits // 8)
+    return [
+        Part(".weight", "int8", packed, partial(_official_integers, bits)),
+        Part(".weight_scale", "float16", (rows,), lambda values: _official_scale(_halves(values), bits)),
+    ]
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    """float16, in which the official code computes."""
+    return values.astype(np.float16)
+
+
+def _official_scale(halves: np.ndarray, bits: int) -> np.ndarray:
+    return np.abs(halves).max(axis=1) / np.float16(2 ** (bits - 1) - 1)
+
+
+def _official_integers(bits: int, values: np.ndarray) -> np.ndarray:
+    halves, most = _halves(values), 2 ** (bits - 1) - 1
+    scale = _official_scale(halves, bits)[:, None]
+    whole = np.rint(halves / np.where(scale == 0, np.float16(1), scale))  # a row of zeros is NaN in the official code
+    whole = np.clip(whole, -most, most).astype(np.int8)
+    if bits == 8:
+        return whole
+    return np.left_shift(whole[:, ::2], 4) | (whole[:, 1::2] & np.int8(15))
+
+
+def _gptq(group: int, shape: tuple[int, ...]) -> list[Part]:
+    rows, columns = shape
+    if rows % 8:
+        raise ConfigError("to", "gptq", f"A weight has {rows} rows, and eight zeros share a word.")
+    groups = columns // group
+    zeros = np.full((groups, rows // 8), 0x77777777, np.int32)
+    return [
+        Part(".qweight", "int32", (columns // 8, rows), partial(_gptq_words, group), by_rows=False),
+        Part(".qzeros", "int32", zeros.shape, lambda values: zeros, by_rows=False),
+        Part(".scales", "float16", (groups, rows), lambda values: _gptq_scale(values, group).T, by_rows=False),
+        Part(".g_idx", "int32", (columns,), lambda values: (np.arange(columns) // group).astype(np.int32), False),
+    ]
+
+
+def _gptq_scale(values: np.ndarray, group: int) -> np.ndarray:
+    """float16 (N, G): 2 max / 15, and 2 / 15 for a group of zeros, as GPTQ's quantizer."""
+    largest = np.abs(values.reshape(len(values), -1, group)).max(axis=2)
+    return (np.where(largest == 0, np.float32(1), largest) * np.float32(2 / _STEPS)).astype(np.float16)
+
+
+def _gptq_words(group: int, values: np.ndarray) -> np.ndarray:
+    rows, columns = values.shape
+    words = np.empty((columns // 8, rows), np.uint32)
+    scale = _gptq_scale(values, group).astype(np.float32)
+    scale[scale == 0] = 1  # so small that float16 has no such number
+    for start in range(0, rows, _ROWS):  # so that the whole numbers take little beside the weight
+        part = values[start : start + _ROWS].reshape(-1, columns // group, group)
+        whole = np.clip(np.rint(part / scale[start : start + _ROWS, :, None]) + 8, 0, _STEPS).astype(np.uint32)
+        eights = whole.reshape(len(part), -1, 8) << (np.arange(8, dtype=np.uint32) * np.uint32(4))
+        words[:, start : start + _ROWS] = np.bitwise_or.reduce(eights, axis=2).T
+    return words.view(np.int32)
+
+
+_ROWS = 256
