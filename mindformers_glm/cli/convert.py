@@ -2,7 +2,7 @@
 
 Reads official folders (safetensors or .bin), MindFormers .ckpt of every generation, PEFT adapters, our folders, and
 registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
-mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits, groups, rounded to nearest), megatron (mcore folders of
+mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to nearest), megatron (folders of
 ModelLink, with --tp and --pp).
 Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
 An interrupted conversion to a folder goes on with the first file that is not finished. A single .ckpt is written anew;
