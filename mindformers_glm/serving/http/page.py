@@ -19,6 +19,7 @@ _FILES = {
     "markdown.js": "text/javascript; charset=utf-8",
     "words.js": "text/javascript; charset=utf-8",
     "store.js": "text/javascript; charset=utf-8",
+    "api.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
 _HEADERS = {
