@@ -2,8 +2,8 @@
 
 Reads official folders (safetensors or .bin), MindFormers .ckpt of every generation, PEFT adapters, our folders, and
 registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
-mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to nearest), megatron (folders of
-ModelLink, with --tp and --pp).
+mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to nearest), gguf (one file for
+llama.cpp), megatron (mcore folders of ModelLink, with --tp and --pp).
 Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
 An interrupted conversion to a folder goes on with the first file that is not finished. A single .ckpt is written anew;
 until it is whole, an older one of that name stays.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
 from mindformers_glm.checkpoint.convert import run_plan
+from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf
 from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
 from mindformers_glm.checkpoint.convert.megatron import check_writing, rank_parts, write_megatron
 from mindformers_glm.checkpoint.convert.plan import FORMS, Plan
@@ -33,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument("--input_path", required=True, help="file, folder, registered name or hub repository")
     p.add_argument("--output_path", required=True)
-    p.add_argument("--to", choices=[*FORMS, "megatron"], help="form of the output")
-    p.add_argument("--dtype", help="fp32, fp16 or bf16; without it numbers keep their type")
+    p.add_argument("--to", choices=[*FORMS, "gguf", "megatron"], help="form of the output")
+    p.add_argument("--dtype", help="fp32, fp16, bf16, or nothing: numbers keep their type; for gguf also q8_0, q4_0")
     p.add_argument("--config", help="YAML or config.json of the network, where none lies beside the weights")
     p.add_argument("--tokenizer", help="folder of the tokenizer to put beside the weights")
     p.add_argument("--shard_size", default="2GB", help="largest file of a folder (2GB)")
@@ -85,6 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.to == "megatron":
         _write_megatron(args)
         return
+    if args.to == "gguf" or (args.to is None and not args.reversed and args.output_path.endswith(".gguf")):
+        _write_gguf(args)
+        return
     plan = plan_of(args)
     source = plan.source
     print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
@@ -100,6 +105,25 @@ def main(arguments: list[str] | None = None) -> None:
             print("convert: the same command goes on from here, or writes a single .ckpt anew", file=sys.stderr)
             raise
     print(f"written {path}")
+
+
+def _write_gguf(args: argparse.Namespace) -> None:
+    """Writes a GGUF file, or prints what it would write."""
+    alpha = args.lora_alpha
+    opened = open_checkpoint(
+        args.input_path, config=args.config, rank=args.rank, download=args.download, lora_alpha=alpha
+    )
+    if opened.config is None or not opened.exact:
+        raise ConfigError("config", None, "The shapes do not tell the channels of a head: give --config.")
+    tokenizer = Path(args.tokenizer) if args.tokenizer else opened.tokenizer
+    plan = plan_gguf(opened.source, opened.config, args.output_path, dtype=args.dtype, tokenizer=tokenizer)
+    inside = "with its vocabulary" if plan.has_vocabulary else "without a vocabulary (no_vocab): programs give it ids"
+    print(f"output {plan.out} (gguf), {len(plan.tensors)} tensors, {plan.size:,} bytes, {inside}")
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return
+    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
+        print(f"written {write_gguf(plan, overwrite=args.overwrite, progress=bar.update)}")
 
 
 def _write_megatron(args: argparse.Namespace) -> None:

@@ -169,6 +169,8 @@ def network_of(path: Path, values: dict[str, Any], stored: list[Stored]) -> dict
             raise damaged(path, f"{kind}.{key} is {shorten(value)}")
         return value
 
+    if any(np.atleast_1d(values.get(f"{kind}.rope.dimension_sections", 0))):
+        raise CheckpointError(str(path), "a GGUF file of a model of pictures and text", "Only text models are read.")
     rows = next((one.shape[0] for one in stored if one.name == "token_embd.weight"), 0)
     heads, hidden = told("attention.head_count"), told("embedding_length")
     channels = told("attention.key_length", hidden // heads if type(heads) is type(hidden) is int else None)
