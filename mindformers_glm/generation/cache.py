@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +106,10 @@ class KVCache:
         one.lengths[0] = length
         return one
 
+    def forget(self, rows: Iterable[int]) -> None:
+        """Rows that nobody uses are empty."""
+        self.lengths[list(rows)] = 0
+
     def _empty(self, rows: int, slots: int) -> np.ndarray:
         layers, kv_heads, head_dim, dtype = self.shape
         return np.zeros((layers, rows, kv_heads, slots, head_dim), dtype)
@@ -132,6 +136,17 @@ class PrefixStore:
     def tokens(self) -> int:
         """Tokens held."""
         return sum(len(ids) for ids in self._entries)
+
+    def blocks(self, size: int) -> int:
+        """Blocks of `size` tokens that the entries take, shared ones counted for each."""
+        return sum(-(-len(ids) // size) for ids in self._entries)
+
+    def give_up_oldest(self) -> bool:
+        """Forgets the entry that was not used for the longest time; False where there is none."""
+        if self._entries:
+            self._entries.popitem(last=False)
+            return True
+        return False
 
     def clear(self) -> None:
         """Forgets everything."""

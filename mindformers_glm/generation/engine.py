@@ -23,6 +23,7 @@ from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.interface import Network
+from mindformers_glm.generation.paged_cache import BLOCK
 from mindformers_glm.generation.sampling import best_ids, log_probabilities
 from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
 from mindformers_glm.generation.scoring import Scorer
@@ -199,7 +200,15 @@ class Engine:
             search = Samples(prompt, config, limits, index=index)
         if search.num_rows > self.max_rows:
             raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
-        return Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
+        job = Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
+        pool = getattr(self.network, "blocks", None)
+        if pool is not None and pool.max_blocks is not None and job.blocks > pool.max_blocks:
+            tokens, room = len(prompt) + limits.max_new, pool.max_blocks * BLOCK
+            raise GenerationError(
+                f"{search.num_rows} rows of up to {tokens} tokens: the cache of this engine holds {room} tokens "
+                "(cache_tokens)"
+            )
+        return job
 
     def _check_ids(self, ids: list[int], row: int) -> None:
         if min(ids) < 0 or max(ids) >= self.vocab_size:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -173,6 +173,12 @@ class PagedCache:
         one = PagedCache(self.pool, 1)
         one._put(0, self._shared(self._blocks[source], length), length)
         return one
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Rows that nobody uses are empty, and give their blocks back."""
+        for row in rows:
+            if self._blocks[row]:
+                self._put(row, [], 0)
 
     def own_blocks(self) -> None:
         """Gives every row memory of its own; for measurements."""

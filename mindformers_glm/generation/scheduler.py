@@ -15,6 +15,7 @@ import numpy as np
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.interface import Network, Search, Step
+from mindformers_glm.generation.paged_cache import BLOCK
 from mindformers_glm.generation.ticket import Ticket
 
 _FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
@@ -31,6 +32,11 @@ class Job:
         self.cache: KVCache | None = None  # while the prompt goes in: one row
         self.slots: list[int] = []  # afterwards: the group's rows, in the order of the search's open rows
         self.tokens: list[int] = []  # the newest token of each open row
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a paged cache that it may need at most."""
+        return self.search.num_rows * -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
 
     @property
     def done(self) -> int:
@@ -135,6 +141,8 @@ class Scheduler:
     def _admit(self) -> None:
         rows = sum(job.search.num_rows for job in self._running())
         while self._waiting and rows + self._waiting[0].search.num_rows <= self.max_rows:
+            if not self._has_memory_for(self._waiting[0]):
+                break
             job = self._waiting.popleft()
             rows += job.search.num_rows
             if not job.use_past:
@@ -143,6 +151,17 @@ class Scheduler:
             self._prompts.append(job)
             if job.reuse_prefix and self.prefixes.capacity:
                 self._guarded(self._take_prefix, [job])
+
+    def _has_memory_for(self, job: Job) -> bool:
+        """Whether a bounded cache holds this job beside those that run, if need be after giving up kept prefixes."""
+        pool = getattr(self.network, "blocks", None)
+        if pool is None or pool.max_blocks is None:
+            return True
+        running = self._running()
+        wanted = job.blocks + sum(other.blocks for other in running)
+        while wanted + self.prefixes.blocks(BLOCK) > pool.max_blocks and self.prefixes.give_up_oldest():
+            pass
+        return wanted + self.prefixes.blocks(BLOCK) <= pool.max_blocks
 
     def _take_prefix(self, jobs: list[Job]) -> None:
         """The longest kept beginning of a prompt, if it is of today's weights."""
@@ -283,6 +302,7 @@ class Scheduler:
     def _tidy(self, level: int) -> None:
         group = self._groups.get(level)
         if group is not None and group.jobs:
+            group.cache.forget(set(range(group.cache.rows)) - group.used)
             group.compact()
         elif group is not None:
             del self._groups[level]

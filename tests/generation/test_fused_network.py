@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mindformers_glm.errors import ConfigError, GenerationError
+from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.fused import FusedNetwork, obstacles
-from mindformers_glm.generation.generate import MindSporeEngine
+from mindformers_glm.generation.generate import MindSporeEngine, generate
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.paged_cache import CacheFull
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -234,6 +235,22 @@ def test_a_full_cache_says_so_and_goes_on_when_there_is_room():
     del one
     fused.forward(many, np.asarray([100]), other, None)
     assert other.lengths.tolist() == [100]
+
+
+def test_requests_that_the_cache_cannot_hold_wait():
+    model, random = network(), np.random.default_rng(2)
+    prompts = random.integers(0, 301, (6, 100)).tolist()
+    config = GenerationConfig(max_new_tokens=40, do_sample=True, seed=3)
+    free, bounded = MindSporeEngine(model), MindSporeEngine(model, cache_tokens=448)
+    expected = [result.ids for result in generate(free, prompts, config)]
+    assert [result.ids for result in generate(bounded, prompts, config)] == expected
+    for prompt, ids in zip(prompts, expected, strict=True):  # kept prefixes are given up for requests
+        ticket = bounded.submit(prompt, config.updated(seed=3), index=prompts.index(prompt), reuse_prefix=True)
+        assert [result.ids for result in ticket.results()] == [ids]
+    bounded.forget()
+    assert bounded.network.blocks.used_blocks == 0
+    with pytest.raises(GenerationError, match="8 rows of up to 140 tokens: the cache of this engine holds 448 tokens"):
+        bounded.submit(prompts[0], config.updated(num_return_sequences=8))
 
 
 def test_threads_change_nothing(monkeypatch):

@@ -21,10 +21,14 @@ constexpr int kTile = 2, kWide = 2;
 struct Int8 {
   typedef int8_t Stored;
   static Floats read(const int8_t* p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
     typedef int8_t Bytes __attribute__((vector_size(16)));
     Bytes bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     return __builtin_convertvector(bytes, Floats);
+#endif
   }
   static float one(int8_t x) { return float(x); }
 };
@@ -212,6 +216,10 @@ void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t k
     const auto* keys = reinterpret_cast<const typename Format::Stored*>(head + shape.form.scale_bytes());
     const auto* values = keys + kSlots * shape.form.head_dim;
     int64_t count = std::min(kSlots, past + tokens - begin);
+    if (begin + kSlots < past + tokens) {
+      const char* next = shape.form.head(s.blocks[begin / kSlots + 1], shape.layer, kv_head);
+      for (int64_t i = 0; i < shape.form.head_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
+    }
     item.add<Format>(keys, values, scales, count, [&](int64_t t) { return past + t + 1 - begin; });
   }
 }
