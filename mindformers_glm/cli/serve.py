@@ -140,14 +140,16 @@ def adapter_names(given: list[str]) -> dict[str, str]:
 
 def load_served(
     chosen: argparse.Namespace, settings: ServerSettings, adapters: dict[str, str]
-) -> tuple[Served, list[Served]]:
-    """The base and its adapters.
+) -> tuple[Served, list[Served], Callable[[str, str], Served]]:
+    """The base, its adapters, and what loads more of them.
 
     Raises:
         UserError: whatever is missing or does not fit.
     """
+    from mindformers_glm.generation.generate import MindSporeEngine  # noqa: PLC0415 - MindSpore takes its time
+    from mindformers_glm.serving.adapters import adapted  # noqa: PLC0415
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
-    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - MindSpore takes its time
+    from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
     options: dict[str, Any] = {
         "tokenizer": chosen.tokenizer,
@@ -158,9 +160,12 @@ def load_served(
     }
     loaded = load(chosen.model, **options)
     base = Served(settings.names[0], loaded.engine, loaded.tokenizer, root=chosen.model)
-    others = []
-    for name, path in adapters.items():
-        adapted = load(chosen.model, adapter=path, lora_alpha=chosen.lora_alpha, **options)
-        others.append(Served(name, adapted.engine, adapted.tokenizer, root=path, parent=base.name))
+
+    def load_adapter(name: str, path: str) -> Served:
+        network = adapted(loaded.network, path, lora_alpha=chosen.lora_alpha)
+        engine = MindSporeEngine(network, max_rows=chosen.max_rows)
+        return Served(name, engine, loaded.tokenizer, root=path, parent=base.name)
+
+    others = [load_adapter(name, path) for name, path in adapters.items()]
     print(f"loaded {chosen.model}", file=sys.stderr, flush=True)
-    return base, others
+    return base, others, load_adapter

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mindspore import nn
+
 from mindformers_glm.assembly.model import load_model
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import MindSporeEngine, engine_of
@@ -15,6 +17,7 @@ class Loaded(NamedTuple):
 
     engine: Engine
     tokenizer: GLMTokenizer
+    network: nn.Cell | None = None
 
 
 def load(
@@ -37,5 +40,5 @@ def load(
     changes = {name: value for name, value in given.items() if value is not None}
     loaded = load_model(model, **options, **changes)
     if max_rows is None:
-        return Loaded(engine_of(loaded.network), loaded.tokenizer)
-    return Loaded(MindSporeEngine(loaded.network, max_rows=max_rows), loaded.tokenizer)
+        return Loaded(engine_of(loaded.network), *reversed(loaded))
+    return Loaded(MindSporeEngine(loaded.network, max_rows=max_rows), *reversed(loaded))

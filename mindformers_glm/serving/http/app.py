@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from mindformers_glm.errors import UserError
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
-from mindformers_glm.serving.http import chat, completions, tokens
+from mindformers_glm.serving.http import adapters, chat, completions, tokens
 from mindformers_glm.serving.http.errors import ApiError, failed
 from mindformers_glm.serving.http.guard import KNOWN_PATHS, Guard
 from mindformers_glm.serving.http.page import page_routes
@@ -31,6 +31,7 @@ _TIMED = re.compile(r"\d{1,4}")
 def build_app(service: Service, *, stop: Callable[[], None] = lambda: None) -> ASGIApp:
     """The ASGI application over a service; `stop` begins to drain the server."""
     text_ids = tokens.make_endpoints(service)
+    lora = adapters.make_endpoints(service)
     routes = [
         Route("/v1/models", _models(service), methods=["GET"]),
         Route("/v1/models/{name:path}", _model(service), methods=["GET"]),
@@ -40,6 +41,8 @@ def build_app(service: Service, *, stop: Callable[[], None] = lambda: None) -> A
         Route("/tokenize", text_ids["tokenize"], methods=["POST"]),
         Route("/detokenize", text_ids["detokenize"], methods=["POST"]),
         Route("/tokenizer_info", text_ids["tokenizer_info"], methods=["GET"]),
+        Route("/v1/load_lora_adapter", lora["load"], methods=["POST"]),
+        Route("/v1/unload_lora_adapter", lora["unload"], methods=["POST"]),
         *_health(service),
         Route("/metrics", _metrics(service), methods=["GET"]),
         Route("/stopService", _stop(stop), methods=["GET", "POST"]),

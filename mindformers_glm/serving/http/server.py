@@ -17,10 +17,10 @@ import uvicorn
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.serving.http.app import build_app
 from mindformers_glm.serving.http.guard import set_up_access_log
-from mindformers_glm.serving.http.service import Served, Service
+from mindformers_glm.serving.http.service import Service
 from mindformers_glm.serving.http.settings import ServerSettings
 
-Load = Callable[[], tuple[Served, list[Served]]]
+Load = Callable[[], tuple[Any, ...]]  # base, adapters, and where there is one what loads more of them
 
 
 def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port: int = 8000) -> int:
@@ -40,12 +40,12 @@ def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port
     process.watch_signals()
     process.start(listening)
     try:
-        base, adapters = load()
+        loaded = load()
     except BaseException:
         service.state = "failed"
         process.end()
         raise
-    process.call(service.serve, base, adapters)
+    process.call(service.serve, *loaded)
     address = _address(host, listening.getsockname()[1])
     print(f"serving {', '.join(service.settings.names)} at {address} (API below {address}/v1)", flush=True)
     process.watch_signals()  # MindSpore takes SIGINT for itself when it is loaded

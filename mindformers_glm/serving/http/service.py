@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +15,7 @@ from mindformers_glm.serving.http.metrics import Metrics
 from mindformers_glm.serving.http.settings import ServerSettings
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
+LoadAdapter = Callable[[str, str], "Served"]  # from a name and a path
 State = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -39,9 +40,16 @@ class Service:
         self.state: State = "loading"
         self.models: dict[str, Served] = {}
         self.open_answers = 0
+        self.load_adapter: LoadAdapter | None = None
 
-    def serve(self, base: Served, adapters: list[Served] | None = None) -> None:
-        """Takes requests from now on. The base is known under every name of the settings."""
+    def serve(
+        self, base: Served, adapters: list[Served] | None = None, load_adapter: LoadAdapter | None = None
+    ) -> None:
+        """Takes requests from now on. The base is known under every name of the settings.
+
+        `load_adapter`, where there is one, brings more adapters while it serves.
+        """
+        self.load_adapter = load_adapter
         self.models = {name: base for name in self.settings.names}
         for served in adapters or []:
             self.models[served.name] = served
@@ -115,6 +123,8 @@ class Service:
             name = self.settings.names[0]
             rows = self.base.engine.max_rows
             running = sum(min(served.open, rows) for served in {id(m): m for m in self.models.values()}.values())
+            loaded = [key for key, served in self.models.items() if served.parent]
+            gauges.append(("vllm:lora_requests_info", len(loaded), {"loaded_lora_adapters": ",".join(loaded)}))
             gauges.append(("vllm:num_requests_running", running, {"model_name": name}))
             gauges.append(("vllm:num_requests_waiting", self.open_answers - running, {"model_name": name}))
         return self.metrics.text(gauges)
