@@ -146,8 +146,8 @@ def load_served(
     Raises:
         UserError: whatever is missing or does not fit.
     """
+    from mindformers_glm.assembly.adapted import adapted  # noqa: PLC0415
     from mindformers_glm.generation.generate import MindSporeEngine  # noqa: PLC0415 - MindSpore takes its time
-    from mindformers_glm.serving.adapters import adapted  # noqa: PLC0415
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ import pytest
 from server_process import ServerProcess
 
 from mindformers_glm.adapters.lora import DELTA, add_lora
+from mindformers_glm.assembly.adapted import adapted
 from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
@@ -16,7 +17,6 @@ from mindformers_glm.config.names import ASSETS
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import MindSporeEngine
 from mindformers_glm.models.glm.model import build_model
-from mindformers_glm.serving.adapters import adapted
 from mindformers_glm.serving.loading import load
 
 TINY = ASSETS / "glm2_tiny"
