@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-MOST_NAMED = 12  # names of a long list that a message tells
+MOST_NAMED = 8  # names of a long list that a message tells
 _ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-f]+")
 
 
@@ -69,6 +69,11 @@ def shown(name: Any, limit: int = 200) -> str:
     """A path or name on one line, as it is written: what does not print is escaped, what is too long is cut."""
     text = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in str(name)[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def cut_words(message: str, limit: int = 80) -> str:
+    """A message whose words of more than `limit` characters are cut, as argparse repeats what was typed."""
+    return re.sub(rf"(\S{{{limit}}})\S{{4,}}", r"\1...", message)
 
 
 def shorten(value: Any, limit: int = 120) -> str:

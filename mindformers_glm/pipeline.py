@@ -52,6 +52,8 @@ class TextGenerationPipeline:
             of_network = {name: settings.pop(name) for name in list(settings) if name in _network_keys()}
             self.model, self.settings = AutoModel.from_pretrained(model, **of_network), settings
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+        if not hasattr(self.tokenizer, "vocab_size"):
+            raise ConfigError("tokenizer", self.tokenizer, "Give a tokenizer, or its name, folder or file.")
         check_fits(self.tokenizer, self.model.config.padded_vocab_size)
         self.batch_size = batch_size
 

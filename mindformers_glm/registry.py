@@ -70,7 +70,7 @@ class Registry:
         if isinstance(name, str) and name in self:
             return self._factories[name]
         near = difflib.get_close_matches(str(name), self._factories, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(self.names())}."
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(self.names(), MOST_NAMED)}."
         raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
 
     def arguments(self, name: str) -> set[str] | None:

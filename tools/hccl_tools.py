@@ -72,7 +72,7 @@ def read_conf(path: Path) -> dict[str, str]:
         TableError: the file cannot be read, or a line gives a device a second address.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = rank_table.read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}). Name a hccn.conf with --hccn_conf.") from error
     addresses: dict[str, str] = {}

@@ -5,6 +5,7 @@ Standard library only, Python 3.7 or later: it runs on a bare server beside the 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -54,9 +55,13 @@ def read(path: str) -> dict[str, Any]:
         TableError: no file, not JSON, or a part that is missing or of another type.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(path)))
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}). Generate it with tools/hccl_tools.py.") from error
+    except RecursionError as error:
+        raise TableError(f"{path}: not JSON (nested too deep). Generate it again with tools/hccl_tools.py.") from error
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: not UTF-8 text. Generate it again with tools/hccl_tools.py.") from error
     except ValueError as error:
         raise TableError(f"{path}: not JSON ({error}). Generate it again with tools/hccl_tools.py.") from error
     _require(isinstance(content, dict) and isinstance(content.get("server_list"), list), path, "server_list")
@@ -72,6 +77,17 @@ def read(path: str) -> dict[str, Any]:
             for key in ("device_id", "rank_id"):
                 _require(is_number(entry[key]), path, f"digits in {place}.device[{number}].{key}")
     return content
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """The text of a regular file; a pipe or a device is never waited for.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device")
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from mindformers_glm.benchmark.settings import (
     read_threads,
     whole,
 )
-from mindformers_glm.errors import ConfigError, UserError
+from mindformers_glm.errors import ConfigError, UserError, cut_words
 
 PROGRAM = "python -m mindformers_glm.benchmark"
 _SIZES = {
@@ -246,4 +246,4 @@ class _Read(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError("command line", None, f"{message}. See --help.")
+        raise ConfigError("command line", None, f"{cut_words(message)}. See --help.")

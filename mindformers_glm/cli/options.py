@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from mindformers_glm.errors import cut_words
+
 LARGEST = 2**31 - 1
 A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-5, -5度), for options have two
 
@@ -24,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the line and ends the program."""
         sys.stdout.flush()
-        self.exit(2, f"error: {message.removeprefix('argument ')}. See {self.prog} --help\n")
+        self.exit(2, f"error: {cut_words(message.removeprefix('argument '))}. See {self.prog} --help\n")
 
 
 def whole(least: int = 1, most: int = LARGEST) -> Callable[[str], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -36,6 +37,9 @@ def report(work: Callable[[], Any]) -> int:
 
     What a user can repair, faults of files and disks among it, is printed as one line, without a traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # names that are no text are printed escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with terminated_as_interrupted():
             outcome = work()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
+from mindformers_glm.files import read_small, user_path
 
 if TYPE_CHECKING:
     from mindformers_glm.serving.http.service import Served
@@ -112,8 +113,8 @@ def read_keys(path: str) -> list[str]:
         DataError: it cannot be read, or holds none.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_small(user_path(path)).decode("utf-8-sig").splitlines()
+    except ValueError as error:  # CheckpointError is one
         raise DataError(path, "the keys cannot be read", "Name a text file with one key a line") from error
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:

@@ -20,7 +20,7 @@ from mindformers_glm.config.overrides import apply, nest, parse_value, read_pair
 from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
 from mindformers_glm.config.texts import text_of
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, cut_words
 from mindformers_glm.files import user_path
 
 
@@ -217,7 +217,7 @@ class _Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-(?!-)")  # -5度 is a value: options have two
 
     def error(self, message: str) -> NoReturn:
-        argument, _, fault = message.removeprefix("argument ").partition(": ")
+        argument, _, fault = cut_words(message).removeprefix("argument ").partition(": ")
         if argument == "unrecognized arguments":
             raise ConfigError("command line", fault, "Options begin with --, for example --config YAML. See --help.")
         said = (fault or message).replace("expected", "It needs").replace("argument", "value")

@@ -20,7 +20,7 @@ def import_user_classes(folder: str | Path) -> list[str]:
     """
     path = user_path(folder).resolve()
     if not path.is_dir():
-        raise ConfigError("register_path", str(folder), "There is no such folder.")
+        raise ConfigError("register_path", str(folder), "There is no such folder. Check the path.")
     if str(path) not in sys.path:
         sys.path.insert(0, str(path))
     names = sorted(file.stem for file in path.glob("*.py") if file.stem.isidentifier() and file.stem != "__init__")

@@ -129,12 +129,13 @@ def _parse(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
         hint = fullwidth_hint(text, mark.line if mark else 0)
-        fault = f"This is not valid YAML: {error.problem or error.context}.{hint}"
+        fault = f"This is not valid YAML: {error.problem or error.context}. Repair it there.{hint}"
         raise ConfigError(place, _line(text, mark), fault) from None
     except RecursionError:
-        raise ConfigError("config", str(path), "The file is nested too deeply.") from None
+        raise ConfigError("config", str(path), "The file is nested too deeply: name the YAML of a run.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(str(path), "", f"This is not valid YAML: {' '.join(str(error).split())}.") from None
+        fault = f"This is not valid YAML: {' '.join(str(error).split())}. Repair it there."
+        raise ConfigError(str(path), "", fault) from None
     if values is None:
         raise ConfigError("config", str(path), "The file is empty. Start from one in configs/.")
     if not isinstance(values, dict):

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import MOST_NAMED, ConfigError, listed
 
 PACKAGE = Path(str(files("mindformers_glm")))
 ASSETS = PACKAGE / "assets"
@@ -61,5 +61,5 @@ def model_name(name: Any, key: str = "model") -> ModelName:
     if name in MODEL_NAMES:
         return MODEL_NAMES[name]
     near = difflib.get_close_matches(str(name), MODEL_NAMES, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Registered names: {', '.join(sorted(MODEL_NAMES))}."
+    hint = f"Did you mean {near[0]!r}?" if near else f"Registered names: {listed(sorted(MODEL_NAMES), MOST_NAMED)}."
     raise ConfigError(key, name, f"No model has this name, and no file or folder either. {hint}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.data.source import SUFFIXES, data_file, option_of, suffix_of
 from mindformers_glm.errors import DataError
-from mindformers_glm.files import user_path
+from mindformers_glm.files import parse_json, read_small, user_path
 
 INFO = "dataset_info.json"
 _INFO_BYTES = 1 << 24
@@ -90,12 +89,8 @@ def _entry(folder: Path, name: str) -> Source:
 def _read(folder: Path) -> Mapping[str, Any]:
     file = folder / INFO
     try:
-        if file.stat().st_size > _INFO_BYTES:
-            raise DataError(str(file), "is too large for a table of datasets", "Move it out of the way")
-        table = json.loads(file.read_text(encoding="utf-8-sig"))
-    except DataError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+        table = parse_json(read_small(file, limit=_INFO_BYTES))
+    except ValueError as error:  # CheckpointError is one
         raise DataError(str(file), f"cannot be read ({error})", "Repair it, or move it out of the way") from error
     return table if isinstance(table, Mapping) else {}
 

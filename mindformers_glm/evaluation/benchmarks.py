@@ -19,6 +19,7 @@ from mindformers_glm.evaluation.interface import Options
 from mindformers_glm.evaluation.report import TaskRun, as_json, write_report
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.evaluation.tasks.registered import TASKS, build_task
+from mindformers_glm.files import user_path
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
 from mindformers_glm.version import __version__
@@ -95,7 +96,7 @@ def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path |
     """The folder of a task: DATA_DIR itself, or the one inside it that bears the benchmark's name."""
     if data_dir is None:
         return None
-    folder, benchmark = Path(data_dir).expanduser(), task.partition("-")[0]
+    folder, benchmark = user_path(data_dir), task.partition("-")[0]
     for inside in (folder / benchmark, folder / benchmark / "data"):
         if (inside / "dev").is_dir() or (inside / "test").is_dir() or (inside / "val").is_dir():
             return inside

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.errors import CheckpointError, ConfigError, DataError
 from mindformers_glm.evaluation.share import ALL, Share
-from mindformers_glm.files import write_text
+from mindformers_glm.files import read_small, write_text
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import log_once, logger
@@ -145,14 +145,16 @@ def _is(text: str, kind: str) -> bool:
 
 def _read_file(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # not splitlines: it also breaks at \x0b, \x85 and \u2028
+        text = read_small(path).decode("utf-8-sig")  # not splitlines: it also breaks at \x0b, \x85 and \u2028
         lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    except FileNotFoundError as error:
-        raise DataError(
-            str(path), "there is no such file", "Give the path of a text file, a prompt per line"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(str(path), f"cannot be read ({error})", "Give a UTF-8 text file, a prompt per line") from error
+    except UnicodeDecodeError as error:
+        fault = f"cannot be read (byte {error.start} is not UTF-8)"
+        raise DataError(str(path), fault, "Give a UTF-8 text file, a prompt per line") from error
+    except CheckpointError as error:
+        if not path.exists():
+            raise DataError(str(path), "there is no such file", "Give a text file, a prompt per line") from error
+        fix = f"Give a UTF-8 text file, a prompt per line ({error})"
+        raise DataError(str(path), "cannot be read", fix) from error
     prompts = [line.replace("\\n", "\n") for line in lines if line.strip()]
     if not prompts:
         raise DataError(str(path), "no line has text", "Write one prompt per line")

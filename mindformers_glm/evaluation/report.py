@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mindformers_glm.errors import DataError
 from mindformers_glm.evaluation.answering import Answered
 from mindformers_glm.evaluation.interface import Results, Task
-from mindformers_glm.files import atomic_write, write_text
+from mindformers_glm.files import atomic_write, user_path, write_text
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#1d2733}
 table{border-collapse:collapse;width:100%}td,th{padding:.25em .6em;border-bottom:1px solid #dde3ea;text-align:left}
@@ -149,7 +149,7 @@ def read_report(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]
     Raises:
         DataError: they are not there, or not ours.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")

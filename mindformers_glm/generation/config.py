@@ -301,7 +301,7 @@ def _ids(name: str, value: Any) -> tuple[int, ...]:
 def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     words = tuple(_ids(name, word) for word in _listed(name, value or ()))
     if any(not word for word in words):
-        raise _wrong(name, value, "A word has at least one id.")
+        raise _wrong(name, value, "A word has at least one id: leave empty ones out.")
     return words
 
 

@@ -144,6 +144,8 @@ def generate_rows(
     each = config.num_return_sequences
     if streamer is not None and (len(prompts) * each > 1 or config.num_beams > 1):
         raise GenerationError("streamer: it shows one row as it grows; give one prompt, one result and no beams")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise GenerationError(f"streamer: got {shorten(streamer)}. Give an object with put and end, as TextStreamer")
     begin = time.perf_counter()
     if streamer is None:
         results = generate(engine, prompts, config)
@@ -220,7 +222,7 @@ def _rows(value: Any, name: str) -> list[list[int]]:
         rows = [rows]
     for row in rows:
         if not isinstance(row, (list, tuple)) or not all(isinstance(item, (int, np.integer)) for item in row):
-            raise GenerationError(f"{name}: got {shorten(row)}. A row is a list of whole numbers")
+            raise GenerationError(f"{name}: got {shorten(row)}. Give a row as a list of whole numbers")
     return [[int(item) for item in row] for row in rows]
 
 

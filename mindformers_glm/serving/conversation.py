@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mindformers_glm.errors import DataError, GenerationError
-from mindformers_glm.files import user_path, write_text
+from mindformers_glm.errors import DataError, GenerationError, UserError
+from mindformers_glm.files import parse_json, read_small, user_path, write_text
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.ticket import Ticket
@@ -211,10 +211,10 @@ def read_tools(path: str | Path) -> list[Any] | dict[str, Any]:
         DataError: no such file, not JSON, or neither list nor object.
     """
     try:
-        tools = json.loads(user_path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(str(path), f"cannot be read ({error.strerror})", "Name a JSON file with tools") from error
-    except (ValueError, RecursionError) as error:
+        tools = parse_json(read_small(user_path(path)))
+    except UserError as error:
+        raise DataError(str(path), "cannot be read", f"Name a JSON file with tools ({error})") from error
+    except ValueError as error:
         raise DataError(str(path), f"not JSON ({error})", "Write a list of tool descriptions") from error
     if not isinstance(tools, (list, dict)) or not tools:
         raise DataError(str(path), "expected a list of tool descriptions", "See docs/chat.md for the form")

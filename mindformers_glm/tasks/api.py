@@ -193,6 +193,8 @@ class Trainer:
             if isinstance(value, (str, Path)):
                 self._set(f"{key}.data_loader.dataset_dir", str(value))
         if wrapper is not None:
+            if not isinstance(wrapper, Mapping):
+                raise ConfigError("wrapper", wrapper, "Give a mapping with the keys of runner_wrapper.")
             self._values["runner_wrapper"] = dict(wrapper)
         if isinstance(compute_metrics, (str, Mapping)):
             given = {"type": compute_metrics} if isinstance(compute_metrics, str) else dict(compute_metrics)
@@ -333,6 +335,8 @@ def _base_values(args: Any, name: str | None, pet_method: str) -> dict[str, Any]
     if name is None:
         fix = "Name a registered model, or give a YAML file as args."
         raise ConfigError("model", None, fix)
+    if not isinstance(pet_method, str):
+        raise ConfigError("pet_method", pet_method, "Give 'lora', or leave it out.")
     full = f"{name}_{pet_method}" if pet_method and not name.endswith(pet_method) else name
     values = read_yaml(CONFIGS_DIR / model_name(full, "model").yaml)
     if args is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,8 @@ class GLMTokenizer(PublishedCalls):
     ) -> list[int]:
         prefix = self.text_prefix() if add_special_tokens else []
         suffix = [self.eos_token_id] if add_special_tokens and second is not None else []
+        if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, Integral)):
+            raise ConfigError("max_length", max_length, "Give a whole number of ids, or leave it out.")
         if max_length is not None and truncation not in (False, "do_not_truncate"):
             room = max_length - len(prefix) - len(suffix)
             if room < 0:

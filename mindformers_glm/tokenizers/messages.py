@@ -16,7 +16,7 @@ TOOLS_INTRODUCTION = (
 )
 INTERPRETER = "interpreter"  # the tool whose calls are code, as it stands, and no arguments
 _RESULTS = ("tool", "function", "observation")
-_ROUND_FORM = "every item is a pair (query, reply) or a message with role and content"
+_ROUND_FORM = "every item must be a pair (query, reply) or a message with role and content"
 
 
 class _Null:

@@ -40,6 +40,7 @@ def test_there_and_back(tmp_path, whole, tp, pp):
     assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "1"
     for folder in (tmp_path, tmp_path / "iter_0000001"):
         back = MegatronWeights(folder, CONFIG)
+        assert "prefix_encoder.weight" not in back
         for name, value in whole.items():
             assert back[name].dtype == value.dtype and back[name].tobytes() == value.tobytes(), name
 

@@ -317,6 +317,7 @@ def _chat() -> Iterator[Input]:
                 "role",
                 "message",
                 "content",
+                "prompt",
                 "tools",
             )
     for value in _TEXTS:

@@ -104,6 +104,7 @@ LINES = {
     "benchmark": Line(("decode", "--steps", "1"), (), (), ("--json",)),
 }
 _POSITIONAL = {"inspect-data": "adgen.jsonl", "inspect": "model", "verify": "ours", "convert-lite": "model"}
+_NEED_MORE = {"convert-lite", "infer-lite", "benchmark", "export"}  # an export, Lite, a minute of measuring
 _EMPTY_IS_NONE = {"--src_ckpt_strategy", "--dst_ckpt_strategy", "--load_checkpoint"}
 _SCRIPTS = {
     "tools/hccl_tools.py": [
@@ -133,6 +134,10 @@ def inputs(bench: Path) -> Iterator[Input]:
     """All of them."""
     for name, line in LINES.items():
         files = {file: bench / file for file in line.files}
+        if name not in _NEED_MORE:
+            yield Input(
+                FAMILY, f"{name} as it is", _line(name, line), files=files, expected="accepted", stdin=line.stdin
+            )
         yield from _options(name, line, files)
         yield from _paths(name, line, files)
         yield from _typing(name, line, files)
@@ -182,7 +187,9 @@ def _paths(name: str, line: Line, files: dict) -> Iterator[Input]:
                 FAMILY, f"{name} {flag or 'path'} {word[:20]!r}", words, files={**files, **stands}, stdin=line.stdin
             )
             yield _as(
-                given, names=(word, flag.lstrip("-") or word, "config", "checkpoint", "name_or_path"), expected="either"
+                given,
+                names=(word, flag.lstrip("-") or word, "config", "checkpoint", "name_or_path", *line.files),
+                expected="either",
             )
         if flag and flag not in _EMPTY_IS_NONE:
             yield Input(
@@ -202,7 +209,7 @@ def _paths(name: str, line: Line, files: dict) -> Iterator[Input]:
                 _with(name, line, flag, word),
                 files=kept,
                 expected="either",
-                names=(word, flag),
+                names=(word, flag, word.rpartition("/")[0] or word),
             )
 
 
@@ -227,7 +234,7 @@ def _typing(name: str, line: Line, files: dict) -> Iterator[Input]:
         yield _refused(f"{name} {flag}x", _line(name, line, f"{flag}x", "1"), files, flag)
     for words in (("--nonsense",), ("--nonsense", "1"), ("--", "--nonsense"), ("--options",)):
         given = _refused(f"{name} {' '.join(words)}", _line(name, line, *words), files, words[-1])
-        yield _as(given, names=("nonsense", "options", "command line"))
+        yield _as(given, names=("nonsense", "options", "command line", "--:"))
     if name not in ("chat", "plan", "benchmark"):
         yield Input(FAMILY, f"{name} alone", (name,), names=("required", "--", "None"))
 

@@ -94,7 +94,7 @@ def inputs(bench: Path) -> Iterator[Input]:
                 _words,
                 files=files,
                 expected=expected,
-                names=tuple(filter(None, named)),
+                names=(*filter(None, named), "ranks", "manifest", "lora_alpha"),
                 replaced=_replaced,
             )
 

@@ -33,6 +33,10 @@ def inputs(bench: Path) -> Iterator[Input]:
             {} if (bench / folder).is_dir() and folder != "megatron" else {"config.json": bench / "model/config.json"}
         )
         more = ("--config", "config.json") if config else ()
+        good = {folder: bench / folder, **config}
+        for words in (("inspect", given, "--values"), ("convert", "--input_path", given, "--output_path", "out")):
+            words = (*words, *more, *(("--to", "peft") if folder == "adapter" and words[0] == "convert" else ()))
+            yield Input(FAMILY, f"{words[0]} {given} as it is", words, files=good, expected="accepted")
         content, chance = path.read_bytes(), generator(f"tensors {folder}")
         for number, (title, damaged) in enumerate(spoilt_bytes(content, chance, count)):
             files = {folder: bench / folder, place: damaged, **config}

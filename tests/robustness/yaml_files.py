@@ -164,14 +164,16 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
             (*RUN, "--options", f"{key}={value}"),
             files=beside,
             expected="either",
-            names=_names(key),
+            names=_names(key, value),
         )
         for key in keys
         for value in _ODD
     ]
     yield from drawn(every, 330, "keys")
     every = [
-        Input(FAMILY, f"{key}={value[:12]}", (*RUN, "--options", f"{key}={value}"), files=beside, names=_names(key))
+        Input(
+            FAMILY, f"{key}={value[:9]}", (*RUN, "--options", f"{key}={value}"), files=beside, names=_names(key, value)
+        )
         for key in keys
         for value in _BOUNDLESS
         if key not in _TEXTS
@@ -182,9 +184,9 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
 _TEXTS = {"output_dir"}  # a folder may be called so
 
 
-def _names(key: str) -> tuple[str, ...]:
+def _names(key: str, value: str) -> tuple[str, ...]:
     parts = [part for part in key.split(".") if not part.isdigit()]
-    return (key, *parts[-2:], parts[0])
+    return tuple(filter(None, (key, *parts[-2:], parts[0], value)))
 
 
 def _files(text: str, bench: Path) -> Iterator[Input]:
@@ -195,7 +197,7 @@ def _files(text: str, bench: Path) -> Iterator[Input]:
             f"file: {name}",
             RUN,
             files={**beside, "run.yaml": content},
-            names=("run.yaml", "nowhere", "/dev/zero", "base_config", "run_mode"),
+            names=("run.yaml", "nowhere", "/dev/zero", "base_config", "config", "run_mode"),
         )
     for word in ("nonsense", "Train", "finetune2", "预测", "", "train,eval"):
         yield Input(

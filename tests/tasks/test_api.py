@@ -97,7 +97,7 @@ def test_pet_method_and_sections(tmp_path, monkeypatch):
     [
         (lambda: Trainer(task="image_classification", model="glm2_tiny"), "task"),
         (lambda: Trainer(), "model"),
-        (lambda: Trainer(model="glm9"), "Registered names"),
+        (lambda: Trainer(model="nonsense"), "Registered names"),
         (lambda: Trainer(args=3, model="glm2_tiny"), "args"),
         (lambda: Trainer(model="glm2_tiny", audio_processor=object()), "text only"),
         (lambda: Trainer(TrainingArguments(save_strategy="often"), model="glm2_tiny"), "save_strategy"),

@@ -275,6 +275,9 @@ class MegatronWeights(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         return typed(self.read_bits(name), self.dtype(name))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a whole weight."""
         return self._shapes[name]

@@ -207,7 +207,7 @@ def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> 
         if name in wanted and source.shape(name) != wanted[name]
     ]
     faults = [
-        f"{len(found)} {what}: {listed(found)}"
+        f"{len(found)} {what}: {listed(found, 2)}"
         for found, what in (
             (wrong, "of wrong shape"),
             (missing, "missing"),

@@ -84,6 +84,8 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
         header = json.loads(text, object_pairs_hook=unique)
     except CheckpointError:
         raise
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"the safetensors header is not UTF-8 (byte {error.start})") from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"the safetensors header is not JSON ({error})") from error
     if not isinstance(header, dict):

@@ -142,9 +142,9 @@ def _check(weights: _Weights, shapes: Mapping, fitting: list[str], missing: list
     ]
     faults = []
     if misshapen:
-        faults.append(f"{len(misshapen)} of wrong shape: {listed(misshapen)}")
+        faults.append(f"{len(misshapen)} of wrong shape: {listed(misshapen, 2)}")
     if missing:
-        faults.append(f"{len(missing)} missing: {listed(missing)}")
+        faults.append(f"{len(missing)} missing: {listed(missing, 3)}")
     if surplus:
         faults.append(f"{len(surplus)} that the network does not have: {listed(surplus)}")
     if not fitting and not faults:

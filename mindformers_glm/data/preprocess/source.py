@@ -226,7 +226,8 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 yield reader.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:
-            fault = f"line {reader.line_num + 1} cannot be read ({error})"
+            told = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            fault = f"line {reader.line_num + 1} cannot be read ({told})"
             raise DataError(str(path), fault, "Save the table as UTF-8 CSV") from error
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Steps
 from mindformers_glm.evaluation.tasks.table import find_file, questions, subject_table, wanted_subjects
 from mindformers_glm.evaluation.tasks.ways import WAYS, Subject, Way, Wording
+from mindformers_glm.files import user_path
 
 
 class ChoiceTask:
@@ -39,7 +39,7 @@ class ChoiceTask:
             raise ConfigError(
                 "--data_dir", None, f"Name the folder of {self.name}, which holds dev/ and {self.split}/."
             )
-        self.folder = Path(options.data_dir).expanduser()
+        self.folder = user_path(options.data_dir)
         if not self.folder.is_dir():
             raise DataError(str(self.folder), "there is no such folder", "Give --data_dir: the benchmark's own folder")
 

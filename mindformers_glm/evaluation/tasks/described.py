@@ -29,6 +29,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Scored, Steps, Text
 from mindformers_glm.evaluation.tasks.ways import encoded
+from mindformers_glm.files import user_path
 from mindformers_glm.registry import unknown_key
 
 _KEYS = ("name", "data", "prompt", "choices", "answer", "reference", "metric", "max_new_tokens")
@@ -39,7 +40,7 @@ class DescribedTask:
     """See the module; `name` of the YAML is the task's."""
 
     def __init__(self, file: str | Path, tokenizer: Any, options: Options) -> None:
-        self.file, self.tokenizer, self.options = Path(file).expanduser(), tokenizer, options
+        self.file, self.tokenizer, self.options = user_path(file), tokenizer, options
         spec = read_yaml(self.file)
         for key, value in spec.items():
             if key not in _KEYS:
@@ -60,7 +61,7 @@ class DescribedTask:
 
     def rows(self) -> list[Row]:
         """See Task."""
-        path = Path(self.spec["data"]).expanduser()
+        path = user_path(self.spec["data"])
         path = path if path.is_absolute() else self.file.parent / path
         records = _records(path)[: self.options.limit]
         return [Row(path.stem, number, record) for number, record in enumerate(records)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Score, Scored, Steps
+from mindformers_glm.files import user_path
 
 
 class Perplexity:
@@ -40,7 +41,7 @@ class Perplexity:
 
     def rows(self) -> list[Row]:
         """See Task."""
-        path = Path(self.options.data_dir).expanduser()
+        path = user_path(self.options.data_dir)
         files = (
             [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in (".txt", ".jsonl", ".json"))
         )

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.errors import ConfigError
-from mindformers_glm.files import user_path
+from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.files import read_small, user_path
 
 TARGETS = ("cpu", "ascend")
 # Keys of a [<target>_context] section that are properties of Lite's context. The file itself goes to Lite as well,
@@ -64,10 +64,12 @@ def _read_context(path: Path, target: str) -> dict[str, Any]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("config_path", str(path), f"It cannot be read as an INI file ({reason}).") from error
+        parser.read_string(read_small(path).decode("utf-8-sig"), source=str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError("config_path", str(path), f"Byte {error.start} is not UTF-8: save it as UTF-8.") from error
+    except (CheckpointError, configparser.Error) as error:
+        fix = f"It cannot be read as an INI file ({str(error).splitlines()[0]}): check it."
+        raise ConfigError("config_path", str(path), fix) from error
     section, kinds = f"{target}_context", _CONTEXT[target]
     found = dict(parser[section]) if parser.has_section(section) else {}
     try:

@@ -79,7 +79,8 @@ def from_hf(given: Mapping[str, Any], *, ask_later: bool = False, **overrides: A
         ConfigError: another architecture, or a `rope_ratio` whose meaning cannot be told.
     """
     if given.get("model_type", "chatglm") != "chatglm" or "position_encoding_2d" in given:
-        raise ConfigError("model_type", given.get("model_type"), "Only ChatGLM2, ChatGLM3 and GLM-4 have this network.")
+        fix = "Use ChatGLM2, ChatGLM3 or GLM-4: only they have this network."
+        raise ConfigError("model_type", given.get("model_type"), fix)
     for key, works in _FIXED.items():
         if given.get(key, works) != works:
             raise ConfigError(key, given[key], f"Only {works} is implemented: use a model with it.")
