@@ -45,8 +45,8 @@ def test_several_rows():
         ("text", "Give a row of ids or several"),
         ([[0, 0]], "row 0 is empty, or nothing but padding"),
         ([[1], []], "row 1 is empty"),
-        ([[1.5]], "A row is a list of whole numbers"),
-        ([[[1]]], "A row is a list of whole numbers"),
+        ([[1.5]], "Give a row as a list of whole numbers"),
+        ([[[1]]], "Give a row as a list of whole numbers"),
     ],
 )
 def test_what_is_no_prompt(given, message):
