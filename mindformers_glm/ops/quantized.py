@@ -59,6 +59,26 @@ def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
     return Quantized(packed, scale)
 
 
+def exactly(weight: np.ndarray, scales: np.ndarray, *, bits: int, group_size: int) -> Quantized | None:
+    """The integers that times `scales` (N, any groups) float16 are the float (N, D) itself; None where none are."""
+    rows, columns = weight.shape
+    groups = scales.shape[1]
+    if columns % groups or (columns // groups) % group_size:
+        return None
+    least, most = (-127, 127) if bits == 8 else (-ZERO, ZERO - 1)
+    packed = np.empty((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
+    step = max(1, _CHUNK_NUMBERS // columns)
+    for begin in range(0, rows, step):
+        part = np.asarray(weight[begin : begin + step], np.float32).reshape(-1, groups, columns // groups)
+        wide = scales[begin : begin + step].astype(np.float32)
+        whole = np.rint(part * _inverse(wide))
+        if (whole < least).any() or (whole > most).any() or not np.array_equal(whole * wide[:, :, None], part):
+            return None
+        whole = whole.astype(np.int8).reshape(len(part), columns)
+        packed[begin : begin + step] = whole if bits == 8 else _pack(whole)
+    return Quantized(packed, np.repeat(scales, columns // groups // group_size, axis=1))
+
+
 def dequantize(quantized: Quantized, *, bits: int, columns: int) -> np.ndarray:
     """The float32 weight (N, D) that integers stand for."""
     whole = quantized.weight if bits == 8 else _unpack(quantized.weight)[:, :columns]

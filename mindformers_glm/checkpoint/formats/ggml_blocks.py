@@ -28,6 +28,11 @@ class GgmlType(NamedTuple):
     floats: Callable[[np.ndarray], np.ndarray] | None = None  # blocks (n, size) uint8 -> (n, columns) float32
     blocks: Callable[[np.ndarray], np.ndarray] | None = None  # the inverse, rounded
 
+    @property
+    def is_scaled(self) -> bool:
+        """True where a number is an integer times the float16 with which its block begins, and nothing more."""
+        return self.name in ("Q8_0", "Q4_0")
+
 
 def dequantised(rows: np.ndarray, kind: GgmlType) -> np.ndarray:
     """Rows of bytes (R, B * size) as float32 (R, B * columns)."""

@@ -15,6 +15,7 @@ from mindformers_glm.checkpoint.formats.tensor_file import Entry, Span, TensorFi
 from mindformers_glm.errors import CheckpointError, shorten
 
 _LONGEST_AXIS = 1 << 48
+_SOME = 256  # rows at a time
 
 
 class Stored(NamedTuple):
@@ -54,7 +55,7 @@ def ggml_tensors(path: Path, form: str, stored: Sequence[Stored], limit: int) ->
     Raises:
         CheckpointError: as `Stored.checked_size`; or a name stands twice.
     """
-    entries, computed = {}, {}
+    entries, computed, scaled = {}, {}, {}
     for tensor in stored:
         if tensor.name in entries:
             raise damaged(path, f"it has tensor {shorten(tensor.name)} twice")
@@ -66,8 +67,10 @@ def ggml_tensors(path: Path, form: str, stored: Sequence[Stored], limit: int) ->
             continue
         entries[tensor.name] = check_spans(path, Entry(tensor.name, "float32", tensor.shape, (), strides=()), limit)
         computed[tensor.name] = partial(_rows, path, tensor)
+        if kind.is_scaled and len(tensor.shape) == 2:
+            scaled[tensor.name] = partial(_scales, path, tensor)
     kinds = sorted({GGML_TYPES[tensor.kind].name for tensor in stored if len(tensor.shape) > 1})
-    return TensorFile(path, form, entries, {"types": ", ".join(kinds)}, computed)
+    return TensorFile(path, form, entries, {"types": ", ".join(kinds)}, computed, scaled)
 
 
 def read_some(path: Path, span: Span) -> bytes:
@@ -77,6 +80,21 @@ def read_some(path: Path, span: Span) -> bytes:
         file.seek(span.offset)
         read_exactly(file, memoryview(target), path)
     return bytes(target)
+
+
+def _scales(path: Path, tensor: Stored) -> np.ndarray:
+    """The float16 with which each block begins: (rows, blocks)."""
+    kind, (rows, columns) = GGML_TYPES[tensor.kind], tensor.shape
+    blocks = columns // kind.columns
+    found = np.empty((rows, blocks), np.float16)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(tensor.start)
+        packed = np.empty((min(_SOME, rows), blocks, kind.size), np.uint8)
+        for start in range(0, rows, _SOME):
+            part = packed[: min(_SOME, rows - start)]
+            read_exactly(file, memoryview(part).cast("B"), path)
+            found[start : start + len(part)] = np.ascontiguousarray(part[:, :, :2]).view("<f2")[:, :, 0]
+    return found
 
 
 def _rows(path: Path, tensor: Stored, start: int, stop: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def as_floats(files: Sequence[TensorFile], bits: int) -> list[TensorFile]:
 
 def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> TensorFile:
     packed = {name for other in files for name in _packed(other, files)}
-    entries, computed = {}, dict(file.computed)
+    entries, computed, scaled = {}, dict(file.computed), {}
     for name, entry in file.entries.items():
         if name.removesuffix(_SCALE) in packed and name.endswith(_SCALE):
             continue
@@ -54,8 +54,14 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
             scales = next(other for other in files if name + _SCALE in other.entries)
             entry = Entry(name, "float32", (rows, columns * (8 // bits)), (), strides=())
             computed[name] = partial(_dequantised, file, scales, name, bits)
+            if scales.entries[name + _SCALE].dtype == "float16":
+                scaled[name] = partial(_scales, scales, name)
         entries[name] = entry
-    return TensorFile(file.path, file.format, entries, file.metadata, computed)
+    return TensorFile(file.path, file.format, entries, file.metadata, computed, scaled)
+
+
+def _scales(scales: TensorFile, name: str) -> np.ndarray:
+    return scales.read_bits(name + _SCALE)[:, None]
 
 
 def _dequantised(file: TensorFile, scales: TensorFile, name: str, bits: int, start: int, stop: int) -> np.ndarray:

@@ -65,17 +65,32 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[Packed], settings: M
     offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
     found = []
     for file in files:
-        entries, computed = {}, dict(file.computed)
+        entries, computed, scaled = {}, dict(file.computed), {}
         for name, entry in file.entries.items():
             layer = made.get(id(file), {}).get(name)
             if layer is not None:
                 weight = layer.layer + ".weight"
                 entries[weight] = Entry(weight, "float32", (layer.rows, layer.columns), (), strides=())
                 computed[weight] = partial(_dequantised, layer, offset)
+                if _is_in_order(layer):
+                    scaled[weight] = partial(_scales, layer)
             elif name not in parts:
                 entries[name] = entry
-        found.append(TensorFile(file.path, file.format, entries, file.metadata, computed))
+        found.append(TensorFile(file.path, file.format, entries, file.metadata, computed, scaled))
     return found
+
+
+def _is_in_order(layer: Packed) -> bool:
+    """True where groups are of one size and follow one another, and scales are float16."""
+    scales = layer.files[".scales"].entries[layer.layer + ".scales"]
+    size, rest = divmod(layer.columns, scales.shape[0])
+    if rest or scales.dtype != "float16":
+        return False
+    return ".g_idx" not in layer.files or np.array_equal(layer.read(".g_idx"), np.arange(layer.columns) // size)
+
+
+def _scales(layer: Packed) -> np.ndarray:
+    return np.ascontiguousarray(layer.read(".scales").T)
 
 
 def _layer(layer: str, places: Mapping[str, TensorFile]) -> Packed:

@@ -52,6 +52,7 @@ class TensorFile:
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
     computed: dict[str, Callable[[int, int], np.ndarray]] = field(default_factory=dict)  # rows of what no bytes hold
+    scales: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)  # of integers: float16 (rows, groups)
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
 

@@ -69,9 +69,10 @@ def load_into(
     _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
     for name in fitting:
         if name in layers:
-            layers[name].take(_read(weights, name, "float32").reshape(shapes[name]))
+            layers[name].take(_read(weights, name, "float32").reshape(shapes[name]), weights.scales(name))
         else:
             _set(parameters[name], weights, name)
+    _tell(weights, layers)
     fill(model)
     if partial and (missing or surplus):
         logger.warning(
@@ -79,6 +80,15 @@ def load_into(
             *(weights.place, len(missing), listed(missing), len(surplus), listed(surplus)),
         )
     return LoadReport(fitting, missing, surplus, weights.ignored)
+
+
+def _tell(weights: _Weights, layers: Mapping[str, QuantizedLinear]) -> None:
+    """Says of packed files how many layers kept their integers."""
+    packing = getattr(weights.source, "packing", "") or getattr(weights.source, "metadata", {}).get("types", "")
+    if packing and layers:
+        kept = sum(layer.error == 0 for layer in layers.values())
+        told = "keep the integers of the file exactly, the others are rounded anew"
+        logger.info("%s: %d of %d layers (%s) %s", weights.place, kept, len(layers), packing, told)
 
 
 def adapter_alone(place: object, base: str | None = None) -> CheckpointError:
@@ -120,6 +130,10 @@ class _Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         name = self.stored(name)
         return self.source.shape(name) if isinstance(self.source, WeightSource) else self.source[name].shape
+
+    def scales(self, name: str) -> np.ndarray | None:
+        name = self.stored(name)
+        return self.source.scales(name) if isinstance(self.source, WeightSource) else None
 
     def bits(self, name: str) -> tuple[np.ndarray, str]:
         name = self.stored(name)

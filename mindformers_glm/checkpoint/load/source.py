@@ -144,6 +144,15 @@ class WeightSource:
             return reorder_rows(whole, self.rearranged, official_row_order)
         return whole
 
+    def scales(self, name: str) -> np.ndarray | None:
+        """float16 (rows, groups) where the file has a matrix as whole numbers times these; None for others."""
+        pieces = self._pieces[name]
+        made = [piece.file.scales.get(piece.name) for piece in pieces]
+        if None in made or (self.rearranged is not None and is_reordered(name)):
+            return None
+        found = [make() for make in made]
+        return np.concatenate(found) if len({scale.shape[1] for scale in found}) == 1 else None
+
     def blocks(self, name: str, start: int, stop: int, *, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
         """Rows [start, stop) as flat arrays of bits, a block at a time; each is valid until the second next one."""
         pieces = self._pieces[name]

@@ -9,7 +9,15 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.glm.layers import Linear
 from mindformers_glm.ops.linear import QuantizedProduct
-from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns, quantize, relative_error
+from mindformers_glm.ops.quantized import (
+    SCALE,
+    Quantized,
+    exactly,
+    layer_bits,
+    packed_columns,
+    quantize,
+    relative_error,
+)
 
 
 class QuantizedLinear(nn.Cell):
@@ -32,9 +40,15 @@ class QuantizedLinear(nn.Cell):
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
         return self.product(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
 
-    def take(self, weight: np.ndarray) -> Quantized:
-        """Takes the integers nearest to a float weight (out, in), and returns them."""
-        found = quantize(weight, bits=self.bits, group_size=self.group_size)
+    def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
+        """Takes the integers nearest to a float weight (out, in), and returns them.
+
+        With `scales` (out, groups) of the integers that the weight was before, it is taken as these where it can be.
+        """
+        settings = {"bits": self.bits, "group_size": self.group_size}
+        found = None if scales is None else exactly(weight, scales, **settings)
+        if found is None:
+            found = quantize(weight, **settings)
         self.error = relative_error(found, weight, bits=self.bits)
         self.weight.set_data(Tensor(found.weight))
         self.weight_scale.set_data(Tensor(found.scale))

@@ -1,0 +1,66 @@
+"""Packed files loaded with `quantization_bit`: their integers are kept where our kernels can hold them."""
+
+import numpy as np
+import pytest
+
+from mindformers_glm.checkpoint.load.source import read_weights
+from mindformers_glm.ops.quantized import dequantize, exactly, quantize
+
+FILES = {
+    "official/glm2_int4": 4,
+    "official/glm3_int8": 8,
+    "chatglm_cpp/glm2_q4_0.bin": 4,
+    "gguf/glm3_q8_0.gguf": 8,
+    "gptq/glm2_g32": 4,
+}
+QKV = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
+DOWN = "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"
+
+
+@pytest.fixture
+def golden(shared):
+    return shared / "golden/quantisation"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("wider", [False, True])
+def test_integers_are_those_of_the_file(golden, name, wider):
+    bits = 8 if wider else FILES[name]
+    source = read_weights(golden / name)
+    weight, scales = source.read_bits(QKV), source.scales(QKV)
+    assert scales.dtype == np.float16 and len(scales) == len(weight)
+    found = exactly(weight, scales, bits=bits, group_size=32)
+    assert np.array_equal(dequantize(found, bits=bits, columns=weight.shape[1]), weight)
+
+
+@pytest.mark.parametrize("name", ["gptq/glm2_g128_desc_act", "gguf/kq_q4_k_m.gguf", "gguf/glm2_f16.gguf", "base/glm2"])
+def test_others_have_no_such_scales(golden, name):
+    assert read_weights(golden / name).scales(DOWN) is None
+
+
+def test_zeros_of_their_own_are_rounded_anew(golden):
+    source = read_weights(golden / "gptq/glm2_g32_asym")
+    assert exactly(source.read_bits(QKV), source.scales(QKV), bits=4, group_size=32) is None
+    wide = read_weights(golden / "official/glm3_int8")
+    assert exactly(wide.read_bits(QKV), wide.scales(QKV), bits=4, group_size=32) is None
+    narrow = read_weights(golden / "gguf/glm3_q8_0.gguf")
+    assert exactly(narrow.read_bits(QKV), narrow.scales(QKV), bits=8, group_size=64) is None
+
+
+def test_a_network_computes_with_them(golden):
+    import mindspore as ms  # noqa: PLC0415 - the other tests need none
+
+    from mindformers_glm import AutoModel  # noqa: PLC0415
+    from mindformers_glm.models.glm.quantized import quantized_layers  # noqa: PLC0415
+
+    folder, types = golden / "official/glm2_int4", {"compute_dtype": "float32", "param_init_type": "float32"}
+    model = AutoModel.from_pretrained(folder, quantization_bit=4, quantization_group_size=32, **types)
+    layers = quantized_layers(model)
+    assert [name for name, layer in layers.items() if layer.error] == ["transformer.output_layer.weight"]
+    expected = np.load(folder / "expected.npz")
+    ids = expected["ids_1"].reshape(1, -1)
+    got = model(ms.Tensor(ids.astype(np.int32))).asnumpy().reshape(ids.size, -1)
+    again = read_weights(folder).read_bits(QKV)
+    rounded = dequantize(quantize(again, bits=4, group_size=32), bits=4, columns=again.shape[1])
+    assert np.abs(rounded - again).max() > 0  # what loading did before
+    assert np.abs(got - expected["logits_1"]).max() < 0.2  # the output layer has 8 bits
