@@ -113,5 +113,5 @@ def test_names_of_offered_tools():
 def test_a_content_that_is_no_text_is_named(content):
     with pytest.raises(GenerationError, match="content: expected text, got"):
         read_messages([{"role": "user", "content": content}])
-    with pytest.raises(GenerationError, match="every item is a pair .* not 5"):
+    with pytest.raises(GenerationError, match="every item must be a pair .* not 5"):
         read_messages([5])
