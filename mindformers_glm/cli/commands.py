@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(f"{_HERE}.run:main", "train, fine-tune, evaluate or predict from one YAML"),
     "chat": Command(f"{_HERE}.chat:main", "talk to a model in the terminal"),
     "serve": Command(f"{_HERE}.serve:main", "a model over OpenAI's HTTP interface, with a page to talk to it"),
+    "fastchat-worker": Command(f"{_HERE}.serve:fastchat_worker", "the same behind FastChat's controller"),
     "evaluate": Command(f"{_HERE}.evaluate:main", "C-Eval, CMMLU, MMLU, perplexity, or a metric on a dataset"),
     "predict": Command(f"{_HERE}.run:predict", "texts for prompts"),
     "convert": Command(f"{_HERE}.convert:main", "a checkpoint in another form"),

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = Parser(description=__doc__)
-    p.add_argument("--model", default="glm2_tiny", help="registered name, folder, weight file, run or YAML (glm2_tiny)")
+    p.add_argument(
+        "--model",
+        "--model-path",
+        default="glm2_tiny",
+        help="registered name, folder, weight file, run or YAML (glm2_tiny)",
+    )
     p.add_argument("--adapter", action="append", default=[], metavar="NAME=PATH", help="LoRA served as model NAME")
     p.add_argument("--lora_alpha", type=number(above=True), help="alpha of the adapters, where no file tells it")
     p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
@@ -47,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max_body_mb", type=number(above=True), default=8.0, help="largest request in MB (8)")
     p.add_argument("--request_timeout", type=number(above=True), default=600.0, help="seconds for one request (600)")
     p.add_argument("--drain_timeout", type=number(), default=60.0, help="seconds to finish after SIGTERM (60)")
+    p.add_argument(
+        "--controller", "--controller-address", metavar="URL", help="be a worker of this FastChat controller too"
+    )
+    p.add_argument(
+        "--worker_address",
+        "--worker-address",
+        metavar="URL",
+        help="what the controller calls this server (where it listens)",
+    )
     p.add_argument("--log_requests", action="store_true", help="an access log of JSON lines on the standard error")
     p.add_argument("--no_page", action="store_true", help="no page at /")
     return p
@@ -60,6 +74,17 @@ def main(argv: list[str] | None = None) -> int:
     settings = read_settings(chosen, names)
     serve = need_serve()
     return serve(lambda: load_served(chosen, settings, names), settings, host=chosen.host, port=chosen.port)
+
+
+def fastchat_worker(argv: list[str] | None = None) -> int:
+    """The same as a worker of FastChat, with its usual addresses where none are given."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    given = {word.partition("=")[0] for word in words}
+    if "--port" not in given:
+        words += ["--port", "21002"]
+    if not given & {"--controller", "--controller-address"}:
+        words += ["--controller", "http://localhost:21001"]
+    return main(words)
 
 
 def need_serve() -> Callable[..., int]:
@@ -103,6 +128,8 @@ def read_settings(chosen: argparse.Namespace, adapters: dict[str, str]) -> Serve
         drain_seconds=chosen.drain_timeout,
         log_requests=chosen.log_requests,
         has_page=not chosen.no_page,
+        controller=chosen.controller,
+        worker_address=chosen.worker_address,
     )
 
 

@@ -20,6 +20,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
 from mindformers_glm.serving.http import adapters, chat, completions, tokens
 from mindformers_glm.serving.http.errors import ApiError, failed
+from mindformers_glm.serving.http.fastchat import worker_routes
 from mindformers_glm.serving.http.guard import KNOWN_PATHS, Guard
 from mindformers_glm.serving.http.page import page_routes
 from mindformers_glm.serving.http.responses import answer, error_answer
@@ -47,7 +48,7 @@ def build_app(service: Service, *, stop: Callable[[], None] = lambda: None) -> A
         Route("/metrics", _metrics(service), methods=["GET"]),
         Route("/stopService", _stop(stop), methods=["GET", "POST"]),
         *(page_routes(service) if service.settings.has_page else []),
-        *service.settings.extra_routes,
+        *(worker_routes(service) if service.settings.controller else []),
     ]
     KNOWN_PATHS.update(route.path for route in routes if isinstance(route, Route))
     handlers: Any = {ApiError: _api_error, UserError: _user_error, HTTPException: _http_error, Exception: _crash}

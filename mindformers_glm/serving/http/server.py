@@ -16,6 +16,7 @@ import uvicorn
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.serving.http.app import build_app
+from mindformers_glm.serving.http.fastchat import Registration
 from mindformers_glm.serving.http.guard import set_up_access_log
 from mindformers_glm.serving.http.service import Service
 from mindformers_glm.serving.http.settings import ServerSettings
@@ -48,6 +49,8 @@ def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port
     process.call(service.serve, *loaded)
     address = _address(host, listening.getsockname()[1])
     print(f"serving {', '.join(service.settings.names)} at {address} (API below {address}/v1)", flush=True)
+    if settings.controller:
+        process.register(settings.controller, settings.worker_address or address)
     process.watch_signals()  # MindSpore takes SIGINT for itself when it is loaded
     return process.wait()
 
@@ -59,6 +62,7 @@ class _Process:
         self._service = service
         self._stopping = threading.Event()
         self._signals = 0
+        self._registration: Registration | None = None
         app = build_app(service, stop=self._stopping.set)
         config = uvicorn.Config(
             app,
@@ -100,12 +104,19 @@ class _Process:
         self._loop.call_soon_threadsafe(lambda: (function(*given), done.set()))
         done.wait()
 
+    def register(self, controller: str, address: str) -> None:
+        """Tells FastChat's controller of this server for as long as it takes requests."""
+        self._registration = Registration(self._service, controller, address)
+        self._registration.start()
+
     def wait(self) -> int:
         """Returns when the server is asked to stop and has drained: 0, or 1 when something was cut off."""
         while not self._stopping.wait(0.5):
             if self._thread is None or not self._thread.is_alive():
                 return 1
         self._service.state = "draining"
+        if self._registration is not None:
+            self._registration.end()
         until = time.monotonic() + self._service.settings.drain_seconds
         print(f"draining: {self._service.open_answers} answers are on their way", file=sys.stderr, flush=True)
         while self._service.open_answers and time.monotonic() < until:

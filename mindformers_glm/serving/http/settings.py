@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +27,5 @@ class ServerSettings:
     log_requests: bool = False
     log_text: bool = False
     has_page: bool = True
-    tools_indent: int | None = 4
-    extra_routes: tuple = field(default=(), repr=False)
+    controller: str | None = None  # FastChat's, that is told of this worker
+    worker_address: str | None = None  # what it calls this server; None: the address where it listens

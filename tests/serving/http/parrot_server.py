@@ -31,6 +31,7 @@ if __name__ == "__main__":
     p.add_argument("--admin", action="append", default=[])
     p.add_argument("--drain", type=float, default=30)
     p.add_argument("--port", type=int, default=0)
+    p.add_argument("--controller")
     chosen = p.parse_args()
     settings = ServerSettings(
         names=("parrot", "the-other-name"),
@@ -41,5 +42,6 @@ if __name__ == "__main__":
         drain_seconds=chosen.drain,
         ping_seconds=0.2,
         log_requests=True,
+        controller=chosen.controller,
     )
     sys.exit(serve(load, settings, port=chosen.port))
