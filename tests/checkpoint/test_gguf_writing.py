@@ -123,3 +123,29 @@ def test_what_has_no_place_is_refused_and_nothing_is_left(golden, tmp_path):
     converted(base, out, "--overwrite", "--dtype", "bf16")
     wanted = convert_bits(read_weights(base).read_bits(QKV), "float16", "bfloat16")
     assert read_weights(out).read_bits(QKV).tobytes() == wanted.tobytes()
+
+
+def test_a_byte_level_vocabulary_inside_becomes_ranks(tmp_path):
+    """As llama.cpp's converter writes GLM-4's: bytes spelled as characters, special tokens behind them."""
+    import base64  # noqa: PLC0415
+
+    from mindformers_glm.checkpoint.formats.gguf_vocabulary import _byte_of_character, vocabulary_of  # noqa: PLC0415
+    from mindformers_glm.tokenizers.chatglm4 import GLM4_SPECIALS, ChatGLM4Tokenizer  # noqa: PLC0415
+
+    pieces = [*(bytes([byte]) for byte in range(256)), b" a", "你".encode()[:2], "你".encode()]
+    spelled = {byte: character for character, byte in _byte_of_character().items()}
+    tokens = ["".join(spelled[byte] for byte in piece) for piece in pieces] + list(GLM4_SPECIALS)
+    values = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array([1] * len(pieces) + [3] * len(GLM4_SPECIALS), np.int32),
+    }
+    content = vocabulary_of(tmp_path / "x.gguf", values, {})()["tokenizer.model"]
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    lines = content.splitlines()
+    assert [base64.b64decode(line.split()[0]) for line in lines] == pieces
+    tokenizer = ChatGLM4Tokenizer(str(tmp_path / "tokenizer.model"))
+    ids = tokenizer.encode("你 a", add_special_tokens=False)
+    assert tokenizer.decode(ids) == "你 a" and 256 in ids and tokenizer.get_command("<|user|>") == len(pieces) + 7
+    with pytest.raises(CheckpointError, match="one type for each token"):
+        vocabulary_of(tmp_path / "x.gguf", {**values, "tokenizer.ggml.token_type": [1]}, {})()

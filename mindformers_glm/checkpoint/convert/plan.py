@@ -36,6 +36,7 @@ from mindformers_glm.errors import CheckpointError, ConfigError, listed
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.native_config import to_native
 from mindformers_glm.models.glm.weights import expected_shapes, is_tied, joins, weight
+from mindformers_glm.ops.quantized import SCALE
 
 FORMS = {
     "ours": "mf10",
@@ -265,6 +266,9 @@ def refuse_packed(source: Source, names: list[str]) -> None:
         CheckpointError: names one of them.
     """
     packed = [name for name in names if source.dtype(name) not in FLOATS]
+    if packed and any(name.endswith(SCALE) for name in names):
+        fix = "Its weights are quantised: load it with the config.yaml saved beside it (quantization_bit)."
+        raise CheckpointError(str(source.path), f"{len(packed)} weights are integers with their scales", fix)
     if packed:
         fault = f"{len(packed)} weights are packed integers (int4 or int8; {packed[0]} is {source.dtype(packed[0])})"
         fix = "Official integer files are packed in a way of their own: take the float weights, and quantise on load."
