@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from mindformers_glm.checkpoint.convert.inspection import inspect_checkpoint
 from mindformers_glm.checkpoint.formats.dtypes import convert_bits
 from mindformers_glm.checkpoint.formats.ggml_blocks import GGML_TYPES, dequantised, quantised
 from mindformers_glm.checkpoint.load.model_files import model_files
@@ -56,7 +57,9 @@ def test_the_logits_are_the_official_ones_and_near_llama_cpp_s(golden, name):
 def test_k_quants_are_dequantised_bit_for_bit(golden):
     source, expected = read_weights(golden / "kq_q4_k_m.gguf"), np.load(golden / "kq_q4_k_m.expected.npz")
     wanted = [key for key in expected.files if key.startswith("deq|")]
-    assert wanted and source.metadata["types"] == "Q4_K, Q6_K"
+    assert wanted and source.packing == "gguf Q4_K, Q6_K"
+    assert "stored as     gguf Q4_K, Q6_K" in "\n".join(inspect_checkpoint(golden / "kq_q4_k_m.gguf").lines())
+    assert read_weights(golden / "glm2_f16.gguf").packing == ""
     for key in wanted:
         assert source.read_bits(key[4:]).tobytes() == expected[key].tobytes(), key
 

@@ -93,6 +93,8 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
         "tensors": f"{len(tensors)}, {parameters:,} parameters",
         "types": ", ".join(f"{count} x {dtype}" for dtype, count in types.most_common()),
     }
+    if getattr(source, "packing", ""):
+        facts["stored as"] = f"{source.packing}, read as the floats that they stand for"
     if opened.config is not None and any(not is_adapter(name) for name in source.names):
         facts["network"] = _network(opened)
     layers = peft.adapted_layers(source.names)

@@ -84,7 +84,7 @@ def load_into(
 
 def _tell(weights: _Weights, layers: Mapping[str, QuantizedLinear]) -> None:
     """Says of packed files how many layers kept their integers."""
-    packing = getattr(weights.source, "packing", "") or getattr(weights.source, "metadata", {}).get("types", "")
+    packing = getattr(weights.source, "packing", "")
     if packing and layers:
         kept = sum(layer.error == 0 for layer in layers.values())
         told = "keep the integers of the file exactly, the others are rounded anew"

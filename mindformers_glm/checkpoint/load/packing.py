@@ -26,6 +26,9 @@ def unpacked(path: Path, files: list[TensorFile]) -> tuple[list[TensorFile], str
     Raises:
         CheckpointError: a packing that is not read, by its name; or parts that do not fit each other.
     """
+    if any(file.network is not None for file in files):
+        kinds = ", ".join(file.metadata["types"] for file in files if file.computed)
+        return files, _told(path, f"{files[0].format} {kinds}") if kinds else ""
     settings = _settings(path, files)
     _refuse_others(path, files, settings)
     layers = packed_columns.packed_layers(files)

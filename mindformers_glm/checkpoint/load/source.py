@@ -66,7 +66,7 @@ class WeightSource:
     """Tensors of one checkpoint under our names, in the order of the files; data is read on request.
 
     `packing` says what linear weights were where the files have integers, which are floats here ("official int4",
-    "gptq int4", "awq int4"). `format` is ckpt, safetensors, bin, gguf or chatglm.cpp.
+    "gptq int4", "awq int4", "gguf Q4_0"). `format` is ckpt, safetensors, bin, gguf or chatglm.cpp.
     `generation` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
     native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
