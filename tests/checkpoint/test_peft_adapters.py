@@ -134,3 +134,11 @@ def test_an_adapter_named_by_its_file_keeps_its_configuration(golden, tmp_path):
     folder = adapter_with(golden, tmp_path / "a", init_lora_weights="pissa")
     with pytest.raises(CheckpointError, match="init_lora_weights"):
         plan_job(folder / "adapter_model.safetensors", tmp_path / "x.ckpt", "mindformers", lora_alpha=16)
+
+
+@pytest.mark.parametrize("targets", [[["query_key_value"]], [{"a": 1}, "query_key_value"]])
+def test_targets_that_are_no_names_are_read_from_the_tensors(golden, tmp_path, targets):
+    shutil.copytree(golden / "hf_glm2_tiny/peft_lora", tmp_path / "a")
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, "target_modules": targets}))
+    assert "query_key_value" in read_adapter_config(tmp_path / "a")["target_modules"]

@@ -28,7 +28,7 @@ _RAW = re.compile(
 _VERBS = (
     "use give name choose check download repair set write see add remove delete copy keep put leave start merge make "
     "raise run install export convert read say save unpack take call train begin quote close shorten lower allow wait "
-    "open free do bring repeat join fetch"
+    "open free do bring repeat join fetch generate"
 )
 _ASKS = re.compile(
     rf"\b(?:{_VERBS.replace(' ', '|')})\b|did you mean|is it another|registered names|known (?:are|keys)|"

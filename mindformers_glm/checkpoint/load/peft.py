@@ -164,7 +164,7 @@ def _targets(given: Mapping[str, Any], folder: Path) -> str:
 def _parts(given: Mapping[str, Any], folder: Path) -> int:
     """How many LoRA of the file become one here: on query, key and value apart; see separate_lora.py."""
     targets = given.get("target_modules")
-    if isinstance(targets, list) and not set(targets) & _SEPARATE:
+    if isinstance(targets, list) and not any(isinstance(name, str) and name in _SEPARATE for name in targets):
         return 1
     from mindformers_glm.checkpoint.load.source import files_in  # noqa: PLC0415 - opens the tensors only where needed
 

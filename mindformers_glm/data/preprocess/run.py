@@ -127,10 +127,6 @@ def preprocess(
         made = engine(handler) if engine is not None else LocalEngine(handler, workers)
         try:
             return job.run(made, log_interval, commit_seconds)
-        except DataError:
-            if not job.records:  # nothing to go on from
-                job.discard()
-            raise
         finally:
             made.close()
     finally:

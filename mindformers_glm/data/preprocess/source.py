@@ -259,7 +259,9 @@ def _arrow(path: Path) -> Iterator[dict[str, Any]]:
                 reader = (whole.get_batch(number) for number in range(whole.num_record_batches))
             for batch in reader:
                 yield from batch.to_pylist()
-    except ArrowInvalid as error:
+    except PermissionError:
+        raise
+    except (ArrowInvalid, OSError, MemoryError) as error:  # what is no arrow file states sizes that nobody has
         raise DataError(str(path), "this is not an arrow file", "Save the dataset again, or use .jsonl") from error
 
 
