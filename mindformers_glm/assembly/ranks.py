@@ -157,6 +157,12 @@ class Ranks:
         sum_over(everybody, np.ones(1))  # nobody writes before rank 0 has looked
         return self.state(network).write_strategy(folder, names, self.mesh.rank)
 
+    def state_of_all(self, saved: TrainState, path: Path, network: nn.Cell) -> TrainState:
+        """`local_state` of a checkpoint of this run, once every rank has finished writing its file."""
+        if self.mesh.size > 1:
+            sum_over(Axis("all", tuple(range(self.mesh.size)), self.mesh.rank), np.ones(1))
+        return self.local_state(saved, path, network)
+
     def local_state(self, saved: TrainState, path: Path, network: nn.Cell) -> TrainState:
         """A training state read from `path` with the arrays that this rank keeps, whatever division wrote it."""
         told = saved.data.get("division")

@@ -87,6 +87,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "save_checkpoint_steps": _COUNT, "save_checkpoint_seconds": _NOT_NEGATIVE, "keep_checkpoint_max": _NATURAL,
         "per_print_times": _COUNT, "step_interval": Range(1, MOST, whole=True, beside=(-1, 0)),
         "epoch_interval": Range(1, MOST, whole=True, beside=(-1, 0)), "start_step": _NATURAL, "stop_step": _NATURAL,
+        "patience": _COUNT, "min_delta": _NOT_NEGATIVE,
     },
 }  # fmt: skip
 

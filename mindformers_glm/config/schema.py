@@ -119,6 +119,7 @@ class RunSchema(SectionModel):
     do_eval: bool = False
     eval_step_interval: Interval = 100
     eval_epoch_interval: Interval = -1
+    load_best_at_end: bool = False
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     runner_config: RunnerSection = Field(default_factory=RunnerSection)
     # components

@@ -22,6 +22,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "do_eval": ("evaluate while training", "边训练边评测"),
     "eval_step_interval": ("steps between evaluations; -1 or 0: not by steps", "每隔多少步评测一次；-1 或 0 表示不按步评测"),
     "eval_epoch_interval": ("epochs between evaluations; -1 or 0: not by epochs", "每隔多少轮评测一次；-1 或 0 表示不按轮评测"),
+    "load_best_at_end": ("end with the weights of the best evaluation; see CheckpointMonitor.keep_best", "训练结束时采用评测结果最好的权重；参见 CheckpointMonitor.keep_best"),
     "trainer": ("the class that runs the task", "执行任务的类"),
     "trainer.type": ("its name", "类名"),
     "trainer.model_name": ("registered name of the model", "模型的注册名"),

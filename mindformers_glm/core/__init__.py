@@ -14,6 +14,7 @@ from mindformers_glm.registry import CALLBACKS, METRICS, OPTIMIZERS
 from mindformers_glm.tools.register import with_type
 from mindformers_glm.train.callbacks import (
     CheckpointMonitor,
+    EarlyStopping,
     EvalCallBack,
     MFLossMonitor,
     ObsMonitor,
@@ -28,6 +29,7 @@ __all__ = [
     "ADGENMetric",
     "CheckpointMointor",
     "CheckpointMonitor",
+    "EarlyStopping",
     "EmF1Metric",
     "EvalCallBack",
     "MFLossMonitor",

@@ -3,6 +3,7 @@
 from mindformers_glm.core import (
     CheckpointMointor,
     CheckpointMonitor,
+    EarlyStopping,
     EvalCallBack,
     MFLossMonitor,
     ObsMonitor,
@@ -14,6 +15,7 @@ from mindformers_glm.core import (
 __all__ = [
     "CheckpointMointor",
     "CheckpointMonitor",
+    "EarlyStopping",
     "EvalCallBack",
     "MFLossMonitor",
     "ObsMonitor",

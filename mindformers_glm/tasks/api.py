@@ -41,6 +41,7 @@ _ARGUMENT_KEYS: dict[str, tuple[str, ...]] = {
     "do_eval": ("do_eval",),
     "eval_step_interval": ("eval_step_interval",),
     "eval_epoch_interval": ("eval_epoch_interval",),
+    "load_best_model_at_end": ("load_best_at_end",),
     "sink_mode": ("runner_config.sink_mode",),
     "sink_size": ("runner_config.sink_size",),
     "num_train_epochs": ("runner_config.epochs",),
@@ -62,7 +63,7 @@ class TrainingArguments:
     """Settings of a run by the names that Python users know; None leaves the YAML's value.
 
     `save_strategy` is "no", "steps" (every `save_steps`) or "seconds" (every `save_seconds`); `save_total_limit` is the
-    number of checkpoints kept.
+    number of checkpoints kept. `metric_for_best_model` and `greater_is_better` are CheckpointMonitor's keep_best.
     """
 
     output_dir: str | None = None
@@ -97,6 +98,9 @@ class TrainingArguments:
     do_eval: bool | None = None
     eval_step_interval: int | None = None
     eval_epoch_interval: int | None = None
+    load_best_model_at_end: bool | None = None
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
     profile: bool | None = None
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +125,12 @@ class TrainingArguments:
             raise ConfigError("TrainingArguments.data_seed", self.data_seed, "The data follows `seed`: set that.")
         return self._with_saving(merged)
 
+    def _best(self) -> dict[str, Any] | None:
+        if self.metric_for_best_model is None and self.greater_is_better is None:
+            return None
+        mode = "auto" if self.greater_is_better is None else "max" if self.greater_is_better else "min"
+        return {"metric": self.metric_for_best_model, "mode": mode}
+
     def _with_saving(self, values: dict[str, Any]) -> dict[str, Any]:
         if self.save_strategy not in (None, "no", "steps", "seconds"):
             raise ConfigError("TrainingArguments.save_strategy", self.save_strategy, "Use 'no', 'steps' or 'seconds'.")
@@ -129,6 +139,7 @@ class TrainingArguments:
             "save_checkpoint_seconds": self.save_seconds,
             "keep_checkpoint_max": self.save_total_limit,
             "integrated_save": self.integrated_save,
+            "keep_best": self._best(),
         }
         given = {name: value for name, value in given.items() if value is not None}
         if self.save_strategy == "seconds":

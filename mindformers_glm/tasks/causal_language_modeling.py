@@ -199,6 +199,7 @@ class CausalLanguageModelingTrainer:
             data_ranks=ranks.mesh.data.size,
             division=ranks.division.to_dict(),
             on_disk=ranks.on_disk(network),
+            from_disk=lambda saved, path: ranks.state_of_all(saved, path, network),
             describe=partial(self._describe, ranks),
             shows_scale=settings.shows_scale,
             resume_hint="the same command with --resume_training true goes on from there",
@@ -250,6 +251,7 @@ class CausalLanguageModelingTrainer:
             evaluate=evaluate,
             eval_step_interval=config.eval_step_interval,
             eval_epoch_interval=config.eval_epoch_interval,
+            load_best_at_end=config.load_best_at_end,
         )
         return [*callbacks, Ending(config=lambda: self.output / f"{config.run_mode}_config.yaml")]
 

@@ -30,7 +30,7 @@ class Dataset(Protocol):
 
 
 def fit(state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequence[Callback] = ()) -> RunState:
-    """Trains from `state` to the end of its plan and returns the state.
+    """Trains from `state` to the end of its plan, or to where a callback ends it, and returns the state.
 
     The first Ctrl-C, SIGTERM or SIGHUP ends the run after the step in progress, on all ranks after the same one;
     callbacks save, and TrainingStopped says how to go on.
@@ -50,7 +50,8 @@ def fit(state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequen
             begun += 1
             callback.on_train_begin(state)
         with Interrupt() as interrupt:
-            _run(state, dataset, schedule, callbacks, interrupt)
+            if not state.ends_early:  # a resumed run may have come to its early end
+                _run(state, dataset, schedule, callbacks, interrupt)
             for callback in callbacks:  # a signal waits until the last step is saved
                 callback.on_train_end(state)
     except TrainingStopped:
@@ -91,7 +92,7 @@ def _run(
         if state.ends_epoch:
             for callback in callbacks:
                 callback.on_epoch_end(state)
-        if state.is_last:
+        if state.is_last or state.ends_early:
             return
         if result.stop or (interrupt.requested and state.rank_size == 1):
             raise TrainingStopped(_interrupted(state, callbacks))

@@ -11,9 +11,10 @@ import numpy as np
 from mindspore import nn
 
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.store.resume import TrainState, capture_rng, restore_rng
+from mindformers_glm.checkpoint.store.resume import TrainState, capture_rng, read_train_state, restore_rng
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.optim import load_optimizer, optimizer_arrays
+from mindformers_glm.train.goal import plain
 from mindformers_glm.train.plan import Plan, Position
 from mindformers_glm.train.step import StepResult, TrainStep
 
@@ -43,6 +44,7 @@ class RunState:
     division: dict[str, Any] | None = None  # how ranks divide the state, for a resume on others
     describe: Callable[[Path], None] | None = None  # writes what makes a folder of these weights a model
     on_disk: Callable[[Arrays], Arrays] | None = None  # what this rank writes, from what it keeps in memory
+    from_disk: Callable[[TrainState, Path], TrainState] | None = None  # the way back, for a state read from a file
 
     done: int = 0
     updates: int = 0
@@ -52,6 +54,9 @@ class RunState:
     overflows: int = 0
     tokens: int = 0  # of the last step on this rank, padding included
     evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (steps behind, result)
+    best: dict[str, Any] | None = None  # the best checkpoint: step, metric, value, prefix and (epoch, step) of its file
+    loaded_best: bool = False  # the network holds its weights, not those of the last step
+    ends_early: bool = False  # set by a callback: no step follows the one just made
     first_step: bool = True  # the step just made was the first of this process, with compilation
 
     @property
@@ -114,6 +119,8 @@ class RunState:
                 "global_batch": self.global_batch,
                 "done": self.done,
                 "loss_scale": scale.state(),
+                **({"evaluations": plain(self.evaluations)} if self.evaluations else {}),
+                **({} if self.best is None else {"best": self.best}),
             },
             steps_per_epoch=self.plan.unit,
         )
@@ -133,6 +140,23 @@ class RunState:
         self.step.loss_scale.restore(saved.data.get("loss_scale") or scale)
         restore_rng(saved.rng)
         self.done, self.updates, self.resumed, self.resumed_from = done, saved.global_step, True, place
+        made = saved.data.get("done") or done or 1
+        try:
+            told = [(int(step), dict(figures)) for step, figures in saved.data.get("evaluations", [])]
+            self.evaluations = [(step * done // made, figures) for step, figures in told]  # another batch: other steps
+            best = saved.data.get("best")
+            self.best = {**best, "step": best["step"] * done // made} if best else None
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(place, "its evaluations cannot be read", "Use an earlier checkpoint.") from error
+
+    def load_weights(self, path: Path) -> None:
+        """Puts the weights of one of the run's checkpoints into the network; everything else stays.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or does not fit.
+        """
+        saved = read_train_state(path, steps_per_epoch=self.plan.unit)
+        load_into(self.network, (self.from_disk(saved, path) if self.from_disk else saved).weights)
 
     def position(self) -> Position:
         """Where in the data the next step lies."""

@@ -269,12 +269,14 @@ def test_the_list_of_a_yaml_file_is_built_in_order():
     assert [type(callback).__name__ for callback in found] == [
         "ProgressBar",
         "MFLossMonitor",
+        "EvalCallBack",
         "CheckpointMonitor",
         "ObsMonitor",
         "LossHistory",
-        "EvalCallBack",
     ]
-    assert found[-1].step_interval == 500
+    assert found[2].step_interval == 500
+    found = build_callbacks(specs[:1], evaluate=dict)
+    assert [type(callback).__name__ for callback in found][-2:] == ["LossHistory", "EvalCallBack"]
     names = {
         "MFLossMonitor",
         "CheckpointMointor",

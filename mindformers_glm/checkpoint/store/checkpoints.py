@@ -52,6 +52,9 @@ class CheckpointStore:
             self.prefix = self._choose_prefix(prefix, resume)
         except OSError as error:
             raise disk_fault(self.folder, error) from error
+        self.best: dict[str, Any] | None = (
+            None  # the checkpoint that `keep` never deletes: prefix, file, and its figure
+        )
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -97,6 +100,26 @@ class CheckpointStore:
             raise disk_fault(self.folder, error) from error
         logger.info("Wrote %s again: they were not of %s.", " and ".join(map(str, wanted)), file)
         return True
+
+    def best_path(self) -> Path:
+        """The file of the best checkpoint on this rank, or on rank 0 where other ranks wrote it."""
+        epoch, step = self.best["file"]
+        there = [
+            self.root / "checkpoint" / f"rank_{rank}" / f"{self.best['prefix']}_rank_{rank}-{epoch}_{step}.ckpt"
+            for rank in (self.rank, 0)
+        ]
+        return next((path for path in there if path.is_file()), there[0])
+
+    def write_network(self, state: TrainState, file: str) -> None:
+        """Writes checkpoint_network and checkpoint_trainable as the weights of the checkpoint `file`.
+
+        Raises:
+            CheckpointError: the disk is full or not writable.
+        """
+        try:
+            self._write_beside(state, file)
+        except OSError as error:
+            raise disk_fault(self.folder, error) from error
 
     def wait(self) -> None:
         """Returns when no background save is running; raises what it raised."""
@@ -219,6 +242,8 @@ class CheckpointStore:
             "checkpoints": rows,
             "networks": networks,
         }
+        if self.best is not None:
+            meta["best"] = {**self.best, "file": self.best_path().name}
         write_text(self.folder / META, json.dumps(meta, indent=1))
 
     def _drop_old(self, written: Path) -> None:
@@ -228,6 +253,8 @@ class CheckpointStore:
         there = self.saved()
         shared = saved.newest_of_all(self.root / "checkpoint", self.prefix, self.rank, self.rank_size)
         spared = {written, *(one.path for one in there[-self.keep :]), *([shared.path] if shared else [])}
+        if self.best is not None:
+            spared.add(self.best_path())
         for old in there:
             if old.path not in spared:
                 old.path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from mindformers_glm.train.callbacks.base import Callback
 from mindformers_glm.train.callbacks.build import build_callbacks
 from mindformers_glm.train.callbacks.checkpoint_monitor import CheckpointMonitor
+from mindformers_glm.train.callbacks.early_stopping import EarlyStopping
 from mindformers_glm.train.callbacks.evaluation import EvalCallBack
 from mindformers_glm.train.callbacks.history import LossHistory
 from mindformers_glm.train.callbacks.loss_monitor import LossMonitor, MFLossMonitor, ProgressBar, TimeMonitor
@@ -12,6 +13,7 @@ from mindformers_glm.train.callbacks.summary import SummaryMonitor
 __all__ = [
     "Callback",
     "CheckpointMonitor",
+    "EarlyStopping",
     "EvalCallBack",
     "LossHistory",
     "LossMonitor",

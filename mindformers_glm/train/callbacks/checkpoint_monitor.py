@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
 from mindformers_glm.registry import CALLBACKS
 from mindformers_glm.train.callbacks.base import Callback
+from mindformers_glm.train.goal import Best, Goal, make_goal
 from mindformers_glm.train.state import RunState
 
 _KEY = "callbacks.CheckpointMonitor"
@@ -25,6 +27,11 @@ class CheckpointMonitor(Callback):
     only where a sink ends. The last step is saved in any case. `async_save` writes in a background thread.
     `exception_save` saves before an unexpected error ends the run. Configuration and tokenizer of the network are
     written beside the weights, so that the folder is a model.
+
+    `keep_best`: True, the name of a figure, or {metric: NAME, mode: max | min | auto}. Each evaluation that is better
+    than all before it is saved too, whatever the intervals, and `keep_checkpoint_max` does not count it; meta.json
+    names it. `load_best` (set by the key load_best_at_end) ends the run with its weights in the network and in
+    checkpoint_network. Which one is best lies in every checkpoint, so that a resumed run goes on comparing.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class CheckpointMonitor(Callback):
         checkpoint_format: str = "ckpt",
         remove_redundancy: bool = False,
         global_batch_size: int | None = None,
+        keep_best: bool | str | dict[str, Any] = False,
     ) -> None:
         _refuse(enc_key, keep_checkpoint_per_n_minutes, checkpoint_format)
         self.prefix, self.directory = prefix, directory
@@ -59,7 +67,15 @@ class CheckpointMonitor(Callback):
         self.save_network, self.save_trainable = save_network_params, save_trainable_params
         self.exception_save = exception_save
         self.store: CheckpointStore | None = None
-        self._last_done, self._last_time, self._last_path = 0, 0.0, None
+        self.keep_best = _best_goal(keep_best)
+        self.load_best = False
+        self._last_done, self._last_time, self._last_path = 0, 0.0, None  # of the intervals
+        self._saved_done = 0  # the step of _last_path
+
+    @property
+    def needs_evaluations(self) -> bool:
+        """Whether there must be an EvalCallBack before it."""
+        return self.keep_best is not None
 
     def on_train_begin(self, state: RunState) -> None:
         """Opens the folder."""
@@ -77,22 +93,29 @@ class CheckpointMonitor(Callback):
         self._last_done, self._last_time = state.done, time.monotonic()
         if state.resumed:
             self.store.renew_network(state.capture())
+            self.store.best = self._best_name(state)
+            self._keep_best(state)
 
     def on_nothing_to_train(self, state: RunState) -> None:
         """Makes sure that the weights beside the last checkpoint are its weights."""
         self.on_train_begin(state)
+        self._load_best(state)
 
     def on_step_end(self, state: RunState) -> None:
-        """Saves when it is time."""
+        """Saves when it is time, and when an evaluation is the best."""
+        self._keep_best(state)
         if state.plan.sink_size and not state.plan.ends_unit(state.done):
             return
         due = self.steps and state.done - self._last_done >= self.steps
         if due or (self.seconds and time.monotonic() - self._last_time >= self.seconds):
-            self._save(state, background=self.background)
+            if not self._is_saved(state):
+                self._save(state, background=self.background)
+            self._last_done, self._last_time = state.done, time.monotonic()
 
     def on_train_end(self, state: RunState) -> None:
         """Saves the last step, unless it is saved already."""
         self._save_here(state)
+        self._load_best(state)
 
     def on_interrupt(self, state: RunState) -> Path | None:
         """Saves the step at which the user stopped."""
@@ -109,7 +132,7 @@ class CheckpointMonitor(Callback):
             self.store.close()
 
     def _save_here(self, state: RunState) -> Path | None:
-        if self._last_path is None or self._last_done != state.done:
+        if not self._is_saved(state):
             self._save(state, background=False)
         self.store.wait()
         return self._last_path
@@ -120,7 +143,50 @@ class CheckpointMonitor(Callback):
             for folder in self.store.model_folders():
                 state.describe(folder)
         self._last_path = self.store.save(state.capture(), background=background)
-        self._last_done, self._last_time = state.done, time.monotonic()
+        self._saved_done = state.done
+
+    def _is_saved(self, state: RunState) -> bool:
+        return self._last_path is not None and self._saved_done == state.done
+
+    def _keep_best(self, state: RunState) -> None:
+        """Saves the step just evaluated when it is the best."""
+        if self.keep_best is None or not state.evaluations or state.evaluations[-1][0] != state.done:
+            return
+        figures, kept = state.evaluations[-1][1], state.best
+        name = self.keep_best.name_in(figures, f"{_KEY}.keep_best.metric")
+        other = kept["value"] if kept is not None and kept["name"] == name else None
+        if (kept is not None and kept["step"] == state.done) or not self.keep_best.beats(name, figures[name], other):
+            return
+        epoch, step = divmod(state.done, state.plan.unit)
+        file = [epoch, state.plan.unit] if step == 0 else [epoch + 1, step]
+        best = Best(state.done, name, float(figures[name]))
+        state.best = {**best._asdict(), "prefix": self.store.prefix, "file": file}
+        self.store.wait()
+        self.store.best = self._best_name(state)
+        self._save(state, background=self.background)
+
+    def _best_name(self, state: RunState) -> dict[str, Any] | None:
+        return None if self.keep_best is None else state.best
+
+    def _load_best(self, state: RunState) -> None:
+        if not self.load_best or state.best is None:
+            return
+        path = self.store.best_path()
+        if state.best["step"] != state.done:
+            state.load_weights(path)
+            self.store.write_network(state.capture(), path.name)
+        state.loaded_best = True
+        logger.info("Loaded the best weights: step %d, %s %s", *(state.best[key] for key in ("step", "name", "value")))
+
+
+def _best_goal(keep_best: Any) -> Goal | None:
+    key = f"{_KEY}.keep_best"
+    if keep_best in (False, None):
+        return None
+    given = {"metric": keep_best} if isinstance(keep_best, str) else {} if keep_best is True else keep_best
+    if not isinstance(given, Mapping) or set(given) - {"metric", "mode"}:
+        raise ConfigError(key, keep_best, "Use True, the name of a figure, or {metric: PPL, mode: min}.")
+    return make_goal(given.get("metric"), str(given.get("mode") or "auto"), key)
 
 
 def _refuse(enc_key: Any, per_minutes: int, checkpoint_format: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mindformers_glm.log import logger
 from mindformers_glm.train.callbacks.base import Callback
+from mindformers_glm.train.goal import Best, Goal, plain
 from mindformers_glm.train.state import RunState
 
 
@@ -26,7 +27,8 @@ class Ending(Callback):
     def lines(self, state: RunState) -> list[str]:
         """The lines; commands only for what is there."""
         out = state.output_dir
-        said = [f"Trained {state.done} steps; the last loss is {state.result.loss:.4f}."]
+        loss = "" if state.result is None else f"; the last loss is {state.result.loss:.4f}"
+        said = [f"Trained {state.done} steps{loss}."]
         best = best_evaluation(state)
         if best is not None:
             step, name, value = best
@@ -34,7 +36,13 @@ class Ending(Callback):
         weights = out / "checkpoint_network"
         if not weights.is_dir():
             return said
-        said.append(f"  last weights:    {weights}")
+        if state.loaded_best:
+            said.append(f"  best weights:    {weights} (of step {state.best['step']})")
+        else:
+            said.append(f"  last weights:    {weights}")
+            if state.best is not None:
+                name = f"{state.best['prefix']}_rank_{state.rank}-{state.best['file'][0]}_{state.best['file'][1]}.ckpt"
+                said.append(f"  best checkpoint: {out / 'checkpoint' / f'rank_{state.rank}' / name}")
         place = shlex.quote(str(out))
         said.append(f"  chat:            {self.program} chat --model {place}")
         config = self.config() if self.config is not None else None
@@ -46,11 +54,7 @@ class Ending(Callback):
         return said
 
 
-def best_evaluation(state: RunState) -> tuple[int, str, float] | None:
+def best_evaluation(state: RunState) -> Best | None:
     """Step, name and value of the best result of evaluations while training: the least loss, or the greatest figure."""
-    found = [(step, next(iter(result.items()))) for step, result in state.evaluations if result]
-    if not found:
-        return None
-    falls = found[0][1][0].lower() in ("loss", "ppl")
-    step, (name, value) = (min if falls else max)(found, key=lambda item: item[1][1])
-    return step, name, float(value)
+    found = [(step, figures) for step, figures in plain(state.evaluations) if figures]
+    return Goal().best(found, "metric")[0]

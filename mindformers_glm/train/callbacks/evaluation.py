@@ -38,6 +38,12 @@ class EvalCallBack(Callback):
         self.epoch_interval = int(epoch_interval or -1)
         self.results: list[tuple[int, dict[str, Any]]] = []  # (steps behind, result)
 
+    def on_train_begin(self, state: RunState) -> None:
+        """Makes up for the evaluation that a resumed checkpoint was saved without, as when the evaluation failed."""
+        known = bool(state.evaluations) and state.evaluations[-1][0] >= state.done
+        if state.resumed and self._due(state) and not known:
+            self._evaluate(state)
+
     def on_step_end(self, state: RunState) -> None:
         """Evaluates when it is time."""
         if self._due(state):
