@@ -22,6 +22,7 @@ from mindformers_glm.serving.http import adapters, chat, completions, tokens
 from mindformers_glm.serving.http.errors import ApiError, failed
 from mindformers_glm.serving.http.fastchat import worker_routes
 from mindformers_glm.serving.http.guard import KNOWN_PATHS, Guard
+from mindformers_glm.serving.http.openapi import openapi_routes
 from mindformers_glm.serving.http.page import page_routes
 from mindformers_glm.serving.http.responses import answer, error_answer
 from mindformers_glm.serving.http.service import Service
@@ -47,6 +48,7 @@ def build_app(service: Service, *, stop: Callable[[], None] = lambda: None) -> A
         *_health(service),
         Route("/metrics", _metrics(service), methods=["GET"]),
         Route("/stopService", _stop(stop), methods=["GET", "POST"]),
+        *openapi_routes(service),
         *(page_routes(service) if service.settings.has_page else []),
         *(worker_routes(service) if service.settings.controller else []),
     ]

@@ -73,9 +73,9 @@ class Body:
             raise refused(self.name(field), reason)
 
     def finish(self) -> None:
-        """Passes when every field was taken; a null nobody knows asks for nothing."""
+        """Passes when every field was taken; one that nobody knows and that is null or false asks for nothing."""
         for field, value in self._left.items():
-            if value is not None:
+            if value is not None and value is not False:
                 name = self.name(field)[:200]
                 raise ApiError(400, f"{name}: no such field here", param=name, code="unknown_parameter")
 

@@ -111,6 +111,8 @@ def _refuse(body: Body) -> None:
     body.refuse("add_generation_prompt", "a chat is always answered", True)
     body.refuse("continue_final_message", "not here; /v1/completions continues a text", False)
     body.refuse("chat_template", "the model's own is used")
+    for name in ("separate_reasoning", "stream_reasoning", "include_reasoning"):  # routers add them
+        body.refuse(name, "thoughts are always told, and apart from the answer", True)
     body.refuse("best_of", "only in /v1/completions", 1)
     body.refuse("echo", "only in /v1/completions", False)
     body.take("metadata", mapping)  # labels for what is stored, which nothing is

@@ -164,6 +164,14 @@ def test_health_readiness_and_request_ids(http):
     assert http.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
 
 
+def test_the_openapi_document_names_every_path_that_answers(http):
+    told = http.get("/openapi.json").json()
+    assert told["openapi"].startswith("3.1") and set(told["components"]["schemas"]) >= {"ChatRequest", "Error"}
+    for path, methods in told["paths"].items():
+        for method in methods:
+            assert http.request(method, path.replace("{name}", "parrot")).status_code in (200, 400), path
+
+
 def test_no_page_of_elsewhere_may_ask(http):
     told = http.options("/v1/models", headers={"origin": "http://evil", "access-control-request-method": "POST"})
     assert "access-control-allow-origin" not in told.headers
