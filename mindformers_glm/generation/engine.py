@@ -22,6 +22,7 @@ from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import KVCache, PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.failures import let_go
 from mindformers_glm.generation.interface import Network
 from mindformers_glm.generation.paged_cache import BLOCK
 from mindformers_glm.generation.sampling import best_ids, log_probabilities
@@ -136,9 +137,7 @@ class Engine:
             raise GenerationError(f"score: {longest} tokens and the model's seq_length is {self.max_length}")
         for ids in (context, *continuations):
             self._check_ids(ids, 0)
-        call = _Call(lambda: score(self._scheduler, context, continuations, top_logprobs))
-        self._hand_over(call)
-        return call.result()
+        return self._ask(self._score, context, continuations, top_logprobs)
 
     def score_batch(self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]) -> list[tuple[np.ndarray, int]]:
         """For each context the log-probability of each single id in `wanted`, and the most probable id.
@@ -155,23 +154,23 @@ class Engine:
                 raise GenerationError(f"score: {len(context)} tokens and the model's seq_length is {self.max_length}")
             self._check_ids(context, number)
             self._check_ids(ids, number)
-        call = _Call(lambda: self._scorer().singles(contexts, wanted))
-        self._hand_over(call)
-        return call.result()
+        return self._ask(self._score_singles, contexts, wanted)
 
-    def _scorer(self) -> Scorer:
-        """The scorer of these weights."""
+    def _score(self, context: list[int], continuations: list[list[int]], top: int) -> list[Score]:
+        return score(self._scheduler, context, continuations, top)
+
+    def _score_singles(
+        self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]
+    ) -> list[tuple[np.ndarray, int]]:
         version = self.network.version()
         if self._scoring is None or self._scoring[0] != version:
             self._scoring = (version, Scorer(self._scheduler))
-        return self._scoring[1]
+        return self._scoring[1].singles(contexts, wanted)
 
     def forget(self) -> None:
         """Drops the kept prefixes, as a change of weights does."""
         self._scoring = None
-        call = _Call(self._scheduler.prefixes.clear)
-        self._hand_over(call)
-        call.result()
+        self._ask(self._scheduler.prefixes.clear)
 
     def close(self) -> None:
         """Ends the owner thread; requests on their way are cancelled."""
@@ -218,6 +217,15 @@ class Engine:
                 "Do tokenizer and model belong together?"
             )
 
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives in the owner thread."""
+        call = _Call(function, arguments)
+        self._hand_over(call)
+        try:
+            return call.result()
+        finally:
+            del call, function, arguments, self  # an error's traceback would hold them, and the call holds the error
+
     def _hand_over(self, *items: Job | _Call) -> None:
         if any(isinstance(item, _Call) for item in items):
             check_may_wait()
@@ -244,9 +252,11 @@ class Engine:
                     self._owner = None
                     break
             with _device:
-                self._serve(arrived)
+                let_go(self._serve(arrived))
+            arrived = []
         if self._closed:
             self._abandon(arrived, GenerationError("this engine is closed"))
+            let_go(self._scheduler.take_failures())
 
     def _abandon(self, arrived: list[Job | _Call], error: BaseException) -> None:
         """Ends what is on its way as cancelled, and calls with the error."""
@@ -255,33 +265,42 @@ class Engine:
             if isinstance(item, _Call):
                 item.fail(error)
 
-    def _serve(self, arrived: list[Job | _Call]) -> None:
-        """Takes what came and computes one step. Nothing is raised: without this thread everybody would wait."""
+    def _serve(self, arrived: list[Job | _Call]) -> list[BaseException]:
+        """Takes what came and computes one step; returns the errors that ended something.
+
+        Nothing is raised: without this thread everybody would wait.
+        """
+        errors: list[BaseException] = []
         try:
             for item in arrived:
                 if isinstance(item, _Call):
-                    item.run()
+                    errors += item.run()
                 else:
                     self._scheduler.add(item)
             self._scheduler.step()
         except BaseException as error:  # noqa: BLE001
             self._scheduler.abandon([item for item in arrived if isinstance(item, Job)], error)
+        return errors + self._scheduler.take_failures()
 
 
 class _Call:
     """A function that the owner thread runs for somebody who waits."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function, self._done = function, threading.Event()
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._function, self._arguments, self._done = function, arguments, threading.Event()
         self._value: Any = None
         self._error: BaseException | None = None
 
-    def run(self) -> None:
+    def run(self) -> list[BaseException]:
+        """Calls the function; returns the error that it raised, if any."""
+        errors: list[BaseException] = []
         try:
-            self._value = self._function()
+            self._value = self._function(*self._arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the one who waits
             self._error = error
+            errors.append(error)
         self._done.set()
+        return errors
 
     def fail(self, error: BaseException) -> None:
         self._error = error
@@ -289,9 +308,12 @@ class _Call:
 
     def result(self) -> Any:
         self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return self._value
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._value
+        finally:
+            del self
 
 
 def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0) -> list[Score]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class Scheduler:
         self._uncached: list[Job] = []
         self._groups: dict[int, _Group] = {}
         self._version = None
+        self._failures: list[BaseException] = []
 
     @property
     def has_work(self) -> bool:
@@ -101,19 +103,25 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         if self._prompts:
-            self._guarded(*self._next_prompts())
+            step, jobs = self._next_prompts()
+            self._guarded(jobs, step, jobs)
         for job in list(self._uncached):
-            self._guarded(self._step_uncached, [job])
+            self._guarded([job], self._step_uncached, job)
         for level in sorted(self._groups):
             group = self._groups[level]
-            self._guarded(lambda jobs, level=level: self._step_group(level), list(group.jobs))
+            self._guarded(list(group.jobs), self._step_group, level)
 
     def abandon(self, arrived: list[Job], error: BaseException | None = None) -> None:
         """Ends every job as cancelled, or with an error."""
         for job in [*arrived, *self._all()]:
-            job.ticket.close(error)
+            self._end(job, error)
         self._waiting.clear()
         self._prompts, self._uncached, self._groups = [], [], {}
+
+    def take_failures(self) -> list[BaseException]:
+        """The errors that ended jobs since the last call."""
+        failures, self._failures = self._failures, []
+        return failures
 
     # --- forwards ----------------------------------------------------------------------------------------------
 
@@ -150,7 +158,7 @@ class Scheduler:
                 continue
             self._prompts.append(job)
             if job.reuse_prefix and self.prefixes.capacity:
-                self._guarded(self._take_prefix, [job])
+                self._guarded([job], self._take_prefix, job)
 
     def _has_memory_for(self, job: Job) -> bool:
         """Whether a bounded cache holds this job beside those that run, if need be after giving up kept prefixes."""
@@ -163,13 +171,13 @@ class Scheduler:
             pass
         return wanted + self.prefixes.blocks(BLOCK) <= pool.max_blocks
 
-    def _take_prefix(self, jobs: list[Job]) -> None:
+    def _take_prefix(self, job: Job) -> None:
         """The longest kept beginning of a prompt, if it is of today's weights."""
         version = self.network.version()
         if version != self._version:
             self.prefixes.clear()
             self._version = version
-        jobs[0].cache = self.prefixes.take(jobs[0].prompt)[1]
+        job.cache = self.prefixes.take(job.prompt)[1]
 
     def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:
         """The first prompt's next piece, with other prompts that are short and just begin."""
@@ -199,7 +207,7 @@ class Scheduler:
         prompts = [job.prompt for job in jobs]
         logits = self.forward(prompts, cache, [(row, len(prompt) - 1) for row, prompt in enumerate(prompts)])
         for row, job in enumerate(jobs):
-            self._guarded(lambda _, job=job, row=row: self._begin(job, logits[row : row + 1], cache, row), [job])
+            self._guarded([job], self._begin, job, logits[row : row + 1], cache, row)
 
     def _begin(self, job: Job, logits: np.ndarray, cache: KVCache, row: int) -> None:
         """The first tokens of a job whose prompt is in `cache`, and its place in a group."""
@@ -209,7 +217,7 @@ class Scheduler:
         self._prompts.remove(job)
         if not step.parents:
             self._keep(job, cache, row)
-            job.ticket.close()
+            self._end(job)
             return
         self._join(job, cache, [row] * len(step.parents))
         job.cache = None
@@ -226,7 +234,7 @@ class Scheduler:
         for job in list(group.jobs):
             step = self._advance(job, logits[[place[slot] for slot in job.slots]])
             if step is not None:
-                self._guarded(lambda _, job=job, step=step: self._continue(level, job, step), [job])
+                self._guarded([job], self._continue, level, job, step)
         self._tidy(level)
 
     def _continue(self, level: int, job: Job, step: Step) -> None:
@@ -234,7 +242,7 @@ class Scheduler:
         if not step.parents:
             self._keep(job, group.cache, job.slots[0])
             group.jobs.remove(job)
-            job.ticket.close()
+            self._end(job)
             return
         sources = [job.slots[parent] for parent in step.parents]
         if len(set(sources)) == len(sources) and sources != job.slots and len(sources) < len(job.slots):
@@ -265,9 +273,8 @@ class Scheduler:
                 group.cache.copy_row(target, cache, source)
         group.jobs.append(job)
 
-    def _step_uncached(self, jobs: list[Job]) -> None:
+    def _step_uncached(self, job: Job) -> None:
         """One token for the rows of a job without a cache: everything is computed again."""
-        job = jobs[0]
         opened = len(job.tokens) or 1
         ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
         cache = self.network.new_cache(opened)
@@ -275,7 +282,7 @@ class Scheduler:
         step = self._advance(job, logits)
         if step is not None and not step.parents:
             self._uncached.remove(job)
-            job.ticket.close()
+            self._end(job)
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
@@ -289,9 +296,15 @@ class Scheduler:
                 job.ticket.push(event)
         except BaseException as error:  # noqa: BLE001 - raised where the caller waits
             self._remove(job)
-            job.ticket.close(error)
+            self._end(job, error)
             return None
         return step
+
+    def _end(self, job: Job, error: BaseException | None = None) -> None:
+        """The last word to the one who waits."""
+        error = job.ticket.close(error)
+        if error is not None:
+            self._failures.append(error)
 
     def _keep(self, job: Job, cache: KVCache, row: int) -> None:
         """Remembers the cache of the first result; its newest token was never computed."""
@@ -315,7 +328,7 @@ class Scheduler:
         for job in self._all():
             if job.ticket.is_cancelled:
                 self._remove(job)
-                job.ticket.close()
+                self._end(job)
 
     def _remove(self, job: Job) -> None:
         for place in (self._waiting, self._prompts, self._uncached):
@@ -327,13 +340,14 @@ class Scheduler:
                 if not self._groups[level].jobs:
                     del self._groups[level]
 
-    def _guarded(self, step: Callable[[list[Job]], None], jobs: list[Job]) -> None:
+    def _guarded(self, jobs: list[Job], step: Callable[..., None], *arguments: Any) -> None:
+        """A step, whose error ends these jobs. No closures here: a traceback would keep theirs (see failures.py)."""
         try:
-            step(jobs)
+            step(*arguments)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait for these jobs
             for job in jobs:
                 self._remove(job)
-                job.ticket.close(error)
+                self._end(job, error)
 
     def _running(self) -> list[Job]:
         grouped = [job for group in self._groups.values() for job in group.jobs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.interface import Generation, Search, Token
@@ -26,6 +27,7 @@ class Ticket:
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._is_over = self._is_closed = False
         self._error: BaseException | None = None
+        self._raised_at: TracebackType | None = None
         self.is_cancelled = False
 
     def __iter__(self) -> Iterator[Token]:
@@ -37,7 +39,10 @@ class Ticket:
                 break
             yield item
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error.with_traceback(self._raised_at)  # the lines of others who waited are not his
+            finally:
+                del self  # or the error's traceback would hold the ticket, which holds the error
 
     def cancel(self) -> None:
         """Asks the engine to stop; it does not wait."""
@@ -45,9 +50,12 @@ class Ticket:
 
     def results(self) -> list[Generation]:
         """Every result, after the last token. Whatever stopped the engine at this request is raised here."""
-        for _ in self:
-            continue
-        return self._search.results()
+        try:
+            for _ in self:
+                continue
+            return self._search.results()
+        finally:
+            del self
 
     @property
     def found(self) -> list[Generation]:
@@ -67,20 +75,22 @@ class Ticket:
         else:
             self._listener(token)
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None) -> BaseException | None:
         """The end, with the error that caused it, if any; a listener's own error counts where there is no other.
 
-        Nothing is raised here, and only the first call counts.
+        Nothing is raised here, and only the first call counts. Returns the error that the caller will get.
         """
         if self._is_closed:
-            return
+            return None
         self._is_closed = True
         if self._listener is not None:
             try:
                 self._listener(error)
             except BaseException as own:  # noqa: BLE001 - it belongs to the one who waits
                 error = own if error is None else error
+        self._raised_at = None if error is None else error.__traceback__
         self._queue.put(error)
+        return error
 
 
 def check_may_wait(*, is_ready: bool = False) -> None:
