@@ -112,7 +112,15 @@ def test_null_and_neutral_values_ask_for_nothing(http):
         "user",
         "unheard_of",
     )
-    body = {**dict.fromkeys(fields), "modalities": ["text"], "store": False, "service_tier": "auto", "user": "me"}
+    body = {
+        **dict.fromkeys(fields),
+        "no_stop_trim": False,
+        "separate_reasoning": True,
+        "modalities": ["text"],
+        "store": False,
+        "service_tier": "auto",
+        "user": "me",
+    }
     assert post(http, messages=USER, **body).status_code == 200
 
 
@@ -215,7 +223,8 @@ def test_a_full_queue_is_429_and_says_when_to_come_again():
             with http.stream(
                 "POST", "/v1/chat/completions", json={"messages": FOREVER, "stream": True, "n": 4}
             ) as reply:
-                next(reply.iter_lines())
+                lines = reply.iter_lines()  # kept: an iterator that goes away closes the connection
+                next(lines)
                 fault = post(http, messages=USER)
                 assert fault.status_code == 429 and fault.headers["retry-after"] == "1"
                 assert fault.json()["error"]["type"] == "rate_limit_error"
