@@ -1,0 +1,160 @@
+"""The guides on data, training and evaluation: their commands run as written, both languages show the same ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import forked
+import pytest
+
+from mindformers_glm.data.forms import form_of
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = ("data", "training", "evaluation")
+LINKED = ("configs", "mindformers_glm", "run_mindformer.py")
+BLOCK = re.compile(r"(<!-- (?:not )?run -->\n)?^```(bash|json|yaml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NOT_RUN = {  # begins a command -> why no test runs it as it stands
+    "mindformers-glm serve": "it serves until it is stopped; tests/serving runs it",
+    "mindformers-glm inspect-data my.jsonl --tokenizer chatglm3-6b": "the tokenizer of ChatGLM3-6B",
+    "mindformers-glm run --config configs/glm3/run_glm3_6b_own_data.yaml": "weights of 6B",
+    "mindformers-glm merge-lora --base chatglm3-6b": "weights of 6B",
+    "mindformers-glm preprocess --input corpus.parquet": "the tokenizer of ChatGLM3-6B",
+    "bash scripts/run_distribute.sh": "eight devices",
+    "mindformers-glm evaluate --model chatglm2-6b": "weights of 6B, benchmark data",
+    "mindformers-glm evaluate --model output": "benchmark data",
+    "mindformers-glm evaluate --why output/after": "reports of the two commands before it",
+    "mindformers-glm chat --model output": "after a run of 6B; the first page of training.md runs it with a pipe",
+}
+TWICE = (  # run by another guide or with other words: only the cheaper one is run
+    "mindformers-glm run --config configs/tiny/run_glm2_tiny_own_data.yaml --train_dataset_dir my.jsonl",
+    "mindformers-glm run --config configs/tiny/run_glm2_tiny_own_data.yaml --train_dataset_dir my.jsonl --epochs 2",
+)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def blocks(name: str, kind: str, mark: str | None = None) -> list[str]:
+    found = BLOCK.findall(text_of(name))
+    return [text for comment, language, text in found if language == kind and (mark is None or mark in comment)]
+
+
+def commands(name: str, mark: str) -> list[str]:
+    return [line for text in blocks(name, "bash", mark) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_both_languages_show_the_same(name):
+    english, chinese = BLOCK.findall(text_of(name)), BLOCK.findall(text_of(f"{name}_CN"))
+    assert [block[:2] for block in english] == [block[:2] for block in chinese]
+    for one, two in zip(english, chinese, strict=True):
+        if one[1] != "yaml":  # its comments are translated
+            assert one == two
+    assert all(comment for comment, language, _ in english if language == "bash")
+    for mark in (r"^## ", r"^\| ", r"^- "):
+        assert len(re.findall(mark, text_of(name), re.M)) == len(re.findall(mark, text_of(f"{name}_CN"), re.M)), mark
+
+
+@pytest.mark.parametrize("name", [f"{name}{ending}" for name in GUIDES for ending in ("", "_CN")])
+def test_links_lead_somewhere(name):
+    for target, anchor in re.findall(r"\]\(([\w./]+\.md)(#[^)]+)?\)", text_of(name)):
+        assert (ROOT / "docs" / target).exists(), target
+        titles = re.findall(r"^#+ (.*)$", (ROOT / "docs" / target).read_text(encoding="utf-8"), re.M)
+        slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert not anchor or anchor[1:] in slugs, (target, anchor)
+
+
+def test_every_command_is_run_or_has_a_reason():
+    left = [line for name in GUIDES for line in commands(name, "<!-- not run -->")]
+    assert left
+    assert [line for line in left if not line.startswith(tuple(NOT_RUN))] == []
+    assert [begin for begin in NOT_RUN if not any(line.startswith(begin) for line in left)] == []
+
+
+def test_rows_of_the_guide_are_recognised():
+    rows = [json.loads(line) for text in blocks("data", "json") for line in text.splitlines()]
+    names = [form_of(row).name for row in rows]
+    assert names == ["ADGEN", "alpaca", "prompt/response", "messages", "ShareGPT", "text", "messages"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The checkout's folders, and the files that the guides name."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    rows = [{"instruction": f"说一句话，第 {i} 句", "output": f"今天是第 {i} 天，天气很好。"} for i in range(12)]
+    _write(folder / "my.jsonl", rows)
+    _write(folder / "dev.json", [{"content": "类型#裙*颜色#红色", "summary": "红色的裙子。"}])
+    for name in ("corpus.txt", "texts.txt"):
+        (folder / name).write_text("春天来了，山坡上的草都绿了，花也开了。\n" * 150, encoding="utf-8")
+    (folder / "texts.txt").write_text("春天来了。\n花也开了。\n", encoding="utf-8")
+    (folder / "colours.yaml").write_text(blocks("evaluation", "yaml")[0], encoding="utf-8")
+    _write(folder / "colours.jsonl", [{"question": "草是什么颜色？", "a": "绿", "b": "红", "label": 0}])
+    for split in ("dev", "val"):
+        (folder / "benchmarks" / "ceval" / split).mkdir(parents=True)
+        for subject in ("law", "logic"):
+            lines = [f"{i},第 {i} 题,甲,乙,丙,丁,{'ABCD'[i % 4]}," for i in range(3)]
+            table = "\n".join(["id,question,A,B,C,D,answer,explanation", *lines, ""])
+            (folder / "benchmarks" / "ceval" / split / f"{subject}_{split}.csv").write_text(table, encoding="utf-8")
+    (folder / "data").mkdir()
+    return folder
+
+
+def _write(file: Path, rows: list[dict]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def run(line: str, folder: Path) -> str:
+    """Standard output and error of a command that ended well."""
+    said = ""
+    if line.startswith("echo "):
+        said, _, line = line.removeprefix("echo ").partition(" | ")
+    words = shlex.split(line)
+    assert words[0] == "mindformers-glm"
+    done = forked.run(["-m", "mindformers_glm", *words[1:]], cwd=folder, input=f"{said}\n" if said else "")
+    assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def test_the_guide_on_data_runs(folder):
+    said = {line: run(line, folder) for line in commands("data", "<!-- run -->") if line not in TWICE}
+    inspected = next(text for line, text in said.items() if " inspect-data " in line)
+    assert "my.jsonl: alpaca" in inspected and "12 usable, 0 skipped" in inspected
+    packed = next(text for line, text in said.items() if "packing neat" in line)
+    assert "rows packed into" in packed
+    assert (folder / "data" / "both_text_document.bin").exists() or list((folder / "data").glob("both*.bin"))
+    for run_folder in ("packed", "pretrained"):
+        assert list((folder / "output" / run_folder / "checkpoint_network" / "rank_0").glob("*.ckpt"))
+
+
+def test_the_guide_on_training_runs(folder):
+    if not (folder / "output" / "checkpoint_network").exists():
+        packing = "--train_dataset.packing neat --batch_size 1"
+        run(f"{TWICE[0]} {packing}", folder)
+    lines = [line for line in commands("training", "<!-- run -->") if line not in TWICE]
+    said = {line: run(line, folder) for line in lines}
+    answer = next(text for line, text in said.items() if " chat " in line)
+    assert answer.startswith("答：") or "答：" in answer
+    table = next(text for line, text in said.items() if "pretrain_8k" in line)
+    assert "4 x 2 (as shipped)" in table and "45.5" in table
+
+
+def test_the_guide_on_evaluation_runs(folder):
+    said = {line: run(line, folder) for line in commands("evaluation", "<!-- run -->")}
+    by_task = {line.split("--tasks ")[-1].split()[0]: text for line, text in said.items() if "--tasks" in line}
+    assert "ceval-valid: acc " in by_task["ceval-valid"]
+    assert "byte_perplexity" in by_task["ppl"]
+    assert "colours: acc " in by_task["colours.yaml"]
+    told = next(text for line, text in said.items() if "--why" in line)
+    assert "choice ids are no single tokens" in told
+    assert (folder / "output" / "law" / "report.html").exists()
+    (program,) = blocks("evaluation", "python")
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    done = forked.run(["program.py"], cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "byte_perplexity" in done.stdout
