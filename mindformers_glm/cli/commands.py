@@ -29,6 +29,8 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(f"{_HERE}.serve:main", "a model over OpenAI's HTTP interface, with a page to talk to it"),
     "fastchat-worker": Command(f"{_HERE}.serve:fastchat_worker", "the same behind FastChat's controller"),
     "evaluate": Command(f"{_HERE}.evaluate:main", "C-Eval, CMMLU, MMLU, perplexity, or a metric on a dataset"),
+    "compare": Command(f"{_HERE}.compare:main", "answers before and after tuning, and what was forgotten"),
+    "lm-eval": Command(f"{_HERE}.lm_eval:main", "lm-evaluation-harness with one of these models"),
     "predict": Command(f"{_HERE}.run:predict", "texts for prompts"),
     "convert": Command(f"{_HERE}.convert:main", "a checkpoint in another form"),
     "merge-lora": Command(f"{_HERE}.merge_lora:main", "a LoRA added to its base weights"),

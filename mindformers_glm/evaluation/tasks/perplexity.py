@@ -72,19 +72,8 @@ class Perplexity:
         return Judged(figures, {"logprobs": [round(value, 6) for value in logprobs]})
 
     def windows(self, ids: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-        """Disjoint windows as (what is seen, what is scored); the first sees the start, the others one id before them.
-
-        Source: lm-evaluation-harness, utils.get_rolling_token_windows with context_len 1 and make_disjoint_window.
-        """
-        first = min(self.window - len(self.start) + 1, len(ids))
-        made = [(self.start, list(ids[:first]))]
-        done = first
-        while done < len(ids):
-            end = min(done + self.window, len(ids))
-            begin = max(end - self.window - 1, 0)  # as much as fits is seen, also of what was scored before
-            made.append((list(ids[begin:done]), list(ids[done:end])))
-            done = end
-        return made
+        """See rolling_windows."""
+        return rolling_windows(ids, self.start, self.window)
 
     def results(self, judged: Sequence[tuple[Row, Judged]]) -> Results:
         """See Task."""
@@ -92,6 +81,22 @@ class Perplexity:
         for name in dict.fromkeys(row.subject for row, _ in judged):
             subjects[name] = _perplexities([verdict.figures for row, verdict in judged if row.subject == name])
         return Results(subjects, {"ppl": _perplexities([verdict.figures for _, verdict in judged])}, [])
+
+
+def rolling_windows(ids: Sequence[int], start: list[int], window: int) -> list[tuple[list[int], list[int]]]:
+    """Disjoint windows as (what is seen, what is scored); the first sees the start, the others one id before them.
+
+    Source: lm-evaluation-harness, utils.get_rolling_token_windows with context_len 1 and make_disjoint_window.
+    """
+    first = min(window - len(start) + 1, len(ids))
+    made = [(start, list(ids[:first]))]
+    done = first
+    while done < len(ids):
+        end = min(done + window, len(ids))
+        begin = max(end - window - 1, 0)  # as much as fits is seen, also of what was scored before
+        made.append((list(ids[begin:done]), list(ids[done:end])))
+        done = end
+    return made
 
 
 def _perplexities(figures: Sequence[dict[str, float]]) -> dict[str, float]:
