@@ -1,10 +1,10 @@
 """lm-evaluation-harness with one of these models: the words of the command lm_eval, whose model is ours.
 
     mindformers-glm lm-eval --model_args pretrained=MODEL --tasks ceval-valid --num_fewshot 5 --output_path OUT
-    mindformers-glm lm-eval --model_args pretrained=MODEL,batch_size=4 --tasks gsm8k --apply_chat_template
+    mindformers-glm lm-eval --model_args pretrained=MODEL --batch_size 4 --tasks gsm8k --apply_chat_template
 
-Keys of --model_args: pretrained, tokenizer, adapter, lora_alpha, max_length, max_gen_toks, quantization_bit,
-batch_size, device. Needs the extra: pip install 'mindformers_glm[lm-eval]'. The harness fetches its tasks from the
+Keys of --model_args: pretrained, tokenizer, adapter, lora_alpha, max_length, max_gen_toks, quantization_bit.
+Needs the extra: pip install 'mindformers_glm[lm-eval]'. The harness fetches its tasks from the
 network; without it, `mindformers-glm evaluate` measures C-Eval, CMMLU and MMLU from local files in the same words.
 """
 

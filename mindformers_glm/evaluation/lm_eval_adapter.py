@@ -1,7 +1,7 @@
 """lm-evaluation-harness over our engine: the model `mindformers_glm` of lm_eval. Needs the extra `lm-eval`.
 
     mindformers-glm lm-eval --model_args pretrained=glm3_folder --tasks ceval-valid --num_fewshot 5
-    mindformers-glm lm-eval --model_args pretrained=output/law,batch_size=4 --tasks gsm8k --apply_chat_template
+    mindformers-glm lm-eval --model_args pretrained=output/law --batch_size 4 --tasks gsm8k --apply_chat_template
 
 The words are those of the command lm_eval. That command itself looks for models among its own alone (its registry, as
 of 0.4.13, reads no entry points), so it is started from here; in Python, importing this module registers the model:
@@ -10,7 +10,7 @@ of 0.4.13, reads no entry points), so it is started from here; in Python, import
     lm_eval.simple_evaluate(model="mindformers_glm", model_args="pretrained=glm2_tiny", tasks=["arc_easy"])
 
 Keys of --model_args: pretrained (name, folder, file, run or YAML), tokenizer, adapter, lora_alpha, max_length,
-max_gen_toks, quantization_bit, batch_size.
+max_gen_toks, quantization_bit.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ except ImportError as error:
     raise ConfigError("lm-eval", "mindformers_glm", fix) from error
 
 NAME = "mindformers_glm"
+_BATCH_SIZE = 8
+_USUAL = {  # of the command, where the harness' own are another model, one row at a time, and cuda:0
+    ("--model", "-M"): NAME,
+    ("--batch_size", "-b"): str(_BATCH_SIZE),
+    ("--device",): "cpu",
+}
 _DEVICES = {None: None, "cpu": "CPU", "ascend": "Ascend", "npu": "Ascend"}
 
 
@@ -50,7 +56,7 @@ class MindFormersGLM(LM):
         tokenizer: str | None = None,
         adapter: str | None = None,
         lora_alpha: float | None = None,
-        batch_size: int | str = 8,
+        batch_size: int | str = _BATCH_SIZE,
         max_batch_size: int | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
@@ -61,9 +67,9 @@ class MindFormersGLM(LM):
         target = str(device).split(":")[0].lower() if device is not None else None
         if target not in _DEVICES:
             raise ConfigError("device", device, "Use cpu or Ascend, or leave it out.")
-        size = 8 if str(batch_size).startswith("auto") else int(batch_size)
+        size = _BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         if size < 1:
-            raise ConfigError("batch_size", batch_size, "Use 1 or more, or auto (8).")
+            raise ConfigError("batch_size", batch_size, f"Use 1 or more, or auto ({_BATCH_SIZE}).")
         changes = {"seq_length": max_length, "quantization_bit": quantization_bit}
         loaded = load_model(
             str(pretrained),
@@ -125,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] not in (["ls"], ["validate"]):
         words = words if words[:1] == ["run"] else ["run", *words]
-        asks_help = any(word in ("-h", "--help") for word in words)
-        if not asks_help and not any(word in ("--model", "-M") or word.startswith("--model=") for word in words):
-            words[1:1] = ["--model", NAME]
+        for names, usual in _USUAL.items():
+            if not any(word in names or word.startswith(f"{names[0]}=") for word in words):
+                words[1:1] = [names[0], usual]
     before, sys.argv = sys.argv, ["lm_eval", *words]
     try:
         cli_evaluate()

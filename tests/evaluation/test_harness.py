@@ -127,7 +127,7 @@ def test_the_harness_runs_a_task_with_our_model(tmp_path):
         f"task: tiny_ppl\n{common}output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{{{q}}}}'\n"
         "metric_list:\n  - metric: word_perplexity\n"
     )
-    words = ["--model_args", "pretrained=glm2_tiny,batch_size=2", "--tasks", "tiny_choice,tiny_text,tiny_ppl"]
+    words = ["--model_args", "pretrained=glm2_tiny", "--batch_size", "2", "--tasks", "tiny_choice,tiny_text,tiny_ppl"]
     words += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--apply_chat_template"]
     assert lm_eval_adapter.main([*words, "--log_samples"]) == 0
     (results,) = (tmp_path / "out").rglob("results_*.json")
