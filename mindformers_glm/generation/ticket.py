@@ -31,6 +31,7 @@ class Ticket:
         self.is_cancelled = False
 
     def __iter__(self) -> Iterator[Token]:
+        item: Item = None
         while not self._is_over:
             item = self._next()
             if not isinstance(item, Token):
@@ -42,7 +43,7 @@ class Ticket:
             try:
                 raise self._error.with_traceback(self._raised_at)  # the lines of others who waited are not his
             finally:
-                del self  # or the error's traceback would hold the ticket, which holds the error
+                self = item = None  # or the error's traceback would hold the error
 
     def cancel(self) -> None:
         """Asks the engine to stop; it does not wait."""

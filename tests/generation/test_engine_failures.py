@@ -251,3 +251,24 @@ def test_a_listener_that_raises_when_the_engine_closes(network, living):
         if thread.name == "generation":
             thread.join(SECONDS)
     assert living() == 0
+
+
+@pytest.mark.parametrize("work", ["submit", "score", "score_batch"])
+def test_an_error_that_was_caught_is_gone(network, engine, living, monkeypatch, work):
+    found = []
+
+    def request():
+        try:
+            if work == "submit":
+                engine.submit([1, 2], GenerationConfig(max_new_tokens=3)).results()
+            elif work == "score":
+                engine.score([1, 2], [[3, 4]])
+            else:
+                engine.score_batch([[1, 2]], [[3]])
+        except Stopped as error:
+            found.append(weakref.ref(error))
+
+    fails(Stopped, "forward", network, monkeypatch)
+    request()
+    engine.forget()
+    assert found[0]() is None
