@@ -52,7 +52,7 @@ class EarlyStopping(Callback):
         state.ends_early = True
         told = "no figure was a number" if best is None else f"{best.name} {best.value:.4f} of step {best.step} is best"
         logger.info(
-            "Training ends early after step %d: %d evaluations brought nothing better (%s). To go on, raise "
+            "Training ends early after step %d: %d evaluation(s) in a row brought nothing better (%s). To go on, raise "
             "EarlyStopping.patience, or take it out of callbacks.",
             *(state.done, after, told),
         )
