@@ -298,7 +298,7 @@ def test_betas_are_the_two_numbers():
     assert "betas" not in config.optimizer
 
 
-@pytest.mark.parametrize(("key", "value"), [("rotary_percent", 1.0), ("interleaved_qkv", True)])
+@pytest.mark.parametrize(("key", "value"), [("interleaved_qkv", True), ("moe_config", {"expert_num": 8})])
 def test_another_network_is_refused(key, value):
     with pytest.raises(ConfigErrors, match=f"model.model_config.{key}"):
         load_config(CONFIGS / "glm2/run_glm2_6b.yaml", {"model": {"model_config": {key: value}}})
