@@ -124,7 +124,7 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
         raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
     for text in texts:
         if not isinstance(text, str):
-            raise ConfigError("predict_data", text, "A prompt is text.")
+            raise ConfigError("predict_data", text, "A prompt is text: give one text, or a list of texts.")
     return [text.replace("\\n", "\n") for text in texts] if unescape else texts
 
 

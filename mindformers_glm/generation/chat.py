@@ -99,6 +99,9 @@ def stream_chat(
     Raises:
         GenerationError: a history that the model's form of chat does not know, or a setting that makes no sense.
     """
+    if history is not None and (isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable)):
+        fix = "Give the list that the last reply came back with, or [] to begin"
+        raise GenerationError(f"chat: history is {type(history).__name__} ({shorten(history)}), not a list. {fix}")
     history, said = _conversation(list(history or []), query if messages is None else messages, role)
     if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
         raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")

@@ -6,7 +6,7 @@ import pytest
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation import GenerationConfig, TextStreamer
-from mindformers_glm.generation.chat import stream_reply
+from mindformers_glm.generation.chat import stream_chat, stream_reply
 from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.reply import parse_reply
@@ -106,3 +106,9 @@ def test_what_a_chat_cannot_do(glm2, tokenizer2):
         glm2.model.chat(tokenizer2, "你好", role="god")
     with pytest.raises(GenerationError, match="Did you mean 'temperature'"):
         glm2.model.chat(tokenizer2, "你好", temperatur=1)
+
+
+@pytest.mark.parametrize("history", [-1, "你好", {"role": "user", "content": "你好"}, 3.5])
+def test_a_history_that_is_no_list_is_named(history):
+    with pytest.raises(GenerationError, match="history is .* not a list"):
+        next(stream_chat(None, None, "你好", history))
