@@ -10,17 +10,19 @@ from pathlib import Path
 import forked
 import pytest
 
+from mindformers_glm.config.arguments import parse_command_line
 from mindformers_glm.data.forms import form_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ("data", "training", "evaluation")
 LINKED = ("configs", "mindformers_glm", "run_mindformer.py")
 BLOCK = re.compile(r"(<!-- (?:not )?run -->\n)?^```(bash|json|yaml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LENGTHS = ("model.model_config.seq_length", "train_dataset.max_seq_length", "eval_dataset.max_seq_length")
 NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm serve": "it serves until it is stopped; tests/serving runs it",
     "mindformers-glm inspect-data my.jsonl --tokenizer chatglm3-6b": "the tokenizer of ChatGLM3-6B",
     "mindformers-glm run --config configs/glm3/run_glm3_6b_own_data.yaml": "weights of 6B",
-    "mindformers-glm merge-lora --base chatglm3-6b": "weights of 6B",
+    "mindformers-glm merge-lora --base output": "after a LoRA run of 6B",
     "mindformers-glm preprocess --input corpus.parquet": "the tokenizer of ChatGLM3-6B",
     "bash scripts/run_distribute.sh": "eight devices",
     "mindformers-glm evaluate --model chatglm2-6b": "weights of 6B, benchmark data",
@@ -28,7 +30,7 @@ NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm evaluate --why output/after": "reports of the two commands before it",
     "mindformers-glm chat --model output": "after a run of 6B; the first page of training.md runs it with a pipe",
 }
-TWICE = (  # run by another guide or with other words: only the cheaper one is run
+TWICE = (  # the same run on rows of 512 tokens: one of 64 stands for both
     "mindformers-glm run --config configs/tiny/run_glm2_tiny_own_data.yaml --train_dataset_dir my.jsonl",
     "mindformers-glm run --config configs/tiny/run_glm2_tiny_own_data.yaml --train_dataset_dir my.jsonl --epochs 2",
 )
@@ -134,8 +136,9 @@ def test_the_guide_on_data_runs(folder):
 
 def test_the_guide_on_training_runs(folder):
     if not (folder / "output" / "checkpoint_network").exists():
-        packing = "--train_dataset.packing neat --batch_size 1"
-        run(f"{TWICE[0]} {packing}", folder)
+        lengths = [f"--{key} 64" for key in LENGTHS]
+        run(f"{TWICE[0]} {' '.join(lengths)} --batch_size 1 --num_samples 4", folder)
+    assert all(line in commands("training", "<!-- run -->") + commands("data", "<!-- run -->") for line in TWICE)
     lines = [line for line in commands("training", "<!-- run -->") if line not in TWICE]
     said = {line: run(line, folder) for line in lines}
     answer = next(text for line, text in said.items() if " chat " in line)
@@ -158,3 +161,12 @@ def test_the_guide_on_evaluation_runs(folder):
     done = forked.run(["program.py"], cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "byte_perplexity" in done.stdout
+
+
+def test_the_yaml_on_the_best_checkpoint_is_accepted(folder):
+    (best,) = [text for text in blocks("training", "yaml") if "keep_best" in text]
+    base = folder / "configs" / "tiny" / "run_glm2_tiny_own_data.yaml"
+    (folder / "best.yaml").write_text(f"base_config: {base}\n{best}", encoding="utf-8")
+    config, _ = parse_command_line(["--config", str(folder / "best.yaml"), "--train_dataset_dir", "my.jsonl"])
+    assert config.load_best_at_end is True
+    assert [spec["type"] for spec in config.callbacks] == ["MFLossMonitor", "CheckpointMonitor", "EarlyStopping"]
