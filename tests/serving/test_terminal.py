@@ -197,7 +197,7 @@ def test_a_pipe_gets_answers_and_no_prompts(engine, network, glm2, capsys):
 def test_characters_are_never_broken(engine, network, glm2):
     text = "表情😀与汉字"
     pieces = [glm2.vocabulary.encode(text)]
-    assert any(glm2.vocabulary.byte_of(index) is not None for index in pieces[0])  # the face is four bytes
+    assert any(glm2.vocabulary.bytes_of(index) is not None for index in pieces[0])  # the face is four bytes
     console = ListConsole("?", "stop")
     parts: list[str] = []
     console.write = parts.append
