@@ -28,6 +28,8 @@ NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm evaluate --model chatglm2-6b": "weights of 6B, benchmark data",
     "mindformers-glm evaluate --model output": "benchmark data",
     "mindformers-glm evaluate --why output/after": "reports of the two commands before it",
+    "mindformers-glm compare": "weights of 6B; tests/evaluation/test_before_after.py runs it",
+    "mindformers-glm lm-eval": "weights of 6B, a package and benchmark data; tests/evaluation/test_harness.py runs it",
     "mindformers-glm chat --model output": "after a run of 6B; the first page of training.md runs it with a pipe",
 }
 TWICE = (  # the same run on rows of 512 tokens: one of 64 stands for both
