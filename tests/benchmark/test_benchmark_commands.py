@@ -217,7 +217,7 @@ def test_work_that_a_peer_does_not_do(words, line, peer, capsys):
 def test_a_missing_peer_is_named(capsys):
     words = f"decode --against torch --peer_python {sys.executable} --peer_script no_peer.py"
     assert command.main(words.split()) == 2
-    assert capsys.readouterr().err == "error: --peer_script: got 'no_peer.py'. There is no such file.\n"
+    assert capsys.readouterr().err == "error: --peer_script: got 'no_peer.py'. There is no such file. Check the path.\n"
 
 
 @pytest.mark.usefixtures("in_this_process")

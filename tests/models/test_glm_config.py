@@ -139,7 +139,7 @@ def test_a_file_in_the_style_of_transformers_is_read_by_its_own_keys(shared, tmp
     "given, message",
     [
         ({"model_type": "llama"}, "model_type: got 'llama'"),
-        ({"model_type": "chatglm", "position_encoding_2d": True}, "Only ChatGLM2, ChatGLM3 and GLM-4"),
+        ({"model_type": "chatglm", "position_encoding_2d": True}, "Use ChatGLM2, ChatGLM3 or GLM-4"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings: got True"),
         ({"quantization_bit": 4}, "quantization_bit: got 4"),
     ],

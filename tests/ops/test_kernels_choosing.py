@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindformers_glm.errors import GenerationError
@@ -38,6 +38,7 @@ def both(logits, rows, config):
     seed=st.integers(0, 999),
 )
 def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty, ties, best, seed):
+    assume(not ties or top_p == 1.0)  # among equals at the border of top-p either may be kept
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, size)).astype(np.float32) * 4
     if ties:

@@ -26,7 +26,8 @@ def apart(first, second):
 
 
 def joined(batches):
-    return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+    columns = zip(*batches, strict=True)
+    return Batch(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in columns))
 
 
 class Straight(nn.Cell):
