@@ -181,7 +181,7 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
     yield from drawn(every, 60, "boundless")
 
 
-_TEXTS = {"output_dir"}  # a folder may be called so
+_TEXTS = {"output_dir", "context.save_graphs_path"}  # a folder may be called so
 
 
 def _names(key: str, value: str) -> tuple[str, ...]:
