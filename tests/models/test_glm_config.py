@@ -75,10 +75,10 @@ def test_a_rope_ratio_of_unknown_meaning_is_refused():
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("/root/ChatGLM3/models/chatglm2-6b-32k", "linear"),
-        ("/root/chatglm2/output/chatglm3-6b-32k/checkpoint-10", "base"),
-        ("/root/ChatGLM3/output/my-sft", None),
-        ("/root/output/my-sft", None),
+        ("/data/ChatGLM3/models/chatglm2-6b-32k", "linear"),
+        ("/data/chatglm2/output/chatglm3-6b-32k/checkpoint-10", "base"),
+        ("/data/ChatGLM3/output/my-sft", None),
+        ("/data/output/my-sft", None),
     ],
 )
 def test_the_last_part_of_the_path_tells_what_rope_ratio_means(shared, tmp_path, name, method):

@@ -14,14 +14,14 @@ from mindformers_glm.tokenizers.recognise import named_model, tokenizer_class
     ("path", "number"),
     [
         ("THUDM/chatglm2-6b-32k", 2),
-        ("/root/ChatGLM3/models/chatglm2-6b-32k", 2),
-        ("/root/ChatGLM2-6B/ptuning/chatglm3-6b-32k/", 3),
+        ("/data/ChatGLM3/models/chatglm2-6b-32k", 2),
+        ("/data/ChatGLM2-6B/ptuning/chatglm3-6b-32k/", 3),
         ("D:\\models\\chatglm3-6b\\checkpoint-500", 3),
         ("models--THUDM--chatglm2-6b-32k/snapshots/0123456789abcdef0123456789abcdef01234567", 2),
         ("zai-org/glm-4-9b-chat", 4),
         ("glm3_6b", 3),
         ("codegeex2-6b", 2),
-        ("/root/ChatGLM3/output/my-sft", None),
+        ("/data/ChatGLM3/output/my-sft", None),
         ("chatglm-6b", None),
         ("chatglm2-to-chatglm3", None),
         ("glm-40b", None),
@@ -33,7 +33,7 @@ def test_the_last_part_of_a_path_names_the_model(path, number):
     assert named_model(path) == number
 
 
-FIRST_RELEASE = {"tokenizer_class": "ChatGLMTokenizer", "name_or_path": "/root/output/my-sft"}
+FIRST_RELEASE = {"tokenizer_class": "ChatGLMTokenizer", "name_or_path": "/data/output/my-sft"}
 
 
 def folder_with(place, settings=None, config=None, **files):
@@ -56,7 +56,7 @@ def test_official_files_under_any_folder(shared, tmp_path, name, below):
         tokenizer_class(folder_with(tmp_path / below / "a", {"tokenizer_class": "ChatGLMTokenizer"}, config))
         == expected
     )
-    local = {**config, "_name_or_path": f"/root/{below}/output/my-sft"}
+    local = {**config, "_name_or_path": f"/data/{below}/output/my-sft"}
     assert tokenizer_class(folder_with(tmp_path / below / "b", FIRST_RELEASE, local)) == expected
     assert tokenizer_class(folder_with(tmp_path / below / name, FIRST_RELEASE, {"_name_or_path": "x"})) == expected
 
@@ -91,7 +91,7 @@ def test_both_roads_to_a_tokenizer_agree(tmp_path, root, shared):
     from mindformers_glm import AutoTokenizer
 
     config = json.loads((shared / "data/configs/chatglm3-6b/config.json").read_text())
-    place = folder_with(tmp_path / "sft", FIRST_RELEASE, {**config, "_name_or_path": "/root/output/my-sft"})
+    place = folder_with(tmp_path / "sft", FIRST_RELEASE, {**config, "_name_or_path": "/data/output/my-sft"})
     (place / "tokenizer.model").symlink_to(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model")
     assert type(tokenizer_from(place)) is type(AutoTokenizer.from_pretrained(place))
     assert type(tokenizer_from(place)).__name__ == "ChatGLM3Tokenizer"
