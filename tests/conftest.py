@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -66,12 +67,16 @@ def glm3_vocab(shared: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def log_as_before():
-    """A test that runs a command in this process leaves its log handlers behind; the next test starts without them."""
-    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+def log_of_one_test():
+    """Commands run in this process, also by fixtures of a whole file, set the log up; each test starts without."""
+    _log_without_handlers()
     yield
-    for handler in [handler for handler in logger.handlers if handler not in handlers]:
+    _log_without_handlers()
+
+
+def _log_without_handlers() -> None:
+    for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.propagate = propagate
-    logger.setLevel(level)
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)

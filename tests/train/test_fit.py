@@ -293,6 +293,7 @@ def test_a_history_cut_short_reads_up_to_the_cut(tmp_path):
     assert read_history(path) == [{"step": 1}]
 
 
+THIRD_STEP = "step   3/300"
 SCRIPT = """
     import sys, time
     sys.path.insert(0, {tests!r})
@@ -340,9 +341,9 @@ def start(folder: Path, *, stuck: bool) -> subprocess.Popen:
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     for line in process.stdout:
-        if "step:[    3/" in line:
-            break
-    return process
+        if THIRD_STEP in line:
+            return process
+    raise AssertionError(f"the run ended before its third step, with status {process.wait()}")
 
 
 def test_ctrl_c_in_a_process_saves_and_fails(tmp_path):
@@ -373,7 +374,7 @@ def test_a_run_in_a_terminal_that_goes_away_saves(tmp_path, monkeypatch):
     if child == 0:
         os.execv(sys.executable, [sys.executable, str(script)])
     said = b""
-    while b"step:[    3/" not in said:
+    while THIRD_STEP.encode() not in said:
         said += os.read(terminal, 4096)
     os.close(terminal)
     _, status = os.waitpid(child, 0)

@@ -61,18 +61,11 @@ def with_joined_lora(files: Sequence[TensorFile]) -> list[TensorFile]:
             name = f"{layer}{LORA_NAME}{letter}"
             shape, dtype = _shape(files[0], layer, pairs, letter, count)
             first[name] = Entry(name, dtype, shape, (), strides=())
-            computed[name] = partial(_joined_rows, pairs, letter, shape, _rows(files[0], layer, pairs))
+            computed[name] = partial(_joined, pairs, letter, shape, _rows(files[0], layer, pairs))
     made = [TensorFile(files[0].path, files[0].format, first, files[0].metadata, computed)]
     for file, entries in zip(files[1:], others, strict=True):
         made.append(TensorFile(file.path, file.format, entries, file.metadata, file.computed))
     return made
-
-
-def _joined_rows(
-    pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int], start: int, stop: int
-) -> np.ndarray:
-    """Rows [start, stop) of a joined matrix."""
-    return _joined(pairs, letter, shape, rows)[start:stop]
 
 
 def _placed(name: str) -> _Place | None:
