@@ -177,7 +177,7 @@ def distribution(logits: np.ndarray, *, temperature: float, top_k: int, top_p: f
     scores = logits[ids].astype(np.float64) / temperature
     weights = np.exp(scores - scores.max())
     if top_p < 1:
-        total = weights.sum() if 0 < top_k < size else _mass(logits, temperature)
+        total = weights.sum() if 0 < top_k < size or len(ids) == size else _mass(logits, temperature)
         kept = int(np.searchsorted(np.cumsum(weights), top_p * total, side="left")) + 1
         ids, weights = ids[:kept], weights[:kept]
     return ids, weights / weights.sum()
@@ -206,8 +206,7 @@ def best_ids(logits: np.ndarray, count: int) -> list[tuple[tuple[int, float], ..
     told: list[tuple[tuple[int, float], ...]] = []
     for row in logits:
         logprob = log_softmax(row)
-        best = np.argpartition(-row, count - 1)[:count]
-        pairs = [(int(index), float(logprob[index])) for index in best]
+        pairs = [(int(index), float(logprob[index])) for index in _first_best(row, count)]
         told.append(tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))))
     return told
 
@@ -223,10 +222,17 @@ def _enough(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
     size = len(logits)
     if size <= _CANDIDATES:
         return np.arange(size)
-    ids = np.argpartition(-logits, _CANDIDATES)[:_CANDIDATES]
+    ids = _first_best(logits, _CANDIDATES)
     scores = logits[ids].astype(np.float64) / temperature
     held = np.exp(scores - scores.max()).sum()
     return ids if held >= top_p * _mass(logits, temperature) else np.arange(size)
+
+
+def _first_best(logits: np.ndarray, count: int) -> np.ndarray:
+    """The `count` best ids of logits (V,) in no order; of equal ones the smaller id is the better."""
+    limit = np.partition(logits, len(logits) - count)[len(logits) - count]
+    above = np.flatnonzero(logits > limit)
+    return np.concatenate([above, np.flatnonzero(logits == limit)[: count - len(above)]])
 
 
 def _mass(logits: np.ndarray, temperature: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindformers_glm.errors import GenerationError
@@ -25,7 +25,7 @@ def both(logits, rows, config):
     return by_kernel, sampling.choose(logits, np.stack(processed), [config] * len(rows), uniforms)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     size=st.sampled_from([1, 2, 15, 16, 17, 250, 257, 1000, 5001]),
     rows=st.integers(1, 4),
@@ -38,7 +38,6 @@ def both(logits, rows, config):
     seed=st.integers(0, 999),
 )
 def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty, ties, best, seed):
-    assume(not ties or top_p == 1.0)  # among equals at the border of top-p either may be kept
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, size)).astype(np.float32) * 4
     if ties:
@@ -57,7 +56,7 @@ def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty
         assert one.token == other.token
         if best:
             assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
-            assert [token for token, _ in one.best] == [token for token, _ in other.best] or ties
+            assert [token for token, _ in one.best] == [token for token, _ in other.best]
             assert [value for _, value in one.best] == pytest.approx([value for _, value in other.best], abs=1e-5)
 
 

@@ -121,7 +121,7 @@ int32_t draw(const float* x, int64_t size, const GlmChoice& row, Scratch& space)
   if (first_k || first_p) std::sort(ids.begin(), ids.end(), Better{x});
   double sum = weigh();
   if (first_p) {
-    double limit = row.top_p * (first_k ? sum : total), passed = 0;
+    double limit = row.top_p * (first_k || everything ? sum : total), passed = 0;
     size_t kept = 0;
     while (kept < ids.size()) {
       passed += weights[kept++];
