@@ -15,6 +15,10 @@ class UserError(Exception):
 
     exit_status = 2
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How an error travels between processes: its message and what it carries, whatever its class takes."""
+        return _revived, (type(self), self.args, vars(self))
+
 
 class ConfigError(UserError, ValueError):
     """A configuration value is wrong. Carries the dotted key, what was read, and how to repair it."""
@@ -63,6 +67,13 @@ class TrainingStopped(UserError, RuntimeError):
     """Training ended early: a loss that is not finite, or an interrupt. Says how to go on."""
 
     exit_status = 1
+
+
+def _revived(kind: type[UserError], args: tuple[Any, ...], carried: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(carried)
+    return error
 
 
 def shown(name: Any, limit: int = 200) -> str:

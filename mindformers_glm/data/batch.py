@@ -21,12 +21,17 @@ class Batch(NamedTuple):
     labels: np.ndarray  # (B, T) int32; in the eval phase (B, T_target): reference answers
     rows: np.ndarray  # (B,) int64: line numbers of the source, from 1; 0 for a filler row
     first_visible: np.ndarray | None = None  # (B, T) int32, packed rows: the first position each token may look at
+    position_ids: np.ndarray | None = None  # (B, T) int32, where they restart and earlier tokens stay visible
 
     def network_input(self) -> np.ndarray:
-        """What the network takes as `input_ids`: (B, T), or for packed rows (B, 2, T) with `first_visible` second."""
-        if self.first_visible is None:
+        """What the network takes as `input_ids`: (B, T); packed rows (B, 2, T), `first_visible` second; with positions
+        of their own (B, 3, T), `position_ids` third.
+        """
+        if self.first_visible is None and self.position_ids is None:
             return self.input_ids
-        return np.stack([self.input_ids, self.first_visible], 1)
+        visible = np.zeros_like(self.input_ids) if self.first_visible is None else self.first_visible
+        more = [] if self.position_ids is None else [self.position_ids]
+        return np.stack([self.input_ids, visible, *more], 1)
 
 
 class Example(NamedTuple):
@@ -37,6 +42,7 @@ class Example(NamedTuple):
     used: int  # tokens before padding
     cut: bool = False  # something was cut off to fit
     first_visible: list[int] | None = None  # in a packed row: the first position that each token may look at
+    position_ids: list[int] | None = None  # where they are not 0 to T - 1 and matter: see Batch
 
 
 @dataclass

@@ -109,9 +109,10 @@ class TokenDataset(ABC):
         labels = [example.labels if example else empty for example in examples]
         lines = [FILLER if row == NOTHING else self.line(int(row)) for row in rows]
         batch = Batch(np.array(ids, np.int32), np.array(labels, np.int32), np.array(lines, np.int64))
-        if pattern.first_visible is not None:
-            visible = [(example or pattern).first_visible for example in examples]
-            batch = batch._replace(first_visible=np.array(visible, np.int32))
+        for name in ("first_visible", "position_ids"):
+            if getattr(pattern, name) is not None:
+                rows_of = [getattr(example or pattern, name) for example in examples]
+                batch = batch._replace(**{name: np.array(rows_of, np.int32)})
         return batch, examples
 
     def _count(self, batch: Batch, examples: list[Example | None]) -> None:

@@ -98,15 +98,26 @@ class CausalAttention(Chosen):
 
     def takes_packed(self, x: Tensor, cos: Tensor) -> bool:
         """Whether packed rows x (N, (H + 2 K) E), several sequences in one row of T tokens, can be used."""
-        if not (self.kernel_is_on and fits(cos) and cos.shape[0] == 1):
+        if not (self.kernel_is_on and fits(cos)):
             return False
-        return self.kernel.fits(x, cos) if self.is_fused else fits(x) and self.packed_kernel is not None
+        if self.is_fused:
+            return cos.shape[0] == 1 and self.kernel.fits(x, cos)
+        return fits(x) and self.packed_kernel is not None
 
     def packed(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> Tensor:
-        """The same for packed rows: a token sees keys from position `first` (B, T) on, up to its own."""
+        """The same for packed rows: a token sees keys from position `first` (B, T) on, up to its own.
+
+        `cos` and `sin` (1 or B, H + 2 K, T, E): rows with positions of their own go one by one.
+        """
         if self.is_fused:
             return self.kernel(x, cos, sin, first)
-        return self.packed_kernel(x, cos, sin, ops.cast(first, ms.float32))[0]
+        first, tokens, rows = ops.cast(first, ms.float32), first.shape[1], ()
+        if cos.shape[0] == 1:
+            return self.packed_kernel(x, cos, sin, first)[0]
+        for i in range(cos.shape[0]):
+            own = x[i * tokens : (i + 1) * tokens]
+            rows += (self.packed_kernel(own, cos[i : i + 1], sin[i : i + 1], first[i : i + 1])[0],)
+        return ops.concat(rows, 0)
 
 
 class _CausalKernel(nn.Cell):

@@ -55,12 +55,15 @@ def packed(lengths, width, seed=0):
 CASES = [[[5, 1, 10], [16]], [[33, 20, 40, 7], [64, 36]], [[130, 3, 67]]]
 
 
-@pytest.mark.parametrize("kernels", [True, False])
-@pytest.mark.parametrize("lengths", CASES)
-def test_loss_and_gradients_are_those_of_the_sequences_apart(lengths, kernels):
+@pytest.mark.parametrize(
+    ("lengths", "kernels", "changes"),
+    [*((case, kernels, {}) for case in CASES for kernels in (True, False)), (CASES[1], True, {"pre_seq_len": 4})],
+)
+def test_loss_and_gradients_are_those_of_the_sequences_apart(lengths, kernels, changes):
+    """Also of a learned prefix, which is not rotated: there positions restart with each sequence."""
     width = max(sum(sizes) for sizes in lengths) + 2
     ids, labels, apart = packed(lengths, width)
-    model = network(width, kernels=kernels)
+    model = network(width, kernels=kernels, **changes)
     loss, grads = gradients(model, ids, labels)
     longest = max(len(one) for one, _ in apart)
     alone_ids = np.zeros((len(apart), longest), np.int32)
@@ -100,3 +103,41 @@ def test_prefixes_and_recomputation_go_with_packed_rows(changes):
     assert loss == pytest.approx(plain, rel=1e-5)
     for one, other in zip(grads, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_positions_of_their_own_turn_keys_and_hide_nothing(kernels):
+    """reset_position_ids without reset_attention_mask: turned by a table, causal by slots."""
+    rng = np.random.default_rng(2)
+    ids = rng.integers(0, 101, (2, 40)).astype(np.int32)
+    own = np.stack([np.r_[:15, :25], np.r_[:1, :20, :19]]).astype(np.int32)
+    model = network(40, kernels=kernels).set_train(False)
+    made = model(Tensor(np.stack([ids, np.zeros_like(ids), own], 1))).asnumpy()
+    inner = model.transformer
+    for row, positions in enumerate(own):
+        one = Tensor(ids[row : row + 1])
+        cos, sin, mask = inner.place(one)
+        cos, sin = (Tensor(part.asnumpy()[:, :, positions]) for part in (cos, sin))
+        apart = inner.output_layer(inner.encoder(inner.embedding(one), cos, sin, mask, 1))
+        np.testing.assert_allclose(made[row], apart.asnumpy(), atol=2e-5)
+    plain = np.stack([ids, np.zeros_like(ids), np.tile(np.arange(40, dtype=np.int32), (2, 1))], 1)
+    np.testing.assert_allclose(model(Tensor(plain)).asnumpy(), model(Tensor(ids)).asnumpy(), atol=2e-5)
+    assert np.abs(made - model(Tensor(ids)).asnumpy()).max() > 1e-3
+
+
+def test_gradients_of_rows_with_positions_of_their_own_agree():
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, 101, (2, 24)).astype(np.int32)
+    own = np.stack([np.r_[:9, :15], np.arange(24)]).astype(np.int32)
+    planes, labels = np.stack([ids, np.zeros_like(ids), own], 1), np.roll(ids, -1, 1)
+    results = [gradients(network(24, kernels=kernels), planes, labels) for kernels in (True, False)]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_first_positions_are_no_token_ids():
+    """Rows of 131,072 tokens have positions beyond the vocabulary."""
+    ids = np.zeros((1, 2, 120), np.int32)
+    ids[0, 1, 110:] = 110
+    assert network(120, kernels=True).set_train(False)(Tensor(ids)).shape == (1, 120, 101)

@@ -41,7 +41,7 @@ class _Rows(Sequence[Example]):
     def __getitem__(self, number: Any) -> Any:
         sample = self.source.sample(number, self.marks)
         check_ids(sample.tokens, self.vocab_size, self.place, number)
-        return as_example(sample)
+        return as_example(sample, self.marks)
 
 
 class _InstructionRows(Sequence[Example]):
@@ -137,10 +137,6 @@ class IndexedDataLoader:
             source = Instructions(self.paths[0], num_samples=self.num_samples, **settings)
             logger.info("%s: %d instruction rows for %s", self.path, len(source), self.part)
             return _InstructionRows(source, vocab_size=vocab_size, place=str(self.path))
-        for name in ("reset_position_ids", "reset_attention_mask"):
-            if getattr(self.marks, name):
-                fix = "Documents inside a row see each other here: set it False."
-                raise ConfigError(f"data_loader.{name}", True, fix)
         marks = self.marks
         if tokenizer is not None and not self._own_eod:
             marks = marks._replace(eod=int(tokenizer.eos_token_id))
@@ -164,10 +160,17 @@ class IndexedDataLoader:
         return Cache(folder, builds=builds)
 
 
-def as_example(sample: Sample) -> Example:
-    """A pretraining sample with the labels that are not learned as -100."""
+def as_example(sample: Sample, marks: Marks) -> Example:
+    """A pretraining sample with the labels that are not learned as -100.
+
+    Positions are handed on only where documents see each other: rotary scores depend on differences of positions, so
+    that inside one document it is the same whether they restart.
+    """
     labels = np.where(sample.loss_mask > 0, sample.labels, IGNORED)
-    return Example(sample.tokens.tolist(), labels.tolist(), len(sample.tokens))
+    example = Example(sample.tokens.tolist(), labels.tolist(), len(sample.tokens))
+    if marks.reset_attention_mask:
+        return example._replace(first_visible=sample.first_visible.tolist())
+    return example._replace(position_ids=sample.position_ids.tolist()) if marks.reset_position_ids else example
 
 
 def check_ids(ids: np.ndarray, vocab_size: int | None, place: str, number: int) -> None:

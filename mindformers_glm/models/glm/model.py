@@ -116,11 +116,22 @@ class ChatGLM2Model(nn.Cell):
         scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         self.factor, self.offset = (Tensor(scale) for scale in scales)
 
-    def construct(self, input_ids: Tensor, prefix: Tensor | None = None, first: Tensor | None = None) -> Tensor:
-        """Token ids (B, T) -> normed rows (N, D). `first` (B, T): what each token sees begins there (packed rows)."""
+    def construct(
+        self,
+        input_ids: Tensor,
+        prefix: Tensor | None = None,
+        first: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids (B, T) -> normed rows (N, D). `first` (B, T): what each token sees begins there (packed rows).
+
+        `positions` (B, T) replace 0 to T - 1 in the rotary embedding and change nothing of what is seen.
+        """
         cos, sin, mask = self.place(input_ids)
         if first is not None:
             mask = mask + self.unseen(first)
+        if positions is not None:
+            cos, sin = self.angles(positions)
         return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix, first)
 
     def unseen(self, first: Tensor) -> Tensor:
@@ -138,11 +149,15 @@ class ChatGLM2Model(nn.Cell):
 
     def turned(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """cos, sin (B, H + 2 K, T, E) and mask (B, 1, G * T, T) of tokens at `positions` (B, T)."""
+        cos, sin = self.angles(positions)
+        return cos, sin, causal_mask(positions, groups=self.groups)
+
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The cos and sin (B, H + 2 K, T, E) of tokens at `positions` (B, T)."""
         batch = positions.shape[0]
         angles = ops.gather(self.table, positions.reshape(-1), 0)
         cos, sin = (part.reshape(batch, 1, -1, self.channels) for part in (angles[:, 0], angles[:, 1]))
-        mask = causal_mask(positions, groups=self.groups)
-        return cos * self.factor + self.offset, sin * self.factor, mask
+        return cos * self.factor + self.offset, sin * self.factor
 
 
 @MODELS.register("ChatGLM2WithPtuning2")
@@ -189,7 +204,8 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
             fix = f"These sequences have {input_ids.shape[-1]} tokens: cut them, or build the model longer."
             raise ConfigError("model_config.seq_length", self.config.seq_length, fix)
         labels = args[0] if args else kwargs.get("labels")
-        given = (input_ids.asnumpy(), None if labels is None else labels.asnumpy())
+        ids = input_ids[:, 0] if input_ids.ndim == 3 else input_ids
+        given = (ids.asnumpy(), None if labels is None else labels.asnumpy())
         require_token_range(*given, self.config.padded_vocab_size)
         return super().__call__(input_ids, *args, **kwargs)
 
@@ -197,14 +213,20 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
         """Logits (B, T, V) of token ids (B, T), or with labels (B, T) the loss: both float32.
 
         Labels are shifted by the dataset already; -100 is not learned. Packed rows come as (B, 2, T): ids, and for each
-        the first position it may look at. Rotary positions need not restart: scores depend on their differences alone.
+        the first position it may look at. Rotary positions need not restart: scores depend on their differences alone,
+        unless a learned prefix is seen, which is not rotated. A third plane (B, 3, T) holds positions.
         """
-        first = None
+        first, positions = None, None
         if input_ids.ndim == 3:
-            input_ids, first = input_ids[:, 0], input_ids[:, 1]
+            planes, input_ids = input_ids, input_ids[:, 0]
+            first = planes[:, 1]
+            if planes.shape[1] == 3:
+                positions = planes[:, 2]
+            elif self.prefix_encoder is not None:
+                positions = self.transformer.slots[: planes.shape[2]].reshape(1, -1) - first
         batch, tokens = input_ids.shape
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        rows, head = self.transformer(input_ids, prefix, first), self.transformer.output_layer
+        rows, head = self.transformer(input_ids, prefix, first, positions), self.transformer.output_layer
         if labels is not None and self.training and head.is_plain:
             loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)

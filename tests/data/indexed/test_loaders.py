@@ -75,6 +75,27 @@ def test_the_words_of_mindformers_2(prefix):
     assert len(rows(made)) == 12
 
 
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("positions", [False, True])
+def test_ends_of_documents_restart_positions_and_sight(tmp_path, positions, mask):
+    """The arrays of Megatron's flags: rows for the network only where they change what it computes."""
+    prefix = write(tmp_path / "c", [[*range(3, 8), 2]] * 12)
+    flags = {"reset_position_ids": positions, "reset_attention_mask": mask, "split": "1,0,0"}
+    batch = next(dataset(prefix, **flags).batches(0))
+    starts = np.zeros_like(batch.input_ids)
+    for row, ids in enumerate(batch.input_ids):
+        for end in np.flatnonzero(ids == 2):
+            starts[row, end + 1 :] = end + 1
+    assert (starts > 0).any()
+    assert (batch.first_visible is not None) is mask and (batch.position_ids is not None) is (positions and not mask)
+    if mask:
+        np.testing.assert_array_equal(batch.first_visible, starts)
+    elif positions:
+        np.testing.assert_array_equal(batch.position_ids, np.arange(8) - starts)
+    planes = 2 if mask else 3 if positions else None
+    assert batch.network_input().shape == ((2, 8) if planes is None else (2, planes, 8))
+
+
 def test_instruction_rows(golden):
     prefix = str(golden / "megatron_data/modellink/alpaca")
     loader = {"type": "IndexedDataLoader", "dataset_dir": prefix, "split": "949,50,1", "seed": 1234}
@@ -93,7 +114,6 @@ def test_instruction_rows(golden):
         ({"config": {"seq_len": 8}}, "data_loader.config.seq_len"),
         ({"config": {"seq_length": 9}}, "one number"),
         ({"sizes": [1, 2]}, "three numbers"),
-        ({"reset_attention_mask": True}, "see each other"),
         ({"phase": "predict"}, "train or eval"),
     ],
 )

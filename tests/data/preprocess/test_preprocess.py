@@ -208,6 +208,14 @@ def test_what_cannot_be_read_is_named_and_leaves_nothing(tiny, tmp_path, name, c
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_record_that_cannot_be_used_is_named_by_any_number_of_processes(tiny, tmp_path, workers):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * 700 + '{"title": "x"}\n')
+    with pytest.raises(DataError, match="line 701 has no text under 'text'"):
+        preprocess(tmp_path / "a.jsonl", tmp_path / "out", HANDLERS.get("MegatronHandler")(tiny), workers=workers)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 def test_an_existing_output_is_not_replaced_unasked(tiny, tmp_path):
     source, handler = texts(tmp_path, 3), HANDLERS.get("GeneralPretrainHandler")(tiny)
     preprocess(source, tmp_path / "a", handler)
