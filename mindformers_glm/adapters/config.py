@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -16,6 +17,7 @@ Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"],
     BeforeValidator(lambda value: value if isinstance(value, str) else str(value).lower()),
 ]
+ALL_LINEAR = "all-linear"  # as target_modules: every linear layer of the blocks
 _KINDS = ("lora", "ptuning2")
 
 
@@ -27,11 +29,17 @@ Patterns = Annotated[list[str] | None, BeforeValidator(_listed)]
 
 
 class LoraConfig(pydantic.BaseModel):
-    """Low-rank adapters: y = W x + b + (lora_alpha / lora_rank) * B A dropout(x), all else frozen.
+    """Low-rank adapters: y = W x + b + scaling * B A dropout(x), all else frozen.
 
     `target_modules` and `exclude_layers` are regular expressions matched from the start of a layer's own name
-    ("query_key_value"); `freeze_include` and `freeze_exclude` are shell patterns over whole parameter names that
-    freeze more, or train more, than the rule "all but the adapters is frozen".
+    ("query_key_value"); "all-linear" takes every linear layer of the blocks, not the output layer. `freeze_include` and
+    `freeze_exclude` are shell patterns over whole parameter names that freeze more, or train more, than the rule "all
+    but the adapters is frozen".
+
+    `use_rslora`: scaling is lora_alpha / sqrt(lora_rank) (Kalajdzievski 2023). `use_dora`: y = f * (W x + scaling * B A
+    dropout(x)) + b with f = m / |W + scaling * B A| for each row and m learned (Liu et al. 2024). `loraplus_lr_ratio`:
+    the learning rate of B is so many times that of A (Hayou et al. 2024); of the optimizers that have it, see
+    optim/groups.py.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +54,14 @@ class LoraConfig(pydantic.BaseModel):
     freeze_exclude: Patterns = None
     param_init_type: Dtype = "float32"
     compute_dtype: Dtype | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+    loraplus_lr_ratio: float | None = Field(None, gt=0)
+
+    @property
+    def scaling(self) -> float:
+        """What B A is multiplied by."""
+        return scaling_of(self.lora_alpha, self.lora_rank, use_rslora=self.use_rslora)
 
     @pydantic.field_validator("target_modules", mode="before")
     @classmethod
@@ -82,6 +98,17 @@ class PrefixConfig(pydantic.BaseModel):
         if value:
             raise ValueError("The projected prefix is not implemented; use False")
         return value
+
+
+def scaling_of(alpha: float, rank: int, *, use_rslora: bool) -> float:
+    """What B A of a LoRA is multiplied by: alpha / rank, or alpha / sqrt(rank)."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+
+def lr_ratios(pet_config: Mapping[str, Any] | None) -> Callable[[str], float]:
+    """How many times the run's learning rate a parameter of a name learns with: loraplus_lr_ratio for the B of LoRA."""
+    ratio = float((pet_config or {}).get("loraplus_lr_ratio") or 1.0)
+    return lambda name: ratio if name.endswith("mindpet_delta_lora_b") else 1.0
 
 
 def read_pet_config(given: Mapping[str, Any], *, key: str = "pet_config") -> LoraConfig | PrefixConfig:

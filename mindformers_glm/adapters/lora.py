@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
-from mindformers_glm.adapters.config import LoraConfig, read_pet_config
+from mindformers_glm.adapters.config import ALL_LINEAR, LoraConfig, read_pet_config
+from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.layers import Linear
 from mindformers_glm.ops.linear import Product, matrix_type
@@ -22,7 +23,11 @@ DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and n
 
 
 class LoraLinear(nn.Cell):
-    """W x + b + (alpha / rank) B A dropout(x), with W and b of the layer that it stands for."""
+    """W x + b + scaling * B A dropout(x), with W and b of the layer that it stands for; with DoRA f * (...) + b.
+
+    The size of W + scaling * B A counts as a constant in the gradient, as in the paper (section 4.3) and in peft. Where
+    there is dropout peft multiplies W by the dropped x once more in DoRA; here dropout is the adapter's alone.
+    """
 
     is_plain = False
 
@@ -34,8 +39,11 @@ class LoraLinear(nn.Cell):
         down, up = (config.lora_rank, base.in_channels), (base.out_channels, config.lora_rank)
         self.mindpet_delta_lora_a = Parameter(initializer(HeUniform(math.sqrt(5)), down, kind), name=DELTA + "_a")
         self.mindpet_delta_lora_b = Parameter(initializer("zeros", up, kind), name=DELTA + "_b")
+        self.mindpet_delta_lora_m = None
+        if config.use_dora:
+            self.mindpet_delta_lora_m = Parameter(initializer("ones", (base.out_channels,)), name=DELTA + "_m")
         self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
-        self.scale = config.lora_alpha / config.lora_rank
+        self.scale = config.scaling
         self.delta_dtype, rounded = matrix_type(config.compute_dtype) if config.compute_dtype else (base.dtype, False)
         self.product, self.low_product = base.product, Product(rounded=rounded)
         self.low_product.kernel_is_on = base.product.kernel_is_on  # off where the layer is recomputed
@@ -46,7 +54,44 @@ class LoraLinear(nn.Cell):
         low = x if self.drop is None else self.drop(x)
         low = self.low_product(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
         low = self.low_product(low, self.mindpet_delta_lora_b)
-        return self.product(x, self.weight, self.bias) + ops.cast(low, self.dtype)
+        if self.mindpet_delta_lora_m is None:
+            return self.product(x, self.weight, self.bias) + ops.cast(low, self.dtype)
+        factor = self.mindpet_delta_lora_m / ops.stop_gradient(self.sizes())
+        out = (self.product(x, self.weight) + ops.cast(low, self.dtype)) * ops.cast(factor, self.dtype)
+        return out if self.bias is None else out + ops.cast(self.bias, self.dtype)
+
+    def sizes(self) -> Tensor:
+        """The Euclidean length (out,) of each row of W + scaling * B A, which is never made."""
+        down = ops.cast(self.mindpet_delta_lora_a, ms.float32)
+        up = ops.cast(self.mindpet_delta_lora_b, ms.float32)
+        weight = ops.cast(self.weight, ms.float32)
+        crossed = (ops.matmul(weight, down.T) * up).sum(-1)
+        low = (ops.matmul(up, ops.matmul(down, down.T)) * up).sum(-1)
+        return ops.sqrt(ops.square(weight).sum(-1) + 2 * self.scale * crossed + self.scale**2 * low)
+
+    def merged(self) -> np.ndarray:
+        """W + scaling * B A, times f with DoRA: the weight (out, in) that does the same, as float32."""
+        return merged_weight(
+            self.weight.astype(ms.float32).asnumpy(),
+            self.mindpet_delta_lora_a.astype(ms.float32).asnumpy(),
+            self.mindpet_delta_lora_b.astype(ms.float32).asnumpy(),
+            self.scale,
+            None if self.mindpet_delta_lora_m is None else self.mindpet_delta_lora_m.asnumpy(),
+        )
+
+    def begin_magnitude(self) -> None:
+        """Makes DoRA's magnitudes the lengths of the rows of W: with B = 0 the adapter then changes nothing."""
+        sizes = np.linalg.norm(self.weight.astype(ms.float32).asnumpy(), axis=1)
+        self.mindpet_delta_lora_m.set_data(Tensor(sizes.astype(np.float32)))
+
+
+def begin_magnitudes(model: nn.Cell, loaded: Container[str]) -> None:
+    """Begins DoRA anew where the weight of a layer is among the `loaded` names and its magnitude is not."""
+    for path, cell in model.cells_and_names():
+        is_dora = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
+        is_new = f"{path}.weight" in loaded and f"{path}.{DELTA}_m" not in loaded
+        if is_dora and is_new and not cell.weight.has_init:
+            cell.begin_magnitude()
 
 
 def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.Cell:
@@ -68,11 +113,13 @@ def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.C
     for path, parameter in model.parameters_and_names():
         parameter.name = path  # a weight that moved into a new Cell has lost its path
         parameter.requires_grad = _trains(path, config)
+    if config.use_dora:
+        begin_magnitudes(model, [f"{path}.weight" for path in chosen])
     return model
 
 
 def merge(model: nn.Cell) -> dict[str, np.ndarray]:
-    """The weights of the same network without adapters: name -> array, W + (alpha / rank) B A where there was one.
+    """The weights of the same network without adapters: name -> array, the merged weight where there was one.
 
     The sum is taken in float32 and returned in the type of W. Weights without an adapter are the network's own memory,
     not copies: save them or copy them before training on.
@@ -80,11 +127,7 @@ def merge(model: nn.Cell) -> dict[str, np.ndarray]:
     weights = {name: value.asnumpy() for name, value in model.parameters_dict().items() if DELTA not in name}
     for path, cell in model.cells_and_names():
         if isinstance(cell, LoraLinear):
-            down, up = (
-                matrix.astype(ms.float32).asnumpy() for matrix in (cell.mindpet_delta_lora_a, cell.mindpet_delta_lora_b)
-            )
-            base = weights[path + ".weight"]
-            weights[path + ".weight"] = (base.astype(np.float32) + cell.scale * (up @ down)).astype(base.dtype)
+            weights[path + ".weight"] = cell.merged().astype(weights[path + ".weight"].dtype)
     return weights
 
 
@@ -95,7 +138,10 @@ def _chosen(layers: dict[str, Linear], config: LoraConfig) -> dict[str, Linear]:
     """
     excluded = config.exclude_layers or []
     named = {path: path.rpartition(".")[2] for path in layers}
-    matching = [path for path, name in named.items() if re.match(config.target_modules, name)]
+    if config.target_modules == ALL_LINEAR:
+        matching = [path for path, name in named.items() if name != "output_layer"]
+    else:
+        matching = [path for path, name in named.items() if re.match(config.target_modules, name)]
     matching = matching or [path for path in named if re.fullmatch(config.target_modules, path)]
     chosen = {
         path: layers[path]

@@ -139,7 +139,8 @@ def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> d
         raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
     if scaling is not None:
         rank = adapter.shape(down)[0]
-        return {"target_modules": "query_key_value$", **pet_config, "lora_rank": rank, "lora_alpha": scaling * rank}
+        told = {"target_modules": "query_key_value$", **pet_config, "use_rslora": False}
+        return {**told, "lora_rank": rank, "lora_alpha": scaling * rank}
     if "lora_alpha" not in pet_config:
         raise ConfigError("lora_alpha", None, "No file tells it: give --lora_alpha or --lora_scaling.")
     return pet_config

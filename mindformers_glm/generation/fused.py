@@ -159,7 +159,7 @@ class _Map:
     def __init__(self, functions: ctypes.CDLL) -> None:
         self._functions = functions
         self._pointers: list[tuple[ctypes.Structure, str, Parameter]] = []
-        self._packed: list[_Packed] = []
+        self._packed: list[_Packed | _Merged] = []
 
     def aim(self) -> None:
         """Sets every pointer."""
@@ -167,7 +167,7 @@ class _Map:
             setattr(structure, field, parameter.data_ptr())
 
     def pack(self) -> None:
-        """Packs the integer weights that are new."""
+        """Packs the integer weights that are new, and merges such of DoRA."""
         for packed in self._packed:
             packed.refresh(self._functions)
 
@@ -209,14 +209,17 @@ class _Map:
         return made
 
     def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:
+        has_magnitude = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
         if isinstance(cell, QuantizedLinear):
             self._packed.append(_Packed(structure, cell))
+        elif has_magnitude:
+            self._packed.append(_Merged(structure, cell))
         else:
             self._matrix(structure, cell.weight)
         if cell.bias is not None:
             structure.bias_kind = KINDS[str(cell.bias.dtype)]
             self._point(structure, "bias", cell.bias)
-        if isinstance(cell, LoraLinear):
+        if isinstance(cell, LoraLinear) and not has_magnitude:
             down, up = LinearStruct(), LinearStruct()
             self._matrix(down, cell.mindpet_delta_lora_a)
             self._matrix(up, cell.mindpet_delta_lora_b)
@@ -238,6 +241,24 @@ class _Map:
         self._pointers.append((structure, field, parameter))
 
 
+class _Merged:
+    """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
+
+    def __init__(self, structure: LinearStruct, cell: LoraLinear) -> None:
+        self.structure, self.cell, self.seen = structure, cell, None
+        structure.rows, structure.columns = cell.weight.shape
+        structure.kind = KINDS["Float32"]
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Merges what the layer holds now, if that is something else than before."""
+        cell = self.cell
+        parts = (cell.weight, cell.mindpet_delta_lora_a, cell.mindpet_delta_lora_b, cell.mindpet_delta_lora_m)
+        seen = [_sample(parameter.asnumpy()) for parameter in parts]
+        if seen != self.seen:
+            self.weight = np.ascontiguousarray(cell.merged(), np.float32)
+            self.structure.weight, self.seen = address(self.weight), seen
+
+
 class _Packed:
     """The integer weight of a layer, packed."""
 
@@ -252,10 +273,15 @@ class _Packed:
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs what the layer holds now, if that is something else than before."""
         weight, scale = (parameter.asnumpy() for parameter in (self.cell.weight, self.cell.weight_scale))
-        samples = [array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes() for array in (weight, scale)]
+        samples = [_sample(array) for array in (weight, scale)]
         if samples == self.seen:
             return
         rows = LinearStruct.from_buffer_copy(self.structure)
         rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
         functions.glm_pack(ctypes.byref(rows), address(self.weight), address(self.scale))
         self.seen = samples
+
+
+def _sample(array: np.ndarray) -> bytes:
+    """Some numbers of an array, which tell whether it has changed."""
+    return array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes()

@@ -44,7 +44,8 @@ class DecoupledAdam(nn.Cell):
         self.eps = _above_zero("eps", eps)
         rows = flatten(params, _not_negative("weight_decay", weight_decay))
         self.parameters = ParameterTuple([row.parameter for row in rows])
-        self.decays = tuple(row.weight_decay for row in rows)
+        self.decays = tuple(row.weight_decay * row.lr_ratio for row in rows)  # times the run's learning rate
+        self.ratios = tuple(row.lr_ratio for row in rows)
         self.is_float32 = tuple(row.parameter.dtype == ms.float32 for row in rows)
         self.moments1, self.moments2 = (_zeros_like(self.parameters, prefix) for prefix in self.states)
         self.learning_rate = Parameter(
@@ -71,11 +72,13 @@ class DecoupledAdam(nn.Cell):
         for i in range(self.size):
             if self.is_float32[i]:
                 decay = self.learning_rate * self.decays[i]
-                numbers = ops.stack((rate, decay, self.beta1 * self.one, self.beta2 * self.one, eps, factor))
+                numbers = ops.stack(
+                    (rate * self.ratios[i], decay, self.beta1 * self.one, self.beta2 * self.one, eps, factor)
+                )
                 grad = grads[i].astype(ms.float32)
                 self.fused(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
             else:
-                self._update_widened(i, grads[i].astype(ms.float32) * factor, rate, eps)
+                self._update_widened(i, grads[i].astype(ms.float32) * factor, rate * self.ratios[i], eps)
         return self.learning_rate
 
     def _update_by_formulas(self, grads: tuple[Tensor, ...], rate: Tensor, eps: Tensor) -> None:
@@ -85,10 +88,10 @@ class DecoupledAdam(nn.Cell):
                     self.descend(self.parameters[i], self.learning_rate * self.decays[i], self.parameters[i])
                 self.adam(
                     self.parameters[i], self.moments1[i], self.moments2[i], self.zero, self.zero,
-                    rate, self.beta1, self.beta2, eps, grads[i].astype(ms.float32),
+                    rate * self.ratios[i], self.beta1, self.beta2, eps, grads[i].astype(ms.float32),
                 )  # fmt: skip
             else:
-                self._update_widened(i, grads[i].astype(ms.float32), rate, eps)
+                self._update_widened(i, grads[i].astype(ms.float32), rate * self.ratios[i], eps)
 
     def _update_widened(self, i: int, grad: Tensor, rate: Tensor, eps: Tensor) -> None:
         parameter = self.parameters[i]

@@ -1,8 +1,8 @@
-"""Which parameters decay: groups as MindSpore writes them, and their flat reading."""
+"""Which parameters decay, and which learn at a rate of their own: groups as MindSpore writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mindspore import Parameter
@@ -11,27 +11,34 @@ from mindformers_glm.errors import ConfigError
 
 
 class Decayed(NamedTuple):
-    """A parameter and its weight decay."""
+    """A parameter, its weight decay, and its learning rate as a multiple of the run's."""
 
     parameter: Parameter
     weight_decay: float
+    lr_ratio: float = 1.0
 
 
-def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, decayed and not: parameters of one dimension and those named `.bias` do not decay.
+def decay_groups(
+    parameters: Iterable[Parameter], weight_decay: float, lr_ratio: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """Groups, decayed and not: parameters of one dimension and those named `.bias` do not decay.
+
+    `lr_ratio` tells of a name how many times the run's learning rate it learns with; other ratios than 1 are groups of
+    their own, which have the key `lr_ratio` (LoRA+).
 
     Either group is left out when it would be empty. The decay given holds whatever the order of the parameters
     (in MindFormers a leading one-dimensional parameter switched it off for all).
     """
-    decayed: list[Parameter] = []
-    plain: list[Parameter] = []
+    groups: dict[tuple[float, bool], list[Parameter]] = {(1.0, False): [], (1.0, True): []}
     for parameter in parameters:
-        (plain if len(parameter.shape) == 1 or parameter.name.endswith(".bias") else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": float(weight_decay)},
-        {"params": plain, "weight_decay": 0.0},
+        is_plain = len(parameter.shape) == 1 or parameter.name.endswith(".bias")
+        groups.setdefault((lr_ratio(parameter.name), is_plain), []).append(parameter)
+    return [
+        {"params": those, "weight_decay": 0.0 if is_plain else float(weight_decay)}
+        | ({} if ratio == 1.0 else {"lr_ratio": ratio})
+        for (ratio, is_plain), those in groups.items()
+        if those
     ]
-    return [group for group in groups if group["params"]]
 
 
 def flatten(parameters: Iterable[Any], weight_decay: float) -> list[Decayed]:
@@ -45,12 +52,13 @@ def flatten(parameters: Iterable[Any], weight_decay: float) -> list[Decayed]:
     rows: list[Decayed] = []
     for item in parameters:
         if isinstance(item, Mapping):
-            unknown = set(item) - {"params", "weight_decay"}
+            unknown = set(item) - {"params", "weight_decay", "lr_ratio"}
             if unknown:
                 key = sorted(unknown)[0]
-                raise ConfigError(f"optimizer.params.{key}", item[key], "A group has `params` and `weight_decay`.")
-            decay = float(item.get("weight_decay", weight_decay))
-            rows += [Decayed(parameter, decay) for parameter in item["params"]]
+                fix = "A group has `params`, `weight_decay` and `lr_ratio`."
+                raise ConfigError(f"optimizer.params.{key}", item[key], fix)
+            decay, ratio = float(item.get("weight_decay", weight_decay)), float(item.get("lr_ratio", 1.0))
+            rows += [Decayed(parameter, decay, ratio) for parameter in item["params"]]
         else:
             exempt = "beta" in item.name or "gamma" in item.name
             rows.append(Decayed(item, 0.0 if exempt else float(weight_decay)))

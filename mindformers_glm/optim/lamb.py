@@ -53,8 +53,11 @@ class Lamb(DecoupledAdam):
             square = self.moments2[i] * self.beta2 + grad * grad * (1 - self.beta2)
             ops.assign(self.moments1[i], mean)
             ops.assign(self.moments2[i], square)
-            direction = mean / correction1 / (ops.sqrt(square / correction2) + self.eps) + self.decays[i] * wide
+            direction = mean / correction1 / (ops.sqrt(square / correction2) + self.eps)
+            direction = direction + self.decays[i] / self.ratios[i] * wide
             length, size = ops.sqrt(ops.square(direction).sum()), ops.sqrt(ops.square(wide).sum())
             trust = ops.select(length * size > 0, size / ops.maximum(length, Tensor(1e-30, ms.float32)), self.one)
-            ops.assign(parameter, (wide - self.learning_rate * trust * direction).astype(parameter.dtype))
+            ops.assign(
+                parameter, (wide - self.learning_rate * self.ratios[i] * trust * direction).astype(parameter.dtype)
+            )
         return self.learning_rate

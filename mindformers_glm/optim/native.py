@@ -54,7 +54,10 @@ def _factory(native: _Native) -> Callable[..., nn.Cell]:
         values = {name: type(default)(given.get(name, default)) for name, default in defaults.items()}
         if values.get("relative_step"):
             raise ConfigError("optimizer.relative_step", True, "The rate comes from lr_schedule: leave it False.")
-        flatten(params, 0.0)  # the same faults for the same mistakes as the other optimizers
+        rows = flatten(params, 0.0)  # the same faults for the same mistakes as the other optimizers
+        if any(row.lr_ratio != 1.0 for row in rows):
+            fix = "Learning rates of their own (loraplus_lr_ratio) are of AdamW, FP32StateAdamWeightDecay and Lamb."
+            raise ConfigError("optimizer.type", native.name, fix)
         try:
             return getattr(nn, native.name)(list(params), **values)
         except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
+from mindformers_glm.adapters.config import lr_ratios
 from mindformers_glm.assembly.ranks import Ranks, saved_ranks
 from mindformers_glm.assembly.run import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state
@@ -218,7 +219,8 @@ class CausalLanguageModelingTrainer:
 
     def _build_optimizer(self, parameters: Sequence[Parameter]) -> nn.Cell:
         spec = {name: value for name, value in self.config.optimizer.items() if name != "learning_rate"}
-        groups = decay_groups(parameters, float(spec.get("weight_decay") or 0.0))
+        ratio = lr_ratios((self.config.model["model_config"] or {}).get("pet_config"))
+        groups = decay_groups(parameters, float(spec.get("weight_decay") or 0.0), ratio)
         return OPTIMIZERS.build(spec, "optimizer", params=groups)
 
     def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:

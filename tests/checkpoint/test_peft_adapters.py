@@ -19,7 +19,6 @@ from mindformers_glm.models.glm.weights import expected_shapes
     ("key", "value"),
     [
         ("use_dora", True),
-        ("use_rslora", True),
         ("use_qalora", True),
         ("lora_bias", True),
         ("fan_in_fan_out", True),

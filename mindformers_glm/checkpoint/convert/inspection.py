@@ -101,7 +101,8 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
     if layers:
         rank = source.shape(layers[0] + LORA_NAME + "a")[0]
         alpha = opened.pet_config["lora_alpha"] if opened.pet_config else "in no file"
-        facts["LoRA"] = f"{len(layers)} layers, rank {rank}, alpha {alpha}"
+        variants = [key for key in peft.VARIANTS if (opened.pet_config or {}).get(key)]
+        facts["LoRA"] = ", ".join([f"{len(layers)} layers", f"rank {rank}", f"alpha {alpha}", *variants])
     if PREFIX_NAME in source:
         facts["prefix"] = f"P-Tuning v2, {source.shape(PREFIX_NAME)[0]} positions"
     if source.state:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindformers_glm.adapters.config import scaling_of
+from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.plan import check_adapter, check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
@@ -28,7 +30,7 @@ class LayerCheck(NamedTuple):
 
 
 class MergedSource:
-    """Base weights with an adapter added: W + (alpha / rank) B A in float32, then in `dtype` or the type of W.
+    """Base weights with an adapter added (adapters/low_rank.py) in float32, then in `dtype` or the type of W.
 
     Raises:
         CheckpointError: the adapter does not fit the base, or there is none.
@@ -54,7 +56,9 @@ class MergedSource:
         check_complete(base, self.names, config)
         check_adapter(adapter, adapter.names, config, pet_config)
         rank = adapter.shape(self.layers[0] + LORA_NAME + "a")[0]
-        self.scale = float(pet_config["lora_alpha"]) / rank
+        self.scale = scaling_of(
+            float(pet_config["lora_alpha"]), rank, use_rslora=bool(pet_config.get("use_rslora", False))
+        )
         self._adapted = {layer + ".weight": layer for layer in self.layers}
 
     @property
@@ -76,10 +80,9 @@ class MergedSource:
         if name not in self._adapted:
             return bits
         wide = convert_bits(bits, self.base.dtype(name), "float32")
-        wide = wide if wide is not bits else bits.astype(np.float32)
-        down, up = self.matrices(self._adapted[name])
-        wide += np.float32(self.scale) * (up @ down)
-        return convert_bits(wide, "float32", self.dtype(name))
+        layer = self._adapted[name]
+        merged = merged_weight(wide, *self.matrices(layer), self.scale, self.magnitude(layer))
+        return convert_bits(merged, "float32", self.dtype(name))
 
     def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
         """Rows as flat blocks."""
@@ -91,6 +94,13 @@ class MergedSource:
         """A (rank, in) and B (out, rank) of a layer in float32."""
         names = [layer + LORA_NAME + letter for letter in "ab"]
         return tuple(convert_bits(self.adapter.read_bits(n), self.adapter.dtype(n), "float32") for n in names)
+
+    def magnitude(self, layer: str) -> np.ndarray | None:
+        """DoRA's lengths of the rows (out,) of a layer; None for an adapter without."""
+        name = layer + LORA_NAME + "m"
+        if name not in self.adapter:
+            return None
+        return convert_bits(self.adapter.read_bits(name), self.adapter.dtype(name), "float32")
 
     def check_layers(self, merged: WeightSource, *, seed: int = 0) -> list[LayerCheck]:
         """Each adapted layer of the written file against base plus adapter, on random rows.
@@ -106,6 +116,9 @@ class MergedSource:
             base = convert_bits(self.base.read_bits(name), self.base.dtype(name), "float32")
             down, up = self.matrices(layer)
             wanted = x @ base.T + np.float32(self.scale) * ((x @ down.T) @ up.T)
+            size = self.magnitude(layer)
+            if size is not None:
+                wanted *= size / np.linalg.norm(base + np.float32(self.scale) * (up @ down), axis=1)
             got = x @ convert_bits(merged.read_bits(name), merged.dtype(name), "float32").T
             error = float(np.abs(got - wanted).max() / np.abs(wanted).max())
             checks.append(LayerCheck(layer, error, 2 * max(_EPSILON[merged.dtype(name)], _EPSILON["float32"] * 64)))

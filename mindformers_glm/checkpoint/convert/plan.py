@@ -305,6 +305,11 @@ def check_adapter(
             wrong.append(f"{layer}: {source.shape(down)} and {source.shape(up)} for a weight {(rows, columns)}")
         elif pet_config and rank != pet_config.get("lora_rank", rank):
             wrong.append(f"{layer} has rank {rank}, pet_config says {pet_config['lora_rank']}")
+        size = layer + LORA_NAME + "m"
+        if pet_config and (size in names) != bool(pet_config.get("use_dora")):
+            wrong.append(f"{layer} has {'a' if size in names else 'no'} lora_magnitude_vector, use_dora says otherwise")
+        elif size in names and source.shape(size) != (rows,):
+            wrong.append(f"{layer}: a lora_magnitude_vector of {source.shape(size)} for {rows} rows")
     if wrong:
         raise CheckpointError(
             str(source.path),

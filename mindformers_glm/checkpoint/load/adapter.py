@@ -29,5 +29,7 @@ def adapter_settings(
     if lora_alpha is None or not layers:
         return None
     rank = source.shape(layers[0] + LORA_NAME + "a")[0]
+    dora = {"use_dora": True} if layers[0] + LORA_NAME + "m" in source else {}
     leaves = sorted({layer.rpartition(".")[2] + "$" for layer in layers})
-    return {"pet_type": "lora", "lora_rank": rank, "lora_alpha": lora_alpha, "target_modules": "|".join(leaves)}
+    told = {"pet_type": "lora", "lora_rank": rank, "lora_alpha": lora_alpha, "target_modules": "|".join(leaves)}
+    return {**told, **dora}

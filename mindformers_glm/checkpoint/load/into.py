@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindformers_glm.adapters.lora import begin_magnitudes
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
 from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
@@ -74,6 +75,7 @@ def load_into(
             _set(parameters[name], weights, name)
     _tell(weights, layers)
     fill(model)
+    begin_magnitudes(model, fitting)
     if partial and (missing or surplus):
         logger.warning(
             "%s: loaded in part; %d parameters keep their values (%s), %d tensors were not used (%s)",

@@ -20,7 +20,7 @@ _ALSO_LAYERS = {"linear.", "prev.", "stat.", "mu_", "eta_"}  # states, where a k
 _CACHE = re.compile(r"\.(key_past|value_past|key_cache|value_cache)$")
 _PREFIX = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-_LORA = re.compile(r"\.(?:mindpet_delta_|tk_delta_)?lora_([abAB])(?:\.default)?(?:\.weight)?$")
+_LORA = re.compile(r"\.(?:mindpet_delta_|tk_delta_)?lora_([abmAB]|magnitude_vector)(?:\.default)?(?:\.weight)?$")
 _PROJECTION = re.compile(r"prefix_encoder\.\w*trans\.\d+\.(?:weight|bias)$")
 
 LORA_NAME = ".mindpet_delta_lora_"
@@ -189,8 +189,8 @@ def _adapter(name: str) -> Meaning | None:
     if found is None:
         return None
     if weight(layer + ".weight") is None:
-        return _native_adapter(layer.removeprefix("base_model.model."), found.group(1).lower())
-    return Meaning(Kind.ADAPTER, layer + LORA_NAME + found.group(1).lower())
+        return _native_adapter(layer.removeprefix("base_model.model."), found.group(1)[0].lower())
+    return Meaning(Kind.ADAPTER, layer + LORA_NAME + found.group(1)[0].lower())
 
 
 def _native_adapter(layer: str, letter: str) -> Meaning | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,12 +15,11 @@ from mindformers_glm.errors import CheckpointError, ConfigError, listed, shorten
 from mindformers_glm.files import read_json
 from mindformers_glm.log import logger
 
+VARIANTS = ("use_rslora", "use_dora")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # What peft can do to LoRA that would change the numbers and that this network has not: key -> values that are harmless.
 _PLAIN: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
     "use_qalora": (False, None),
     "use_bdlora": (False, None),
     "lora_bias": (False, None),
@@ -44,7 +44,7 @@ _HARMLESS = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "inference_mode", "auto_mapping"),
     *("init_lora_weights", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
     *("lora_ga_config", "velora_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
-    *("peft_version", "lora_dtype", "lorap_lr_ratio", "model_type", "tuner_backend"),
+    *("use_dora", "use_rslora", "peft_version", "lora_dtype", "lorap_lr_ratio", "model_type", "tuner_backend"),
 }
 _SEPARATE = {"q_proj", "k_proj", "v_proj"}
 _NATIVE_LEAVES = _SEPARATE | {"o_proj", "gate_up_proj", "down_proj"}
@@ -55,7 +55,7 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     """The `pet_config` that an adapter_config.json stands for: lora_rank, lora_alpha, lora_dropout, target_modules.
 
     Raises:
-        CheckpointError: no LoRA, or a variant of LoRA that changes the numbers (DoRA, PiSSA, rank patterns, ...).
+        CheckpointError: no LoRA, or a variant of LoRA that changes the numbers (PiSSA, rank patterns, ...).
     """
     path = Path(folder) / CONFIG
     given = read_json(path)
@@ -67,14 +67,17 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(str(path), f"not the configuration of a LoRA ({missing[0]} is missing)", "Copy it again.")
     _check_plain(path, given)
     parts = _parts(given, Path(folder))
+    variants = {key: given[key] for key in VARIANTS if given.get(key)}
+    grown = math.sqrt(parts) if variants.get("use_rslora") else parts  # the rank grows by `parts`, scaling must not
     config = {
         "pet_type": "lora",
         "lora_rank": given["r"] * parts if isinstance(given["r"], int) else given["r"],
-        "lora_alpha": given["lora_alpha"] * parts
+        "lora_alpha": given["lora_alpha"] * grown
         if isinstance(given["lora_alpha"], (int, float))
         else given["lora_alpha"],
         "lora_dropout": given.get("lora_dropout") or 0.0,
         "target_modules": _targets(given, Path(folder)),
+        **variants,
     }
     try:
         read_pet_config(config)
@@ -206,14 +209,16 @@ def adapter_config(pet_config: Mapping[str, Any], layers: list[str], *, base: st
         "fan_in_fan_out": False,
         "inference_mode": True,
         "modules_to_save": None,
-        "use_dora": False,
-        "use_rslora": False,
+        "use_dora": pet.use_dora,
+        "use_rslora": pet.use_rslora,
     }
 
 
 def peft_name(ours: str) -> str:
     """The name in peft of one of our LoRA parameters."""
     layer, _, letter = ours.partition(LORA_NAME)
+    if letter == "m":
+        return f"{_PREFIX}{layer}.lora_magnitude_vector"
     return f"{_PREFIX}{layer}.lora_{letter.upper()}.weight"
 
 

@@ -18,7 +18,10 @@ from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
 from mindformers_glm.checkpoint.load.names import LORA_NAME, NATIVE_BLOCKS
 from mindformers_glm.errors import CheckpointError
 
-_LORA = re.compile(r"^(?:base_model\.model\.)?(model\.layers\.(\d+)\.\w+\.\w+)\.lora_([AB])(?:\.default)?\.weight$")
+_LORA = re.compile(
+    r"^(?:base_model\.model\.)?(model\.layers\.(\d+)\.\w+\.\w+)\.lora_(?:([AB])(?:\.default)?\.weight|(m)agnitude_vector"
+    r"(?:\.default)?(?:\.weight)?)$"
+)
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
 _Pairs = dict[int, dict[str, tuple[TensorFile, str]]]  # part of a layer -> a or b -> where the tensor lies
 
@@ -57,7 +60,7 @@ def with_joined_lora(files: Sequence[TensorFile]) -> list[TensorFile]:
     first, *others = ({k: v for k, v in file.entries.items() if _placed(k) is None} for file in files)
     computed = dict(files[0].computed)
     for layer, pairs in layers.items():
-        for letter in "ab":
+        for letter in "abm" if any("m" in pair for pair in pairs.values()) else "ab":
             name = f"{layer}{LORA_NAME}{letter}"
             shape, dtype = _shape(files[0], layer, pairs, letter, count)
             first[name] = Entry(name, dtype, shape, (), strides=())
@@ -77,17 +80,29 @@ def _placed(name: str) -> _Place | None:
     if block is None:
         return None
     ours, part, parts = block
-    return _Place(ours.format(found.group(2)).removesuffix(".weight"), part, parts, found.group(3).lower())
+    letter = (found.group(3) or found.group(4)).lower()
+    return _Place(ours.format(found.group(2)).removesuffix(".weight"), part, parts, letter)
 
 
 def _shape(file: TensorFile, layer: str, pairs: _Pairs, letter: str, count: int) -> tuple[tuple[int, int], str]:
-    if any(set(pair) != {"a", "b"} for pair in pairs.values()):
+    if any(set(pair) - {"m"} != {"a", "b"} for pair in pairs.values()):
         raise CheckpointError(str(file.path), f"{layer} has half of a LoRA", "Copy the adapter again.")
+    if letter == "m":
+        return _magnitude_shape(file, layer, pairs)
     place, name = next(iter(pairs.values()))["a"]
     entry = place.entries[name]
     rank, columns = entry.shape
     rows = sum(_rows(file, layer, pairs))
     return ((rank * count, columns) if letter == "a" else (rows, rank * count)), entry.dtype
+
+
+def _magnitude_shape(file: TensorFile, layer: str, pairs: _Pairs) -> tuple[tuple[int, ...], str]:
+    """Of DoRA's lengths of the rows: of every part, because those of a part without are in the base alone."""
+    rows = _rows(file, layer, pairs)
+    if len(pairs) < len(rows) or not all("m" in pair for pair in pairs.values()):
+        raise CheckpointError(str(file.path), f"{layer} has DoRA on some of its parts only", "Merge it with peft.")
+    place, name = next(iter(pairs.values()))["m"]
+    return (sum(rows),), place.entries[name].dtype
 
 
 def _rows(file: TensorFile, layer: str, pairs: _Pairs) -> list[int]:
@@ -109,7 +124,10 @@ def _rows(file: TensorFile, layer: str, pairs: _Pairs) -> list[int]:
 
 
 def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int], start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of the matrix A or B of all parts, zeros elsewhere."""
+    """Rows [start, stop) of the matrix A or B of all parts, zeros elsewhere, or of their magnitudes."""
+    if letter == "m":
+        found = [pair[letter][0].read_bits(pair[letter][1]).reshape(-1) for _, pair in sorted(pairs.items())]
+        return np.concatenate(found)[start:stop]
     whole = None
     for place, (part, pair) in enumerate(sorted(pairs.items())):
         file, name = pair[letter]

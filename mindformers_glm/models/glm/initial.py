@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from mindspore import nn
 
+from mindformers_glm.adapters.lora import DELTA, begin_magnitudes
 from mindformers_glm.mindspore_private import no_init_parameters
 
 
@@ -16,6 +17,10 @@ def unfilled() -> AbstractContextManager:
 
 def fill(model: nn.Cell) -> None:
     """Gives the parameters that have no value yet their initial ones."""
+    begun = set()
     for parameter in model.get_parameters():
         if parameter.has_init:
             parameter.init_data()
+            begun.add(parameter.name)
+    magnitudes = [name.removesuffix(DELTA + "_m") for name in begun if name.endswith(DELTA + "_m")]
+    begin_magnitudes(model, [name + "weight" for name in magnitudes])

@@ -41,6 +41,9 @@ def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
     if mesh.tensor.size > 1 and (config.pet_config or {}).get("pet_type") in ("ptuning2", "prefixtuning"):
         fix = "The prefix is not divided among tensor ranks: set parallel_config.model_parallel: 1."
         raise ConfigError("model.model_config.pet_config.pet_type", config.pet_config["pet_type"], fix)
+    if mesh.tensor.size > 1 and (config.pet_config or {}).get("use_dora"):
+        fix = "DoRA's rows are not divided among tensor ranks: set parallel_config.model_parallel: 1, or use LoRA."
+        raise ConfigError("model.model_config.pet_config.use_dora", True, fix)
 
 
 def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
