@@ -10,6 +10,7 @@ from mindformers_glm.data.conversations import (
     ShareGPTDataLoader,
 )
 from mindformers_glm.data.dataset import TokenDataset
+from mindformers_glm.data.hf_loader import HFDataLoader
 from mindformers_glm.data.indexed.loaders import IndexedDataLoader
 from mindformers_glm.data.keyword_gen import KeyWordGenDataset
 from mindformers_glm.data.loaders import ADGenDataLoader, Pair
@@ -25,6 +26,7 @@ __all__ = [
     "CausalLanguageModelDataset",
     "Conversation",
     "ConversationDataLoader",
+    "HFDataLoader",
     "IndexedDataLoader",
     "KeyWordGenDataset",
     "MindDataset",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.data.gather import INFO, sources
+from mindformers_glm.data.hf_loader import HFDataLoader
 from mindformers_glm.data.loaders import FileLoader
 from mindformers_glm.data.recognised import AutoDataLoader, recognise
 from mindformers_glm.data.source import suffix_of
@@ -39,7 +40,12 @@ def chosen(section: Mapping[str, Any], task: str, key: str) -> tuple[dict[str, A
     if not isinstance(spec, Mapping) or task not in _TAKES or spec.get("type") not in DATA_LOADERS:
         return dict(section), task
     kind = DATA_LOADERS.get(spec["type"])
-    if kind is not AutoDataLoader:
+    if kind is HFDataLoader:
+        own = HFDataLoader.as_own_data(spec)
+        if own is None:
+            return dict(section), task
+        spec = own
+    elif kind is not AutoDataLoader:
         if not (isinstance(kind, type) and issubclass(kind, FileLoader)) or _reads(kind, spec):
             return dict(section), task
         given = {name: spec[name] for name in _SHARED if spec.get(name) is not None}

@@ -105,6 +105,28 @@ def truncated(
     return list(zip(ids.reshape(-1, length), labels.reshape(-1, length), strict=True))
 
 
+class Piece(NamedTuple):
+    """A piece of a stream of rows, arrays (T,). `used` are its places before the filling."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    first_visible: np.ndarray
+    used: int
+
+
+def stream(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, *, pad_id: int = 0) -> list[Piece]:
+    """`truncated` with shifted labels: no place of a piece looks beyond the beginning of its own row."""
+    ends = np.cumsum([len(ids) for ids, _ in rows])
+    row_of = np.searchsorted(ends, np.arange(int(ends[-1])), side="right")
+    begins = np.append(np.concatenate(([0], ends[:-1]))[row_of], np.full(-int(ends[-1]) % length, ends[-1]))
+    pieces = []
+    for number, (ids, labels) in enumerate(truncated(rows, length, pad_id=pad_id)):
+        place = number * length
+        first = np.maximum(begins[place : place + length] - place, 0)
+        pieces.append(Piece(ids, labels, first, min(length, int(ends[-1]) - place)))
+    return pieces
+
+
 class PackedDataset(TokenDataset):
     """Packs of a dataset's rows: each sees itself alone, so that loss and gradients are those of the rows apart.
 

@@ -17,6 +17,7 @@ _THREAD = "one background thread turns text into tokens, faster than training us
 _TUNING = "MindData tuning; there is no MindData pipeline here"
 WITHOUT_EFFECT: dict[str, tuple[Any, str]] = {  # key of MindFormers -> (type, why it changes nothing)
     "input_columns": (list, "a batch always holds input_ids and labels"),
+    "construct_args_key": (list, "a batch always holds input_ids and labels"),
     "num_parallel_workers": (int, _THREAD),
     "python_multiprocessing": (bool, _THREAD),
     "numa_enable": (bool, _THREAD),

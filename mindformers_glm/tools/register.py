@@ -15,6 +15,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import (
     CALLBACKS,
     CONFIGS,
+    DATA_HANDLERS,
     DATA_LOADERS,
     DATASETS,
     LR_SCHEDULES,
@@ -36,6 +37,7 @@ _REGISTRIES: dict[str, Registry] = {
     "tokenizer": TOKENIZERS,
     "processor": PROCESSORS,
     "dataset_loader": DATA_LOADERS,
+    "data_handler": DATA_HANDLERS,
     "dataset": DATASETS,
     "lr": LR_SCHEDULES,
     "optimizer": OPTIMIZERS,
@@ -56,6 +58,7 @@ class MindFormerModuleType:
     TOKENIZER = "tokenizer"
     PROCESSOR = "processor"
     DATASET_LOADER = "dataset_loader"
+    DATA_HANDLER = "data_handler"
     DATASET = "dataset"
     LR = "lr"
     OPTIMIZER = "optimizer"
