@@ -71,15 +71,17 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         if name not in TASKS and not name.endswith((".yaml", ".yml")):
             raise unknown_task(name)
     os.environ.setdefault("GLOG_v", "3")
-    from mindformers_glm.evaluation.benchmarks import evaluate  # noqa: PLC0415 - brings what computes
+    from mindformers_glm.assembly.origin import origin_of  # noqa: PLC0415 - brings what computes
+    from mindformers_glm.evaluation.benchmarks import evaluate  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
+    origin = origin_of(chosen.model)
     loaded = load(
         chosen.model,
         adapter=chosen.adapter,
         lora_alpha=chosen.lora_alpha,
         tokenizer=chosen.tokenizer,
-        seq_length=chosen.seq_length,
+        seq_length=chosen.seq_length or origin.length,
         device_target=chosen.device_target,
     )
     results = evaluate(
@@ -94,6 +96,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         limit=chosen.limit,
         output_dir=chosen.output_dir,
         model_name=chosen.model,
+        model_family=origin.family,
         shows_bar=sys.stderr.isatty(),
     )
     _print(results, chosen.output_dir)

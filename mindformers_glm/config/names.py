@@ -51,6 +51,35 @@ MODEL_NAMES: dict[str, ModelName] = {
     "glm2_tiny_lora": ModelName("glm2", "tiny/run_glm2_tiny_lora.yaml", "ChatGLM2Tokenizer"),
 }
 
+# tokens that the published models take: the YAML of most names says how long the rows of its training are instead
+_LENGTHS = {
+    "THUDM/chatglm2-6b": 32768,
+    "THUDM/chatglm2-6b-32k": 32768,
+    "THUDM/chatglm3-6b": 8192,
+    "THUDM/chatglm3-6b-32k": 32768,
+    "THUDM/chatglm3-6b-128k": 131072,
+    "THUDM/codegeex2-6b": 8192,
+    "THUDM/glm-4-9b": 8192,
+    "THUDM/glm-4-9b-chat": 131072,
+    "THUDM/glm-4-9b-chat-1m": 1048576,
+    "THUDM/GLM-4-9B-0414": 32768,
+    "THUDM/GLM-4-32B-0414": 32768,
+    "THUDM/GLM-Z1-9B-0414": 32768,
+    "THUDM/GLM-Z1-32B-0414": 32768,
+    "THUDM/glm-edge-1.5b-chat": 8192,
+    "THUDM/glm-edge-4b-chat": 4096,
+    "glm2_tiny": 512,
+}
+
+
+def published_length(name: Any) -> int | None:
+    """Tokens that the published model of a registered name or hub id takes; None for every other text.
+
+    Source: seq_length or max_position_embeddings of the published config.json.
+    """
+    row = MODEL_NAMES.get(name) if isinstance(name, str) else None
+    return _LENGTHS.get((row and row.hub_id) or str(name).removesuffix("_lora"))
+
 
 def model_name(name: Any, key: str = "model") -> ModelName:
     """The row of a registered name.

@@ -25,6 +25,7 @@ from mindformers_glm.generation.scoring import in_good_order
 from mindformers_glm.log import logger
 
 _WINDOW = 32  # batches
+_LONGER = "a longer --seq_length or a smaller --num_fewshot lets them stand whole"
 
 
 class Answered(NamedTuple):
@@ -59,7 +60,7 @@ def answer(
     kept = _Journal(
         journal, share, {"task": task.name, "rows": len(rows), "batch_size": batch_size, **(identity or {})}
     )
-    begin, computed, window = time.perf_counter(), 0, batch_size * _WINDOW
+    begin, computed, window, is_told = time.perf_counter(), 0, batch_size * _WINDOW, False
     bar = tqdm(total=len(own), desc=task.name, unit="row", disable=not shows_bar, leave=False, ncols=100)
     try:
         for start in range(0, len(own), window):
@@ -69,6 +70,9 @@ def answer(
                 continue
             verdicts = _answer_window(task, engine, part, batch_size, bar)
             kept.add(part, verdicts)
+            if not is_told and any(verdict.details.get("cut") for verdict in verdicts):
+                is_told = True
+                logger.warning("%s: prompts are cut to fit; %s", task.name, _LONGER)
             computed += len(part)
     finally:
         bar.close()
@@ -168,6 +172,12 @@ def _told(engine: Engine, contexts: list, wanted: list, rows: Sequence[Row], num
             fault = f"{rows[number].key}: {len(context)} tokens and the model's seq_length is {engine.max_length}"
             raise GenerationError(fault)
     return engine.score_batch(contexts, wanted)
+
+
+def cut_note(judged: Sequence[tuple[Row, Judged]]) -> list[str]:
+    """A sentence about prompts that did not stand whole; none where all did."""
+    cut = sum(bool(verdict.details.get("cut")) for _, verdict in judged)
+    return [f"{cut} of {len(judged)} prompts were cut to fit: {_LONGER}"] if cut else []
 
 
 class _Journal:

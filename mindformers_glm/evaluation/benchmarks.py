@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.evaluation.answering import answer
+from mindformers_glm.evaluation.answering import answer, cut_note
 from mindformers_glm.evaluation.interface import Options
 from mindformers_glm.evaluation.report import TaskRun, as_json, write_report
 from mindformers_glm.evaluation.share import ALL, Share
@@ -38,13 +38,15 @@ def evaluate(
     limit: int | None = None,
     output_dir: str | Path | None = None,
     model_name: str = "",
+    model_family: str | None = None,
     share: Share = ALL,
     shows_bar: bool = False,
 ) -> dict[str, Any]:
     """What results.json holds, in lm-evaluation-harness' form; written with its samples where a folder is named.
 
     `data_dir` is the folder of the benchmark; with several tasks, the folder that holds one of each name (ceval, cmmlu,
-    mmlu). `limit` counts rows of each subject. A run that was killed goes on from its output folder.
+    mmlu). `limit` counts rows of each subject. A run that was killed goes on from its output folder. `model_family` (a
+    name of models/family.py) is what `--why` holds against the tokenizer.
 
     Raises:
         ConfigError: a task, way or subject that does not exist.
@@ -60,7 +62,7 @@ def evaluate(
         built.append(build_task(name, tokenizer, options))
     for task in built:
         task.rows()  # faults of files show before anything is computed
-    about = _about(engine, tokenizer, model_name, batch_size)
+    about = {"model": model_name, "model_family": model_family, **_about(engine, tokenizer, batch_size)}
     runs = []
     for task in built:
         config = {
@@ -80,7 +82,9 @@ def evaluate(
             share=share,
             shows_bar=shows_bar,
         )
-        runs.append(TaskRun(task, answered, task.results(answered.judged), config))
+        found = task.results(answered.judged)
+        found = found._replace(notes=[*found.notes, *cut_note(answered.judged)])
+        runs.append(TaskRun(task, answered, found, config))
         rate = answered.computed / max(answered.seconds, 1e-9)
         logger.info("%s: %d rows in %.1f s (%.1f rows/s)", task.name, answered.computed, answered.seconds, rate)
     results = as_json(runs, about)
@@ -105,11 +109,10 @@ def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path |
     return folder if alone or not (folder / benchmark).is_dir() else folder / benchmark
 
 
-def _about(engine: Engine, tokenizer: Any, model_name: str, batch_size: int) -> dict[str, Any]:
+def _about(engine: Engine, tokenizer: Any, batch_size: int) -> dict[str, Any]:
     """What `--why` and a reader want to know of a run."""
     roles = [index for name, index in getattr(tokenizer.vocabulary, "special_ids", {}).items() if name in _ROLES]
     return {
-        "model": model_name,
         "tokenizer": type(tokenizer).__name__,
         "prefix_ids": list(tokenizer.get_prefix_tokens()),
         "role_ids": roles,

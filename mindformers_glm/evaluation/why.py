@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mindformers_glm.models.family import FAMILIES
+
 _NEAR = 0.05  # a margin below it decides nothing
 _ALWAYS = 0.8  # share of one letter that no benchmark has
 _MANY = 0.1
@@ -57,7 +59,7 @@ def _template(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cau
     model, tokenizer, role = about.get("model_family"), about.get("tokenizer"), about.get("role_ids")
     if not tokenizer:
         return None
-    other = bool(model) and model != tokenizer
+    other = bool(model) and _tokenizer_of(model) not in (None, tokenizer)
     prompts = [sample["prompt_ids"] for sample in samples if sample.get("prompt_ids")]
     rounds = about.get("round_ids")
     wrong = 0
@@ -113,6 +115,11 @@ def _no_letter(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Ca
     return Cause(
         "no letter in the answer", none > _MANY * len(told), f"{none} of {len(told)} answers name no choice", fix
     )
+
+
+def _tokenizer_of(family: str) -> str | None:
+    """The class of a family's tokenizer; None for a name that nobody has."""
+    return next((known.tokenizer for known in FAMILIES if known.name == family), None)
 
 
 def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:

@@ -22,16 +22,17 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.predict import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
-from mindformers_glm.evaluation.share import ALL, Share
+from mindformers_glm.evaluation.share import Share
 from mindformers_glm.export.run import export_run
 from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.parallelize import loss_of_this_rank
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
-from mindformers_glm.parallel.mesh import mesh_from_config
+from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
@@ -257,9 +258,12 @@ class CausalLanguageModelingTrainer:
         )
         return [*callbacks, Ending(config=lambda: self.output / f"{config.run_mode}_config.yaml")]
 
+    def _mesh(self) -> Mesh:
+        return mesh_from_config(self.config, rank=runtime.rank(), world=runtime.rank_size())
+
     def _share(self) -> Share:
         """The batches of evaluation and prediction that are this rank's."""
-        data = mesh_from_config(self.config, rank=runtime.rank(), world=runtime.rank_size()).data
+        data = self._mesh().data
         return Share(data.rank, data.size, partial(gather_bytes, data))
 
     def _ready_to_evaluate(self) -> GLMTokenizer:
@@ -269,15 +273,14 @@ class CausalLanguageModelingTrainer:
         return self.tokenizer
 
     def _evaluate(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
-        # the loss of a network that is being trained spans the data ranks: there each computes all rows
-        whole = ALL if self.config.run_mode in ("train", "finetune") else None
         figures: dict[str, float] = {}
         for metric in self._metrics:
             dataset = self._data_for(metric)
             if hasattr(metric, "clear"):
                 metric.clear()
             if isinstance(metric, PerplexityMetric):
-                figures.update(evaluate_loss(network, dataset, metric, share=whole or self._share()).scores)
+                with loss_of_this_rank(network, self._mesh()):
+                    figures.update(evaluate_loss(network, dataset, metric, share=self._share()).scores)
                 continue
             found = evaluate_generation(
                 engine_of(network),

@@ -9,6 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from mindformers_glm import AutoConfig, AutoModel, AutoTokenizer
+from mindformers_glm.assembly.origin import origin_of
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.checkpoint.convert.job import open_checkpoint
 from mindformers_glm.checkpoint.load.source import read_weights
@@ -72,6 +73,13 @@ def test_every_part_of_a_run_is_the_model_that_was_trained(run):
         assert AutoTokenizer.from_pretrained(place).encode("你好") == AutoTokenizer.from_pretrained("glm2_tiny").encode(
             "你好"
         )
+
+
+def test_a_run_is_evaluated_at_the_length_of_its_base(run):
+    assert AutoConfig.from_pretrained(run).seq_length == CHANGES["model"]["model_config"]["seq_length"]
+    assert {name: origin_of(str(place)) for name, place in places(run).items()} == dict.fromkeys(
+        places(run), (512, "chatglm2")
+    )
 
 
 def test_an_earlier_step_is_another_model(run):

@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.run import build_network, load_weights, ranks_of
 from mindformers_glm.config import load_config
 from mindformers_glm.config.names import CONFIGS_DIR
 from mindformers_glm.tasks.causal_language_modeling import CausalLanguageModelingTrainer
 from mindformers_glm.tasks.task import prepare
 
 PROMPTS = ["类型#裤*颜色#黑色", "你好", "类型#上衣*风格#简约", "Hello", "类型#裙"]
+
+LOSS = ("metric.type=PerplexityMetric", "eval_dataset.data_loader.phase=train", "eval_dataset.max_target_length=31")
 
 
 class Steps(logging.Handler):
@@ -64,16 +67,17 @@ def work(folder: Path, variant: str) -> None:
     for name, settings in {
         "text": ("metric.type=ADGENMetric",),
         "sampled": ("metric.type=ADGENMetric", "model.model_config.do_sample=True", "model.model_config.top_k=20"),
-        "loss": (
-            "metric.type=PerplexityMetric",
-            "eval_dataset.data_loader.phase=train",
-            "eval_dataset.max_target_length=31",
-        ),
+        "loss": LOSS,
     }.items():
         config = config_of(folder, variant, "run_mode=eval", *settings)
         prepare(config)
         logging.getLogger("mindformers_glm").addHandler(steps)
         found[name] = CausalLanguageModelingTrainer(config).evaluate()
+    config = config_of(folder, variant, "run_mode=finetune", "do_eval=True", *LOSS)
+    trainer, ranks = CausalLanguageModelingTrainer(config), ranks_of(config, training=True)
+    network = build_network(config, training=True, ranks=ranks)
+    load_weights(network, config, ranks)
+    found["loss while training"] = trainer._evaluate(network, trainer.tokenizer)
     predict = ("run_mode=predict", f"input_data={json.dumps(PROMPTS, ensure_ascii=False)}", "predict_batch_size=2")
     config = config_of(folder, variant, *predict, f"save_file={folder / variant}.txt")
     results = CausalLanguageModelingTrainer(config).predict()

@@ -35,8 +35,9 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
         return json.loads((tmp_path / f"{variant}.{rank}.json").read_text(encoding="utf-8"))
 
     one, written = report("one", 0), (tmp_path / "one/predictions.jsonl").read_text(encoding="utf-8")
-    assert one["steps"] == 3 * BATCHES
-    assert set(one["figures"]) == {"text", "sampled", "loss"}
+    assert one["steps"] == 4 * BATCHES
+    assert set(one["figures"]) == {"text", "sampled", "loss", "loss while training"}
+    assert one["figures"]["loss while training"] == pytest.approx(one["figures"]["loss"], rel=1e-5)
     assert len(one["results"]) == PREDICTED
     assert [json.loads(line)["line"] for line in written.splitlines()] == list(range(1, NUM_ROWS + 1))
     for variant in ("dp=2", "tp=2"):
@@ -48,7 +49,7 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
                 assert found["figures"][name] == close, (variant, rank, name)
             assert found["results"] == one["results"]
             assert found["draw"] == one["draw"]  # the generator of the process stands where it would stand alone
-            assert found["steps"] == (3 * BATCHES // 2 if variant == "dp=2" else 3 * BATCHES)
+            assert found["steps"] == (4 * BATCHES // 2 if variant == "dp=2" else 4 * BATCHES)
         assert (tmp_path / variant / "predictions.jsonl").read_text(encoding="utf-8") == written
         assert (tmp_path / f"{variant}.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 

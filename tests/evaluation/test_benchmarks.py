@@ -260,7 +260,7 @@ def test_nothing_is_found_where_nothing_is_wrong():
             {"prompt_ids": [1, 2, 7, 8, 9]},
             "template of another family",
         ),
-        ({"model_family": "ChatGLM3"}, {}, "template of another family"),
+        ({"model_family": "chatglm3"}, {}, "template of another family"),
         ({}, {"cut": True}, "prompts were cut"),
         ({}, {"margin": 0.001}, "margins near zero"),
         ({}, {"prediction": "B"}, "one letter always"),
@@ -270,6 +270,15 @@ def test_nothing_is_found_where_nothing_is_wrong():
 def test_each_cause_is_found_where_it_is_made(about, change, cause):
     samples = [sample(prediction=letter) | change for letter in LETTERS]
     assert holding({"config": {**ABOUT["config"], **about}}, samples) == [cause]
+
+
+def test_cut_prompts_are_told(tokenizer, ceval, tmp_path, caplog):
+    engine = Scripted()
+    engine.max_length = 120
+    results = run(tokenizer, ceval, tmp_path / "o", engine)
+    assert "27 of 27 prompts were cut to fit" in results["notes"]["ceval-valid"][-1]
+    assert "--seq_length" in caplog.text
+    assert "cut" not in "".join(run(tokenizer, ceval, tmp_path / "p")["notes"]["ceval-valid"])
 
 
 def test_two_runs_are_compared_question_by_question():

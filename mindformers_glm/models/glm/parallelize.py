@@ -7,6 +7,7 @@ is incomplete are wrapped, and embedding and loss are replaced by their vocabula
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from mindspore import Parameter, nn
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.ops.cross_entropy import CrossEntropy
 from mindformers_glm.parallel.layers import (
     ColumnParallel,
     ParallelCrossEntropy,
@@ -23,7 +25,7 @@ from mindformers_glm.parallel.layers import (
     ShareOfLoss,
     VocabParallelEmbedding,
 )
-from mindformers_glm.parallel.mesh import Axis, Mesh, check_tensor_parallel
+from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, check_tensor_parallel
 
 _ADAPTER = "mindpet_delta_lora_"
 
@@ -62,6 +64,24 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.config = model.config.model_copy(update={"padded_vocab_size": config.padded_vocab_size})  # whole logits
     return model
+
+
+@contextmanager
+def loss_of_this_rank(model: nn.Cell, mesh: Mesh) -> Iterator[None]:
+    """Within it the loss of a network that is trained by data ranks together is that of this rank's batch alone.
+
+    Its graph for evaluation must be compiled here first: MindSpore keeps what it compiled.
+    """
+    if mesh.data.size == 1:
+        yield
+        return
+    kept = model.loss, model.share
+    model.loss = ParallelCrossEntropy(mesh.tensor, SINGLE.data) if mesh.tensor.size > 1 else CrossEntropy()
+    model.share = None
+    try:
+        yield
+    finally:
+        model.loss, model.share = kept
 
 
 def _wrap(transformer: nn.Cell, axis: Axis) -> None:

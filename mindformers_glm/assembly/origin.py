@@ -1,0 +1,76 @@
+"""Which published model lies behind a name, folder, file, run or YAML: its family, and how many tokens it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindformers_glm.assembly.network import config_of
+from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.checkpoint.load.resolve import Resolved
+from mindformers_glm.checkpoint.load.run_folder import run_config
+from mindformers_glm.config import load_config
+from mindformers_glm.config.legacy import lookup
+from mindformers_glm.config.loader import read_yaml
+from mindformers_glm.config.names import published_length
+from mindformers_glm.files import read_json
+from mindformers_glm.models.family import FAMILIES, Family
+
+_MOST = 131072  # the rotary table is made for every position; nothing that is evaluated is longer
+_YAML = (".yaml", ".yml")
+
+
+class Origin(NamedTuple):
+    """`length` in tokens and `family` (a name of models/family.py); None where nothing tells them."""
+
+    length: int | None
+    family: str | None
+
+
+def origin_of(model: str) -> Origin:
+    """What names, configurations and runs say of a model.
+
+    A model that was tuned on short rows keeps the length of its base: rotary positions have no weights.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if Path(model).suffix in _YAML:
+        config = load_config(model, ["run_mode=predict"])
+        shape = config.model["model_config"]
+        stated, names = shape.get("seq_length") or 0, [shape.get("checkpoint_name_or_path"), config.load_checkpoint]
+        told = None
+    else:
+        base = parts_of(model).base
+        stated, names = config_of(base).seq_length, [model, base.name, *_names(base)]
+        told = _by_config(base)
+    names = [name for name in names if isinstance(name, str) and name]
+    known = [length for name in names if (length := published_length(name)) is not None]
+    length = min(max([*known, stated]), max(_MOST, stated)) if known else None
+    return Origin(length, told or next((found for name in names if (found := _by_name(name))), None))
+
+
+def _names(base: Resolved) -> Iterator[Any]:
+    """The models that the files beside weights name as what they are, or come from."""
+    yield base.files.config and base.files.config.checkpoint_name_or_path
+    if base.files.config_path is not None and base.files.config_path.suffix == ".json":
+        yield read_json(base.files.config_path).get("_name_or_path")
+    yaml = run_config(base.weights)
+    for key in ("load_checkpoint", "model.model_config.checkpoint_name_or_path") if yaml is not None else ():
+        yield lookup(read_yaml(yaml), key)
+
+
+def _by_config(base: Resolved) -> str | None:
+    """The family of a config.json; what is only not another is told by its name."""
+    if base.files.config_path is None or base.files.config_path.suffix != ".json":
+        return None
+    family: Family = FAMILIES.of_config(read_json(base.files.config_path))
+    return None if family.name == "chatglm2" else family.name
+
+
+def _by_name(name: str) -> str | None:
+    """The family that the last part of a name tells; None where it tells none, or families of two tokenizers."""
+    last = Path(name).name.lower()
+    found = [family for family in FAMILIES if any(mark in last for mark in family.marks)]
+    return found[-1].name if len({family.tokenizer for family in found}) == 1 else None
