@@ -144,6 +144,11 @@ def _variable(name: str, least: int) -> int | None:
     return int(text)
 
 
+def wait_for_ever() -> None:
+    """Ranks of a job wait for each other as long as it takes: a chat may be silent for hours. Before `set_up`."""
+    os.environ["MS_CPU_COMM_OP_TIMEOUT"] = str(10**6)
+
+
 def serve_as_scheduler() -> None:
     """Brings msrun's ranks together and returns when all have ended."""
     import mindspore as ms  # noqa: PLC0415

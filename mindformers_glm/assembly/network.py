@@ -10,7 +10,8 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
-from mindformers_glm.assembly.weights import whole_weights
+from mindformers_glm.assembly.ranks import Ranks
+from mindformers_glm.assembly.weights import SourceArrays, whole_weights
 from mindformers_glm.checkpoint.convert.plan import check_fits
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import read_config
@@ -21,6 +22,7 @@ from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.initial import unfilled
 from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.parallel.mesh import SINGLE, Mesh
 from mindformers_glm.registry import CONFIGS
 
 
@@ -34,13 +36,15 @@ def load_network(
     download: bool | str | None = None,
     revision: str | None = None,
     is_own: bool = False,
+    mesh: Mesh = SINGLE,
     **changes: Any,
 ) -> nn.Cell:
     """The network of a registered name, hub id, folder, weight file or run, with its weights and adapter.
 
     `adapter` is a PEFT folder, an official P-Tuning folder, or a checkpoint with LoRA or a prefix; the alpha of a LoRA
     is `lora_alpha` where no file tells it. `changes` are keys of the configuration, over `config` where that is given.
-    `is_own` says that `config` is the very one to build: an adapter that it asks for may be new.
+    `is_own` says that `config` is the very one to build: an adapter that it asks for may be new. In a `mesh` of several
+    ranks it is this rank's part of the network.
 
     Raises:
         ConfigError, CheckpointError: no such model, or its weights do not fit. Random weights never stand in.
@@ -55,10 +59,27 @@ def load_network(
     if weights is None:
         weights = parts.base.read()
         check_fits(weights, known)
+    if mesh.size > 1:
+        return _part(known, mesh, weights, source, partial=partial, new_adapter=is_own or source is not None)
     model = empty_network(known)
     load_into(model, weights, partial=partial, new_adapter=is_own or source is not None)
     if source is not None:
         load_into(model, source)
+    return model
+
+
+def _part(
+    config: ChatGLM2Config, mesh: Mesh, weights: Any, adapter: WeightSource | None, *, partial: bool, new_adapter: bool
+) -> nn.Cell:
+    """The part of a network that is this rank's, with its part of the weights."""
+    check_length(config)
+    ranks = Ranks(mesh, config)
+    with unfilled():
+        model = ranks.network(training=False)
+    whole = SourceArrays(weights) if isinstance(weights, WeightSource) else weights
+    load_into(model, ranks.local(whole, model), partial=partial, new_adapter=new_adapter)
+    if adapter is not None:
+        load_into(model, ranks.local(SourceArrays(adapter), model))
     return model
 
 

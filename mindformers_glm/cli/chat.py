@@ -3,6 +3,7 @@
     mindformers-glm chat
     mindformers-glm chat --model glm3_folder --tools tools.json --temperature 0.8 --top_p 0.8 --stats
     mindformers-glm chat --model configs/tiny/run_glm3_tiny.yaml --lang en
+    mindformers-glm chat --model glm3_folder --tp_size 2
     mindformers-glm chat --lite glm2_export
     echo "你好" | mindformers-glm chat
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.serving.interrupt import hold, watched
 from mindformers_glm.serving.phrases import LANGUAGES
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
     p.add_argument("--seq_length", type=whole(), help="longest conversation in tokens, reply included (the model's)")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
+    add_tp_size(p)
     p.add_argument("--system", help="what the model is told before the conversation")
     p.add_argument("--tools", help="JSON file with descriptions of tools (ChatGLM3)")
     p.add_argument("--temperature", type=float, help="above 0: sample; 0: always the most probable token")
@@ -55,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Loads the model and talks."""
     chosen = parser().parse_args(argv)
+    if chosen.lite and chosen.tp_size > 1:
+        raise ConfigError("--tp_size", chosen.tp_size, "An exported model is whole: use --model, or one process.")
+    start(chosen.tp_size, "chat", sys.argv[1:] if argv is None else argv)
     hold()  # before MindSpore starts threads
     os.environ.setdefault("GLOG_v", "3")  # its warnings would run through the answers; errors are still shown
     with watched(_leave):
@@ -81,6 +87,7 @@ def load_conversation(chosen: argparse.Namespace) -> Conversation:
             tokenizer=chosen.tokenizer,
             seq_length=chosen.seq_length,
             device_target=chosen.device_target,
+            tp_size=chosen.tp_size,
         )
     )
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")

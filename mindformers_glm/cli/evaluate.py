@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
 
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output_dir", help="folder for results.json, samples.jsonl, CSV, Markdown, HTML")
     p.add_argument("--seq_length", type=whole(), help="longest prompt in tokens (the model's)")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
+    add_tp_size(p)
     p.add_argument("--why", metavar="OUT", help="what usually explains a low score, and whether it is so in OUT")
     p.add_argument("--against", metavar="OUT", help="with --why: compares the two runs question by question")
     return p
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(words)
     from mindformers_glm.cli.report import report  # noqa: PLC0415
 
+    if not chosen.why:
+        start(chosen.tp_size, "evaluate", sys.argv[1:] if argv is None else argv)
     return report(lambda: _explain(chosen) if chosen.why else _evaluate(chosen))
 
 
@@ -83,6 +87,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         tokenizer=chosen.tokenizer,
         seq_length=chosen.seq_length or origin.length,
         device_target=chosen.device_target,
+        tp_size=chosen.tp_size,
     )
     results = evaluate(
         loaded.engine,

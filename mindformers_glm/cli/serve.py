@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
+from mindformers_glm.runtime import rank
 
 if TYPE_CHECKING:
     from mindformers_glm.serving.http.service import Served
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seq_length", type=whole(), help="longest conversation in tokens, answer included (the model's)")
     p.add_argument("--quantization_bit", type=int, choices=(4, 8), help="weights of so many bits")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
+    add_tp_size(p)
     p.add_argument("--served_model_name", action="append", metavar="NAME", help="what clients call the model")
     p.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1; 0.0.0.0: every network)")
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="port (8000; 0: any free one)")
@@ -73,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     names = adapter_names(chosen.adapter)
     settings = read_settings(chosen, names)
     serve = need_serve()
+    start(chosen.tp_size, "serve", sys.argv[1:] if argv is None else argv)
+    if chosen.tp_size > 1 and rank() > 0:
+        load_served(chosen, settings, names)  # works for rank 0 until that ends
+        return 0
     return serve(lambda: load_served(chosen, settings, names), settings, host=chosen.host, port=chosen.port)
 
 
@@ -185,11 +192,17 @@ def load_served(
         "device_target": chosen.device_target,
         "max_rows": chosen.max_rows,
         "quantization_bit": chosen.quantization_bit,
+        "tp_size": chosen.tp_size,
     }
+    if chosen.tp_size > 1 and (adapters or chosen.quantization_bit):
+        fix = "Adapters by name and --quantization_bit need the whole network in one process: leave them out."
+        raise ConfigError("--tp_size", chosen.tp_size, fix)
     loaded = load(chosen.model, **options)
     base = Served(settings.names[0], loaded.engine, loaded.tokenizer, root=chosen.model)
 
     def load_adapter(name: str, path: str) -> Served:
+        if chosen.tp_size > 1:
+            raise ConfigError("--tp_size", chosen.tp_size, "Adapters by name need the whole network in one process.")
         network = adapted(loaded.network, path, lora_alpha=chosen.lora_alpha)
         engine = MindSporeEngine(network, max_rows=chosen.max_rows)
         return Served(name, engine, loaded.tokenizer, root=path, parent=base.name)

@@ -18,6 +18,7 @@ from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.fused import FusedNetwork, obstacles
 from mindformers_glm.generation.interface import Generation, Network, Token
+from mindformers_glm.generation.led import LeadingNetwork
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.ticket import Item
 from mindformers_glm.log import log_once, logger
@@ -227,7 +228,10 @@ def _rows(value: Any, name: str) -> list[list[int]]:
 
 
 def _network(model: nn.Cell, cache_dtype: str | None, cache_tokens: int | None) -> Network:
-    """The quickest way to compute this model on this device."""
+    """The quickest way to compute this model on this device, together with the ranks that hold the rest of it."""
+    axis = getattr(model, "led_over", None)
+    if axis is not None:
+        return LeadingNetwork(MindSporeNetwork(model), axis)
     found = ["there are no kernels for this device"] if library.library() is None else obstacles(model)
     if not found:
         return FusedNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)

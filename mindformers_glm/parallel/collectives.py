@@ -13,6 +13,8 @@ from mindspore import Tensor, nn, ops
 from mindformers_glm import runtime
 from mindformers_glm.parallel.mesh import Axis
 
+_PACKET, _WORD = 512, 1 << 16  # numbers in the first packet of broadcast_bytes; values of one
+
 
 class CopyToRanks(nn.Cell):
     """Identity forward, sum backward: what enters a layer cut by rows."""
@@ -116,3 +118,32 @@ def gather_bytes(axis: Axis, data: bytes) -> list[bytes]:
     padded[: len(data)] = np.frombuffer(data, np.uint8)
     rows = StackFromRanks(axis)(Tensor(padded)).asnumpy().astype(np.uint8)
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
+def broadcast_bytes(axis: Axis, data: bytes | None) -> bytes:
+    """What rank 0 of the axis gives, on every rank; the others give None. Outside any graph.
+
+    Two bytes travel as one whole number in float32, which a sum with zeros keeps: the length and the beginning in a
+    packet of fixed size, and what is longer in a second one.
+    """
+    if axis.size == 1:
+        return data or b""
+    reduce = ops.AllReduce(group=axis.group)
+    rest, packet = b"", np.zeros(_PACKET, np.float32)
+    if axis.rank == 0:
+        words = _words(data)
+        packet[:2] = len(data) % _WORD, len(data) // _WORD
+        packet[2 : 2 + min(len(words), _PACKET - 2)] = words[: _PACKET - 2]
+        rest = words[_PACKET - 2 :]
+    packet = reduce(Tensor(packet)).asnumpy()
+    length = int(packet[0]) + int(packet[1]) * _WORD
+    got, missing = packet[2:], (length + 1) // 2 - (_PACKET - 2)
+    if missing > 0:
+        second = np.zeros(1 << (missing - 1).bit_length(), np.float32)  # few sizes: each is compiled once
+        second[: len(rest)] = rest if axis.rank == 0 else 0
+        got = np.concatenate([got, reduce(Tensor(second)).asnumpy()])
+    return got.astype(np.uint16).tobytes()[:length]
+
+
+def _words(data: bytes) -> np.ndarray:
+    return np.frombuffer(data + b"\0" * (len(data) % 2), np.uint16).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any, NamedTuple
 
 from mindspore import nn
@@ -9,6 +10,8 @@ from mindspore import nn
 from mindformers_glm.assembly.model import load_model
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import MindSporeEngine, engine_of
+from mindformers_glm.generation.led import follow
+from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 
@@ -31,7 +34,7 @@ def load(
     """Engine and tokenizer of whatever `load_model` takes, with its options.
 
     `seq_length` and `quantization_bit` None are the model's own; `max_rows` answers are on their way at
-    once.
+    once. With `tp_size` above 1 the engine is that of rank 0; the other ranks work here until it ends, and end.
 
     Raises:
         UserError: whatever is missing or does not fit, before anything is compiled.
@@ -39,6 +42,18 @@ def load(
     given = {"seq_length": seq_length, "quantization_bit": quantization_bit}
     changes = {name: value for name, value in given.items() if value is not None}
     loaded = load_model(model, **options, **changes)
-    if max_rows is None:
-        return Loaded(engine_of(loaded.network), *reversed(loaded))
-    return Loaded(MindSporeEngine(loaded.network, max_rows=max_rows), *reversed(loaded))
+    axis = loaded.network.led_over
+    if axis is not None and axis.rank > 0:
+        follow(MindSporeNetwork(loaded.network), axis)
+        raise SystemExit(0)
+    options_of_engine = {} if max_rows is None else {"max_rows": max_rows}
+    engine = MindSporeEngine(loaded.network, **options_of_engine) if options_of_engine else engine_of(loaded.network)
+    if axis is not None:
+        atexit.register(_let_go, engine)
+    return Loaded(engine, *reversed(loaded))
+
+
+def _let_go(engine: Engine) -> None:
+    """Ends the engine, and then the ranks that follow it."""
+    engine.close()
+    engine.network.end()

@@ -40,6 +40,9 @@ class Partial(NamedTuple):
 def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
     """Raises ConfigError when the network cannot be divided along this grid."""
     check_tensor_parallel(config, mesh.tensor.size)
+    if mesh.tensor.size > 1 and config.quantization_bit:
+        fix = "Integer weights are not divided among tensor ranks: use float weights, or one process."
+        raise ConfigError("model.model_config.quantization_bit", config.quantization_bit, fix)
     if mesh.tensor.size > 1 and (config.pet_config or {}).get("pet_type") in ("ptuning2", "prefixtuning"):
         fix = "The prefix is not divided among tensor ranks: set parallel_config.model_parallel: 1."
         raise ConfigError("model.model_config.pet_config.pet_type", config.pet_config["pet_type"], fix)
