@@ -14,9 +14,7 @@ from mindformers_glm.config.names import ASSETS
 pytestmark = [
     pytest.mark.dist,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ASSETS / "glm2_tiny/model.safetensors").is_file(), reason="no weights of glm2_tiny"
-    ),
+    pytest.mark.skipif(not (ASSETS / "glm2_tiny/model.safetensors").is_file(), reason="no weights of glm2_tiny"),
 ]
 
 
