@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--handler-name", default="GeneralPretrainHandler", help=f"of {', '.join(HANDLERS.names())}")
     output.add_argument("--append-eod", action="store_true", help="end every document with the end mark")
     output.add_argument("--seq-length", type=whole(), help="leave out instructions of so many tokens or more")
+    output.add_argument("--pack", action="store_true", help="several instructions in one row of --seq-length tokens")
     output.add_argument("--overwrite", action="store_true", help="replace pairs of this name")
     run = p.add_argument_group("work")
     run.add_argument("--workers", type=whole(), default=1, help="processes that tokenise")
@@ -114,6 +115,7 @@ def _handler(args: argparse.Namespace) -> Handler:
         name = "MegatronHandler"
     tokenizer = tokenizer_from(args.tokenizer_name_or_path)
     settings = {"json_keys": args.json_keys, "append_eod": args.append_eod, "seq_length": args.seq_length}
+    settings["pack"] = args.pack
     return HANDLERS.get(name, "--handler-name")(tokenizer, **settings)
 
 

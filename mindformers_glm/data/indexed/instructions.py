@@ -20,11 +20,15 @@ from mindformers_glm.errors import ConfigError, DataError
 FIELDS = ("input_ids", "attention_mask", "labels")
 
 
+_LOOKED_AT = 1 << 20  # places of the mask that say whether rows are packed
+
+
 class Row(NamedTuple):
-    """Ids and the labels that follow them, of equal length."""
+    """Ids and the labels that follow them, of equal length; `first_visible` of packed rows, see Batch."""
 
     input_ids: np.ndarray
     labels: np.ndarray
+    first_visible: np.ndarray | None = None
 
 
 def is_instruction_prefix(prefix: str | Path) -> bool:
@@ -71,7 +75,8 @@ class Instructions:
     ) -> None:
         self.prefix, self.seq_length = str(prefix), seq_length
         pairs = {name: IndexedPair(f"{prefix}_packed_{name}_document") for name in FIELDS}
-        self.ids, self.labels = pairs["input_ids"], pairs["labels"]
+        self.ids, self.labels, self.masks = pairs["input_ids"], pairs["labels"], pairs["attention_mask"]
+        self.packed = int(self.masks.tokens[:_LOOKED_AT].max(initial=0)) > 1  # `preprocess --pack` counts parts from 1
         for name, pair in pairs.items():
             if not np.array_equal(pair.lengths, self.ids.lengths):
                 fault = f"its rows are not as long as those of {Path(self.ids.prefix).name}"
@@ -90,7 +95,12 @@ class Instructions:
     def row(self, number: int) -> Row:
         """A row cut at `seq_length`: ids without the last, labels without the first."""
         at = int(self.order[number])
-        return Row(self.ids[at][:-1][: self.seq_length], self.labels[at][1:][: self.seq_length])
+        row = Row(self.ids[at][:-1][: self.seq_length], self.labels[at][1:][: self.seq_length])
+        if not self.packed:
+            return row
+        parts = np.asarray(self.masks[at])[: len(row.input_ids)]
+        begins = np.flatnonzero(np.diff(parts, prepend=-1))
+        return row._replace(first_visible=np.repeat(begins, np.diff([*begins, len(parts)])))
 
 
 def left_padded(rows: Sequence[Row], seq_length: int) -> dict[str, np.ndarray]:

@@ -58,7 +58,10 @@ class _InstructionRows(Sequence[Example]):
         check_ids(row.input_ids, self.vocab_size, self.place, number)
         missing = width - len(row.input_ids)
         ids, labels = row.input_ids.tolist() + [0] * missing, row.labels.tolist() + [IGNORED] * missing
-        return Example(ids, labels, len(row.input_ids))
+        if row.first_visible is None:
+            return Example(ids, labels, len(row.input_ids))
+        used = int(np.flatnonzero(row.labels != IGNORED)[-1]) + 1  # behind it, filling that is not learned
+        return Example(ids, labels, used, first_visible=[*row.first_visible.tolist(), *[len(row.input_ids)] * missing])
 
 
 @DATA_LOADERS.register("BlendedMegatronDatasetDataLoader")

@@ -13,10 +13,12 @@ import numpy as np
 
 from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.indexed.pair import narrowest_dtype
-from mindformers_glm.errors import DataError
+from mindformers_glm.data.packing import join, neat
+from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.registry import Registry
 
 HANDLERS = Registry("handler")
+_PACKED_TOGETHER = 4096  # records that may share packed rows
 _REQUEST = (
     "\nBelow is an instruction that describes a task, paired with an input that provides further context. Write a "
     "response that appropriately completes the request. Please note that you need to think through your response "
@@ -36,7 +38,13 @@ class Encoded(NamedTuple):
 
 
 class Handler(ABC):
-    """Turns records into sequences of ids for one or more outputs. `tokenizer` is a GLM tokenizer."""
+    """Turns records into sequences of ids for one or more outputs. `tokenizer` is a GLM tokenizer.
+
+    Records come `chunk_records` at a time, whatever the number of processes. `pack` joins several in one sequence.
+    """
+
+    chunk_records = 256
+    packs = False  # whether `pack` says something for this handler
 
     def __init__(
         self,
@@ -45,9 +53,17 @@ class Handler(ABC):
         json_keys: Sequence[str] = ("text",),
         append_eod: bool = False,
         seq_length: int | None = None,
+        pack: bool = False,
     ) -> None:
         self.tokenizer, self.json_keys = tokenizer, tuple(json_keys)
-        self.append_eod, self.seq_length = append_eod, seq_length
+        self.append_eod, self.seq_length, self.pack = append_eod, seq_length, pack
+        if pack and not self.packs:
+            fix = "Running text is laid end to end when it is read: leave --pack out."
+            raise ConfigError("--pack", type(self).__name__, fix)
+        if pack and not seq_length:
+            raise ConfigError("--pack", None, "Say how long the packed rows are: --seq-length N.")
+        if pack:
+            self.chunk_records = _PACKED_TOGETHER
         self.prefix, self.eod = list(tokenizer.get_prefix_tokens()), int(tokenizer.eos_token_id)
 
     @property
@@ -131,8 +147,12 @@ class GeneralInstructionHandler(Handler):
     """Instruction, input and output in the template of Alpaca; the answer alone is learned.
 
     Files: PREFIX_packed_{input_ids,attention_mask,labels}_document. With `seq_length`, a row of so many ids or more is
-    left out and its document border stays, as in ModelLink.
+    left out and its document border stays, as in ModelLink. With `pack` too, rows of at most `seq_length` - 1 ids go
+    together (packing.neat, in groups of some thousand) and are filled up; the mask counts them from 1, and training
+    keeps them apart. Longer rows leave no trace then.
     """
+
+    packs = True
 
     columns = ("instruction", "input", "output")
 
@@ -156,7 +176,14 @@ class GeneralInstructionHandler(Handler):
             if counts[-1]:
                 ids.append(row)
                 labels.append([IGNORED] * masked + row[masked:])
-        made = [ids, [[1] * len(row) for row in ids], labels]
+        masks: list[list[int]] = [[1] * len(row) for row in ids]
+        if self.pack:
+            rows = list(zip(ids, labels, strict=True))
+            length = int(self.seq_length or 0)
+            packs = [join([rows[n] for n in pack], length) for pack in neat([len(row) for row in ids], length - 1)]
+            ids, labels = [p.input_ids.tolist() for p in packs], [p.labels.tolist() for p in packs]
+            masks, counts = [p.segments.tolist() for p in packs], [1] * len(packs)
+        made = [ids, masks, labels]
         per_document = np.array(counts, np.int64)
         return {name: _packed(rows, self.dtype, per_document) for name, rows in zip(self.outputs, made, strict=True)}
 

@@ -24,7 +24,6 @@ from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import claim, release, user_path, write_text
 from mindformers_glm.log import logger
 
-_CHUNK = 256  # records of one piece of work
 _AHEAD = 4  # chunks under way for each process
 _COMMIT_SECONDS = 5.0  # how much work a kill can cost
 
@@ -144,11 +143,18 @@ class _Job:
     def __init__(self, files: list[Path], prefix: Path, handler: Handler, *, overwrite: bool) -> None:
         self.files, self.journal = files, prefix.with_name(f".{prefix.name}.preprocess.json")
         self.names = [f"{prefix}{output}" for output in handler.outputs]
+        self.chunk_records = handler.chunk_records
         self.identity = {
             "inputs": [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files],
             "handler": type(handler).__name__,
             "vocabulary": str(getattr(handler.tokenizer, "vocab_file", "")),
-            "settings": [list(handler.json_keys), handler.append_eod, handler.seq_length, handler.dtype.name],
+            "settings": [
+                list(handler.json_keys),
+                handler.append_eod,
+                handler.seq_length,
+                handler.dtype.name,
+                handler.pack,
+            ],
         }
         old = self._read_journal()
         self.records, self.is_done = old.get("records", 0), old.get("done", False)
@@ -219,7 +225,7 @@ class _Job:
         self.journal.unlink(missing_ok=True)
 
     def _work(self, sizes: deque[int]) -> Iterator[Chunk]:
-        for chunk in chunks(self.files, size=_CHUNK, skip=self.records):
+        for chunk in chunks(self.files, size=self.chunk_records, skip=self.records):
             sizes.append(len(chunk.records))
             yield chunk
 

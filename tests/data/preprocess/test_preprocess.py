@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mindformers_glm.cli.preprocess import main
+from mindformers_glm.data.indexed.instructions import Instructions
 from mindformers_glm.data.indexed.pair import IndexedPair
 from mindformers_glm.data.preprocess import run as running
-from mindformers_glm.data.preprocess.handlers import HANDLERS
+from mindformers_glm.data.preprocess.handlers import HANDLERS, Handler
 from mindformers_glm.data.preprocess.run import outputs_of, preprocess
 from mindformers_glm.data.preprocess.source import chunks, files_of, parsed
-from mindformers_glm.errors import DataError, UserError
+from mindformers_glm.errors import ConfigError, DataError, UserError
 from mindformers_glm.registry import TOKENIZERS
 
 
@@ -124,7 +126,7 @@ class _Stopped(Exception):
 
 @pytest.mark.parametrize("after", [1, 3, 7])
 def test_an_interrupted_run_goes_on_where_it_was(tiny, tmp_path, monkeypatch, after):
-    monkeypatch.setattr(running, "_CHUNK", 16)
+    monkeypatch.setattr(Handler, "chunk_records", 16)
     source = texts(tmp_path, 150)
     handler = HANDLERS.get("GeneralPretrainHandler")(tiny, append_eod=True)
     preprocess(source, tmp_path / "whole", handler)
@@ -145,7 +147,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny, tmp_path, monkeypatch, af
 
 
 def test_other_settings_start_anew(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "_CHUNK", 4)
+    monkeypatch.setattr(Handler, "chunk_records", 4)
     source = texts(tmp_path, 30)
     first, other = (HANDLERS.get("GeneralPretrainHandler")(tiny, append_eod=eod) for eod in (False, True))
 
@@ -183,6 +185,36 @@ def test_runs_killed_at_random_moments_end_in_the_same_bytes(tiny, root, tmp_pat
         break
     assert bytes_of(tmp_path / "cut", handler) == bytes_of(tmp_path / "whole", handler)
     assert kills
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packed_instructions_are_the_rows_apart_when_they_are_read(tiny, golden, tmp_path, workers):
+    source = golden / "megatron_data/modellink/alpaca30.jsonl"
+    kind, length = HANDLERS.get("GeneralInstructionHandler"), 2048
+    preprocess(source, tmp_path / "plain", kind(tiny, append_eod=True, seq_length=length))
+    preprocess(source, tmp_path / "packed", kind(tiny, append_eod=True, seq_length=length, pack=True), workers=workers)
+    settings = {"split": "1,0,0", "part": "train", "seq_length": length, "seed": 0}
+    plain, packed = (Instructions(tmp_path / name, **settings) for name in ("plain", "packed"))
+    assert not plain.packed and packed.packed and len(packed) < len(plain) / 2
+    assert set(packed.ids.lengths.tolist()) == {length}
+    apart = []
+    for number in range(len(packed)):
+        ids, labels, first = packed.row(number)
+        for begin in np.unique(first):
+            part = first == begin
+            if (labels[part] != -100).any():
+                apart.append((ids[part].tolist(), labels[part].tolist()[:-1]))
+    expected = [plain.row(number) for number in range(len(plain))]
+    assert sorted(ids[:-1] for ids, _ in apart) == sorted(row.input_ids.tolist() for row in expected)
+    assert sorted(labels for _, labels in apart) == sorted(row.labels.tolist() for row in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("GeneralPretrainHandler", {"seq_length": 8}), ("GeneralInstructionHandler", {})]
+)
+def test_packing_needs_instructions_and_a_length(tiny, name, settings):
+    with pytest.raises(ConfigError, match="--pack"):
+        HANDLERS.get(name)(tiny, pack=True, **settings)
 
 
 @pytest.mark.parametrize(
