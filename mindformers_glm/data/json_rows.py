@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from mindformers_glm.errors import DataError
 
 _REPAIR = "Repair the JSON array, or write one object per line"
 _WRAPPERS = ("data", "rows", "train", "examples", "items", "instances", "records", "samples", "dataset")
+_LONGEST = 1 << 28  # characters of one element
+_LONGEST_WORD = 32  # characters at the end of a block that a value may be cut in: -Infinity, digits
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -27,7 +29,7 @@ def json_records(file: Path, raw: bytes) -> Iterator[Record | Fault]:
     whole = len(first) >= len(head.rstrip())
     if head[:1] == b"[" and (whole or not _is_value(first)):
         text = decoded(file, raw)
-        yield from _elements(file, text, text.index("[") + 1)
+        yield from elements(file, text, text.index("[") + 1)
     elif head[:1] == b"{" and (whole or not _is_value(first)):
         refuse_encoding(file, raw)
         yield from _objects(file, raw)
@@ -66,7 +68,7 @@ def _objects(file: Path, raw: bytes) -> Iterator[Record | Fault]:
     text = raw.decode("utf-8", "surrogateescape")
     begin = _wrapped_rows(text)
     if begin is not None:
-        yield from _elements(file, text, begin, closed=False)
+        yield from elements(file, text, begin, closed=False)
         return
     found = list(_concatenated(text))
     if len(found) == 1 and isinstance(found[0], Record) and _is_columns(found[0].value):
@@ -131,32 +133,58 @@ def _wrapped_rows(text: str) -> int | None:
     return None
 
 
-def _elements(file: Path, text: str, place: int, *, closed: bool = True) -> Iterator[Record]:
+def elements(
+    file: Path, text: str, place: int, *, closed: bool = True, more: Callable[[], str] = str
+) -> Iterator[Record]:
     """Elements of a JSON array from `place` on; `closed`: nothing follows it.
 
+    `more` reads the next block of a text that is not in memory as a whole; what has been used is forgotten.
+
     Raises:
-        DataError: the array is broken somewhere; nothing of such a file is used.
+        DataError: the array is broken somewhere; what comes before that has been given.
     """
     line, counted = 1, 0
-    place = _skip(text, place)
-    while text[place : place + 1] != "]":
-        line += text.count("\n", counted, place)
-        counted = place
+    while True:
+        place = _skip(text, place)
+        if place == len(text) and (block := more()):
+            line, text, place, counted = line + text.count("\n", counted), block, 0, 0
+            continue
+        if text[place : place + 1] == "]":
+            break
+        line, counted = line + text.count("\n", counted, place), place
         try:
             value, end = _decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
+            if _may_go_on(error, text) and len(text) - place < _LONGEST and (block := more()):
+                text, place, counted = text[place:] + block, 0, 0
+                continue
             at = line + text.count("\n", place, getattr(error, "pos", place))
             fault = f"the JSON array breaks at line {at} ({getattr(error, 'msg', None) or error})"
             raise DataError(str(file), fault, _REPAIR) from error
+        end = _skip(text, end)
+        cut = end == len(text) or (text[end] not in ",]" and len(text) - end < _LONGEST_WORD)
+        if cut and (block := more()):  # it may go on, or what follows it is not read yet
+            text, place, counted = text[place:] + block, 0, 0
+            continue
         yield Record(line, value)
-        place = _skip(text, end)
+        place = end
         if text[place : place + 1] == ",":
-            place = _skip(text, place + 1)
+            place += 1
         elif text[place : place + 1] != "]":
             fault = f"the JSON array breaks off at line {line + text.count(chr(10), counted, place)}"
             raise DataError(str(file), fault, _REPAIR)
-    if closed and text[place + 1 :].strip():
+    rest = text[place + 1 :] if closed else ""
+    while closed and not rest.strip() and (block := more()):
+        rest = block
+    if rest.strip():
         raise DataError(str(file), "there is more after the JSON array", _REPAIR)
+
+
+def _may_go_on(error: Exception, text: str) -> bool:
+    """Whether a value that cannot be read may be one whose end has not come yet."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated") or len(text) - error.pos < _LONGEST_WORD
 
 
 def _skip(text: str, place: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mindformers_glm.data.forms import form_of
 from mindformers_glm.data.json_rows import json_records
 from mindformers_glm.data.record import Fault, Record
-from mindformers_glm.data.source import read_data, suffix_of
+from mindformers_glm.data.source import decoded, read_data, suffix_of
 from mindformers_glm.data.tables import arrow_records, csv_records
 from mindformers_glm.errors import DataError
 from mindformers_glm.log import logger
@@ -69,7 +70,7 @@ def read_records(file: Path) -> Iterator[Record | Fault]:
         return
     raw = read_data(file)
     if suffix in (".csv", ".tsv") and raw.lstrip()[:1] not in (b"{", b"["):
-        yield from csv_records(file, raw)
+        yield from csv_records(file, io.StringIO(decoded(file, raw), newline="\n"))
     else:
         yield from json_records(file, raw)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}  # first bytes -> suffix
 _BLOCK = 1 << 20
+_HEAD, _MARK = 512, b"\xef\xbb\xbf"  # bytes that tell what a file is; the mark of UTF-8
 _UNPACKED_AT_LEAST, _UNPACKED_TIMES = 1 << 28, 200  # a packed file may unpack to 256 MB, or to 200 times its size
 _OPTIONS = {"train": "--train_dataset_dir", "eval": "--eval_dataset_dir"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -80,23 +83,47 @@ def suffix_of(file: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def read_data(file: Path) -> bytes:
-    """The bytes of a data file, unpacked where it is compressed, without a byte-order mark.
+@contextmanager
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a data file as a stream, unpacked where it is compressed, behind a byte-order mark.
 
     Raises:
         DataError: the file may not be read, is damaged, or is something else: a git-lfs pointer, a web page, an
             archive, a spreadsheet, UTF-16, not text at all.
     """
     try:
-        with file.open("rb") as plain:
-            head = plain.read(8)
-            plain.seek(0)
-            packed = next((suffix for start, suffix in _PACKED.items() if head.startswith(start)), None)
-            raw = plain.read() if packed is None else _unpacked(file, packed, plain)
+        with file.open("rb") as plain, _unpacking(plain) as source:
+            head = source.read(_HEAD)
+            _refuse_others(file, head)
+            source.seek(len(_MARK) if head.startswith(_MARK) else 0)
+            yield source
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(str(file), f"the compressed file is damaged ({error})", "Copy or download it again") from error
     except OSError as error:
+        if error.errno is None:  # bz2 has no error of its own
+            fault = f"the compressed file is damaged ({error})"
+            raise DataError(str(file), fault, "Copy or download it again") from error
         raise _unreadable(file, error) from error
-    _refuse_others(file, raw)
-    return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def read_data(file: Path) -> bytes:
+    """All bytes of a data file; see `opened`.
+
+    Raises:
+        DataError: as there, and where a compressed file unpacks to far more than its size.
+    """
+    with opened(file) as source:
+        if isinstance(source, io.BufferedReader):
+            return source.read()
+        return _unpacked(file, source)
+
+
+def _unpacking(plain: IO[bytes]) -> Any:
+    """The stream that unpacks a file, told by its first bytes; the file itself where it is not packed."""
+    head = plain.read(8)
+    plain.seek(0)
+    packed = next((suffix for start, suffix in _PACKED.items() if head.startswith(start)), None)
+    return nullcontext(plain) if packed is None else _OPENERS[packed](plain)
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, bytes]]:
@@ -145,24 +172,20 @@ def _not_utf8(file: Path, raw: bytes, fault: str) -> DataError:
     return DataError(str(file), f"{fault}; it reads as GBK", fix)
 
 
-def _unpacked(file: Path, packed: str, plain: IO[bytes]) -> bytes:
+def _unpacked(file: Path, source: IO[bytes]) -> bytes:
     limit = max(_UNPACKED_AT_LEAST, _UNPACKED_TIMES * file.stat().st_size)
     parts, size = [], 0
-    try:
-        with _OPENERS[packed](plain) as source:
-            while part := source.read(_BLOCK):
-                size += len(part)
-                if size > limit:
-                    fault = f"it unpacks to more than {limit >> 20} MB, {_UNPACKED_TIMES} times its size"
-                    raise DataError(str(file), fault, "Unpack it yourself, if you trust it, and name the result")
-                parts.append(part)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(str(file), f"the compressed file is damaged ({error})", "Copy or download it again") from error
+    while part := source.read(_BLOCK):
+        size += len(part)
+        if size > limit:
+            fault = f"it unpacks to more than {limit >> 20} MB, {_UNPACKED_TIMES} times its size"
+            raise DataError(str(file), fault, "Unpack it yourself, if you trust it, and name the result")
+        parts.append(part)
     return b"".join(parts)
 
 
 def _refuse_others(file: Path, raw: bytes) -> None:
-    head = raw[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = raw[:_HEAD].removeprefix(_MARK).lstrip()
     place, suffix = str(file), suffix_of(file)
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         fix = "Fetch the file itself where you cloned it: git lfs pull"
@@ -178,7 +201,7 @@ def _refuse_others(file: Path, raw: bytes) -> None:
         raise DataError(place, f"{suffix} is not read here, only {', '.join(SUFFIXES)}, also .gz", _UNREAD[suffix])
     if head.startswith(b"PK\x03\x04"):
         raise DataError(place, "this is a zip archive or a spreadsheet", "Unpack it, or save the table as CSV UTF-8")
-    zeros = raw[:512].count(0)
+    zeros = raw[:_HEAD].count(0)
     if raw[:2] in _UTF_16 or (zeros and raw[:2].count(0) == 1):
         fix = f"Save the file as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {file.stem}_utf8{file.suffix}"
         raise DataError(place, "not UTF-8 but UTF-16", fix)

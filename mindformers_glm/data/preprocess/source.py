@@ -6,21 +6,24 @@ parse. Faults are told by file and line.
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from mindformers_glm.data.json_rows import elements, json_records
+from mindformers_glm.data.record import Fault
+from mindformers_glm.data.source import SUFFIXES, opened, suffix_of
+from mindformers_glm.data.tables import arrow_records, csv_records
 from mindformers_glm.errors import DataError
 from mindformers_glm.files import user_path
 
-SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet", ".arrow")
+_BINARY = (".parquet", ".arrow", ".feather")
+_ROWS_INSIDE = re.compile(rb'\{\s*"[^"]*"\s*:\s*\[\s*\{')  # {"data": [{...
 _BLOCK = 1 << 20  # characters read at a time from a JSON array
-_LONGEST = 1 << 30  # characters of one element of a JSON array
 
 
 class Chunk(NamedTuple):
@@ -52,7 +55,7 @@ def files_of(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
         found += own
     for path in found:
         if not _kind(path):
-            fix = f"Files read: {', '.join(SUFFIXES)}, each also as .gz (parquet and arrow excepted)"
+            fix = f"Files read: {', '.join(SUFFIXES)}, each also as .gz, .bz2 and .xz ({', '.join(_BINARY)} excepted)"
             raise DataError(str(path), "its ending says no format of data", fix)
     return found
 
@@ -103,47 +106,32 @@ def _names(word: str | Path) -> list[str]:
 
 
 def _kind(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-        if suffixes and suffixes[-1] in (".parquet", ".arrow"):
-            return ""
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else ""
+    suffix = suffix_of(path)
+    packed = path.suffix.lower() != suffix
+    return suffix if suffix in SUFFIXES and not (packed and suffix in _BINARY) else ""
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line and record; lines of JSON as they stand in the file.
+
+    Raises:
+        DataError: the file cannot be read, or breaks off.
+    """
     kind = _kind(path)
-    try:
-        if kind == ".parquet":
-            yield from enumerate(_parquet(path), 1)
-        elif kind == ".arrow":
-            yield from enumerate(_arrow(path), 1)
-        elif kind in (".csv", ".tsv"):
-            yield from _table(path, "," if kind == ".csv" else "\t")
+    if kind in _BINARY:
+        yield from arrow_records(path)
+        return
+    with opened(path) as source:
+        if kind in (".csv", ".tsv"):
+            yield from _table(path, source)
         elif kind == ".txt":
-            yield from ((number, {"text": _text(path, number, line)}) for number, line in _lines(path))
-        elif _is_array(path):
-            yield from enumerate(_array(path), 1)
+            yield from ((number, {"text": _text(path, number, line)}) for number, line in _lines(source))
         else:
-            yield from _lines(path)
-    except gzip.BadGzipFile as error:
-        raise DataError(str(path), "this is no gzip file", "Rename it without .gz, or copy it again") from error
-    except EOFError as error:
-        raise DataError(str(path), "the gzip file breaks off", "Copy it again") from error
-    except PermissionError as error:
-        raise DataError(str(path), "it may not be read", "Ask for permission to read it (chmod)") from error
+            yield from _json(path, source)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if line.strip():
-                yield number, line
+def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in enumerate(source, 1) if line.strip())
 
 
 def _text(path: Path, number: int, line: bytes) -> str:
@@ -153,63 +141,33 @@ def _text(path: Path, number: int, line: bytes) -> str:
         raise DataError(str(path), f"line {number} is not UTF-8", "Save the file as UTF-8") from error
 
 
-def _is_array(path: Path) -> bool:
-    """Whether a file is one JSON array, and not arrays line by line."""
-    with _open(path) as file:
-        head = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not head.startswith(b"["):
-        return False
-    line, found, _ = head.partition(b"\n")
-    if not found:
-        return True
+def _json(path: Path, source: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """JSON lines, one array, or what else json_records knows, which is read into memory."""
+    begin = source.tell()
+    head = source.read(_BLOCK).lstrip()
+    source.seek(begin)
+    first, behind, _ = head.partition(b"\n")
+    if behind and _is_value(first):
+        yield from _lines(source)
+    elif head[:1] == b"[":
+        text = io.TextIOWrapper(source, encoding="utf-8")
+        block = _more(path, text)
+        yield from elements(path, block, block.index("[") + 1, more=lambda: _more(path, text))
+    elif _ROWS_INSIDE.match(head) or (behind and head[:1] == b"{" and first.rstrip()[-1:] in b"{[,:"):
+        for record in json_records(path, source.read()):
+            if isinstance(record, Fault):
+                raise DataError(str(path), str(record), "Write one JSON object a line, or one JSON array a file")
+            yield record
+    else:
+        yield from _lines(source)
+
+
+def _is_value(text: bytes) -> bool:
     try:
-        json.loads(line)
+        json.loads(text)
     except (ValueError, RecursionError):
-        return True
-    return False
-
-
-def _array(path: Path) -> Iterator[Any]:
-    """Elements of a JSON array, each parsed when the text read so far holds it and what follows it."""
-    decoder, counted = json.JSONDecoder(strict=False), 0
-    with _open(path) as raw:
-        file = io.TextIOWrapper(raw, encoding="utf-8-sig")
-        text = _more(path, file)
-        place = _skip(text, text.index("[") + 1)
-        while True:
-            ended = place < len(text) and text[place] == "]"
-            if ended:
-                if (text[place + 1 :] + _more(path, file)).strip():
-                    raise DataError(str(path), "there is more after the JSON array", "Write one array a file")
-                return
-            try:
-                value, end = decoder.raw_decode(text, place)
-                end = _skip(text, end)
-            except (ValueError, RecursionError):
-                end = len(text)
-            if end == len(text):  # the element may go on behind what has been read
-                block = _more(path, file)
-                if not block or len(text) - place > _LONGEST:
-                    raise _broken(path, counted)
-                text, place = text[place:] + block, 0
-                place = _skip(text, place)
-                continue
-            counted += 1
-            yield value
-            if text[end] not in ",]":
-                raise _broken(path, counted)
-            place = _skip(text, end + 1) if text[end] == "," else end
-
-
-def _skip(text: str, place: int) -> int:
-    while place < len(text) and text[place] in " \t\r\n":
-        place += 1
-    return place
-
-
-def _broken(path: Path, counted: int) -> DataError:
-    fault = f"the JSON array breaks after {counted} elements"
-    return DataError(str(path), fault, "Repair it, or write one object a line")
+        return False
+    return True
 
 
 def _more(path: Path, file: io.TextIOWrapper) -> str:
@@ -219,52 +177,13 @@ def _more(path: Path, file: io.TextIOWrapper) -> str:
         raise DataError(str(path), "the file is not UTF-8", "Save the file as UTF-8") from error
 
 
-def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    with _open(path) as raw:
-        reader = csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), delimiter=delimiter)
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            told = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-            fault = f"line {reader.line_num + 1} cannot be read ({told})"
-            raise DataError(str(path), fault, "Save the table as UTF-8 CSV") from error
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _table(path: Path, source: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    line = 0
     try:
-        from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise _without_pyarrow(path, error) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except ArrowInvalid as error:
-        raise DataError(str(path), "this is not a parquet file", "Convert it again, or rename it .jsonl") from error
-
-
-def _arrow(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowInvalid, ipc  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise _without_pyarrow(path, error) from error
-    try:
-        with path.open("rb") as raw:
-            try:
-                reader: Iterable = ipc.open_stream(raw)
-            except ArrowInvalid:
-                raw.seek(0)
-                whole = ipc.open_file(raw)
-                reader = (whole.get_batch(number) for number in range(whole.num_record_batches))
-            for batch in reader:
-                yield from batch.to_pylist()
-    except PermissionError:
-        raise
-    except (ArrowInvalid, OSError, MemoryError) as error:  # what is no arrow file states sizes that nobody has
-        raise DataError(str(path), "this is not an arrow file", "Save the dataset again, or use .jsonl") from error
-
-
-def _without_pyarrow(path: Path, error: ImportError) -> DataError:
-    fix = "Install it: pip install 'mindformers_glm[parquet]', or convert the file to JSON lines"
-    return DataError(str(path), f"reading this file needs pyarrow ({error})", fix)
+        for record in csv_records(path, io.TextIOWrapper(source, encoding="utf-8", newline="\n")):
+            line = record.line
+            if isinstance(record, Fault):
+                raise DataError(str(path), str(record), "Repair the line, or write the table again with a csv library")
+            yield record
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), f"it is not UTF-8 behind line {line}", "Save the table as UTF-8 CSV") from error
