@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,5 +206,5 @@ class GeneralInstructionHandler(Handler):
 
 def _packed(rows: Sequence[Sequence[int]], dtype: np.dtype, per_document: np.ndarray) -> Encoded:
     lengths = np.fromiter((len(row) for row in rows), "<i4", len(rows))
-    tokens = np.fromiter((index for row in rows for index in row), dtype, int(lengths.sum(dtype=np.int64)))
+    tokens = np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum(dtype=np.int64)))
     return Encoded(tokens, lengths, per_document)
