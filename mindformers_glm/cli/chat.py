@@ -16,14 +16,15 @@ import argparse
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.serving.interrupt import hold, watched
-from mindformers_glm.serving.phrases import LANGUAGES
+from mindformers_glm.serving.phrases import LANGUAGES, Phrases
 
 if TYPE_CHECKING:
     from mindformers_glm.serving.conversation import Conversation
@@ -61,35 +62,57 @@ def main(argv: list[str] | None = None) -> None:
     if chosen.lite and chosen.tp_size > 1:
         raise ConfigError("--tp_size", chosen.tp_size, "An exported model is whole: use --model, or one process.")
     start(chosen.tp_size, "chat", sys.argv[1:] if argv is None else argv)
+    talk(chosen, LANGUAGES[chosen.lang])
+
+
+def talk(chosen: argparse.Namespace, phrases: Phrases, *, first: Callable[[Loaded], str] | None = None) -> None:
+    """Talks with the settings of the command line; `first` gives a line to show before the welcome."""
     hold()  # before MindSpore starts threads
     os.environ.setdefault("GLOG_v", "3")  # its warnings would run through the answers; errors are still shown
     with watched(_leave):
         from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
 
-        conversation = load_conversation(chosen)
-    phrases, model = LANGUAGES[chosen.lang], Path(chosen.lite or chosen.model).name
+        tools = _tools(chosen)
+        loaded = load_chosen(chosen)
+        conversation = _conversation(chosen, loaded, tools)
+    if first is not None:
+        print(first(loaded), flush=True)
+    model = Path(chosen.lite or chosen.model).name
     TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
 
 
 def load_conversation(chosen: argparse.Namespace) -> Conversation:
     """The model with the settings of the command line."""
-    from mindformers_glm.serving.conversation import Conversation, chat_config, read_tools  # noqa: PLC0415
-    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - as in `main`
+    tools = _tools(chosen)
+    return _conversation(chosen, load_chosen(chosen), tools)
 
-    tools = None if chosen.tools is None else read_tools(chosen.tools)
-    loaded = (
-        load_lite(chosen)
-        if chosen.lite
-        else load(
-            chosen.model,
-            adapter=chosen.adapter,
-            lora_alpha=chosen.lora_alpha,
-            tokenizer=chosen.tokenizer,
-            seq_length=chosen.seq_length,
-            device_target=chosen.device_target,
-            tp_size=chosen.tp_size,
-        )
+
+def load_chosen(chosen: argparse.Namespace) -> Loaded:
+    """Engine and tokenizer that the command line names."""
+    from mindformers_glm.serving.loading import load  # noqa: PLC0415 - as in `talk`
+
+    if chosen.lite:
+        return load_lite(chosen)
+    return load(
+        chosen.model,
+        adapter=chosen.adapter,
+        lora_alpha=chosen.lora_alpha,
+        tokenizer=chosen.tokenizer,
+        seq_length=chosen.seq_length,
+        device_target=chosen.device_target,
+        tp_size=chosen.tp_size,
     )
+
+
+def _tools(chosen: argparse.Namespace) -> Any:
+    from mindformers_glm.serving.conversation import read_tools  # noqa: PLC0415 - as in `talk`
+
+    return None if chosen.tools is None else read_tools(chosen.tools)
+
+
+def _conversation(chosen: argparse.Namespace, loaded: Loaded, tools: Any) -> Conversation:
+    from mindformers_glm.serving.conversation import Conversation, chat_config  # noqa: PLC0415 - as in `talk`
+
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
     config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
     return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
@@ -101,7 +124,7 @@ def load_lite(chosen: argparse.Namespace) -> Loaded:
     Raises:
         UserError: an option that an exported model cannot honour, or whatever `open_lite` finds.
     """
-    from mindformers_glm.export.lite.engine import open_lite  # noqa: PLC0415 - as in `main`
+    from mindformers_glm.export.lite.engine import open_lite  # noqa: PLC0415 - as in `talk`
     from mindformers_glm.serving.loading import Loaded  # noqa: PLC0415
 
     for name in ("adapter", "seq_length"):

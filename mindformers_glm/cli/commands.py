@@ -47,5 +47,13 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(f"{_HERE}.inspect_checkpoint:main", "what a checkpoint is, and what is wrong with it"),
     "verify": Command(f"{_HERE}.verify:main", "whether a checkpoint is as it was written"),
     "plan": Command(f"{_HERE}.plan_memory:main", "the memory that a training job needs on each device"),
+    "atb": Command(f"{_HERE}.documents.atb:main", "main.py of the ATB guide: precision, performance, cli_demo"),
+    "cambricon-benchmark": Command(
+        f"{_HERE}.documents.cambricon:main", "test_benchmark.sh of Cambricon: real training steps as a JSON"
+    ),
+    "cli-demo": Command(f"{_HERE}.documents.cambricon:cli_demo", "cli_demo.py of Cambricon"),
+    "web-demo": Command(f"{_HERE}.documents.cambricon:web_demo", "web_demo.py: the server's page on port 7000"),
+    "fastchat-train": Command(f"{_HERE}.documents.fastchat:main", "FastChat's trainer, with its flags"),
+    "fastchat-cli": Command(f"{_HERE}.documents.fastchat:cli", "FastChat's chat in the terminal"),
     "benchmark": Command("mindformers_glm.benchmark.command:main", "how fast this machine trains and generates"),
 }
