@@ -55,5 +55,10 @@ COMMANDS: dict[str, Command] = {
     "web-demo": Command(f"{_HERE}.documents.cambricon:web_demo", "web_demo.py: the server's page on port 7000"),
     "fastchat-train": Command(f"{_HERE}.documents.fastchat:main", "FastChat's trainer, with its flags"),
     "fastchat-cli": Command(f"{_HERE}.documents.fastchat:cli", "FastChat's chat in the terminal"),
+    "modellink-train": Command(
+        f"{_HERE}.documents.modellink:train", "ModelLink's pretrain and tune scripts, with flags"
+    ),
+    "modellink-infer": Command(f"{_HERE}.documents.modellink:infer", "ModelLink's generate and evaluate scripts"),
+    "modellink-convert": Command(f"{_HERE}.documents.modellink:convert_ckpt", "ModelLink's convert_ckpt.py"),
     "benchmark": Command("mindformers_glm.benchmark.command:main", "how fast this machine trains and generates"),
 }

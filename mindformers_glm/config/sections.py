@@ -83,6 +83,7 @@ class RunnerSection(SectionModel):
     """`runner_config`: how long and in what portions a run goes."""
 
     epochs: Count = 1
+    max_steps: Count | None = None
     batch_size: Count = 1
     sink_mode: bool = False
     sink_size: SinkSize = 1

@@ -27,6 +27,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "trainer.type": ("its name", "类名"),
     "trainer.model_name": ("registered name of the model", "模型的注册名"),
     "runner_config": ("how long and in what portions a run goes", "训练轮数与批次设置"),
+    "runner_config.max_steps": ("steps after which the run ends; without it, all epochs", "训练到多少步结束；不设置则跑完全部轮数"),
     "runner_config.epochs": ("passes over the training data", "训练数据的遍历轮数"),
     "runner_config.batch_size": ("samples in a batch of each device; in export, of the graph", "每个设备的批大小；导出时为图的批大小"),
     "runner_config.sink_mode": ("count steps in sinks, as on Ascend", "按下沉方式计步，与昇腾一致"),

@@ -189,6 +189,7 @@ class CausalLanguageModelingTrainer:
             sink_mode=runner.sink_mode,
             sink_size=runner.sink_size,
             accumulation=runner.gradient_accumulation_steps,
+            max_steps=runner.max_steps,
         )
         return RunState(
             step=step,

@@ -33,9 +33,7 @@ _METHODS = {"lora": "LoRA", "finetune": "Finetune"}
 _DEVICES = {"370X8": "MLU370-X8", "370X4": "MLU370-X4", "370M8": "MLU370-M8", "590": "MLU590"}  # what the script prints
 _SEQ_LENGTH = 192  # of base/length_192.yaml: 64 tokens of prompt and 127 of answer
 _WELCOME = "欢迎使用 ChatGLM-6B 模型，输入内容即可对话，clear清空对话历史，stop终止程序"
-PHRASES = dataclasses.replace(
-    CHINESE, question="Input: ", answer="ChatGLM-6B: ", welcome=_WELCOME, cleared=_WELCOME
-)
+PHRASES = dataclasses.replace(CHINESE, question="Input: ", answer="ChatGLM-6B: ", welcome=_WELCOME, cleared=_WELCOME)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -128,7 +126,9 @@ def net_name(model: str) -> str:
 def demo_parser() -> argparse.ArgumentParser:
     """The options of cli_demo.py and web_demo.py."""
     p = Parser(description=__doc__)
-    p.add_argument("--model_name_or_path", "--model_path", dest="model", required=True, help="folder or name of a model")
+    p.add_argument(
+        "--model_name_or_path", "--model_path", dest="model", required=True, help="folder or name of a model"
+    )
     p.add_argument("--use_v2", help="accepted; no effect (the model's files tell what it is)")
     p.add_argument("--tp_size", type=whole(1, 1), default=1, help="1: one process generates")
     p.add_argument("--port", type=whole(0, 65535), default=7000, help="port of the page (7000)")

@@ -26,9 +26,10 @@ _SCHEDULES = {
     "cosine": "cosine",
     "linear": "linear",
     "constant": "constant",
-    "constant_with_warmup": "ConstantWarmUpLR",
+    "constant_with_warmup": "constant_with_warmup",
     "polynomial": "polynomial",
 }
+_NEVER = 2**31 - 1
 _SHARDED = ("full_shard", "shard_grad_op")
 
 
@@ -129,8 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     half = "float16" if chosen.fp16 else "bfloat16" if chosen.bf16 else None
     keys, lines = translated(chosen, ranks)
     show(lines, [(f"--{name}", reason) for name, reason in IGNORED.items() if getattr(chosen, _attribute(name))])
-    for section in ("eval_dataset", "eval_dataset_task", "metric"):
+    for section in ("eval_dataset", "eval_dataset_task", "metric", "lr_schedule"):
         values.pop(section, None)
+    del values["train_dataset"]["data_loader"]
     values = laid_over(values, {**keys, **precision(values, target, half=half)})
     return carry_out(values, chosen.output_dir, ranks=ranks)
 
@@ -146,8 +148,9 @@ def translated(chosen: argparse.Namespace, ranks: int) -> tuple[dict[str, Any], 
             "shuffle": True,
         },
         "train_dataset.max_seq_length": chosen.model_max_length,
+        "optimizer.type": "adamw_bias_correction",
         "lr_schedule.type": _SCHEDULES[chosen.lr_scheduler_type],
-        "lr_schedule.lr_end": 0.0,
+        "lr_schedule.warmup_lr_init": 0.0 if chosen.warmup_steps or chosen.warmup_ratio else chosen.learning_rate,
         "parallel_config.data_parallel": ranks,
         "parallel.enable_parallel_optimizer": ranks > 1 and any(word in chosen.fsdp for word in _SHARDED),
         "runner_wrapper.use_clip_grad": chosen.max_grad_norm > 0,
@@ -168,7 +171,7 @@ def translated(chosen: argparse.Namespace, ranks: int) -> tuple[dict[str, Any], 
         keys[flag.key] = value
         lines.append((f"--{flag.name}", f"{flag.key}: {value}"))
     if chosen.max_steps > 0:
-        keys["runner_config.max_steps"] = chosen.max_steps
+        keys["runner_config.max_steps"] = keys["runner_config.epochs"] = chosen.max_steps  # it wins over epochs
         lines.append(("--max_steps", f"runner_config.max_steps: {chosen.max_steps}"))
     if chosen.warmup_steps or chosen.warmup_ratio:
         key = "warmup_steps" if chosen.warmup_steps else "warmup_ratio"
@@ -184,6 +187,8 @@ def _callbacks(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         saved["save_checkpoint_steps"] = chosen.save_steps
     elif chosen.save_strategy == "epoch":
         saved["save_checkpoint_epochs"] = 1
+    else:
+        saved["save_checkpoint_steps"] = _NEVER  # the last step is saved in any case
     return [{"type": "DictMonitor", "logging_steps": chosen.logging_steps}, saved]
 
 

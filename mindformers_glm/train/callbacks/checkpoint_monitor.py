@@ -23,8 +23,8 @@ _KEY = "callbacks.CheckpointMonitor"
 class CheckpointMonitor(Callback):
     """`output/checkpoint` and its neighbours, named as MindFormers names them (checkpoint/store.py has the table).
 
-    Saves every `save_checkpoint_steps` steps or `save_checkpoint_seconds` seconds, whichever is given; with sinking
-    only where a sink ends. The last step is saved in any case. `async_save` writes in a background thread.
+    Saves every `save_checkpoint_steps` steps, `save_checkpoint_seconds` seconds or `save_checkpoint_epochs` epochs,
+    whichever is given; with sinking only where a sink ends. The last step is saved in any case. `async_save` writes in a background thread.
     `exception_save` saves before an unexpected error ends the run. Configuration and tokenizer of the network are
     written beside the weights, so that the folder is a model.
 
@@ -41,6 +41,7 @@ class CheckpointMonitor(Callback):
         directory: str | None = None,
         save_checkpoint_steps: int | None = None,
         save_checkpoint_seconds: int = 0,
+        save_checkpoint_epochs: int = 0,
         keep_checkpoint_max: int = 5,
         keep_checkpoint_per_n_minutes: int = 0,
         integrated_save: bool = True,
@@ -59,8 +60,9 @@ class CheckpointMonitor(Callback):
         self.prefix, self.directory = prefix, directory
         self.seconds = float(save_checkpoint_seconds or 0)
         steps = save_checkpoint_steps
-        self.steps = (0 if self.seconds else 1) if steps is None else int(steps)
-        if self.steps < 0 or self.seconds < 0 or not (self.steps or self.seconds):
+        self.epochs = int(save_checkpoint_epochs or 0)
+        self.steps = (0 if self.seconds or self.epochs else 1) if steps is None else int(steps)
+        if min(self.steps, self.seconds, self.epochs) < 0 or not (self.steps or self.seconds or self.epochs):
             fix = "Use 1 or more steps, or set save_checkpoint_seconds."
             raise ConfigError(f"{_KEY}.save_checkpoint_steps", save_checkpoint_steps, fix)
         self.keep, self.background = int(keep_checkpoint_max), bool(async_save)
@@ -107,6 +109,7 @@ class CheckpointMonitor(Callback):
         if state.plan.sink_size and not state.plan.ends_unit(state.done):
             return
         due = self.steps and state.done - self._last_done >= self.steps
+        due = due or (self.epochs and state.ends_epoch and state.epoch % self.epochs == 0)
         if due or (self.seconds and time.monotonic() - self._last_time >= self.seconds):
             if not self._is_saved(state):
                 self._save(state, background=self.background)
