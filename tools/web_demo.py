@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as `mindformers-glm web-demo`: web_demo.py of Cambricon's tutorial and of the ATB guide; `--help` tells the options."""
+"""The same as `mindformers-glm web-demo`: that of Cambricon and of the ATB guide; `--help` tells the options."""
 
 from command import run
 

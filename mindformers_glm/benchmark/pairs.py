@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
@@ -45,24 +44,6 @@ class PairFigures(NamedTuple):
             f"time_total: {self.total_s:.2f}s, througput: {self.throughput:.2f}tokens/s, "
             f"throughput_e2e: {self.end_to_end:.2f}tokens/s"
         )
-
-
-def check_pairs(inputs: Sequence[int], outputs: Sequence[int], *, longest: int) -> list[tuple[int, int]]:
-    """Pairs of prompt and reply lengths, first with first and so on.
-
-    Raises:
-        ConfigError: not as many of one as of the other, a reply below two tokens, or a pair beyond `longest` tokens.
-    """
-    if len(inputs) != len(outputs):
-        fix = f"--seqlen_in_pair has {len(inputs)} lengths and --seqlen_out_pair {len(outputs)}: they make pairs."
-        raise ConfigError("--seqlen_out_pair", ",".join(map(str, outputs)), fix)
-    for given, wanted in zip(inputs, outputs, strict=True):
-        if wanted < 2:
-            raise ConfigError("--seqlen_out_pair", wanted, "Use 2 or more: the time of a token needs a second one.")
-        if given + wanted > longest:
-            fix = f"{given} + {wanted} tokens exceed it. export MAX_SEQ_LEN={given + wanted}"
-            raise ConfigError("MAX_SEQ_LEN", longest, fix)
-    return list(zip(inputs, outputs, strict=True))
 
 
 def filled(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:

@@ -1,1 +1,1 @@
-"""Commands of other projects' documents, as typed there: thin fronts over what this suite has. See docs/migration.md."""
+"""Commands of other projects' documents, as typed there: thin fronts over this suite. See docs/migration.md."""

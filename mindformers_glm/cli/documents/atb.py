@@ -20,11 +20,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindformers_glm.benchmark.lengths import read_lengths
+from mindformers_glm.benchmark.lengths import check_pairs, read_lengths
 from mindformers_glm.cli import chat
 from mindformers_glm.cli.documents import environment
 from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.cli.ranks import start
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path
 from mindformers_glm.serving.phrases import CHINESE
 
 MODES = ("precision_single", "precision_dataset", "performance", "cli_demo")
@@ -73,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get(name) == "1":
             fix = f"{place} holds W8A8 files, which cannot be run here yet: unset it, or quantise with --bits 8 or 4."
             raise ConfigError(name, "1", fix)
-    if chosen.tp_size > 1:
-        raise ConfigError("--tp_size", chosen.tp_size, "One process generates here: use 1.")
+    check_mode(chosen)
     os.environ.setdefault("DEVICE_ID", str(chosen.device))
+    start(chosen.tp_size, "atb", sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("GLOG_v", "3")
     modes = {
         "precision_single": _single,
@@ -86,8 +88,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     modes[chosen.mode](chosen)
 
 
+def check_mode(chosen: argparse.Namespace) -> None:
+    """Raises ConfigError where the mode lacks something, before any process is started."""
+    if chosen.mode == "precision_dataset":
+        if not chosen.ceval_dataset:
+            fix = "Name the processed C-Eval package for --mode precision_dataset."
+            raise ConfigError("--ceval_dataset", None, fix)
+        if not user_path(chosen.ceval_dataset).is_dir():
+            raise ConfigError("--ceval_dataset", chosen.ceval_dataset, "There is no such folder.")
+    if chosen.mode == "performance":
+        check_pairs(*_lengths(chosen), longest=environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN)
+
+
 def _chat_words(chosen: argparse.Namespace, *more: str) -> argparse.Namespace:
-    words = ["--model", chosen.model_path, *more]
+    words = ["--model", chosen.model_path, "--tp_size", str(chosen.tp_size), *more]
     if chosen.device_target:
         words += ["--device_target", chosen.device_target]
     longest = environment.max_seq_len()
@@ -113,14 +127,9 @@ def _single(chosen: argparse.Namespace) -> None:
 
 def _dataset(chosen: argparse.Namespace) -> None:
     """Accuracy on every file of the package, and of all questions; appended to precison_result.json."""
-    if not chosen.ceval_dataset:
-        raise ConfigError("--ceval_dataset", None, "Name the processed C-Eval package for --mode precision_dataset.")
     from mindformers_glm.evaluation.answering import answer  # noqa: PLC0415 - needs MindSpore
     from mindformers_glm.evaluation.tasks.ceval_package import CEvalPackage  # noqa: PLC0415
-    from mindformers_glm.files import user_path  # noqa: PLC0415
 
-    if not user_path(chosen.ceval_dataset).is_dir():
-        raise ConfigError("--ceval_dataset", chosen.ceval_dataset, "There is no such folder.")
     loaded = chat.load_chosen(_chat_words(chosen))
     task = CEvalPackage(loaded.tokenizer, chosen.ceval_dataset, limit=chosen.limit)
     answered = answer(task, loaded.engine, batch_size=chosen.batch, shows_bar=sys.stderr.isatty())
@@ -136,7 +145,7 @@ def _dataset(chosen: argparse.Namespace) -> None:
 
 def _performance(chosen: argparse.Namespace) -> None:
     """Times of the pairs of lengths, printed and appended to the file."""
-    from mindformers_glm.benchmark.pairs import append_line, check_pairs, measure_pair, warm_up  # noqa: PLC0415
+    from mindformers_glm.benchmark.pairs import append_line, measure_pair, warm_up  # noqa: PLC0415 - needs MindSpore
 
     longest = environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN
     pairs = check_pairs(*_lengths(chosen), longest=longest)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from mindformers_glm.benchmark.monitor import Monitor
 from mindformers_glm.cli import chat
 from mindformers_glm.cli.documents.training import carry_out, device_of, laid_over, of_model, precision
 from mindformers_glm.cli.options import Parser, whole
+from mindformers_glm.cli.ranks import start
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
 from mindformers_glm.serving.phrases import CHINESE
@@ -130,7 +132,7 @@ def demo_parser() -> argparse.ArgumentParser:
         "--model_name_or_path", "--model_path", dest="model", required=True, help="folder or name of a model"
     )
     p.add_argument("--use_v2", help="accepted; no effect (the model's files tell what it is)")
-    p.add_argument("--tp_size", type=whole(1, 1), default=1, help="1: one process generates")
+    p.add_argument("--tp_size", type=whole(1, 64), default=1, help="processes that share the network (1)")
     p.add_argument("--port", type=whole(0, 65535), default=7000, help="port of the page (7000)")
     p.add_argument("--temperature", type=float, help="0: always the most probable token")
     p.add_argument("--adapter", help="LoRA on top: PEFT folder or checkpoint")
@@ -141,6 +143,7 @@ def demo_parser() -> argparse.ArgumentParser:
 def cli_demo(argv: Sequence[str] | None = None) -> None:
     """A chat with the tutorial's prompts."""
     chosen = demo_parser().parse_args(argv)
+    start(chosen.tp_size, "cli-demo", sys.argv[1:] if argv is None else argv)
     chat.talk(chat.parser().parse_args(_words(chosen)), PHRASES, first=parameter_line)
 
 
@@ -167,7 +170,7 @@ def parameter_line(loaded: Loaded) -> str:
 
 def _words(chosen: argparse.Namespace) -> list[str]:
     words = ["--model", chosen.model]
-    for name in ("adapter", "device_target", "temperature"):
+    for name in ("adapter", "device_target", "temperature", "tp_size"):
         if getattr(chosen, name) is not None:
             words += [f"--{name}", str(getattr(chosen, name))]
     return words

@@ -1,7 +1,7 @@
-"""ModelLink's ChatGLM3 page: training, generation, evaluation and conversion with its flags.
+r"""ModelLink's ChatGLM3 page: training, generation, evaluation and conversion with its flags.
 
     bash scripts/chatglm3/tune_chatglm3_6B_8K.sh          (the variables stand at the top of each script)
-    python tools/checkpoint/convert_ckpt.py --model-type GPT --loader chatglm3_hf --saver megatron \\
+    python tools/checkpoint/convert_ckpt.py --model-type GPT --loader chatglm3_hf --saver megatron \
         --target-tensor-parallel-size 1 --target-pipeline-parallel-size 2 --load-dir HF --save-dir OUT
 
 Flags are translated one by one into our configuration, which is printed and kept beside the run; one that nobody knows
@@ -11,7 +11,6 @@ is refused. A Megatron folder is read at --load and written at --save. See docs/
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -381,9 +380,8 @@ def _print_table(results: Path) -> None:
     import json  # noqa: PLC0415
 
     found = json.loads(results.read_text(encoding="utf-8"))
-    rows = [(name, row) for name, row in found["results"].items() if "acc,none" in row and name not in found["groups"]]
-    sys.stdout.write(f"{'subject':<44}{'question_n':>12}{'acc':>10}\n")
-    for name, row in rows:
-        sys.stdout.write(f"{name.removeprefix('mmlu_'):<44}{row.get('questions', 0):>12}{row['acc,none']:>10.6f}\n")
-    total = found["groups"]["mmlu"]
-    sys.stdout.write(f"{'total':<44}{total.get('questions', 0):>12}{total['acc,none']:>10.6f}\n")
+    counts = {name: row["effective"] for name, row in found["n-samples"].items()}
+    print(f"{'subject':<44}{'question_n':>12}{'acc':>10}")
+    for name, count in counts.items():
+        print(f"{name.removeprefix('mmlu_'):<44}{count:>12}{found['results'][name]['acc,none']:>10.6f}")
+    print(f"{'total':<44}{sum(counts.values()):>12}{found['groups']['mmlu']['acc,none']:>10.6f}")

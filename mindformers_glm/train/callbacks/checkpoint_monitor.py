@@ -24,9 +24,9 @@ class CheckpointMonitor(Callback):
     """`output/checkpoint` and its neighbours, named as MindFormers names them (checkpoint/store.py has the table).
 
     Saves every `save_checkpoint_steps` steps, `save_checkpoint_seconds` seconds or `save_checkpoint_epochs` epochs,
-    whichever is given; with sinking only where a sink ends. The last step is saved in any case. `async_save` writes in a background thread.
-    `exception_save` saves before an unexpected error ends the run. Configuration and tokenizer of the network are
-    written beside the weights, so that the folder is a model.
+    whichever is given; with sinking only where a sink ends. The last step is saved in any case. `async_save` writes in
+    a background thread. `exception_save` saves before an unexpected error ends the run. Configuration and tokenizer of
+    the network are written beside the weights, so that the folder is a model.
 
     `keep_best`: True, the name of a figure, or {metric: NAME, mode: max | min | auto}. Each evaluation that is better
     than all before it is saved too, whatever the intervals, and `keep_checkpoint_max` does not count it; meta.json
