@@ -1,4 +1,4 @@
-"""The command line: `train`, `prefill`, `decode`, `ops`, `start` and `chart`."""
+"""The command line: `train`, `prefill`, `decode`, `ops`, `start`, `chart` and `compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mindformers_glm.benchmark import against, chart, report, start
+from mindformers_glm.benchmark import against, chart, published, report, start
 from mindformers_glm.benchmark.processes import measure
 from mindformers_glm.benchmark.settings import (
     DTYPES,
@@ -54,7 +54,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     given = vars(build_parser().parse_args(argv))
     command = given.pop("command")
     if command is None:
-        raise ConfigError("command", None, f"Use one of {', '.join([*_SIZES, 'start', 'chart'])}. See --help.")
+        raise ConfigError(
+            "command", None, f"Use one of {', '.join([*_SIZES, 'start', 'chart', 'compare'])}. See --help."
+        )
+    if command == "compare":
+        _compare(given)
+        return
     file = given.pop("json")
     _check_place("--json", file)
     figures = {"chart": _chart, "start": _start}.get(command, _measure)(command, given)
@@ -88,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name in _COMPARED:
             _add_peer(one)
     _add_start(commands.add_parser("start", help="from process start to the first token", allow_abbrev=False))
+    _add_compare(commands.add_parser("compare", help="two files of figures, with ratios", allow_abbrev=False))
     _add_chart(commands.add_parser("chart", help="a picture of speed over length or batch", allow_abbrev=False))
     return parser
 
@@ -131,6 +137,13 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         "--steps", action=_Read, reader=whole("--steps"), default=STEPS["start"], help="warm starts (3)"
     )
     _add_all(parser)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", help="JSON of --json or of test_benchmark.sh, or CSV of the ATB guide")
+    parser.add_argument("after", help="the same, measured with the same settings")
+    parser.add_argument("--chart", metavar="FILE.png", help="also a picture, of --figure")
+    parser.add_argument("--figure", help="what the picture shows (the first figure)")
 
 
 def _add_chart(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +203,17 @@ def _start(_: str, given: dict[str, Any]) -> dict[str, Any]:
     figures = start.measure_start(Settings(what="start", **given))
     _show(start.lines(figures))
     return figures
+
+
+def _compare(given: dict[str, Any]) -> None:
+    before, after = (published.read(given[name]) for name in ("before", "after"))
+    _check_place("--chart", given["chart"])
+    if given["chart"] is None:
+        _show(published.compare(before, after))
+        return
+    both = [*before, *after]
+    figure = given["figure"] or next(iter(both[0].figures))
+    _say(f"wrote {published.bars(both, given['chart'], figure=figure)}")
 
 
 def _chart(_: str, given: dict[str, Any]) -> dict[str, Any]:

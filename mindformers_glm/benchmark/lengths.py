@@ -7,6 +7,17 @@ from collections.abc import Sequence
 
 from mindformers_glm.errors import ConfigError
 
+# Of the CSV of pairs, as the ATB guide's program writes them.
+PAIR_COLUMNS = (
+    "Batch",
+    "InputSeqLen(Encoding)",
+    "OutputSeqLen(Decoding)",
+    "TimeOfFirstToken(ms)",
+    "TimePerToken(ms)",
+    "TimeTotal(s)",
+    "Throughput(tokens/s)",
+    "ThroughputE2E(tokens/s)",
+)
 _MOST = 2**24
 
 

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mindformers_glm.benchmark.lengths import PAIR_COLUMNS
 from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate
 
-HEADER = (
-    "Batch,InputSeqLen(Encoding),OutputSeqLen(Decoding),TimeOfFirstToken(ms),TimePerToken(ms),TimeTotal(s),"
-    "Throughput(tokens/s),ThroughputE2E(tokens/s)"
-)
+HEADER = ",".join(PAIR_COLUMNS)
 
 
 class PairFigures(NamedTuple):
