@@ -33,10 +33,10 @@ _WORDS = {
 
 
 class Registry:
-    """Name -> class or function of one kind."""
+    """Name -> class or function of one kind. `complete`: whoever imports it has imported all of its names."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, complete: bool = False) -> None:
+        self.kind, self.complete = kind, complete
         self._factories: dict[str, Callable] = {}
 
     def register(self, *aliases: str) -> Callable[[Callable], Callable]:
@@ -52,13 +52,14 @@ class Registry:
         return add
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._factories:
+        if name not in self._factories and not self.complete:
             fill()
         return name in self._factories
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
-        fill()
+        if not self.complete:
+            fill()
         return sorted(self._factories)
 
     def get(self, name: Any, key: str = "") -> Callable:

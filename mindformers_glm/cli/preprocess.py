@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--format", default="modellink", choices=("modellink", "megatron"), help="whose files")
     output.add_argument("--handler-name", default="GeneralPretrainHandler", help=f"of {', '.join(HANDLERS.names())}")
     output.add_argument("--append-eod", action="store_true", help="end every document with the end mark")
-    output.add_argument("--seq-length", type=whole(), help="leave out instructions of so many tokens or more")
+    output.add_argument(
+        "--seq-length", type=whole(), help="leave out what has so many tokens or more, as ModelLink does"
+    )
     output.add_argument("--pack", action="store_true", help="several instructions in one row of --seq-length tokens")
     output.add_argument("--overwrite", action="store_true", help="replace pairs of this name")
     run = p.add_argument_group("work")
@@ -132,6 +134,8 @@ def _engine(args: argparse.Namespace) -> Callable[[Handler], Engine] | None:
 def _report(counts: Counts, prefix: str, handler: Handler) -> None:
     after = f" (went on after {counts.resumed_at})" if counts.resumed_at else ""
     print(f"{counts.records} documents{after}, {counts.tokens} tokens, {counts.tokens_per_second:.0f} tokens/s")
+    if counts.left_out and handler.seq_length:
+        print(f"{counts.left_out} documents are left out: {handler.seq_length} tokens or more (--seq-length), or empty")
     for path in outputs_of(prefix, handler):
         print(f"  {path}")
 

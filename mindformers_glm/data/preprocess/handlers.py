@@ -12,19 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.indexed.pair import narrowest_dtype
-from mindformers_glm.data.packing import join, neat
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.registry import Registry
 
-HANDLERS = Registry("handler")
-_PACKED_TOGETHER = 4096  # records that may share packed rows
-_REQUEST = (
-    "\nBelow is an instruction that describes a task, paired with an input that provides further context. Write a "
-    "response that appropriately completes the request. Please note that you need to think through your response "
-    "logically and step by step.\n### Instruction:\n{instruction}\n{input}\n### Response:\n"
+HANDLERS = Registry("handler", complete=True)  # the package imports its handlers
+_CONVERSATION = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions.USER: Below is an instruction that describes a task. Write a response "
+    "that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n###{more}\n\n### Response: "
+    "ASSISTANT: {output}"
 )
+_PACKED_TOGETHER = 4096  # records that may share packed rows
 
 
 class Encoded(NamedTuple):
@@ -85,15 +84,14 @@ class Handler(ABC):
             DataError: a record has no such column, or no text in it; it is named by line.
         """
 
+    def fits(self, row: Sequence[int]) -> bool:
+        """Whether a sequence is written: shorter than `seq_length`, where there is one."""
+        return self.seq_length is None or len(row) < self.seq_length
+
     def _texts(self, place: str, records: Sequence[tuple[int, Any]], key: str) -> list[str]:
         found = []
         for line, record in records:
-            value = record.get(key) if isinstance(record, Mapping) else None
-            if not isinstance(value, str):
-                columns = ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
-                fault = f"line {line} has no text under {key!r} (its columns: {columns})"
-                raise DataError(place, fault, "Name the column with --json-keys, or repair the line")
-            found.append(value)
+            found.append(text_of(place, line, record, key, fix="Name the column with --json-keys, or repair the line"))
         return found
 
 
@@ -101,7 +99,8 @@ class Handler(ABC):
 class GeneralPretrainHandler(Handler):
     """Running text for pretraining: the tokenizer's prefix, the text as it is, the end mark with `append_eod`.
 
-    A text that is empty leaves no trace. Files: PREFIX_<key>_document.
+    A text that is empty leaves no trace. With `seq_length`, a text of so many ids or more is left out and its document
+    border stays, as in ModelLink. Files: PREFIX_<key>_document.
     """
 
     @property
@@ -116,7 +115,9 @@ class GeneralPretrainHandler(Handler):
             texts = [text for text in self._texts(place, records, key) if text]
             end = [self.eod] if self.append_eod else []
             rows = [[*self.prefix, *ids, *end] for ids in self.tokenizer.vocabulary.encode_many(texts)]
-            found[output] = _packed(rows, self.dtype, np.ones(len(rows), np.int64))
+            kept = [self.fits(row) for row in rows]
+            rows = [row for row, fits in zip(rows, kept, strict=True) if fits]
+            found[output] = encoded(rows, self.dtype, np.array(kept, np.int64))
         return found
 
 
@@ -139,72 +140,44 @@ class MegatronHandler(GeneralPretrainHandler):
             rows = self.tokenizer.vocabulary.encode_many(self._texts(place, records, key))
             counts = np.array([bool(ids) for ids in rows], np.int64)
             end = [self.eod] if self.append_eod else []
-            found[output] = _packed([[*ids, *end] for ids in rows if ids], self.dtype, counts)
+            found[output] = encoded([[*ids, *end] for ids in rows if ids], self.dtype, counts)
         return found
 
 
 @HANDLERS.register()
-class GeneralInstructionHandler(Handler):
-    """Instruction, input and output in the template of Alpaca; the answer alone is learned.
+class AlpacaPretrainHandler(GeneralPretrainHandler):
+    """Alpaca rows as running text, in ModelLink's words. Files: PREFIX_text_document."""
 
-    Files: PREFIX_packed_{input_ids,attention_mask,labels}_document. With `seq_length`, a row of so many ids or more is
-    left out and its document border stays, as in ModelLink. With `pack` too, rows of at most `seq_length` - 1 ids go
-    together (packing.neat, in groups of some thousand) and are filled up; the mask counts them from 1, and training
-    keeps them apart. Longer rows leave no trace then.
-    """
-
-    packs = True
-
-    columns = ("instruction", "input", "output")
-
-    @property
-    def outputs(self) -> list[str]:
-        """See Handler."""
-        return [f"_packed_{name}_document" for name in ("input_ids", "attention_mask", "labels")]
+    def __init__(self, tokenizer: Any, **settings: Any) -> None:
+        super().__init__(tokenizer, **{**settings, "json_keys": ("text",)})
 
     def encode(self, place: str, records: Sequence[tuple[int, Any]]) -> dict[str, Encoded]:
         """See Handler."""
-        asked = [_REQUEST.format(**self._row(place, line, record)) for line, record in records]
-        answers = [f"{record['output']}\n" for _, record in records]
-        encode = self.tokenizer.vocabulary.encode_many
-        wholes = encode([request + answer for request, answer in zip(asked, answers, strict=True)])
-        marked = encode([self._up_to_answer(request + answer) for request, answer in zip(asked, answers, strict=True)])
-        ids, labels, counts = [], [], []
-        end = [self.eod] if self.append_eod else []
-        for whole, prompt in zip(wholes, marked, strict=True):
-            row, masked = [*self.prefix, *whole, *end], len(self.prefix) + len(prompt)
-            counts.append(int(self.seq_length is None or len(row) < self.seq_length))
-            if counts[-1]:
-                ids.append(row)
-                labels.append([IGNORED] * masked + row[masked:])
-        masks: list[list[int]] = [[1] * len(row) for row in ids]
-        if self.pack:
-            rows = list(zip(ids, labels, strict=True))
-            length = int(self.seq_length or 0)
-            packs = [join([rows[n] for n in pack], length) for pack in neat([len(row) for row in ids], length - 1)]
-            ids, labels = [p.input_ids.tolist() for p in packs], [p.labels.tolist() for p in packs]
-            masks, counts = [p.segments.tolist() for p in packs], [1] * len(packs)
-        made = [ids, masks, labels]
-        per_document = np.array(counts, np.int64)
-        return {name: _packed(rows, self.dtype, per_document) for name, rows in zip(self.outputs, made, strict=True)}
-
-    def _row(self, place: str, line: int, record: Any) -> dict[str, str]:
-        given = record if isinstance(record, Mapping) else {}
-        found = {name: given.get(name) for name in self.columns}
-        found["input"] = found["input"] or ""
-        for name, value in found.items():
-            if not isinstance(value, str):
-                fault = f"line {line} has no text under {name!r} (its columns: {', '.join(map(str, given)) or 'none'})"
-                raise DataError(place, fault, "This handler reads alpaca rows: instruction, input, output")
-        return found
+        return super().encode(place, [(line, {"text": self._text(place, line, record)}) for line, record in records])
 
     @staticmethod
-    def _up_to_answer(text: str) -> str:
-        mark = "### Response:\n"
-        return text[: text.rindex(mark) + len(mark)]
+    def _text(place: str, line: int, record: Any) -> str:
+        fix = "This handler reads alpaca rows: instruction, input, output"
+        instruction, output = (text_of(place, line, record, name, fix=fix) for name in ("instruction", "output"))
+        more = f" Input:\n{record['input']}" if record.get("input") else None  # None is written out, as there
+        return _CONVERSATION.format(instruction=instruction, more=more, output=output)
 
 
-def _packed(rows: Sequence[Sequence[int]], dtype: np.dtype, per_document: np.ndarray) -> Encoded:
+def text_of(place: str, line: int, record: Any, key: str, *, fix: str) -> str:
+    """The text of a record under a column.
+
+    Raises:
+        DataError: there is none; the line and its columns are named.
+    """
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if isinstance(value, str):
+        return value
+    columns = ", ".join(map(str, record)) if isinstance(record, Mapping) else "none"
+    raise DataError(place, f"line {line} has no text under {key!r} (its columns: {columns})", fix)
+
+
+def encoded(rows: Sequence[Sequence[int]], dtype: np.dtype, per_document: np.ndarray) -> Encoded:
+    """Sequences end to end, in the type of the files."""
     lengths = np.fromiter((len(row) for row in rows), "<i4", len(rows))
     tokens = np.fromiter(chain.from_iterable(rows), dtype, int(lengths.sum(dtype=np.int64)))
     return Encoded(tokens, lengths, per_document)

@@ -44,12 +44,16 @@ class Engine(Protocol):
 
 @dataclasses.dataclass
 class Counts:
-    """What a run has done: records read, ids written, seconds, records of an earlier run that it went on from."""
+    """What a run has done: records read, ids written, seconds, records of an earlier run that it went on from.
+
+    `left_out` counts documents of this run without a sequence: empty, or as long as `seq_length`.
+    """
 
     records: int = 0
     tokens: int = 0
     seconds: float = 0.0
     resumed_at: int = 0
+    left_out: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -176,7 +180,9 @@ class _Job:
             for outputs in engine.map(self._work(sizes)):
                 for name, output in zip(self.names, outputs.values(), strict=True):
                     self.writers[name].add_raw(output.tokens.tobytes(), output.lengths, output.per_document)
-                counts.tokens += len(next(iter(outputs.values())).tokens)
+                first = next(iter(outputs.values()))
+                counts.tokens += len(first.tokens)
+                counts.left_out += int((first.per_document == 0).sum())
                 self.records += sizes.popleft()
                 now = time.monotonic()
                 counts.records, counts.seconds = self.records, now - begun

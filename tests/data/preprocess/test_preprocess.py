@@ -282,3 +282,16 @@ def test_wrong_words_are_one_line(words, root):
     vocab = ["--tokenizer-name-or-path", str(root / "mindformers_glm/assets/glm2_tiny")]
     with pytest.raises(UserError):
         main([*words.split(), *vocab])
+
+
+def test_preprocess_needs_no_mindspore(root, tmp_path):
+    """Nor its memory: half a gigabyte, in every process."""
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
+    code = (
+        "import sys; sys.modules['mindspore'] = None; import mindformers_glm.cli.preprocess as p; p.main(sys.argv[1:])"
+    )
+    words = ["--input", tmp_path / "c.jsonl", "--tokenizer-name-or-path", root / "mindformers_glm/assets/glm2_tiny"]
+    command = [sys.executable, "-c", code, *words, "--output-prefix", tmp_path / "out", "--workers", "2"]
+    done = subprocess.run([str(word) for word in command], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 documents" in done.stdout
