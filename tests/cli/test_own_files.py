@@ -1,7 +1,7 @@
 """A new user's eight files: each becomes a tuned model that is chatted with, by two commands, no YAML edited.
 
-Every reply of the files is the same sentence, so that the tuned model says it; running text is only learned. The first pages of docs/training.md are the same with
-an alpaca file, and tests/test_guides.py runs them in the default tier.
+Every reply of the files is the same sentence, so that the tuned model says it; running text is only learned. The first
+page of docs/training.md does the same with an alpaca file, and tests/test_guides.py runs it in the default tier.
 """
 
 from __future__ import annotations
