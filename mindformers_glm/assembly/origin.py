@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from mindformers_glm.assembly.network import config_of
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.checkpoint.load.resolve import Resolved
 from mindformers_glm.checkpoint.load.run_folder import run_config
-from mindformers_glm.config import load_config
+from mindformers_glm.config import RunConfig, load_config
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import published_length
@@ -19,13 +20,18 @@ from mindformers_glm.models.family import FAMILIES, Family
 
 _MOST = 131072  # the rotary table is made for every position; nothing that is evaluated is longer
 _YAML = (".yaml", ".yml")
+_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".gguf", ".npz")
 
 
 class Origin(NamedTuple):
-    """`length` in tokens and `family` (a name of models/family.py); None where nothing tells them."""
+    """`length` in tokens and `family` (a name of models/family.py); None where nothing tells them.
+
+    `stamp` tells weights apart by their files' names, sizes and times; None for random ones.
+    """
 
     length: int | None
     family: str | None
+    stamp: str | None
 
 
 def origin_of(model: str) -> Origin:
@@ -37,18 +43,37 @@ def origin_of(model: str) -> Origin:
         UserError: there is no such model.
     """
     if Path(model).suffix in _YAML:
-        config = load_config(model, ["run_mode=predict"])
-        shape = config.model["model_config"]
-        stated, names = shape.get("seq_length") or 0, [shape.get("checkpoint_name_or_path"), config.load_checkpoint]
-        told = None
-    else:
-        base = parts_of(model).base
-        stated, names = config_of(base).seq_length, [model, base.name, *_names(base)]
-        told = _by_config(base)
+        return origin_of_config(load_config(model, ["run_mode=predict"]))
+    base = parts_of(model).base
+    names = [model, base.name, *_names(base)]
+    return _origin(names, config_of(base).seq_length, base, _by_config(base))
+
+
+def origin_of_config(config: RunConfig) -> Origin:
+    """The same for the model of a run's configuration.
+
+    Raises:
+        UserError: its weights are not there.
+    """
+    shape = config.model["model_config"]
+    name = config.load_checkpoint or shape.get("checkpoint_name_or_path")
+    base = None if not name else parts_of(name).base
+    names = [shape.get("checkpoint_name_or_path"), config.load_checkpoint, *(() if base is None else _names(base))]
+    return _origin(names, shape.get("seq_length") or 0, base, None)
+
+
+def _origin(names: Sequence[Any], stated: int, base: Resolved | None, told: str | None) -> Origin:
     names = [name for name in names if isinstance(name, str) and name]
     known = [length for name in names if (length := published_length(name)) is not None]
     length = min(max([*known, stated]), max(_MOST, stated)) if known else None
-    return Origin(length, told or next((found for name in names if (found := _by_name(name))), None))
+    family = told or next((found for name in names if (found := _by_name(name))), None)
+    return Origin(length, family, None if base is None else _stamp(base.weights))
+
+
+def _stamp(weights: Path) -> str:
+    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
+    told = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.suffix in _WEIGHTS]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _names(base: Resolved) -> Iterator[Any]:

@@ -5,7 +5,9 @@
     mindformers-glm evaluate --why OUT [--against OUT_BEFORE]
     mindformers-glm evaluate --config X.yaml --eval_dataset_dir dev.json        (run mode eval; see --config X --help)
 
-Tasks, ways and what their figures mean: docs/evaluation.md. A run that was killed goes on from --output_dir.
+Tasks, ways and what their figures mean: docs/evaluation.md. A run that was killed goes on from --output_dir. Several
+processes share the questions with --dp_size N, or where a launcher started them (msrun ... python -m mindformers_glm
+evaluate ...).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.cli.options import Parser, number, whole
-from mindformers_glm.cli.ranks import add_tp_size, start
+from mindformers_glm.cli.ranks import MOST, add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
 
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seq_length", type=whole(), help="longest prompt in tokens (the model's)")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
     add_tp_size(p)
+    p.add_argument("--dp_size", type=whole(1, MOST), default=1, help="processes (devices) that share the questions (1)")
     p.add_argument("--why", metavar="OUT", help="what usually explains a low score, and whether it is so in OUT")
     p.add_argument("--against", metavar="OUT", help="with --why: compares the two runs question by question")
     return p
@@ -60,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(words)
     from mindformers_glm.cli.report import report  # noqa: PLC0415
 
-    if not chosen.why:
-        start(chosen.tp_size, "evaluate", sys.argv[1:] if argv is None else argv)
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return report(_serve_ranks)
+    if not chosen.why and min(chosen.tp_size, chosen.dp_size) == 1:
+        start(max(chosen.tp_size, chosen.dp_size), "evaluate", sys.argv[1:] if argv is None else argv)
     return report(lambda: _explain(chosen) if chosen.why else _evaluate(chosen))
 
 
@@ -75,11 +80,14 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         if name not in TASKS and not name.endswith((".yaml", ".yml")):
             raise unknown_task(name)
     os.environ.setdefault("GLOG_v", "3")
+    if chosen.tp_size > 1 and chosen.dp_size > 1:
+        fix = "Both at once are for run mode eval: eval_task and parallel_config in a YAML."
+        raise ConfigError("--dp_size", chosen.dp_size, fix)
     from mindformers_glm.assembly.origin import origin_of  # noqa: PLC0415 - brings what computes
     from mindformers_glm.evaluation.benchmarks import evaluate  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
-    origin = origin_of(chosen.model)
+    origin, share = origin_of(chosen.model), _share(chosen)
     loaded = load(
         chosen.model,
         adapter=chosen.adapter,
@@ -102,9 +110,41 @@ def _evaluate(chosen: argparse.Namespace) -> None:
         output_dir=chosen.output_dir,
         model_name=chosen.model,
         model_family=origin.family,
-        shows_bar=sys.stderr.isatty(),
+        weights=f"{origin.stamp} {chosen.adapter} {chosen.lora_alpha} {chosen.tokenizer}",
+        share=share,
+        shows_bar=sys.stderr.isatty() and share.rank == 0,
     )
-    _print(results, chosen.output_dir)
+    if share.rank == 0:
+        _print(results, chosen.output_dir)
+
+
+def _share(chosen: argparse.Namespace) -> Any:
+    """The rows of this process: all of them, alone and where processes hold parts of one network.
+
+    Raises:
+        ConfigError: not so many processes were started.
+    """
+    from functools import partial  # noqa: PLC0415
+
+    from mindformers_glm import runtime  # noqa: PLC0415
+    from mindformers_glm.evaluation.share import ALL, Share  # noqa: PLC0415
+    from mindformers_glm.parallel.collectives import gather_bytes  # noqa: PLC0415
+    from mindformers_glm.parallel.mesh import make_mesh  # noqa: PLC0415
+
+    size = runtime.rank_size()
+    if chosen.tp_size > 1 or size == 1:
+        return ALL
+    if chosen.dp_size not in (1, size):
+        raise ConfigError("--dp_size", chosen.dp_size, f"{size} processes were started: it must be as many.")
+    runtime.set_up({"device_target": chosen.device_target or "CPU"}, use_parallel=True)
+    axis = make_mesh(runtime.rank(), dp=size).data
+    return Share(axis.rank, axis.size, partial(gather_bytes, axis))
+
+
+def _serve_ranks() -> None:
+    from mindformers_glm import runtime  # noqa: PLC0415
+
+    runtime.serve_as_scheduler()
 
 
 def _print(results: dict[str, Any], folder: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The phase that a metric needs of its dataset: prompts alone for generated texts, with their answers for a loss."""
+"""What is evaluated: benchmarks, or a dataset whose phase fits its metric (prompts alone, or with their answers)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from typing import Any
 
 from mindformers_glm.config.legacy import lookup
 
+BENCHMARKS = ("ceval-valid", "ceval-test", "cmmlu", "mmlu", "adgen", "ppl")  # the tasks of evaluation/tasks
 _LEAST_ANSWER = 3
 _PHASES = {"PerplexityMetric": "train", "ADGENMetric": "eval", "EmF1Metric": "eval"}
+
+
+def benchmark_of_metric(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with a `metric` whose type is a benchmark's name under `eval_task`, which says the same."""
+    metric = values.get("metric")
+    metric = metric[0] if isinstance(metric, list) and len(metric) == 1 else metric
+    kind = metric.get("type") if isinstance(metric, dict) else metric
+    if not isinstance(kind, str) or kind not in BENCHMARKS or values.get("eval_task") is not None:
+        return values
+    options = {key: value for key, value in metric.items() if key != "type"} if isinstance(metric, dict) else {}
+    kept = {key: value for key, value in values.items() if key != "metric"}
+    return {**kept, "eval_task": {"tasks": kind, **options}}
 
 
 def fit_to_metric(values: dict[str, Any]) -> list[str]:
@@ -17,6 +30,8 @@ def fit_to_metric(values: dict[str, Any]) -> list[str]:
     PerplexityMetric say `phase: train`, with which a metric of generated texts would be given the answers. In a run
     that trains, answers are also cut to what the network takes.
     """
+    if values.get("eval_task") is not None:
+        return ["eval_task is what is evaluated; metric and eval_dataset are not."] if values.get("metric") else []
     section, mode = values.get("eval_dataset"), values.get("run_mode")
     trains = mode in ("train", "finetune")
     metric = values.get("metric")

@@ -26,7 +26,10 @@ def required_sections(values: Values) -> list[ConfigError]:
     """The sections that the run mode needs are there."""
     mode = values.get("run_mode")
     needed = list(REQUIRED.get(mode, ())) if isinstance(mode, str) else []
-    if mode in TRAINING and values.get("do_eval"):
+    benchmarks = values.get("eval_task") is not None
+    if mode == "eval" and benchmarks:
+        needed = ["model"]
+    if mode in TRAINING and values.get("do_eval") and not benchmarks:
         needed += [name for name in REQUIRED["eval"] if name not in needed]
     reason = f"run_mode {mode}" + (" with do_eval" if values.get("do_eval") and mode in TRAINING else "")
     return [
@@ -84,7 +87,7 @@ def conversation_length(values: Values) -> list[ConfigError]:
 def evaluation_length(values: Values) -> list[ConfigError]:
     """Prompts fit for a generated metric, prompts with their answers for a loss."""
     mode = values.get("run_mode")
-    if mode != "eval" and not (mode in TRAINING and values.get("do_eval")):
+    if values.get("eval_task") is not None or (mode != "eval" and not (mode in TRAINING and values.get("do_eval"))):
         return []
     if not _makes_keyword_rows(values, "eval_dataset"):
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.components import check_components
-from mindformers_glm.config.evaluation import fit_to_metric
+from mindformers_glm.config.evaluation import benchmark_of_metric, fit_to_metric
 from mindformers_glm.config.legacy import (
     PROFILER,
     drop_of_tokenizers,
@@ -158,7 +158,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
         ConfigErrors: every fault in it.
     """
     values, notes = without_inherited(values)
-    values = normalise({"run_mode": default_mode(values), **values})
+    values = benchmark_of_metric(normalise({"run_mode": default_mode(values), **values}))
     schema, faults = check_schema(values)
     known = _quantised(_typed(schema)) if schema else values
     notes += [*drop_of_tokenizers(known), *fit_to_metric(known)]

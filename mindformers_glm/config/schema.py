@@ -14,6 +14,7 @@ from mindformers_glm.config.bounds import fullwidth_hint
 from mindformers_glm.config.sections import (
     ContextSection,
     Count,
+    EvalTaskSection,
     InferSection,
     Interval,
     MoeSection,
@@ -131,6 +132,7 @@ class RunSchema(SectionModel):
     train_dataset_task: DatasetTaskSection | None = None
     eval_dataset: DatasetSection | None = None
     eval_dataset_task: DatasetTaskSection | None = None
+    eval_task: EvalTaskSection | None = None
     optimizer: Component | None = None
     lr_schedule: Component | None = None
     runner_wrapper: Component | None = None

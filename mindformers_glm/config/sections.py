@@ -205,3 +205,23 @@ class QuantizationSection(SectionModel):
 
     bits: Literal[0, 4, 8] = 8
     group_size: Literal[16, 32, 64, 128] = 32
+
+
+def _names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_names), Field(min_length=1)]
+
+
+class EvalTaskSection(SectionModel):
+    """`eval_task`: benchmarks, instead of `eval_dataset` and a metric. The words are those of `evaluate --tasks`."""
+
+    tasks: Names
+    data_dir: str | None = None
+    subjects: Names | None = None
+    way: Literal["lm-eval", "official", "chat", "modellink"] | None = None
+    num_fewshot: Annotated[int, Field(ge=0, le=100), BeforeValidator(_not_a_switch)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1024), BeforeValidator(_not_a_switch)] = 8
+    limit: Count | None = None
+    max_length: Count | None = None

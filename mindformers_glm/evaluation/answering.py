@@ -1,30 +1,31 @@
 """Rows of a task answered by an engine: batches, a journal from which a killed run goes on, ranks.
 
-Rows are taken in windows of fixed borders. A window is written to the journal when all its rows are judged, so that a
-run that goes on makes the same batches, and the same figures, as one that was not disturbed.
+Rows are taken in windows of fixed borders. A window is written to the journal when all its rows are judged, and ranks
+share whole windows: a run that goes on, or that several processes do, makes the same batches as one that was not
+disturbed, and the same figures to the last bit.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mindformers_glm.errors import DataError, GenerationError
+from mindformers_glm.errors import GenerationError
 from mindformers_glm.evaluation.interface import Judged, Request, Row, Score, Scored, Steps, Task, Text
+from mindformers_glm.evaluation.journal import Journal
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate
-from mindformers_glm.generation.scoring import in_good_order
 from mindformers_glm.log import logger
 
-_WINDOW = 32  # batches
+_WINDOW, _PORTIONS = 16, 16  # batches of a portion at most; portions at least, where they are no smaller than a batch
+_ALIKE = 64  # ids: contexts with so long a common beginning are computed after one copy of it
 _LONGER = "a longer --seq_length or a smaller --num_fewshot lets them stand whole"
 
 
@@ -56,32 +57,51 @@ def answer(
         GenerationError: a prompt does not fit the model.
     """
     rows = task.rows()
-    own = [row for number, row in enumerate(rows) if share.has(number)]
-    kept = _Journal(
-        journal, share, {"task": task.name, "rows": len(rows), "batch_size": batch_size, **(identity or {})}
-    )
-    begin, computed, window, is_told = time.perf_counter(), 0, batch_size * _WINDOW, False
-    bar = tqdm(total=len(own), desc=task.name, unit="row", disable=not shows_bar, leave=False, ncols=100)
+    windows = _windows(rows, batch_size)
+    own = {number: part for number, part in enumerate(windows) if share.has(number)}
+    kept = Journal(journal, share, {"task": task.name, "rows": len(rows), "batch_size": batch_size, **(identity or {})})
+    begin, computed, is_told = time.perf_counter(), 0, False
+    total = sum(map(len, own.values()))
+    bar = tqdm(total=total, desc=task.name, unit="row", disable=not shows_bar, leave=False, ncols=100)
     try:
-        for start in range(0, len(own), window):
-            part = own[start : start + window]
+        for part in own.values():
             if all(row.key in kept.verdicts for row in part):
                 bar.update(len(part))
                 continue
+            engine.forget()  # what was computed before decides how a beginning is summed up: to the last bit the same
             verdicts = _answer_window(task, engine, part, batch_size, bar)
             kept.add(part, verdicts)
+            computed += len(part)
             if not is_told and any(verdict.details.get("cut") for verdict in verdicts):
                 is_told = True
                 logger.warning("%s: prompts are cut to fit; %s", task.name, _LONGER)
-            computed += len(part)
     finally:
         bar.close()
         kept.close()
     seconds = time.perf_counter() - begin
-    numbered = {number: kept.verdicts[row.key] for number, row in enumerate(rows) if share.has(number)}
-    found = share.joined({number: [verdict.figures, verdict.details] for number, verdict in numbered.items()})
+    verdicts = {number: [list(kept.verdicts[row.key]) for row in part] for number, part in own.items()}
+    found = [verdict for part in share.joined(verdicts) for verdict in part]
     judged = [(row, Judged(*verdict)) for row, verdict in zip(rows, found, strict=True)]
     return Answered(judged, seconds, computed)
+
+
+def _windows(rows: Sequence[Row], batch_size: int) -> list[Sequence[Row]]:
+    """The rows in portions with borders between subjects, where these are no larger than a portion.
+
+    The borders depend on nothing but the rows and the batch size: not on how many ranks share them, nor on where a run
+    goes on.
+    """
+    size = min(max(len(rows) // _PORTIONS, batch_size), _WINDOW * batch_size)
+    found: list[list[Row]] = []
+    for _, group in itertools.groupby(rows, key=lambda row: row.subject):
+        subject = list(group)
+        for begin in range(0, len(subject), size):
+            part = subject[begin : begin + size]
+            if found and begin == 0 and len(found[-1]) + len(part) <= size:
+                found[-1].extend(part)
+            else:
+                found.append(part)
+    return found
 
 
 def _answer_window(task: Task, engine: Engine, rows: Sequence[Row], batch_size: int, bar: Any) -> list[Judged]:
@@ -112,18 +132,26 @@ def _answer_window(task: Task, engine: Engine, rows: Sequence[Row], batch_size: 
 def _texts(
     engine: Engine, numbers: Sequence[int], asked: dict[int, Any], rows: Sequence[Row], batch_size: int
 ) -> list[tuple[int, list[int]]]:
+    groups: dict[tuple, list[int]] = {}
+    for number in sorted(numbers, key=lambda number: len(asked[number].prompt)):
+        _, *settings = asked[number]
+        groups.setdefault(tuple(settings), []).append(number)
     found = []
-    for begin in range(0, len(numbers), batch_size):
-        part = numbers[begin : begin + batch_size]
-        for limit in sorted({asked[number].max_new_tokens for number in part}):
-            group = [number for number in part if asked[number].max_new_tokens == limit]
-            config = engine.defaults.updated(
-                do_sample=False, num_beams=1, repetition_penalty=1.0, max_length=None, max_new_tokens=limit
-            )
-            prompts = [asked[number].prompt for number in group]
-            _check_room(engine, prompts, config, [rows[number] for number in group])
+    for (new, whole, ends), group in groups.items():
+        config = engine.defaults.updated(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_length=whole,
+            max_new_tokens=new,
+            eos_token_id=sorted({*engine.defaults.stop_ids, *ends}),
+        )
+        for begin in range(0, len(group), batch_size):
+            part = group[begin : begin + batch_size]
+            prompts = [asked[number].prompt for number in part]
+            _check_room(engine, prompts, config, [rows[number] for number in part])
             results = generate(engine, prompts, config)
-            found += [(number, list(result.ids)) for number, result in zip(group, results, strict=True)]
+            found += [(number, list(result.ids)) for number, result in zip(part, results, strict=True)]
     return found
 
 
@@ -141,9 +169,7 @@ def _scores(
     simple = [number for number in numbers if all(len(ids) == 1 for ids in asked[number].continuations)]
     others = [number for number in numbers if number not in set(simple)]
     found = []
-    order = [simple[place] for place in in_good_order([asked[number].context for number in simple])]
-    for begin in range(0, len(order), batch_size):
-        part = order[begin : begin + batch_size]
+    for part in _batches(simple, asked, batch_size):
         contexts = [asked[number].context for number in part]
         wanted = [[ids[0] for ids in asked[number].continuations] for number in part]
         for number, ids, (logprobs, best) in zip(
@@ -166,6 +192,16 @@ def _scores(
     return found
 
 
+def _batches(numbers: Sequence[int], asked: dict[int, Any], batch_size: int) -> list[list[int]]:
+    """Batches of contexts that begin alike, by length; those that begin like no other share batches."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number in sorted(numbers, key=lambda number: len(asked[number].context)):
+        groups.setdefault(tuple(asked[number].context[:_ALIKE]), []).append(number)
+    alone = [group[0] for group in groups.values() if len(group) == 1]
+    lists = [group for group in groups.values() if len(group) > 1] + [alone]
+    return [group[begin : begin + batch_size] for group in lists for begin in range(0, len(group), batch_size)]
+
+
 def _told(engine: Engine, contexts: list, wanted: list, rows: Sequence[Row], numbers: Sequence[int]) -> list:
     for context, number in zip(contexts, numbers, strict=True):
         if len(context) > engine.max_length:
@@ -178,75 +214,3 @@ def cut_note(judged: Sequence[tuple[Row, Judged]]) -> list[str]:
     """A sentence about prompts that did not stand whole; none where all did."""
     cut = sum(bool(verdict.details.get("cut")) for _, verdict in judged)
     return [f"{cut} of {len(judged)} prompts were cut to fit: {_LONGER}"] if cut else []
-
-
-class _Journal:
-    """Verdicts of rows, on the disk as they come; each rank has its own file."""
-
-    def __init__(self, path: str | Path | None, share: Share, identity: dict[str, Any]) -> None:
-        self.verdicts: dict[str, Judged] = {}
-        self._file: IO[str] | None = None
-        self.path = None
-        if path is None:
-            return
-        self.path = Path(path) if share.size == 1 else Path(f"{path}.rank{share.rank}")
-        known = json.loads(json.dumps({**identity, "ranks": share.size}))
-        self._read(known)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
-        except OSError as error:
-            fix = "Name another --output_dir"
-            raise DataError(str(self.path), f"it cannot be written ({error.strerror})", fix) from error
-        if not self.verdicts:
-            self._file.truncate(0)
-            self._write([known])
-
-    def _read(self, identity: dict[str, Any]) -> None:
-        """Takes what an earlier run with the same settings left; a line that was cut off is dropped."""
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return
-        try:
-            same = json.loads(lines[0]) == identity
-        except ValueError:
-            same = False
-        if not same:
-            logger.warning("%s is of another run (its first line says which): it is written anew", self.path)
-            return
-        whole = len(lines[0]) + 1
-        for line in lines[1:-1]:
-            try:
-                fields = json.loads(line)
-                self.verdicts[fields["row"]] = Judged(fields["figures"], fields["details"])
-            except (ValueError, KeyError, TypeError):
-                break
-            whole += len(line) + 1
-        os.truncate(self.path, whole)
-        logger.info("%s: %d rows of an earlier run are taken", self.path, len(self.verdicts))
-
-    def add(self, rows: Sequence[Row], verdicts: Sequence[Judged]) -> None:
-        """Keeps the verdicts of a window."""
-        self.verdicts.update(zip((row.key for row in rows), verdicts, strict=True))
-        if self._file is not None:
-            self._write(
-                [
-                    {"row": row.key, "figures": verdict.figures, "details": verdict.details}
-                    for row, verdict in zip(rows, verdicts, strict=True)
-                ]
-            )
-
-    def close(self) -> None:
-        """Closes the file, which stays."""
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, values: Sequence[dict[str, Any]]) -> None:
-        try:
-            self._file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            fix = "Free space and start the same command again: it goes on where it was"
-            raise DataError(str(self.path), f"it cannot be written ({error.strerror})", fix) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.answering import answer, cut_note
-from mindformers_glm.evaluation.interface import Options
+from mindformers_glm.evaluation.interface import Options, Task
 from mindformers_glm.evaluation.report import TaskRun, as_json, write_report
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.evaluation.tasks.registered import TASKS, build_task
@@ -39,6 +39,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     model_name: str = "",
     model_family: str | None = None,
+    weights: str | None = None,
     share: Share = ALL,
     shows_bar: bool = False,
 ) -> dict[str, Any]:
@@ -46,22 +47,24 @@ def evaluate(
 
     `data_dir` is the folder of the benchmark; with several tasks, the folder that holds one of each name (ceval, cmmlu,
     mmlu). `limit` counts rows of each subject. A run that was killed goes on from its output folder. `model_family` (a
-    name of models/family.py) is what `--why` holds against the tokenizer.
+    name of models/family.py) is what `--why` holds against the tokenizer; other `weights` (any text that tells them
+    apart) begin anew.
 
     Raises:
         ConfigError: a task, way or subject that does not exist.
         DataError: a benchmark's file is missing or damaged.
         GenerationError: a prompt does not fit the model.
     """
-    if not tasks:
-        raise ConfigError("tasks", tasks, f"Name one or more of {', '.join(TASKS)}.")
-    built = []
-    for name in tasks:
-        folder = _folder_of(name, data_dir, alone=len(tasks) == 1)
-        options = Options(folder, subjects, num_fewshot, way, limit, engine.max_length)
-        built.append(build_task(name, tokenizer, options))
-    for task in built:
-        task.rows()  # faults of files show before anything is computed
+    built = built_tasks(
+        tasks,
+        tokenizer,
+        data_dir=data_dir,
+        subjects=subjects,
+        way=way,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        max_length=engine.max_length,
+    )
     about = {"model": model_name, "model_family": model_family, **_about(engine, tokenizer, batch_size)}
     runs = []
     for task in built:
@@ -78,7 +81,7 @@ def evaluate(
             engine,
             batch_size=batch_size,
             journal=journal,
-            identity={**config, "model": model_name, "data_dir": str(data_dir)},
+            identity={**config, **_computed_by(about), "weights": weights, "data_dir": str(data_dir)},
             share=share,
             shows_bar=shows_bar,
         )
@@ -94,6 +97,38 @@ def evaluate(
         for run in runs:
             _remove_journals(Path(output_dir), run.task.name)
     return json.loads(json.dumps(results))
+
+
+def built_tasks(
+    names: Sequence[str],
+    tokenizer: Any,
+    *,
+    data_dir: str | Path | None = None,
+    subjects: Sequence[str] | None = None,
+    way: str | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    max_length: int | None = None,
+) -> list[Task]:
+    """The tasks of these names; their files have been read, so that what is wrong with them shows now.
+
+    Raises:
+        ConfigError, DataError: see evaluate.
+    """
+    if not names:
+        raise ConfigError("tasks", names, f"Name one or more of {', '.join(TASKS)}.")
+    built = []
+    for name in names:
+        folder = _folder_of(name, data_dir, alone=len(names) == 1)
+        built.append(build_task(name, tokenizer, Options(folder, subjects, num_fewshot, way, limit, max_length)))
+    for task in built:
+        task.rows()
+    return built
+
+
+def _computed_by(about: dict[str, Any]) -> dict[str, Any]:
+    """What of a run decides its figures, besides the task."""
+    return {name: about[name] for name in ("model", "tokenizer", "prefix_ids", "max_length", "version")}
 
 
 def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path | None:

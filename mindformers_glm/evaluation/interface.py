@@ -33,10 +33,15 @@ class Scored(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Asks for greedy text. Answer: the new ids."""
+    """Asks for greedy text. Answer: the new ids.
+
+    `max_length` counts prompt and new ids instead; `ends` are ids that end it besides those of the model.
+    """
 
     prompt: list[int]
-    max_new_tokens: int
+    max_new_tokens: int | None
+    max_length: int | None = None
+    ends: tuple[int, ...] = ()
 
 
 Request = Score | Text

@@ -72,11 +72,6 @@ class Scorer:
         return cache
 
 
-def in_good_order(contexts: Sequence[list[int]]) -> list[int]:
-    """Numbers of the contexts so that those which begin alike, and among these the equally long, stand together."""
-    return sorted(range(len(contexts)), key=lambda number: (contexts[number][:64], len(contexts[number])))
-
-
 def _common(rows: Sequence[list[int]]) -> int:
     """How many first ids all rows have in common, and all have at least one more."""
     return min(_equal(min(rows), max(rows)), min(map(len, rows)) - 1)  # first and last in order differ soonest

@@ -14,6 +14,7 @@ from mindformers_glm import runtime
 from mindformers_glm.parallel.mesh import Axis
 
 _PACKET, _WORD = 512, 1 << 16  # numbers in the first packet of broadcast_bytes; values of one
+_PIECE = 1 << 22  # bytes of each rank that gather_bytes sends at a time
 
 
 class CopyToRanks(nn.Cell):
@@ -108,16 +109,24 @@ def sum_over(axis: Axis, value: np.ndarray) -> np.ndarray:
 
 
 def gather_bytes(axis: Axis, data: bytes) -> list[bytes]:
-    """What every rank gives, in order, on every rank: metrics and predictions, outside any graph."""
+    """What every rank gives, in order, on every rank: metrics and predictions, outside any graph.
+
+    It travels in pieces of a fixed size, so that neither memory nor what float32 can count sets a limit.
+    """
     if axis.size == 1:
         return [data]
-    lengths = np.zeros(axis.size, np.float32)
-    lengths[axis.rank] = len(data)
-    lengths = sum_over(axis, lengths).astype(int)
-    padded = np.zeros(max(int(lengths.max()), 1), np.float32)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    rows = StackFromRanks(axis)(Tensor(padded)).asnumpy().astype(np.uint8)
-    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+    gather, lengths = StackFromRanks(axis), np.zeros((axis.size, 2), np.float32)
+    lengths[axis.rank] = len(data) % _WORD, len(data) // _WORD
+    counts = [int(low) + int(high) * _WORD for low, high in sum_over(axis, lengths)]
+    pieces: list[list[bytes]] = [[] for _ in counts]
+    for begin in range(0, max(counts), _PIECE):
+        padded = np.zeros(min(max(counts) - begin, _PIECE), np.float32)
+        own = np.frombuffer(data[begin : begin + _PIECE], np.uint8)
+        padded[: len(own)] = own
+        rows = gather(Tensor(padded)).asnumpy().astype(np.uint8)
+        for row, count, found in zip(rows, counts, pieces, strict=True):
+            found.append(row[: max(count - begin, 0)].tobytes())
+    return [b"".join(found) for found in pieces]
 
 
 def broadcast_bytes(axis: Axis, data: bytes | None) -> bytes:

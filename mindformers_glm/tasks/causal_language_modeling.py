@@ -34,6 +34,7 @@ from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
 from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
+from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.callbacks.ending import Ending
@@ -91,6 +92,11 @@ class CausalLanguageModelingTrainer:
         specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
         return [METRICS.build(spec, "metric") for spec in specs if spec is not None]
 
+    @cached_property
+    def _benchmarks(self) -> Benchmarks | None:
+        """What `eval_task` asks for, instead of metrics on a dataset."""
+        return Benchmarks(self.config) if self.config.eval_task is not None and self._metric is None else None
+
     def _data_for(self, metric: Any) -> TokenDataset:
         """The rows to evaluate on: with labels as in training for a loss, with prompts for what generates.
 
@@ -139,6 +145,8 @@ class CausalLanguageModelingTrainer:
 
     def evaluate(self) -> dict[str, float]:
         """The metric's figures over `eval_dataset`."""
+        if self._benchmarks is not None:
+            self.config = self._benchmarks.lengthened
         tokenizer = self._ready_to_evaluate()
         return self._evaluate(self._loaded_network(), tokenizer)
 
@@ -269,11 +277,17 @@ class CausalLanguageModelingTrainer:
 
     def _ready_to_evaluate(self) -> GLMTokenizer:
         """The tokenizer, with the data of every metric read: their faults show before anything is computed."""
+        if self._benchmarks is not None:
+            self._benchmarks.check(self.tokenizer)
+            return self.tokenizer
         for metric in self._metrics:
             self._data_for(metric)
         return self.tokenizer
 
     def _evaluate(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
+        if self._benchmarks is not None:
+            folder = self.output if self.config.run_mode == "eval" else None
+            return self._benchmarks.figures(network, tokenizer, self._share(), output_dir=folder)
         figures: dict[str, float] = {}
         for metric in self._metrics:
             dataset = self._data_for(metric)

@@ -77,7 +77,7 @@ def test_every_part_of_a_run_is_the_model_that_was_trained(run):
 
 def test_a_run_is_evaluated_at_the_length_of_its_base(run):
     assert AutoConfig.from_pretrained(run).seq_length == CHANGES["model"]["model_config"]["seq_length"]
-    assert {name: origin_of(str(place)) for name, place in places(run).items()} == dict.fromkeys(
+    assert {name: origin_of(str(place))[:2] for name, place in places(run).items()} == dict.fromkeys(
         places(run), (512, "chatglm2")
     )
 

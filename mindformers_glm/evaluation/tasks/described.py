@@ -96,7 +96,8 @@ class DescribedTask:
 
     def _write(self, row: Row, prompt: str) -> Steps:
         ids = [*self.tokenizer.get_prefix_tokens(), *self.tokenizer.vocabulary.encode(prompt)]
-        new_ids = yield Text(ids, int(self.spec.get("max_new_tokens", 64)))
+        new = int(self.spec.get("max_new_tokens", 64))
+        new_ids = yield Text(ids, new, ends=tuple(getattr(self.tokenizer, "stop_ids", ())))
         response = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         reference = self._filled(self.spec["reference"], row)
         score = TEXT_METRICS[self.metric](response.strip(), reference.strip())

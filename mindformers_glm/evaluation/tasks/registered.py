@@ -15,6 +15,7 @@ TASKS: dict[str, str] = {
     "ceval-test": f"{_HERE}.ceval:CEvalTest",
     "cmmlu": f"{_HERE}.cmmlu:CMMLU",
     "mmlu": f"{_HERE}.mmlu:MMLU",
+    "adgen": f"{_HERE}.adgen:ADGen",
     "ppl": f"{_HERE}.perplexity:Perplexity",
 }
 
@@ -33,8 +34,8 @@ def build_task(name: str, tokenizer: Any, options: Options) -> Task:
     return getattr(import_module(module), kind)(tokenizer, options)
 
 
-def unknown_task(name: str) -> ConfigError:
+def unknown_task(name: str, key: str = "tasks") -> ConfigError:
     """The error for a task that nobody knows, with the nearest name."""
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else ""
-    return ConfigError("tasks", name, f"{hint} Known: {', '.join(TASKS)}, or a YAML that describes a task.".strip())
+    return ConfigError(key, name, f"{hint} Known: {', '.join(TASKS)}, or a YAML that describes a task.".strip())

@@ -138,7 +138,7 @@ class Chat:
             messages.append(Message("assistant", LETTERS[example["answer"]]))
         messages.append(Message("user", ask + self._block(question)))
         prompt = self.renderer.prompt(messages)
-        new_ids = yield Text(list(prompt), self.max_new_tokens)
+        new_ids = yield Text(list(prompt), self.max_new_tokens, ends=tuple(self.tokenizer.stop_ids))
         response = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         letter = self.extract(response)
         return answered(question, letter, {"response": response, "response_ids": list(new_ids), "prompt_ids": prompt})
