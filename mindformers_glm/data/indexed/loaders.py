@@ -145,6 +145,9 @@ class IndexedDataLoader:
             marks = marks._replace(eod=int(tokenizer.eos_token_id))
         found = corpus(self.paths, num_samples=self.num_samples, cache=self._cache(), **settings)
         rows = _Rows(found, marks, count=self.num_samples, vocab_size=vocab_size, place=str(self.path))
+        if not len(rows):
+            fault = f"its part for {self.part} fills no row of {seq_length} tokens"
+            raise DataError(str(self.path), fault, "Lower seq_length, change split, or give num_samples to repeat it")
         logger.info("%s: %d samples of %d tokens for %s", self.path, len(rows), seq_length, self.part)
         return rows
 

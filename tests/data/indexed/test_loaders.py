@@ -122,6 +122,21 @@ def test_what_cannot_be_honoured_is_one_line(prefix, change, said):
         dataset(change.pop("dataset_dir", prefix), **change)
 
 
+def test_a_corpus_shorter_than_a_row_is_named_or_repeated(tmp_path):
+    short = write(tmp_path / "c", [[3, 4, 5]])
+    with pytest.raises(DataError, match="fills no row of 8 tokens"):
+        dataset(short, split="1,0,0")
+    assert rows(dataset(short, split="1,0,0", num_samples=2))[:, :8].tolist() == [
+        [3, 4, 5, 3, 4, 5, 3, 4],
+        [5, 3, 4, 5, 3, 4, 5, 3],
+    ]
+
+
+def test_empty_documents_leave_no_trace_in_rows(tmp_path):
+    made = rows(dataset(write(tmp_path / "c", [[], range(3, 8), [], range(8, 15), []]), split="1,0,0", num_samples=2))
+    assert made.shape == (2, 16) and (made[:, 1:8] == made[:, 8:15]).all() and made.min() >= 3
+
+
 def test_ids_beyond_the_tokenizer_are_named(tmp_path):
     class Small:
         vocab_size, eos_token_id = 50, 2

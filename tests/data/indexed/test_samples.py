@@ -93,3 +93,65 @@ def test_a_split_that_says_nothing_is_refused(split):
 def test_an_empty_part_is_refused():
     with pytest.raises(ConfigError, match="empty"):
         build_index(np.zeros(3, np.int32), 0, 3, seq_length=8, seed=1)
+
+
+def step_by_step(sizes, begin, end, *, seq_length, seed, num_samples, keep_last, extra):
+    """Megatron's loops, token run by token run, as a second way to the same indices."""
+    own, epochs = sizes[begin:end], 1
+    while num_samples is not None and epochs * own.sum() < num_samples * seq_length + extra:
+        epochs += 1
+    before_last = int((epochs - 1) * own.sum() - extra) // seq_length
+    per_epoch = int(own.sum() - extra) // seq_length
+    apart = epochs > 1 and num_samples - before_last < int(0.8 * per_epoch)
+    random = np.random.RandomState(seed)
+
+    def order(count):
+        documents = np.concatenate([np.arange(begin, end, dtype=np.int32)] * count)
+        random.shuffle(documents)
+        return documents
+
+    documents = np.concatenate((order(epochs - 1), order(1))) if apart else order(epochs)
+    tokens = int(epochs * own.sum()) - extra
+    count = -(-tokens // seq_length) if keep_last else tokens // seq_length
+    at, offset, starts = 0, 0, [(0, 0)]
+    for _ in range(count):
+        left = seq_length + extra
+        while left:
+            here = int(sizes[documents[at]]) - offset
+            left -= here
+            if left <= 0:
+                offset, left = offset + left + here - extra, 0
+            elif at == len(documents) - 1:
+                offset, left = int(sizes[documents[at]]) - extra, 0
+            else:
+                at, offset = at + 1, 0
+        starts.append((at, offset))
+    first = before_last if apart else count
+    one, two = np.arange(first), np.arange(first, count)
+    random.shuffle(one)
+    if first < count:
+        random.shuffle(two)
+    return documents, np.array(starts), np.concatenate((one, two))
+
+
+def test_any_corpus_gives_the_indices_of_megatrons_loops():
+    """Empty and single documents, rows longer than the corpus, many epochs, samples that are not full."""
+    rng = np.random.default_rng(0)
+    for trial in range(120):
+        sizes = rng.integers(trial % 2, 20, int(rng.integers(1, 12))).astype(np.int32)
+        begin = int(rng.integers(0, len(sizes)))
+        end = int(rng.integers(begin + 1, len(sizes) + 1))
+        if not sizes[begin:end].sum():
+            continue
+        wanted = None if rng.random() < 0.3 else int(rng.integers(1, 60))
+        keep_last = wanted is None and rng.random() < 0.5
+        settings = {
+            "seq_length": int(rng.integers(1, 30)),
+            "seed": trial,
+            "num_samples": wanted,
+            "keep_last": keep_last,
+        }
+        extra = int(rng.random() < 0.7)
+        made = build_index(sizes, begin, end, **settings, extra_token=bool(extra))
+        for one, other in zip(made, step_by_step(sizes, begin, end, **settings, extra=extra), strict=False):
+            np.testing.assert_array_equal(one, other, err_msg=str((sizes, begin, end, settings, extra)))
