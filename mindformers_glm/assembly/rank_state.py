@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from mindformers_glm.checkpoint.load.names import is_adapter
 from mindformers_glm.checkpoint.store.reshard import RankFiles
 from mindformers_glm.checkpoint.store.strategy import Slicing, Strategy, write_strategy
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.models.glm.stages import Stages
 from mindformers_glm.optim.interface import Extent, parameter_of, state_of, unknown_state
 from mindformers_glm.parallel.collectives import StackFromRanks
 from mindformers_glm.parallel.mesh import Axis, Mesh, make_mesh
@@ -26,20 +28,42 @@ from mindformers_glm.parallel.optimizer import is_divided
 
 
 class Division(NamedTuple):
-    """How a job divides its state: data ranks, tensor ranks, and whether optimizer state is divided over data ranks."""
+    """How a job divides its state.
+
+    `dp`: ranks that hold the same part of the network (those that divide a sequence included); `tp`: tensor ranks;
+    `divided`: optimizer state is divided over the `dp` ranks; `layers`: those of each pipeline stage, none without;
+    `weights`: large weights are divided over the `dp` ranks, and their states with them.
+    """
 
     dp: int = 1
     tp: int = 1
     divided: bool = False
+    layers: tuple[int, ...] = ()
+    weights: bool = False
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages."""
+        return len(self.layers) or 1
+
+    @property
+    def devices(self) -> int:
+        """Processes of one stage."""
+        return self.dp * self.tp
 
     @property
     def ranks(self) -> int:
         """Processes of the job."""
-        return self.dp * self.tp
+        return self.devices * self.stages
 
-    def to_dict(self) -> dict[str, int | bool]:
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Division:
+        """The inverse of `to_dict`."""
+        return cls(**{**told, "layers": tuple(told.get("layers") or ())})
+
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return dict(self._asdict())
+        return {**self._asdict(), "layers": list(self.layers)}
 
 
 class RankState:
@@ -52,6 +76,11 @@ class RankState:
     def __init__(self, config: ChatGLM2Config, division: Division, shapes: Mapping[str, Sequence[int]]) -> None:
         self.config, self.division, self.shapes = config, division, shapes
         self.layout = Layout(config, division.tp)
+        self.stages = Stages(division.layers or (config.num_layers,), config.tie_word_embeddings)
+
+    def holds(self, name: str, rank: int) -> bool:
+        """True for what the stage of `rank` has."""
+        return self.division.stages == 1 or rank // self.division.devices in self.stages.of(name)
 
     def whole_shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a whole tensor; None for what every rank holds alike.
@@ -77,7 +106,7 @@ class RankState:
         """What `rank` keeps in memory of a whole tensor."""
         if self.whole_shape(name) is None:
             return whole
-        mesh = make_mesh(rank, dp=self.division.dp, tp=self.division.tp)
+        mesh = make_mesh(rank % self.division.devices, dp=self.division.dp, tp=self.division.tp)
         part = self.layout.cut(name, whole, mesh.tensor.rank)
         if not self._over_data(name, part.shape):
             return part
@@ -85,10 +114,10 @@ class RankState:
         return part[mesh.data.rank * rows : (mesh.data.rank + 1) * rows]
 
     def merge(self, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """The whole tensor from what all ranks keep in memory."""
+        """The whole tensor from what all ranks (of a stage that holds it) keep in memory."""
         if self.whole_shape(name) is None:
             return parts[0]
-        dp, tp, _ = self.division
+        dp, tp = self.division.dp, self.division.tp
         rows = sum(part.shape[0] for part in parts[::tp]) if parts[0].ndim else 0
         over_data = self._over_data(name, (rows, *parts[0].shape[1:])) and self._memory_rows(name) == rows
         if over_data:
@@ -97,7 +126,7 @@ class RankState:
 
     def slicing(self, name: str) -> Slicing:
         """How a tensor is divided on disk."""
-        whole, (dp, tp, _) = self.whole_shape(name), self.division
+        whole, dp, tp = self.whole_shape(name), self.division.dp, self.division.tp
         if whole is None:
             return Slicing((dp, tp))
         axis = self.layout.rule(name, whole).axis
@@ -112,14 +141,13 @@ class RankState:
         return Slicing((dp, tp), tuple(tensor_map))
 
     def on_disk(self, arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
-        """What this rank writes, from what it keeps in memory. Every rank must call it with the same names."""
+        """What this rank writes, from what it keeps in memory. All ranks of a stage call it with the same names."""
         written = {}
-        everybody = Axis("all", tuple(range(mesh.size)), mesh.rank)
         for name, value in arrays.items():
             whole = self.whole_shape(name)
             if whole is not None and len(self.layout.rule(name, whole).parts) > 1:
-                merged = self.merge(name, exchange(value, everybody))
-                value = merged[self.slicing(name).window(name, whole, mesh.rank)]
+                merged = self.merge(name, exchange(value, mesh.within_stage))
+                value = merged[self.slicing(name).window(name, whole, mesh.within_stage.rank)]
             written[name] = value
         return written
 
@@ -128,15 +156,16 @@ class RankState:
         strategy = Strategy("this job")
         for name in names:
             if self.whole_shape(name) is not None:
-                strategy.add(name, 0, self.slicing(name))
+                for stage in self.stages.of(name):
+                    strategy.add(name, stage, self.slicing(name))
         return strategy
 
     def write_strategy(self, folder: str | Path, names: Iterable[str], rank: int) -> Path:
         """Writes `folder/ckpt_strategy_rank_R.ckpt` for a state with these names; returns its path."""
         path = Path(folder) / f"ckpt_strategy_rank_{rank}.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        slicings = {name: stages[0] for name, stages in self.strategy(names).slicings.items()}
-        write_strategy(path, slicings)
+        slicings = {name: next(iter(stages.values())) for name, stages in self.strategy(names).slicings.items()}
+        write_strategy(path, slicings, stage=rank // self.division.devices)
         return path
 
     def read_whole(self, folder: str | Path, *, step: tuple[int, int] | None = None) -> RankFiles:
@@ -146,10 +175,10 @@ class RankState:
             CheckpointError: a rank's checkpoint is missing, or it is that of another network.
         """
         counter = Strategy(str(folder))
-        counter.add("", 0, Slicing((self.division.dp, self.division.tp)))
-        names = RankFiles(folder, counter, step=step)
-        strategy = self.strategy(names)
-        return RankFiles(folder, strategy if strategy.slicings else counter, step=step)
+        counter.add("", self.division.stages - 1, Slicing((self.division.dp, self.division.tp)))
+        strategy = self.strategy(RankFiles(folder, counter, step=step))
+        strategy.slicings.update(counter.slicings)  # counts the ranks, whichever stages our tensors are on
+        return RankFiles(folder, strategy, step=step)
 
     def _memory_rows(self, name: str) -> int:
         """Rows of what one tensor rank keeps of a tensor before data ranks divide it."""
@@ -159,12 +188,16 @@ class RankState:
         return sum(rows // pieces for rows, pieces in rule.parts)
 
     def _over_data(self, name: str, local: Sequence[int]) -> bool:
-        return self.division.divided and parameter_of(name) != name and is_divided(local, self.division.dp)
+        if not is_divided(local, self.division.dp):
+            return False
+        if self.division.weights:
+            return len(local) == 2 and not is_adapter(parameter_of(name))  # noqa: PLR2004 - matrices
+        return self.division.divided and parameter_of(name) != name
 
     def _divides(self, parameter: str) -> bool:
         whole = tuple(self.shapes[parameter])
         rows = (self._memory_rows(parameter), *whole[1:]) if whole else ()
-        over_data = self.division.divided and is_divided(rows, self.division.dp)
+        over_data = self.division.divided and self._over_data(f"adam_m.{parameter}", rows)
         return over_data or self.layout.rule(parameter, whole).axis is not None
 
 
@@ -175,10 +208,10 @@ class LocalState(Mapping):
         self._source, self._state, self._rank = source, state, rank
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
+        return (name for name in self._source if self._state.holds(name, self._rank))
 
     def __len__(self) -> int:
-        return len(self._source)
+        return sum(1 for _ in self)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._state.local(name, self._source[name], self._rank)

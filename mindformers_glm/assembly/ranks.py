@@ -23,12 +23,19 @@ from mindformers_glm.checkpoint.store.strategy import Strategy, read_strategy
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.divide import divide_weights
 from mindformers_glm.models.glm.parallelize import local_size, parallelize
+from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.optim import check_optimizer, state_parameters
-from mindformers_glm.optim.interface import needs_whole_parameters
+from mindformers_glm.optim.interface import is_counter, needs_whole_parameters, state_of
 from mindformers_glm.parallel.collectives import sum_over
-from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, mesh_from_config, use
+from mindformers_glm.parallel.mesh import Mesh, mesh_from_config, use
+from mindformers_glm.parallel.pipeline import Pipe
+from mindformers_glm.parallel.sharding import is_own_rows
 from mindformers_glm.registry import CONFIGS, MODELS
+
+WEIGHTS = 3  # the level of ZeRO that divides weights
+FSDP = {"full_shard": 3, "shard_grad_op": 2, "no_shard": 0}
 
 
 @dataclass
@@ -38,6 +45,13 @@ class Ranks:
     mesh: Mesh
     config: ChatGLM2Config
     divided: bool = False
+    level: int = 0  # ZeRO's: 2 divides gradients too, 3 the weights
+
+    def __post_init__(self) -> None:
+        if self.mesh.replicas.size == 1:
+            self.divided, self.level = False, 0
+        self.level = self.level or int(self.divided)
+        self.divided = self.level > 0
 
     @classmethod
     def of(cls, run: Mapping[str, Any], model_config: Mapping[str, Any], *, key: str = "model.model_config") -> Ranks:
@@ -49,14 +63,20 @@ class Ranks:
         mesh = mesh_from_config(run, rank=runtime.rank(), world=runtime.rank_size())
         config = CONFIGS.build({"type": "ChatGLM2Config", **model_config}, key)
         sections, sizes = run.get("parallel") or {}, run.get("parallel_config") or {}
-        divided = bool(sections.get("enable_parallel_optimizer")) and sizes.get("optimizer_shard") is not False
         use(mesh)
-        return cls(mesh, config, divided and mesh.data.size > 1)
+        return cls(mesh, config, level=zero_level(sections, sizes))
 
     @property
     def division(self) -> Division:
         """How the state of this run is divided."""
-        return Division(self.mesh.data.size, self.mesh.tensor.size, self.divided)
+        stages = self.mesh.stage.size
+        layers = stages_of(self.config, stages).counts if stages > 1 else ()
+        return Division(self.mesh.replicas.size, self.mesh.tensor.size, self.divided, layers, self.level == WEIGHTS)
+
+    @property
+    def is_part(self) -> bool:
+        """True where this rank's network is a part of the whole one."""
+        return self.mesh.model.size > 1 or self.level == WEIGHTS
 
     # building
 
@@ -65,16 +85,22 @@ class Ranks:
 
         Data ranks train one batch together; otherwise each has batches of its own, and losses of its own.
         """
-        model = MODELS.get(arch, "model.arch.type")(local_size(self.config, self.mesh))
-        mesh = self.mesh if training else self.mesh._replace(data=SINGLE.data)
+        local, stage = local_size(self.config, self.mesh), self.mesh.stage
+        parts = {"part": stages_of(self.config, stage.size).part(stage.rank)} if stage.size > 1 else {}
+        model = MODELS.get(arch, "model.arch.type")(local, **parts)
+        mesh = self.mesh if training else self.mesh.alone()
         if mesh.size > 1:
             parallelize(model, self.config, mesh)
+        if training and self.level == WEIGHTS:
+            divide_weights(model, self.config, mesh.replicas)
         model.set_train(training)
+        if stage.size > 1:
+            model.pipe = Pipe(stage)
         return model
 
     def random_weights(self, network: nn.Cell, arch: str) -> None:
         """Gives tensor ranks their parts of the random network that one process would draw, and not all the same."""
-        if self.mesh.tensor.size > 1:
+        if self.is_part:
             if ms.get_seed() is not None:
                 runtime.set_seed(ms.get_seed())
             whole = MODELS.get(arch, "model.arch.type")(self.config)
@@ -95,7 +121,10 @@ class Ranks:
         if given is not None and self.divided:
             fix = "The state of an optimizer object cannot be divided: set it to False, or name the optimizer in YAML."
             raise ConfigError("parallel.enable_parallel_optimizer", True, fix)
-        optimizer = given or divided_optimizer(build, parameters, self.mesh, divide=self.divided)
+        whole = self.level < WEIGHTS  # weights that are divided bring divided states with them
+        optimizer = given or divided_optimizer(
+            build, parameters, self.mesh, divide=self.divided and whole, owns_gradients=self.level > 1
+        )
         check_optimizer(optimizer)
         inner = getattr(optimizer, "inner", optimizer)
         if needs_whole_parameters(inner) and (self.divided or self.mesh.tensor.size > 1):
@@ -108,7 +137,8 @@ class Ranks:
 
     def reduction(self, optimizer: nn.Cell) -> Reduction:
         """What the ranks exchange in a step of this optimizer."""
-        return reduction_of(optimizer.parameters, self.config, self.mesh)
+        joined = [is_own_rows(one) for one in optimizer.parameters]
+        return reduction_of(optimizer.parameters, self.config, self.mesh, level=self.level, joined=joined)
 
     # state
 
@@ -140,7 +170,7 @@ class Ranks:
             source = self.local(source, network)
         else:
             source = resolve(place).read(rank=self.mesh.rank)
-            if self.mesh.tensor.size > 1:
+            if self.is_part:
                 source = self.local(SourceArrays(source), network)
         return len(load_into(network, source, new_adapter=new_adapter).loaded)
 
@@ -152,30 +182,56 @@ class Ranks:
         names = [*(parameter.name for parameter in network.get_parameters())]
         names += [] if optimizer is None else list(state_parameters(optimizer))
         if self.mesh.rank == 0:
-            _set_aside(Path(folder), self.state(network).strategy(names))
-        everybody = Axis("all", tuple(range(self.mesh.size)), self.mesh.rank)
-        sum_over(everybody, np.ones(1))  # nobody writes before rank 0 has looked
+            _set_aside(Path(folder), self.state(network).strategy(names), self.division.ranks)
+        sum_over(self.mesh.everybody, np.ones(1))  # nobody writes before rank 0 has looked
         return self.state(network).write_strategy(folder, names, self.mesh.rank)
 
     def state_of_all(self, saved: TrainState, path: Path, network: nn.Cell) -> TrainState:
         """`local_state` of a checkpoint of this run, once every rank has finished writing its file."""
         if self.mesh.size > 1:
-            sum_over(Axis("all", tuple(range(self.mesh.size)), self.mesh.rank), np.ones(1))
+            sum_over(self.mesh.everybody, np.ones(1))
         return self.local_state(saved, path, network)
 
     def local_state(self, saved: TrainState, path: Path, network: nn.Cell) -> TrainState:
         """A training state read from `path` with the arrays that this rank keeps, whatever division wrote it."""
         told = saved.data.get("division")
-        division = Division(**told) if told else Division()
-        if division.tp == self.division.tp == 1 and not division.divided and not self.divided:
+        division = Division.from_dict(told) if told else Division()
+        if not (self.is_part or self.divided or division.divided or division.tp > 1 or division.stages > 1):
             return saved
         whole = self.state(network, division).read_whole(path.parent.parent, step=step_of(path))
         if division != self.division:
             logger.info("%s was written by %s, this run has %s", path, division, self.division)
-        arrays = self.local(whole, network)
-        saved.weights = {name: arrays[name] for name in saved.weights}
-        saved.optimizer = {name: arrays[name] for name in saved.optimizer}
+        arrays, names = (
+            self.local(whole, network),
+            [name for name in whole if self.state(network).holds(name, self.mesh.rank)],
+        )
+        known = {parameter.name for parameter in network.get_parameters()}
+        counters = [name for name in saved.optimizer if is_counter(name)]
+        saved.weights = {name: arrays[name] for name in names if name in known}
+        saved.optimizer = {name: arrays[name] for name in [*counters, *(one for one in names if state_of(one))]}
         return saved
+
+
+def zero_level(sections: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
+    """What data ranks divide: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too.
+
+    `parallel.zero_level` says it, or the words of PyTorch's FSDP in `parallel.fsdp`, or `enable_parallel_optimizer`.
+
+    Raises:
+        ConfigError: words that say nothing of this kind, or contradict each other.
+    """
+    level, words = sections.get("zero_level"), str(sections.get("fsdp") or "").replace(",", " ").split()
+    named = [FSDP[word] for word in words if word in FSDP]
+    unknown = [word for word in words if word not in FSDP and word != "auto_wrap"]
+    if unknown or len(named) > 1 or (words and not named):
+        fix = f"Use one of {', '.join(FSDP)}, with auto_wrap if you like: layers are always wrapped one by one."
+        raise ConfigError("parallel.fsdp", sections["fsdp"], fix)
+    if level is not None and named and named[0] != level:
+        fix = f"parallel.fsdp: {sections['fsdp']} means {named[0]}: leave one of the two out."
+        raise ConfigError("parallel.zero_level", level, fix)
+    if level is not None or named:
+        return level if level is not None else named[0]
+    return int(bool(sections.get("enable_parallel_optimizer")) and sizes.get("optimizer_shard") is not False)
 
 
 def saved_ranks(path: Path) -> int:
@@ -185,16 +241,18 @@ def saved_ranks(path: Path) -> int:
     if not files:
         return 1
     told = data_of(files[-1]).get("division")
-    return Division(**told).ranks if told else 1
+    return Division.from_dict(told).ranks if told else 1
 
 
-def _set_aside(folder: Path, strategy: Strategy) -> None:
+def _set_aside(folder: Path, strategy: Strategy, ranks: int) -> None:
     files = sorted(folder.glob("*_rank_*.ckpt")) if folder.is_dir() else []
     try:
         before = read_strategy(folder) if files else None
     except CheckpointError:
         before = Strategy()
-    if before is None or before.slicings == strategy.slicings:
+    if before is None or (
+        before.ranks == ranks and all(before.slicings.get(name) == one for name, one in strategy.slicings.items())
+    ):
         return
     number = 1 + len(list(folder.glob("previous_*")))
     (folder / f"previous_{number}").mkdir()

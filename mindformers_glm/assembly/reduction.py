@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from mindspore import Parameter, nn
@@ -11,41 +12,77 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import partial_gradients, square_shares
 from mindformers_glm.parallel.collectives import ReduceFromRanks
 from mindformers_glm.parallel.gradients import GradientSum, SquareSum
-from mindformers_glm.parallel.mesh import Axis, Mesh
+from mindformers_glm.parallel.mesh import Mesh
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
+from mindformers_glm.parallel.sharding import OwnGradients, shares_of_own_rows
 
 
 class Reduction(NamedTuple):
     """What ranks do together. The default is one process alone.
 
     `gradients` adds gradients up over the data ranks; `squared_norm` is their sum of squares with each weight counted
-    once; `labels` adds a count up over the data ranks; `everyone` adds a flag up over all ranks.
+    once; `labels` adds a count up over the data ranks; `everyone` adds a flag up over all ranks, `stages` the loss over
+    those of a pipeline. With `each` micro batch's gradients are reduced at once, to those of `owned` shapes.
     """
 
     gradients: nn.Cell | None = None
     squared_norm: nn.Cell | None = None
     labels: nn.Cell | None = None
     everyone: nn.Cell | None = None
+    stages: nn.Cell | None = None
+    each: bool = False
+    owned: tuple[tuple[int, ...], ...] = ()
 
 
-def reduction_of(parameters: Sequence[Parameter], config: ChatGLM2Config, mesh: Mesh) -> Reduction:
-    """The exchanges of a step that trains `parameters` (in the optimizer's order) of the whole network `config`."""
+def reduction_of(
+    parameters: Sequence[Parameter], config: ChatGLM2Config, mesh: Mesh, *, level: int = 0, joined: Sequence[bool] = ()
+) -> Reduction:
+    """The exchanges of a step that trains `parameters` (in the optimizer's order) of the whole network `config`.
+
+    `level` 2 gives each replica its rows of gradients; of `joined` parameters (level 3) it holds rows itself.
+    """
     if mesh.size == 1:
         return Reduction()
-    parameters = list(parameters)
-    everybody = Axis("all", tuple(range(mesh.size)), mesh.rank)
-    return Reduction(
-        gradients=GradientSum(parameters, mesh, partial=partial_gradients(parameters, config, mesh)),
-        squared_norm=SquareSum(square_shares(parameters, config, mesh), mesh),
-        labels=ReduceFromRanks(mesh.data) if mesh.data.size > 1 else None,
-        everyone=ReduceFromRanks(everybody),
+    parameters, axis = list(parameters), mesh.replicas
+    joined = list(joined) or [False] * len(parameters)
+    held = [
+        SimpleNamespace(name=one.name, shape=(one.shape[0] * axis.size, *one.shape[1:]) if own else tuple(one.shape))
+        for one, own in zip(parameters, joined, strict=True)
+    ]
+    partial, shares = partial_gradients(held, config, mesh), square_shares(held, config, mesh)
+    exchange = {
+        "labels": ReduceFromRanks(axis) if axis.size > 1 else None,
+        "everyone": ReduceFromRanks(mesh.everybody),
+        "stages": ReduceFromRanks(mesh.stage) if mesh.stage.size > 1 else None,
+    }
+    if level < 2 or axis.size == 1:  # noqa: PLR2004 - ZeRO's own number
+        return Reduction(GradientSum(parameters, mesh, partial=partial), SquareSum(shares, mesh), **exchange)
+    for position in [i for i in partial if joined[i]]:
+        rows = parameters[position].shape[0]
+        start = max(partial[position].start - axis.rank * rows, 0)
+        if start >= rows:
+            del partial[position]
+        else:
+            partial[position] = partial[position]._replace(start=start)
+    gradients = OwnGradients(parameters, mesh, partial=partial, joined=joined, divides=level == 2)  # noqa: PLR2004
+    divided = [a or b for a, b in zip(joined, gradients.divided, strict=True)]
+    owned = tuple(
+        (one.shape[0] // axis.size, *one.shape[1:]) if own else tuple(one.shape)
+        for one, own in zip(parameters, gradients.divided, strict=True)
     )
+    squares = SquareSum(shares_of_own_rows(shares, divided, axis), mesh, over_replicas=True)
+    return Reduction(gradients, squares, **exchange, each=True, owned=owned)
 
 
 def divided_optimizer(
-    build: Callable[[list[Parameter]], nn.Cell], parameters: Sequence[Parameter], mesh: Mesh, *, divide: bool
+    build: Callable[[list[Parameter]], nn.Cell],
+    parameters: Sequence[Parameter],
+    mesh: Mesh,
+    *,
+    divide: bool,
+    owns_gradients: bool = False,
 ) -> nn.Cell:
     """The optimizer of `build`, its state divided over the data ranks where `enable_parallel_optimizer` asks for it."""
-    if divide and mesh.data.size > 1:
-        return ShardedOptimizer(build, parameters, mesh.data)
+    if divide and mesh.replicas.size > 1:
+        return ShardedOptimizer(build, parameters, mesh.replicas, owns_gradients=owns_gradients)
     return build(list(parameters))

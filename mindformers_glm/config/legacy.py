@@ -148,7 +148,6 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("parallel.dataset_strategy", _several_devices, _SEMI),
     NoEffect("parallel.parallel_optimizer_config", _several_devices, _SEMI),
     NoEffect("parallel.parallel_optimizer_threshold", _several_devices, _SEMI),
-    NoEffect("parallel.pipeline_config", _several_devices, _SEMI),
     NoEffect("parallel.device_num", _never, "the launcher says how many processes there are"),
     NoEffect("parallel.pipeline_stages", _never, "parallel_config.pipeline_stage says it"),
     NoEffect("parallel.loss_repeated_mean", _never, _SEMI),
@@ -157,7 +156,6 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("parallel.auto_pipeline", _several_devices, _SEMI),
     NoEffect("parallel.comm_fusion", _several_devices, "gradients are reduced in one flat buffer"),
     NoEffect("parallel_config.expert_parallel", _above(1), "ChatGLM2 and ChatGLM3 are dense"),
-    NoEffect("parallel_config.context_parallel", _above(1), "a sequence is not divided among processes"),
     NoEffect("parallel_config.seq_split_num", _above(1), "a sequence is not divided among processes"),
     NoEffect("parallel_config.gradient_aggregation_group", _never, "gradients are reduced in one flat buffer"),
     NoEffect("parallel_config.vocab_emb_dp", _never, _SEMI),
@@ -181,7 +179,6 @@ MODEL_NO_EFFECT: tuple[NoEffect, ...] = (  # keys of model.model_config: ChatGLM
     NoEffect("is_dynamic", _true, "graphs take any length"),
     NoEffect("is_flexible_shape", _true, "graphs take any length"),
     NoEffect("enable_high_performance", _true, "the fast form is always taken where it fits"),
-    NoEffect("offset", _true, _ONE_PIPELINE),
     NoEffect("pp_interleave_num", _above(1), _ONE_PIPELINE),
     NoEffect("fine_grain_interleave", _above(1), _ONE_PIPELINE),
 )

@@ -115,6 +115,8 @@ class ParallelSection(SectionModel):
     dataset_strategy: Any = None
     search_mode: str | None = None
     enable_parallel_optimizer: bool = False
+    zero_level: Literal[0, 1, 2, 3] | None = None
+    fsdp: str | None = None
     parallel_optimizer_config: dict[str, Any] | None = None
     parallel_optimizer_threshold: Natural | None = None
     strategy_ckpt_config: StrategySection = Field(default_factory=StrategySection)

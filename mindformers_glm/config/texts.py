@@ -151,6 +151,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "parallel.full_batch": ("every device reads the whole batch", "每个设备读取完整批次"),
     "parallel.dataset_strategy": ("division of the data", "数据切分策略"),
     "parallel.search_mode": ("search for a strategy", "策略搜索方式"),
+    "parallel.zero_level": (
+        "what data ranks divide: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too",
+        "数据并行各卡间切分的内容：0 不切分，1 优化器状态，2 再加梯度，3 再加权重",
+    ),
+    "parallel.fsdp": ("the same in words: full_shard, shard_grad_op or no_shard", "同上，用词：full_shard、shard_grad_op 或 no_shard"),
     "parallel.enable_parallel_optimizer": ("divide the optimizer's state among data ranks", "在数据并行的各卡间切分优化器状态"),
     "parallel.parallel_optimizer_config": ("settings of that", "优化器并行设置"),
     "parallel.parallel_optimizer_threshold": ("least size that is divided", "切分的最小规模"),

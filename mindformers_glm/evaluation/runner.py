@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindformers_glm.data.batch import FILLER, IGNORED, Batch
@@ -158,7 +159,7 @@ def evaluate_loss(
         for number, batch in enumerate(dataset.batches(0)):
             if not share.has(number):
                 continue
-            loss = float(model(Tensor(batch.network_input()), Tensor(batch.labels)).asnumpy())
+            loss = _loss(model, batch)
             done[number] = (loss, len(batch.rows), int((batch.labels != IGNORED).sum()))
             logger.info("Step[%d/%d], loss: %.6f", len(done), share.count(len(dataset)), loss)
     finally:
@@ -171,6 +172,20 @@ def evaluate_loss(
     logger.info("...........Evaluate Over!...............")
     num_samples, num_tokens = sum(rows for _, rows, _ in found), sum(tokens for _, _, tokens in found)
     return Evaluation(scores, num_samples, num_tokens, time.perf_counter() - begin)
+
+
+def _loss(model: nn.Cell, batch: Batch) -> float:
+    """The loss of a batch; over the stages of a pipeline, where the model is one of them."""
+    ids, labels, pipe = Tensor(batch.network_input()), Tensor(batch.labels), getattr(model, "pipe", None)
+    if pipe is None:
+        return float(model(ids, labels).asnumpy())
+
+    def compute(rows: Tensor | None) -> Tensor:
+        return model(ids, labels) if rows is None else model(ids, labels, rows)
+
+    config = model.config
+    out = pipe.pass_through(compute, (batch.labels.size, config.hidden_size), getattr(ms, config.stream_dtype))
+    return float(pipe.from_last(out if pipe.after is None else None, ()).asnumpy())
 
 
 def _samples(

@@ -33,7 +33,7 @@ from mindformers_glm.ops.kernels.structures import (
     address,
 )
 from mindformers_glm.ops.linear import matrix_type
-from mindformers_glm.parallel import layers
+from mindformers_glm.parallel import layers, sharding
 
 DEFAULT_CACHE = "float32"
 _SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
@@ -54,7 +54,7 @@ def obstacles(model: nn.Cell) -> list[str]:
     for path, cell in model.transformer.cells_and_names():
         if isinstance(cell, LoraLinear) and str(cell.delta_dtype) != "Float32":
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")
-        elif type(cell).__module__ == layers.__name__:
+        elif type(cell).__module__ in (layers.__name__, sharding.__name__):
             found.append(f"{path} is divided among devices")
         elif hasattr(cell, "weight") and type(cell) not in (Linear, LoraLinear, QuantizedLinear, Norm):
             found.append(f"{path} is a {type(cell).__name__}")

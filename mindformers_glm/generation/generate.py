@@ -232,6 +232,8 @@ def _network(model: nn.Cell, cache_dtype: str | None, cache_tokens: int | None) 
     axis = getattr(model, "led_over", None)
     if axis is not None:
         return LeadingNetwork(MindSporeNetwork(model), axis)
+    if getattr(model, "pipe", None) is not None:  # a stage of a pipeline
+        return MindSporeNetwork(model)
     found = ["there are no kernels for this device"] if library.library() is None else obstacles(model)
     if not found:
         return FusedNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)

@@ -25,6 +25,7 @@ from mindformers_glm.log import log_once
 from mindformers_glm.mindspore_private import compiled_graphs
 from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
+from mindformers_glm.parallel.pipeline import Pipe
 
 _WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
 _PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimension
@@ -40,18 +41,21 @@ class MindSporeNetwork:
         layers = list(model.transformer.encoder.layers)
         kv_heads = layers[0].self_attention.kv_heads  # those of this rank
         self.shape = CacheShape(len(layers), kv_heads, config.kv_channels, dtype)
+        self._pipe: Pipe | None = getattr(model, "pipe", None)  # of a stage, to its neighbours
+        self._row = config.hidden_size, getattr(ms, config.stream_dtype)
         self._parameters = list(model.get_parameters())
         self._weights = [list(layer.get_parameters()) for layer in layers]
-        self._start = _Start(model.transformer)
+        is_first = self._pipe is None or self._pipe.before is None
+        self._start = _Start(model.transformer) if is_first else _Middle(model.transformer, *self._row)
         self._block = _Block(layers[0], matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
-        self._head = _Head(model.transformer)
+        self._head = _Head(model.transformer) if getattr(model, "is_last", True) else None
         self._is_declared, self._process = False, os.getpid()
         self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
 
     @property
     def compilations(self) -> int:
         """Graphs compiled so far; 0 in PyNative mode."""
-        return sum(compiled_graphs(cell) for cell in (self._start, self._block, self._head))
+        return sum(compiled_graphs(cell) for cell in (self._start, self._block, self._head) if cell is not None)
 
     def new_cache(self, rows: int) -> KVCache:
         """See Network."""
@@ -82,6 +86,25 @@ class MindSporeNetwork:
         x, *places = self._start(_tensor(tokens, np.int32), _tensor(positions, np.int32))
         unused = np.arange(cache.slots) >= cache.lengths[:, None]
         places.append(_tensor(np.where(unused, MASKED, 0)[:, None, None], np.float32))
+        if self._pipe is None:
+            x = self._layers(x, places, cache, counts)
+            cache.advance(counts)
+            return None if wanted is None else self._head(x, _tensor(wanted, np.int32)).asnumpy()
+        width, dtype = self._row
+        x = self._pipe.pass_through(
+            lambda taken: self._layers(x if taken is None else taken, places, cache, counts),
+            (tokens.size, width),
+            dtype,
+        )
+        cache.advance(counts)
+        if wanted is None:
+            return None
+        logits = None if self._head is None else self._head(x, _tensor(wanted, np.int32))
+        return self._pipe.from_last(logits, (len(wanted), self.vocab_size)).asnumpy()
+
+    def _layers(self, x: Tensor, places: Sequence[Tensor], cache: KVCache, counts: np.ndarray) -> Tensor:
+        """Rows (N, D) through all layers; their keys and values go into the cache."""
+        rows = len(counts)
         prefix = None if self._prefix is None else self._prefix(rows).asnumpy()  # (L, 2, R, K, P, E)
         for layer, weights in enumerate(self._weights):
             self._block.take(weights)
@@ -90,8 +113,7 @@ class MindSporeNetwork:
                 past += [Tensor(prefix[layer, 0]), Tensor(prefix[layer, 1])]
             x, keys, values = self._block(x, *places, *past)
             cache.append(layer, keys.asnumpy(), values.asnumpy(), counts)
-        cache.advance(counts)
-        return None if wanted is None else self._head(x, _tensor(wanted, np.int32)).asnumpy()
+        return x
 
     def _declare(self) -> None:
         """Tells the graphs which dimensions vary, as two inputs of different shape show."""
@@ -115,7 +137,8 @@ class MindSporeNetwork:
         prefix = _input((None, kv_heads, None, head_dim), self._block.dtype)
         more = [prefix] * 2 if self._prefix is not None else []
         self._block.set_inputs(*places, past_mask, past, past, *more)
-        self._head.set_inputs(places[0], _input((None,), ms.int32))
+        if self._head is not None:
+            self._head.set_inputs(places[0], _input((None,), ms.int32))
         self._is_declared, self._process = True, os.getpid()
 
 
@@ -129,6 +152,19 @@ class _Start(nn.Cell):
     def construct(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         cos, sin, mask = self.transformer.turned(positions)
         return self.transformer.embedding(tokens), cos, sin, mask
+
+
+class _Middle(nn.Cell):
+    """The same of a later stage of a pipeline: its rows come from the stage before, zeros stand for them."""
+
+    def __init__(self, transformer: nn.Cell, width: int, dtype: ms.Type) -> None:
+        super().__init__(auto_prefix=False)
+        self.transformer = transformer
+        self.zeros = Tensor(np.zeros((1, width), np.float32)).astype(dtype)
+
+    def construct(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cos, sin, mask = self.transformer.turned(positions)
+        return ops.gather(self.zeros, tokens.reshape(-1) * 0, 0), cos, sin, mask
 
 
 class _Twin:

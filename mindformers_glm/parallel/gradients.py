@@ -55,11 +55,11 @@ class GradientSum(nn.Cell):
         partial = partial or {}
         self.starts = tuple(partial[i].start if i in partial else -1 for i in range(len(parameters)))
         self.completions = nn.CellList([Complete(partial[i].axis) for i in sorted(partial)])
-        self.alone = mesh.data.size == 1
+        self.alone = mesh.replicas.size == 1
         self.groups = tuple(tuple(group) for group in buckets(parameters))
         self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
-        self.reduce = None if self.alone else ops.AllReduce(group=mesh.data.group)
+        self.reduce = None if self.alone else ops.AllReduce(group=mesh.replicas.group)
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """As many gradients, each complete and the sum over the data ranks."""
@@ -100,14 +100,16 @@ class GradientSum(nn.Cell):
 class SquareSum(nn.Cell):
     """Sum of squares of all gradients of the whole network, equal on every rank: what clipping by norm needs.
 
-    A weight that tensor ranks hold in parts counts the parts of all; one that they hold alike counts once.
+    A weight that tensor ranks hold in parts counts the parts of all; one that they hold alike counts once. Stages of a
+    pipeline hold weights of their own, but for a table that is tied to the output layer.
     `shares` gives for each parameter how much of its square this rank counts, 1 / (ranks that hold the same),
     as one number, or as one number for each row where rows differ.
     """
 
-    def __init__(self, shares: Sequence[float | np.ndarray], mesh: Mesh):
+    def __init__(self, shares: Sequence[float | np.ndarray], mesh: Mesh, *, over_replicas: bool = False):
         super().__init__()
-        self.reduce = ops.AllReduce(group=mesh.tensor.group) if mesh.tensor.size > 1 else nn.Identity()
+        axis = mesh.everybody if over_replicas else mesh.model  # replicas that hold rows of gradients count theirs
+        self.reduce = ops.AllReduce(group=axis.group) if axis.size > 1 else nn.Identity()
         self.shares = tuple(Tensor(np.asarray(share, np.float32)) for share in shares)
 
     def construct(self, grads: tuple[Tensor, ...]) -> Tensor:

@@ -54,13 +54,15 @@ class VocabParallelEmbedding(nn.Cell):
         super().__init__()
         self.embedding_table = table
         self.rows, self.first, self.dtype = table.shape[0], table.shape[0] * axis.rank, dtype
+        self.join: nn.Cell | None = None  # where replicas hold rows of the table (sharding.py)
         self.leave = ReduceFromRanks(axis)
 
     def construct(self, input_ids: Tensor) -> Tensor:
         """Token ids (B, T) -> rows (N, D), whole on every rank."""
         local = input_ids.reshape(-1) - self.first
         mine = ops.logical_and(local >= 0, local < self.rows)
-        found = ops.cast(ops.gather(self.embedding_table, local * ops.cast(mine, ms.int32), 0), self.dtype)
+        table = self.embedding_table if self.join is None else self.join(self.embedding_table)
+        found = ops.cast(ops.gather(table, local * ops.cast(mine, ms.int32), 0), self.dtype)
         return self.leave(found * ops.cast(mine, self.dtype).reshape(-1, 1))
 
 

@@ -1,18 +1,22 @@
 """The processes of a job as a grid of data, tensor and pipeline ranks, and the YAML sections that describe it.
 
-Numbering is MindSpore's for a device matrix [data, model] in each stage: rank = (stage * dp + data) * tp + tensor.
+Numbering is MindSpore's for a device matrix [data, context, model] in each stage:
+rank = ((stage * dp + data) * cp + context) * tp + tensor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mindformers_glm import runtime
 from mindformers_glm.errors import ConfigError
 
 _DATA_MODES = (0, 3)  # data parallel and hybrid: every process holds the whole network
-_AXES = {"data_parallel": "dp", "model_parallel": "tp", "pipeline_stage": "pp"}
+_AXES = {"data_parallel": "dp", "model_parallel": "tp", "pipeline_stage": "pp", "context_parallel": "cp"}
 
 
 class Axis(NamedTuple):
@@ -42,21 +46,52 @@ class Axis(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """The place of one process: an axis of each kind."""
+    """The place of one process: an axis of each kind.
+
+    `replicas` are the ranks that hold the same weights and see other tokens: all of data and context.
+    """
 
     data: Axis = Axis("dp")
     tensor: Axis = Axis("tp")
     stage: Axis = Axis("pp")
+    context: Axis = Axis("cp")
+    replicas: Axis = Axis("dp")
 
     @property
     def size(self) -> int:
         """Processes in all."""
-        return self.data.size * self.tensor.size * self.stage.size
+        return self.replicas.size * self.tensor.size * self.stage.size
 
     @property
     def rank(self) -> int:
         """Global number of this process."""
-        return (self.stage.rank * self.data.size + self.data.rank) * self.tensor.size + self.tensor.rank
+        return (self.stage.rank * self.replicas.size + self.replicas.rank) * self.tensor.size + self.tensor.rank
+
+    @property
+    def within_stage(self) -> Axis:
+        """The ranks of this process's stage."""
+        count = self.replicas.size * self.tensor.size
+        return Axis("stage", tuple(range(self.stage.rank * count, (self.stage.rank + 1) * count)), self.rank % count)
+
+    @property
+    def model(self) -> Axis:
+        """The ranks that together hold one copy of the network: the tensor ranks of all stages."""
+        replicas, tp = self.replicas.size, self.tensor.size
+        ranks = [
+            (stage * replicas + self.replicas.rank) * tp + tensor
+            for stage in range(self.stage.size)
+            for tensor in range(tp)
+        ]
+        return Axis("model", tuple(ranks), self.stage.rank * tp + self.tensor.rank)
+
+    @property
+    def everybody(self) -> Axis:
+        """All ranks."""
+        return Axis("all", tuple(range(self.size)), self.rank)
+
+    def alone(self) -> Mesh:
+        """The same ranks with other tokens on each: no replica waits for another."""
+        return self._replace(data=Axis("dp"), context=Axis("cp"), replicas=Axis("dp"))
 
 
 SINGLE = Mesh()
@@ -64,20 +99,26 @@ _made: set[str] = set()
 _current = [SINGLE]
 
 
-def make_mesh(rank: int, *, dp: int = 1, tp: int = 1, pp: int = 1) -> Mesh:
+def make_mesh(rank: int, *, dp: int = 1, tp: int = 1, pp: int = 1, cp: int = 1) -> Mesh:
     """The grid as process `rank` sees it.
 
     Raises:
-        ValueError: the rank lies outside dp * tp * pp.
+        ValueError: the rank lies outside dp * cp * tp * pp.
     """
-    if not 0 <= rank < dp * tp * pp:
-        raise ValueError(f"rank {rank} is not in a grid of {dp} x {tp} x {pp}")
-    tensor, data, stage = rank % tp, rank // tp % dp, rank // (tp * dp)
-    first = stage * dp * tp
+    if not 0 <= rank < dp * cp * tp * pp:
+        raise ValueError(f"rank {rank} is not in a grid of {dp} x {tp} x {pp}" + (f" x {cp}" if cp > 1 else ""))
+    numbers = np.arange(dp * cp * tp * pp).reshape(pp, dp, cp, tp)
+    stage, data, context, tensor = (int(at) for at in np.unravel_index(rank, numbers.shape))
+
+    def axis(name: str, ranks: np.ndarray, own: int) -> Axis:
+        return Axis(name, tuple(ranks.reshape(-1).tolist()), own)
+
     return Mesh(
-        Axis("dp", tuple(first + other * tp + tensor for other in range(dp)), data),
-        Axis("tp", tuple(first + data * tp + other for other in range(tp)), tensor),
-        Axis("pp", tuple(other * dp * tp + data * tp + tensor for other in range(pp)), stage),
+        data=axis("dp", numbers[stage, :, context, tensor], data),
+        tensor=axis("tp", numbers[stage, data, context], tensor),
+        stage=axis("pp", numbers[:, data, context, tensor], stage),
+        context=axis("cp", numbers[stage, data, :, tensor], context),
+        replicas=axis("dp" if cp == 1 else "dpcp", numbers[stage, :, :, tensor], data * cp + context),
     )
 
 
@@ -111,15 +152,15 @@ def mesh_from_config(config: Mapping[str, Any], *, rank: int, world: int) -> Mes
     mode = sections.get("parallel_mode", 0)
     _refuse(sections, sizes)
     if mode in _DATA_MODES:
-        for name in ("model_parallel", "pipeline_stage"):
+        for name in ("model_parallel", "pipeline_stage", "context_parallel"):
             if (sizes.get(name) or 1) > 1:
                 fix = f"parallel_mode {mode} divides data only: set parallel_mode: 1, or {name}: 1."
                 raise ConfigError(f"parallel_config.{name}", sizes[name], fix)
         return make_mesh(rank, dp=world)
     axes = {short: sizes.get(name) or 1 for name, short in _AXES.items()}
-    if axes["dp"] * axes["tp"] * axes["pp"] != world:
-        shown = " x ".join(f"{name} {axes[short]}" for name, short in _AXES.items())
-        product = axes["dp"] * axes["tp"] * axes["pp"]
+    product = math.prod(axes.values())
+    if product != world:
+        shown = " x ".join(f"{name} {axes[short]}" for name, short in _AXES.items() if short != "cp" or axes["cp"] > 1)
         started = "1 process was" if world == 1 else f"{world} processes were"
         repair = "Start as many with scripts/run_distribute.sh, change the sizes, or set use_parallel: False."
         fix = f"{shown} = {product}, and {started} started. {repair}"
@@ -152,15 +193,15 @@ def check_tensor_parallel(config: Any, size: int) -> None:
 
 def _refuse(sections: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
     """Raises ConfigError for what MindFormers can do and this project cannot."""
-    if (sizes.get("pipeline_stage") or 1) > 1:
-        fix = "Pipeline stages are not built yet (docs/distributed.md says how they would be): use model_parallel."
-        raise ConfigError("parallel_config.pipeline_stage", sizes["pipeline_stage"], fix)
-    for name in ("context_parallel", "seq_split_num"):
-        if (sizes.get(name) or 1) > 1:
-            fix = "Sequences are not divided among devices here: set 1 and use model_parallel or recompute."
-            raise ConfigError(f"parallel_config.{name}", sizes[name], fix)
+    if (sizes.get("seq_split_num") or 1) > 1:
+        fix = "Sequences are not divided among devices so: set 1 and use model_parallel or recompute."
+        raise ConfigError("parallel_config.seq_split_num", sizes["seq_split_num"], fix)
+    if (sizes.get("context_parallel") or 1) > 1:
+        fix = "Sequences are not divided among devices here: set 1 and use model_parallel or recompute."
+        raise ConfigError("parallel_config.context_parallel", sizes["context_parallel"], fix)
     if sizes.get("use_seq_parallel") and (sizes.get("model_parallel") or 1) > 1:
         fix = "Norms and dropout stay whole on each tensor rank here: set False; it saves memory and changes no result."
         raise ConfigError("parallel_config.use_seq_parallel", True, fix)
     if sections.get("auto_pipeline"):
-        raise ConfigError("parallel.auto_pipeline", True, "Pipeline stages are not built yet: set False.")
+        fix = "Stages are as parallel_config.pipeline_stage and model_config.offset say: set False."
+        raise ConfigError("parallel.auto_pipeline", True, fix)

@@ -27,11 +27,20 @@ class ShardedOptimizer(nn.Cell):
 
     `build` makes the optimizer from parameters (in any order and grouping of its own). Its states keep the names they
     would have without division, `adam_m.<parameter>`, so that checkpoints differ in shape only. Updates are those of
-    the undivided optimizer bit for bit as long as it works on each element alone.
+    the undivided optimizer bit for bit as long as it works on each element alone. With `owns_gradients` it is given the
+    rows of gradients that it updates (OwnGradients).
     """
 
-    def __init__(self, build: Callable[[list[Parameter]], nn.Cell], parameters: Sequence[Parameter], axis: Axis):
+    def __init__(
+        self,
+        build: Callable[[list[Parameter]], nn.Cell],
+        parameters: Sequence[Parameter],
+        axis: Axis,
+        *,
+        owns_gradients: bool = False,
+    ):
         super().__init__(auto_prefix=False)
+        self.owns_gradients = owns_gradients
         self.ranks, self.rank = axis.size, axis.rank
         held = [self._part(parameter) for parameter in parameters]
         whole = {id(part): parameter for part, parameter in zip(held, parameters, strict=True)}
@@ -62,7 +71,7 @@ class ShardedOptimizer(nn.Cell):
         """Updates every parameter from whole gradients in the order of `parameters`; returns the inner result."""
         own = ()
         for i in range(self.count):
-            own += (self.own_rows(grads[i], i) if self.divided[i] else grads[i],)
+            own += (self.own_rows(grads[i], i) if self.divided[i] and not self.owns_gradients else grads[i],)
             if self.divided[i]:
                 ops.assign(self.parts[i], self.own_rows(self.parameters[i], i))
         result = self.inner(own)

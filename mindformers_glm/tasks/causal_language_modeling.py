@@ -11,7 +11,7 @@ from mindspore import Parameter, nn
 
 from mindformers_glm import runtime
 from mindformers_glm.adapters.config import lr_ratios
-from mindformers_glm.assembly.ranks import Ranks, saved_ranks
+from mindformers_glm.assembly.ranks import WEIGHTS, Ranks, saved_ranks, zero_level
 from mindformers_glm.assembly.run import build_data, build_network, build_tokenizer, load_weights, ranks_of
 from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state
 from mindformers_glm.checkpoint.store.saved import resume_file
@@ -22,7 +22,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.predict import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
-from mindformers_glm.evaluation.share import Share
+from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.export.run import export_run
 from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
@@ -40,9 +40,9 @@ from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.callbacks.ending import Ending
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.model_beside import describe_model
+from mindformers_glm.train.pipeline_step import build_step, pipeline_scheduler
 from mindformers_glm.train.plan import make_plan, warn_of_warm_up
 from mindformers_glm.train.state import RunState, data_identity
-from mindformers_glm.train.step import TrainStep
 from mindformers_glm.train.wrapper import build_wrapper
 
 
@@ -183,12 +183,17 @@ class CausalLanguageModelingTrainer:
         config, runner = self.config, self.config.runner_config
         settings = build_wrapper(config.runner_wrapper)
         optimizer = ranks.optimizer(self._build_optimizer, network.trainable_params(), given=self._optimizer)
-        step = TrainStep(
+        accumulation = runner.gradient_accumulation_steps
+        if ranks.mesh.stage.size > 1:  # a stage is given its micro batches as any other network those it adds up
+            accumulation *= config.parallel_config.micro_batch_num
+        step = build_step(
             network,
             optimizer,
+            ranks.mesh,
+            scheduler=pipeline_scheduler(config.parallel),
             loss_scale=settings.loss_scale,
             max_grad_norm=settings.max_grad_norm,
-            accumulation=runner.gradient_accumulation_steps,
+            accumulation=accumulation,
             reduction=ranks.reduction(optimizer),
         )
         plan = make_plan(
@@ -196,13 +201,13 @@ class CausalLanguageModelingTrainer:
             epochs=runner.epochs,
             sink_mode=runner.sink_mode,
             sink_size=runner.sink_size,
-            accumulation=runner.gradient_accumulation_steps,
+            accumulation=accumulation,
             max_steps=runner.max_steps,
         )
         return RunState(
             step=step,
             plan=plan,
-            batch_size=dataset.batch_size * runner.gradient_accumulation_steps,
+            batch_size=dataset.batch_size * accumulation,
             data=data_identity(dataset),
             output_dir=self.output,
             rank=runtime.rank(),
@@ -272,7 +277,9 @@ class CausalLanguageModelingTrainer:
 
     def _share(self) -> Share:
         """The batches of evaluation and prediction that are this rank's."""
-        data = self._mesh().data
+        data, config = self._mesh().data, self.config
+        if config.run_mode in ("train", "finetune") and zero_level(config.parallel, config.parallel_config) == WEIGHTS:
+            return ALL  # no rank has a whole network: they compute every batch together
         return Share(data.rank, data.size, partial(gather_bytes, data))
 
     def _ready_to_evaluate(self) -> GLMTokenizer:

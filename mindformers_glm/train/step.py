@@ -61,14 +61,15 @@ class TrainStep:
         gradients = _Gradients(network, optimizer.parameters)
         reduction = reduction or Reduction()
         rescales = accumulation > 1 or not (self.loss_scale.fixed and self.loss_scale.value == 1.0)
-        update = _Update(optimizer, reduction, max_grad_norm=max_grad_norm, rescales=rescales)
+        reduces = accumulation == 1 or not reduction.each  # otherwise it is done for each micro batch
+        update = Update(optimizer, reduction, max_grad_norm=max_grad_norm, rescales=rescales, reduces=reduces)
         if accumulation == 1:
             self._whole, self._add, self._apply = _Whole(gradients, update), None, None
         else:
-            sums = _Sums(optimizer.parameters)
+            sums = Sums(optimizer.parameters, reduction)
             self._whole = None
             self._add = _Add(gradients, sums, reduction, accumulation=accumulation, token_weighted=token_weighted)
-            self._apply = _Apply(sums, update, token_weighted=token_weighted)
+            self._apply = Apply(sums, update, token_weighted=token_weighted)
 
     def __call__(self, batches: Sequence[Batch], learning_rate: float, *, stop: bool = False) -> StepResult:
         """Trains on `accumulation` batches of (B, T); follows overflows with the loss scale.
@@ -118,23 +119,30 @@ class _Gradients(nn.Cell):
         return loss.astype(ms.float32).reshape(()), grads
 
 
-class _Update(nn.Cell):
+class Update(nn.Cell):
     """Reduces, checks, clips and applies gradients of factor * loss; returns [norm, finite, stop]."""
 
     def __init__(
-        self, optimizer: nn.Cell, reduction: Reduction, *, max_grad_norm: float | None, rescales: bool
+        self,
+        optimizer: nn.Cell,
+        reduction: Reduction,
+        *,
+        max_grad_norm: float | None,
+        rescales: bool,
+        reduces: bool = True,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.optimizer, self.max_norm, self.rescales = optimizer, max_grad_norm, rescales
         self.rate = optimizer.learning_rate
         self.scales_itself = hasattr(optimizer, "scaled")
-        self.reduce = reduction.gradients
+        self.reduce = reduction.gradients if reduces else None
         self.squared_norm = reduction.squared_norm or SquaredNorm()
         self.everyone = reduction.everyone
 
     def construct(
         self, grads: tuple[Tensor, ...], factor: Tensor, learning_rate: Tensor, stop: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
         if self.reduce is not None:
             grads = self.reduce(grads)
         if self.everyone is not None:
@@ -161,6 +169,7 @@ class _Update(nn.Cell):
         return ops.depend(norm, done)
 
     def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor | tuple:
+        """Updates from factor * grads."""
         if self.scales_itself:
             return self.optimizer.scaled(grads, factor)
         return self.optimizer(scale_gradients(grads, factor))
@@ -169,7 +178,7 @@ class _Update(nn.Cell):
 class _Whole(nn.Cell):
     """A step without accumulation: [loss, norm, finite, stop]."""
 
-    def __init__(self, gradients: _Gradients, update: _Update) -> None:
+    def __init__(self, gradients: _Gradients, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients, self.update = gradients, update
 
@@ -181,13 +190,45 @@ class _Whole(nn.Cell):
         return ops.stack((loss, norm, finite, stop))
 
 
-class _Sums(nn.Cell):
-    """What micro batches add up to: float32 gradients, loss and weight."""
+class Share(nn.Cell):
+    """(share of a micro batch in the step, what it adds to the step's weight): by its labels, or equal for all."""
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, reduction: Reduction, *, accumulation: int, token_weighted: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.grads = ParameterTuple([_zeros(f"sum.{p.name}", p.shape) for p in parameters])
+        self.equal_share, self.token_weighted = 1.0 / accumulation, token_weighted
+        self.labels = reduction.labels
+
+    def construct(self, labels: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels (B, T) and 1 / all places of the step -> two float32 scalars."""
+        if not self.token_weighted:
+            share = ops.ones((), ms.float32) * self.equal_share
+            return share, share
+        count = (labels != IGNORED).astype(ms.float32).sum()
+        if self.labels is not None:
+            count = self.labels(count)
+        return (count + _COUNT_EPSILON) * unit, count * unit  # the loss is divided by count + epsilon
+
+
+class Sums(nn.Cell):
+    """What micro batches add up to: float32 gradients (own rows, where they are reduced at once), loss and weight."""
+
+    def __init__(self, parameters: Sequence[Parameter], reduction: Reduction) -> None:
+        super().__init__(auto_prefix=False)
+        shapes = reduction.owned or [parameter.shape for parameter in parameters]
+        self.reduce = reduction.gradients if reduction.each else None
+        self.grads = ParameterTuple([_zeros(f"sum.{p.name}", s) for p, s in zip(parameters, shapes, strict=True)])
         self.loss, self.weight = _zeros("sum_of_losses", ()), _zeros("sum_of_weights", ())
+        self.size = len(self.grads)
+
+    def add(self, grads: tuple[Tensor, ...], loss: Tensor, weight: Tensor) -> Tensor:
+        """Adds one micro batch, and returns its loss."""
+        if self.reduce is not None:
+            grads = self.reduce(grads)
+        for i in range(self.size):
+            ops.assign_add(self.grads[i], grads[i].astype(ms.float32))
+        ops.assign_add(self.loss, loss)
+        ops.assign_add(self.weight, weight)
+        return loss
 
 
 class _Add(nn.Cell):
@@ -196,47 +237,40 @@ class _Add(nn.Cell):
     def __init__(
         self,
         gradients: _Gradients,
-        sums: _Sums,
+        sums: Sums,
         reduction: Reduction,
         *,
         accumulation: int,
         token_weighted: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.gradients, self.sums, self.size = gradients, sums, len(sums.grads)
-        self.equal_share, self.token_weighted = 1.0 / accumulation, token_weighted
-        self.labels = reduction.labels
+        self.gradients, self.sums = gradients, sums
+        self.share = Share(reduction, accumulation=accumulation, token_weighted=token_weighted)
 
     def construct(self, input_ids: Tensor, labels: Tensor, scale: Tensor, unit: Tensor) -> Tensor:
-        if self.token_weighted:
-            count = (labels != IGNORED).astype(ms.float32).sum()
-            if self.labels is not None:
-                count = self.labels(count)
-            share, weight = (count + _COUNT_EPSILON) * unit, count * unit  # the loss is divided by count + epsilon
-        else:
-            share = weight = ops.ones((), ms.float32) * self.equal_share
+        share, weight = self.share(labels, unit)
         loss, grads = self.gradients(input_ids, labels, scale * share)
-        for i in range(self.size):
-            ops.assign_add(self.sums.grads[i], grads[i].astype(ms.float32))
-        ops.assign_add(self.sums.loss, loss * share)
-        ops.assign_add(self.sums.weight, weight)
-        return loss
+        return self.sums.add(grads, loss * share, weight)
 
 
-class _Apply(nn.Cell):
+class Apply(nn.Cell):
     """Updates from the sums and empties them: [loss, norm, finite, stop]."""
 
-    def __init__(self, sums: _Sums, update: _Update, *, token_weighted: bool) -> None:
+    def __init__(self, sums: Sums, update: Update, *, token_weighted: bool, over_stages: nn.Cell | None = None) -> None:
         super().__init__(auto_prefix=False)
+        self.over_stages = over_stages
         self.sums, self.update, self.size = sums, update, len(sums.grads)
         self.epsilon = _COUNT_EPSILON if token_weighted else 0.0
 
     def construct(self, scale: Tensor, learning_rate: Tensor, stop: Tensor, unit: Tensor) -> Tensor:
+        """See the class."""
         grads = ()
         for i in range(self.size):
             grads = (*grads, self.sums.grads[i].value())
         weight = self.sums.weight.value() + self.epsilon * unit
         loss = self.sums.loss.value() / weight
+        if self.over_stages is not None:
+            loss = self.over_stages(loss)
         norm, finite, stop = self.update(grads, scale * weight, learning_rate, stop)
         numbers = ops.stack((loss, norm, finite, stop))
         return ops.depend(numbers, self.empty(numbers))

@@ -1,6 +1,6 @@
 """Evaluates, predicts and writes strategies with glm2_tiny in a grid of processes. Run alone or through msrun.
 
-argv: folder, then variants "dp=2", "tp=2" or "one" (a process alone). Rank R of variant V leaves
+argv: folder, then variants "dp=2", "tp=2", "pp=2" or "one" (a process alone). Rank R of variant V leaves
 folder/V.R.json: {"figures": ..., "results": ..., "steps": batches of its own}.
 """
 
@@ -37,7 +37,7 @@ class Steps(logging.Handler):
 
 
 def config_of(folder: Path, variant: str, *settings: str):
-    dp, tp = {"dp=2": (2, 1), "tp=2": (1, 2)}.get(variant, (1, 1))
+    dp, tp, pp = {"dp=2": (2, 1, 1), "tp=2": (1, 2, 1), "pp=2": (1, 1, 2)}.get(variant, (1, 1, 1))
     return load_config(
         CONFIGS_DIR / "tiny" / "run_glm2_tiny_eval.yaml",
         [
@@ -53,10 +53,12 @@ def config_of(folder: Path, variant: str, *settings: str):
             "model.model_config.max_new_tokens=8",
             "model.model_config.max_length=null",
             "model.model_config.max_decode_length=null",
-            f"use_parallel={dp * tp > 1}",
+            f"use_parallel={dp * tp * pp > 1}",
             "parallel.parallel_mode=1",
             f"parallel_config.data_parallel={dp}",
             f"parallel_config.model_parallel={tp}",
+            f"parallel_config.pipeline_stage={pp}",
+            f"parallel_config.micro_batch_num={pp}",
             *settings,
         ],
     )

@@ -29,7 +29,7 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
     lines = [json.dumps(dict(zip(("content", "summary"), ROWS[i % 3], strict=True))) for i in range(NUM_ROWS)]
     (tmp_path / "dev.json").write_text("\n".join(lines), encoding="utf-8")
     run(tmp_path, 1, "one", script="modes.py")
-    run(tmp_path, 2, "dp=2", "tp=2", script="modes.py")
+    run(tmp_path, 2, "dp=2", "tp=2", "pp=2", script="modes.py", timeout=900)
 
     def report(variant, rank):
         return json.loads((tmp_path / f"{variant}.{rank}.json").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
     assert one["figures"]["loss while training"] == pytest.approx(one["figures"]["loss"], rel=1e-5)
     assert len(one["results"]) == PREDICTED
     assert [json.loads(line)["line"] for line in written.splitlines()] == list(range(1, NUM_ROWS + 1))
-    for variant in ("dp=2", "tp=2"):
+    for variant in ("dp=2", "tp=2", "pp=2"):
         for rank in range(2):
             found = report(variant, rank)
             for name, figures in one["figures"].items():
@@ -53,14 +53,14 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
         assert (tmp_path / variant / "predictions.jsonl").read_text(encoding="utf-8") == written
         assert (tmp_path / f"{variant}.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 
-    for variant, ranks in (("one", 1), ("dp=2", 2), ("tp=2", 2)):
+    for variant, ranks in (("one", 1), ("dp=2", 2), ("tp=2", 2), ("pp=2", 2)):
         folder = tmp_path / variant
         assert sorted(path.name for path in (folder / "strategy").iterdir()) == [
             f"ckpt_strategy_rank_{rank}.ckpt" for rank in range(ranks)
         ]
         strategy = read_strategy(folder / "strategy")
-        assert (strategy.ranks, strategy.devices) == (ranks, ranks)
-        assert strategy.holds("adam_m.transformer.output_layer.weight", 0)
+        assert (strategy.ranks, strategy.devices) == (ranks, 1 if variant == "pp=2" else ranks)
+        assert strategy.holds("adam_m.transformer.output_layer.weight", ranks - 1)
         assert not list(folder.glob("checkpoint*"))
 
 

@@ -15,6 +15,7 @@ from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.store.reshard import RankFiles
 from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.registry import OPTIMIZERS
 
@@ -35,17 +36,31 @@ def options_of(variant):
 def compare(folder, reference, variant):
     """Losses, gradient norms, weights and (undivided) optimizer state of every rank against one process."""
     options, one = options_of(variant), load(folder, reference)[0]
-    dp, tp = int(options.get("dp", 1)), int(options.get("tp", 1))
-    ranks, layout = load(folder, variant)[: dp * tp], Layout(tiny(options), tp)
+    division, ranks = division_of(options), load(folder, variant)
+    layout = Layout(tiny(options), division.tp)
+    assert len(ranks) == division.ranks
     for rank in ranks:
         np.testing.assert_allclose(rank.pop("losses"), one["losses"], rtol=1e-5)
         np.testing.assert_allclose(rank.pop("norms"), one["norms"], rtol=1e-4)
     shapes = {name: value.shape for name, value in one.items() if not name.startswith("adam_")}  # with adapters
-    state = RankState(tiny(options), Division(dp, tp, "sharded" in options), shapes)
-    for name in ranks[0]:
-        assert_close(name, state.merge(name, [rank[name] for rank in ranks]), one)
-        for data in range(dp if not name.startswith("adam_") else 0):
-            assert_close(name, layout.merge(name, [ranks[data * tp + tensor][name] for tensor in range(tp)]), one)
+    state, seen = RankState(tiny(options), division, shapes), set()
+    for stage in range(division.stages):
+        group = ranks[stage * division.devices : (stage + 1) * division.devices]
+        seen |= set(group[0])
+        for name in group[0]:
+            assert stage in state.stages.of(name), name
+            assert_close(name, state.merge(name, [rank[name] for rank in group]), one)
+            for data in range(division.dp if not name.startswith("adam_") and not division.weights else 0):
+                parts = [group[data * division.tp + tensor][name] for tensor in range(division.tp)]
+                assert_close(name, layout.merge(name, parts), one)
+    assert seen == set(one) - {"losses", "norms"}
+
+
+def division_of(options):
+    dp, tp, pp, cp = (int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp"))
+    layers = stages_of(tiny(options), pp).counts if pp > 1 else ()
+    zero = int(options.get("zero", 0))
+    return Division(dp * cp, tp, "sharded" in options or zero > 0, layers, zero == 3)
 
 
 def assert_close(name, value, one):
@@ -59,25 +74,30 @@ def assert_close(name, value, one):
 def check_files(folder, variant):
     """The written slices merge to what the ranks held, here and in MindSpore, and resume in any division."""
     options = options_of(variant)
-    division = Division(int(options.get("dp", 1)), int(options.get("tp", 1)), "sharded" in options)
-    config, ranks = tiny(options), load(folder, variant)[: division.ranks]
+    division = division_of(options)
+    config, ranks = tiny(options), load(folder, variant)
     state = RankState(config, division, expected_shapes(config))
     held = [{name: value for name, value in rank.items() if name not in ("losses", "norms")} for rank in ranks]
-    whole = {name: state.merge(name, [rank[name] for rank in held]) for name in held[0]}
+    whole = {}
+    for stage in range(division.stages):
+        group = held[stage * division.devices : (stage + 1) * division.devices]
+        whole.update({name: state.merge(name, [rank[name] for rank in group]) for name in group[0]})
     source = state.read_whole(folder / variant)
     from_strategy = RankFiles(folder / variant, read_strategy(folder / variant / "strategy"))
-    mindspore.transform_checkpoints(
-        str(folder / variant),
-        str(folder / f"{variant}-merged"),
-        "m",
-        str(folder / variant / "strategy/ckpt_strategy_rank_0.ckpt"),
-    )
+    strategies = folder / variant / "strategy"
+    one_file = strategies / "ckpt_strategy_rank_0.ckpt"
+    if division.stages > 1:
+        one_file = folder / f"{variant}-strategy.ckpt"
+        mindspore.merge_pipeline_strategys(str(strategies), str(one_file))
+    mindspore.transform_checkpoints(str(folder / variant), str(folder / f"{variant}-merged"), "m", str(one_file))
     merged = open_ckpt(folder / f"{variant}-merged/rank_0/m0.ckpt")
     for name, value in whole.items():
         for other in (source[name], from_strategy[name], merged.read_bits(name)):
             assert other.shape == value.shape and other.tobytes() == value.tobytes(), name
-        for rank in range(division.ranks):
-            assert LocalState(source, state, rank)[name].tobytes() == held[rank][name].tobytes(), name
+    for rank in range(division.ranks):
+        local = LocalState(source, state, rank)
+        assert set(local) == {*held[rank], "global_step"}
+        assert all(local[name].tobytes() == value.tobytes() for name, value in held[rank].items())
     assert source["global_step"].tolist() == [3]
 
 
@@ -94,6 +114,37 @@ def test_two_processes_equal_one(tmp_path):
     assert [rank[table].shape[0] for rank in divided] == [52, 52]
     first = load(tmp_path, "dp=1")[0]["losses"]
     assert first[-1] < first[0]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_stages_equal_one(tmp_path):
+    """Four micro batches in both schedules, tied embeddings, LoRA; layers not equal on the stages."""
+    variants = ("pp=2,accumulate=4", "pp=2,accumulate=2,scheduler=gpipe,layers=3,tied", "pp=2,accumulate=4,lora")
+    references = ("dp=1,accumulate=4", "dp=1,accumulate=2,layers=3,tied", "dp=1,accumulate=4,lora")
+    run(tmp_path, 2, *references, *variants)
+    for reference, variant in zip(references, variants, strict=True):
+        compare(tmp_path, reference, variant)
+        if "lora" not in variant:
+            check_files(tmp_path, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_divided_gradients_and_weights_equal_one(tmp_path):
+    """ZeRO 2 and 3 with two replicas: accumulating, recomputed, tied, with adapters."""
+    variants = (
+        "dp=2,zero=2,accumulate=2",
+        "dp=2,zero=3,accumulate=2",
+        "dp=2,zero=3,recompute,tied",
+        "dp=2,zero=3,lora",
+    )
+    references = ("dp=1,accumulate=2", "dp=1,accumulate=2", "dp=1,recompute,tied", "dp=1,lora")
+    run(tmp_path, 2, *dict.fromkeys(references), *variants)
+    for reference, variant in zip(references, variants, strict=True):
+        compare(tmp_path, reference, variant)
+        if "lora" not in variant:
+            check_files(tmp_path, variant)
 
 
 @pytest.mark.dist

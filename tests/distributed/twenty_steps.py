@@ -1,30 +1,28 @@
 """Trains a tiny ChatGLM2 for some steps in a grid of processes and writes losses and whole weights. Run through msrun.
 
-argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5 or dp=2,sharded. Processes that
+argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5, dp=2,sharded or
+pp=2,accumulate=4. Processes that
 a variant has no place for repeat the work of others, so that "dp=1" is the reference.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
 
 from mindformers_glm import runtime
-from mindformers_glm.assembly.rank_state import Division, RankState, whole_shapes
-from mindformers_glm.assembly.reduction import divided_optimizer, reduction_of
+from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
-from mindformers_glm.models.glm.parallelize import RankWeights, local_size, parallelize
-from mindformers_glm.models.glm.shards import Layout
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim.adam import AdamW
 from mindformers_glm.optim.groups import decay_groups
-from mindformers_glm.parallel.mesh import make_mesh
-from mindformers_glm.train.step import TrainStep
+from mindformers_glm.parallel.mesh import Mesh, make_mesh
+from mindformers_glm.train.pipeline_step import build_step
 
 BATCH, TOKENS, VOCAB = 8, 12, 104
 
@@ -38,9 +36,11 @@ def tiny(options: dict[str, str]) -> ChatGLM2Config:
         "target_modules": ".*dense.*|.*query.*",
     }
     return ChatGLM2Config(
-        num_layers=2, hidden_size=32, num_attention_heads=4, multi_query_group_num=int(options.get("groups", 2)),
+        num_layers=int(options.get("layers", 2)), tie_word_embeddings="tied" in options,
+        hidden_size=32, num_attention_heads=4, multi_query_group_num=int(options.get("groups", 2)),
         kv_channels=8, ffn_hidden_size=48, padded_vocab_size=VOCAB, seq_length=TOKENS, param_init_type="float32",
-        compute_dtype="float32", add_bias_linear="bias" in options, pet_config=adapter if "lora" in options else None,
+        compute_dtype="float32", recompute_config={"recompute": "recompute" in options},
+        add_bias_linear="bias" in options, pet_config=adapter if "lora" in options else None,
     )  # fmt: skip
 
 
@@ -61,17 +61,33 @@ def weights_of(config: ChatGLM2Config) -> dict[str, np.ndarray]:
     return values
 
 
+def mesh_of(options: dict[str, str], rank: int) -> Mesh:
+    sizes = {name: int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp")}
+    return make_mesh(rank % math.prod(sizes.values()), **sizes)
+
+
 def train(folder: str, variant: str) -> None:
     options = dict((word + "=").split("=")[:2] for word in variant.split(","))
-    dp, tp = int(options.get("dp", 1)), int(options.get("tp", 1))
-    mesh = make_mesh(runtime.rank() % (dp * tp), dp=dp, tp=tp)
-    config = tiny(options)
-    model = ChatGLM2ForConditionalGeneration(local_size(config, mesh))
-    parallelize(model, config, mesh)
-    load_into(model, RankWeights(weights_of(config), Layout(config, tp), mesh.tensor.rank))
-    step, states = make_step(model, config, mesh, options)
+    mesh, config = mesh_of(options, runtime.rank()), tiny(options)
+    ranks = Ranks(mesh, config, "sharded" in options, int(options.get("zero", 0)))
+    model = ranks.network(training=True)
+    load_into(model, ranks.local(weights_of(config), model))
     turns = int(options.get("accumulate", 1))
-    rng, losses, norms = np.random.default_rng(2), [], []
+
+    def build(parameters):
+        return AdamW(decay_groups(parameters, 0.1), learning_rate=1e-2)
+
+    optimizer = ranks.optimizer(build, list(model.trainable_params()))
+    step = build_step(
+        model,
+        optimizer,
+        mesh,
+        scheduler=options.get("scheduler", "1f1b"),
+        max_grad_norm=1.0,
+        accumulation=turns,
+        reduction=ranks.reduction(optimizer),
+    )
+    rng, losses, norms, dp = np.random.default_rng(2), [], [], mesh.data.size
     for _ in range(int(options.get("steps", 20))):
         ids = rng.integers(0, VOCAB, (BATCH, TOKENS)).astype(np.int32)
         labels = np.where(rng.random((BATCH, TOKENS)) < 0.4, -100, np.roll(ids, -1, 1)).astype(np.int32)
@@ -80,34 +96,19 @@ def train(folder: str, variant: str) -> None:
         result = step(batches, 1e-2)
         losses.append(result.loss)
         norms.append(result.grad_norm)
+    states = [state for state in optimizer.get_parameters() if state.name.startswith(("adam_m.", "adam_v."))]
     arrays = {p.name: p.asnumpy().copy() for p in [*model.get_parameters(), *states]}
-    save(f"{folder}/{variant}", arrays, model, config, mesh, options)
+    save(f"{folder}/{variant}", arrays, model, ranks)
     np.savez(f"{folder}/{variant}.rank{runtime.rank()}.npz", losses=losses, norms=norms, **arrays)
 
 
-def save(folder, arrays, model, config, mesh, options):
+def save(folder, arrays, model, ranks):
     """The rank's files as a run writes them."""
-    division = Division(mesh.data.size, mesh.tensor.size, "sharded" in options)
-    state = RankState(config, division, whole_shapes(model.get_parameters(), config, mesh.tensor.size))
-    written = {**state.on_disk(arrays, mesh), "global_step": np.array([3], np.int32)}
-    if mesh.rank == runtime.rank():
-        save_ckpt(f"{folder}/rank_{mesh.rank}/g_rank_{mesh.rank}-1_3.ckpt", written)
-        state.write_strategy(f"{folder}/strategy", arrays, mesh.rank)
-
-
-def make_step(model, config, mesh, options):
-    def build(parameters):
-        return AdamW(decay_groups(parameters, 0.1), learning_rate=1e-2)
-
-    optimizer = divided_optimizer(build, list(model.trainable_params()), mesh, divide="sharded" in options)
-    step = TrainStep(
-        model,
-        optimizer,
-        max_grad_norm=1.0,
-        accumulation=int(options.get("accumulate", 1)),
-        reduction=reduction_of(optimizer.parameters, config, mesh),
-    )
-    return step, [state for state in optimizer.get_parameters() if state.name.startswith(("adam_m.", "adam_v."))]
+    state, rank = ranks.state(model), ranks.mesh.rank
+    written = {**state.on_disk(arrays, ranks.mesh), "global_step": np.array([3], np.int32)}
+    if rank == runtime.rank():
+        save_ckpt(f"{folder}/rank_{rank}/g_rank_{rank}-1_3.ckpt", written)
+        state.write_strategy(f"{folder}/strategy", arrays, rank)
 
 
 if __name__ == "__main__":

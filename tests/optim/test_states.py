@@ -31,7 +31,7 @@ from mindformers_glm.optim.interface import (
     unknown_state,
 )
 from mindformers_glm.parallel import optimizer as divided_module
-from mindformers_glm.parallel.mesh import SINGLE, Axis
+from mindformers_glm.parallel.mesh import SINGLE, Axis, make_mesh
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
 from mindformers_glm.registry import OPTIMIZERS
 
@@ -236,8 +236,7 @@ def test_one_process_two_tensor_ranks_two_divided_ranks_go_on_as_one_undisturbed
 
 
 def mesh_of(division):
-    tensor, data = Axis("tensor", tuple(range(division.tp)), 0), Axis("data", tuple(range(division.dp)), 0)
-    return SINGLE._replace(tensor=tensor, data=data)
+    return make_mesh(0, dp=division.dp, tp=division.tp)
 
 
 @pytest.mark.parametrize("division", [TENSOR, DIVIDED], ids=str)

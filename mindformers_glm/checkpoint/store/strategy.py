@@ -21,6 +21,7 @@ from mindformers_glm.optim.interface import parameter_of
 Window = tuple[slice, ...]
 MOST_RANKS = 1 << 16
 _MOST_STAGES, _MOST_AXES = 1000, 32
+_OPERATOR = "network"  # what the one operator is called
 
 
 class Slicing(NamedTuple):
@@ -161,7 +162,10 @@ def read_strategy(path: str | Path | None) -> Strategy | None:
 
 
 def write_strategy(path: str | Path, slicings: Mapping[str, Slicing], *, stage: int = 0) -> None:
-    """Writes a strategy file that MindSpore reads: protobuf, or JSON for a name that ends so. Whole or not at all."""
+    """Writes a strategy file that MindSpore reads: protobuf, or JSON for a name that ends so. Whole or not at all.
+
+    MindSpore's tools take the stage from an operator's strategy: one entry of that kind is written to tell it.
+    """
     if str(path).endswith(".json"):
         items = {
             name: {
@@ -175,12 +179,15 @@ def write_strategy(path: str | Path, slicings: Mapping[str, Slicing], *, stage: 
             }
             for name, one in slicings.items()
         }
-        content = {"current_stage": stage, "parallel_strategy_item": {}, "parallel_layout_item": items}
+        operator = {_OPERATOR: {"stage": stage, "parallel_strategy": []}}
+        content = {"current_stage": stage, "parallel_strategy_item": operator, "parallel_layout_item": items}
         write_text(path, json.dumps(content))
         return
     from mindformers_glm.mindspore_private import ParallelStrategyMap  # noqa: PLC0415 - its protobuf
 
     message = ParallelStrategyMap(current_stage=stage)
+    operator = message.parallel_strategy_item.add()
+    operator.node_name, operator.parallel_strategys.stage = _OPERATOR, stage
     for name, one in slicings.items():
         item = message.parallel_layout_item.add()
         item.param_name, layout = name, item.parallel_layouts

@@ -20,6 +20,7 @@ from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
 from mindformers_glm.models.glm.quantized import make_quantized
+from mindformers_glm.models.glm.stages import Part
 from mindformers_glm.models.glm.weights import HEAD, TABLE
 from mindformers_glm.models.manners import TorchManners
 from mindformers_glm.ops.attention import MASKED, causal_mask
@@ -47,12 +48,13 @@ class Embedding(nn.Cell):
 
 
 class Encoder(nn.Cell):
-    """The layers and the final norm."""
+    """The layers and the final norm, or those of them that `part` names."""
 
-    def __init__(self, config: ChatGLM2Config):
+    def __init__(self, config: ChatGLM2Config, part: Part):
         super().__init__()
-        self.layers = nn.CellList([Block(config, recomputed=part) for part in recomputed_parts(config)])
-        self.final_layernorm = Norm(config) if config.post_layer_norm else None
+        recomputed = recomputed_parts(config)[part.first : part.end]
+        self.layers = nn.CellList([Block(config, recomputed=what) for what in recomputed])
+        self.final_layernorm = Norm(config) if config.post_layer_norm and part.is_last else None
 
     def construct(
         self,
@@ -95,12 +97,14 @@ class Encoder(nn.Cell):
 class ChatGLM2Model(nn.Cell):
     """Embedding, layers, and the output layer, which the caller applies to the rows it needs."""
 
-    def __init__(self, config: ChatGLM2Config):
+    def __init__(self, config: ChatGLM2Config, part: Part):
         super().__init__()
         config.settled()
-        self.embedding = Embedding(config)
-        self.encoder = Encoder(config)
-        self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
+        self.embedding = Embedding(config) if part.has_table else None
+        self.encoder = Encoder(config, part)
+        self.output_layer = None
+        if part.is_last:
+            self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
         heads, kv_heads, channels = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.length, self.groups, self.channels = config.seq_length, heads // kv_heads, channels
         table = rotary_table(
@@ -122,17 +126,20 @@ class ChatGLM2Model(nn.Cell):
         prefix: Tensor | None = None,
         first: Tensor | None = None,
         positions: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Token ids (B, T) -> normed rows (N, D). `first` (B, T): what each token sees begins there (packed rows).
 
-        `positions` (B, T) replace 0 to T - 1 in the rotary embedding and change nothing of what is seen.
+        `positions` (B, T) replace 0 to T - 1 in the rotary embedding and change nothing of what is seen. `rows` (N, D)
+        are what the stage before has computed, where this is a later stage of a pipeline.
         """
         cos, sin, mask = self.place(input_ids)
         if first is not None:
             mask = mask + self.unseen(first)
         if positions is not None:
             cos, sin = self.angles(positions)
-        return self.encoder(self.embedding(input_ids), cos, sin, mask, input_ids.shape[0], prefix, first)
+        x = self.embedding(input_ids) if rows is None else rows
+        return self.encoder(x, cos, sin, mask, input_ids.shape[0], prefix, first)
 
     def unseen(self, first: Tensor) -> Tensor:
         """MASKED where a key lies before the first position that its row may look at: (B, T) -> (B, 1, G * T, T)."""
@@ -164,18 +171,21 @@ class ChatGLM2Model(nn.Cell):
 class ChatGLM2ForConditionalGeneration(TorchManners):
     """The network with its loss; generation is found by name, so that the network knows none of it.
 
-    Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here.
+    Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here. With `part` this is one
+    stage of a pipeline: parameters have the names of the whole network, `construct` takes the rows of the stage before,
+    and all but the last stage give rows.
 
     Raises:
         ConfigError: the device cannot compute in the configured type, or `pet_config` does not fit.
     """
 
-    def __init__(self, config: ChatGLM2Config):
+    def __init__(self, config: ChatGLM2Config, part: Part | None = None):
         super().__init__()
         check_device(config)
-        self.config = config
-        self.transformer = ChatGLM2Model(config)
-        if config.tie_word_embeddings:  # one parameter, whose gradient is the sum of both uses
+        part = part or Part(0, config.num_layers)
+        self.config, self.part, self.is_last = config, part, part.is_last
+        self.transformer = ChatGLM2Model(config, part)
+        if config.tie_word_embeddings and part.is_last:  # one parameter, whose gradient is the sum of both uses
             self.transformer.output_layer.weight = self.transformer.embedding.embedding_table
         self.tied = {HEAD: TABLE} if config.tie_word_embeddings else {}
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
@@ -192,10 +202,15 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
-        frozen = not self.transformer.output_layer.weight.requires_grad
-        self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=matrix_type(config.compute_dtype)[1])
+        self.head_loss = None
+        if part.is_last:
+            frozen = not self.transformer.output_layer.weight.requires_grad
+            self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=matrix_type(config.compute_dtype)[1])
         if config.quantization_bit:
             make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
+        if part.first:
+            for parameter in self.get_parameters():
+                parameter.name = part.whole_name(parameter.name)
         object.__setattr__(self, "_cached", None)
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -209,7 +224,7 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
         require_token_range(*given, self.config.padded_vocab_size)
         return super().__call__(input_ids, *args, **kwargs)
 
-    def construct(self, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
+    def construct(self, input_ids: Tensor, labels: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of token ids (B, T), or with labels (B, T) the loss: both float32.
 
         Labels are shifted by the dataset already; -100 is not learned. Packed rows come as (B, 2, T): ids, and for each
@@ -226,7 +241,9 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
                 positions = self.transformer.slots[: planes.shape[2]].reshape(1, -1) - first
         batch, tokens = input_ids.shape
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        rows, head = self.transformer(input_ids, prefix, first, positions), self.transformer.output_layer
+        rows, head = self.transformer(input_ids, prefix, first, positions, rows), self.transformer.output_layer
+        if not self.is_last:
+            return rows
         if labels is not None and self.training and head.is_plain:
             loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)

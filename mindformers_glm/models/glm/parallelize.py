@@ -6,16 +6,18 @@ is incomplete are wrapped, and embedding and loss are replaced by their vocabula
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from mindspore import Parameter, nn
+from mindspore import nn
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.models.glm.stages import stages_of
+from mindformers_glm.models.glm.weights import TABLE
 from mindformers_glm.ops.cross_entropy import CrossEntropy
 from mindformers_glm.parallel.layers import (
     ColumnParallel,
@@ -30,6 +32,13 @@ from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, check_tensor_paral
 _ADAPTER = "mindpet_delta_lora_"
 
 
+class Named(Protocol):
+    """A parameter, or what stands for the part of one that a tensor rank has."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
 class Partial(NamedTuple):
     """A parameter whose gradient is complete only after a sum over `axis`, from row `start` on."""
 
@@ -39,6 +48,11 @@ class Partial(NamedTuple):
 
 def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
     """Raises ConfigError when the network cannot be divided along this grid."""
+    if mesh.stage.size > 1:
+        stages_of(config, mesh.stage.size)
+        if config.has_prefix:
+            fix = "The prefix is not divided among stages: set parallel_config.pipeline_stage: 1."
+            raise ConfigError("model.model_config.pet_config.pet_type", "ptuning2", fix)
     check_tensor_parallel(config, mesh.tensor.size)
     if mesh.tensor.size > 1 and config.quantization_bit:
         fix = "Integer weights are not divided among tensor ranks: use float weights, or one process."
@@ -60,9 +74,9 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
     if mesh.tensor.size > 1:
         _wrap(model.transformer, mesh.tensor)
     if mesh.size > 1:
-        model.loss = ParallelCrossEntropy(mesh.tensor, mesh.data)
-    if mesh.data.size > 1:
-        model.share = ShareOfLoss(mesh.data)  # of the loss that is fused with a whole output layer
+        model.loss = ParallelCrossEntropy(mesh.tensor, mesh.replicas)
+    if mesh.replicas.size > 1:
+        model.share = ShareOfLoss(mesh.replicas)  # of the loss that is fused with a whole output layer
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.config = model.config.model_copy(update={"padded_vocab_size": config.padded_vocab_size})  # whole logits
@@ -95,20 +109,26 @@ def _wrap(transformer: nn.Cell, axis: Axis) -> None:
         mlp.dense_h_to_4h = ColumnParallel(mlp.dense_h_to_4h, axis)
         mlp.dense_4h_to_h = RowParallel(mlp.dense_4h_to_h, axis)
     embedding = transformer.embedding
-    transformer.embedding = VocabParallelEmbedding(embedding.embedding_table, axis, dtype=embedding.dtype)
-    transformer.output_layer = ParallelHead(transformer.output_layer, axis)
+    if embedding is not None:
+        transformer.embedding = VocabParallelEmbedding(embedding.embedding_table, axis, dtype=embedding.dtype)
+    if transformer.output_layer is not None:
+        transformer.output_layer = ParallelHead(transformer.output_layer, axis)
 
 
-def partial_gradients(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mesh) -> dict[int, Partial]:
+def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh: Mesh) -> dict[int, Partial]:
     """Positions of parameters whose gradient a tensor rank sees only a part of, though it holds all they touch.
 
     These are key and value rows that several ranks hold (each rank has other query heads), and the side of a LoRA
-    adapter that is not divided. Their gradients are added up after the backward pass.
+    adapter that is not divided. Their gradients are added up after the backward pass. So are those of a table that is
+    tied to the output layer, of which the first and the last stage of a pipeline have a part each.
     """
-    if mesh.tensor.size == 1:
-        return {}
     layout, found = Layout(config, mesh.tensor.size), {}
     for position, parameter in enumerate(parameters):
+        if parameter.name == TABLE and is_on_two_stages(config, mesh):
+            ends = (mesh.stage.ranks[0], mesh.stage.ranks[-1])
+            found[position] = Partial(Axis("tied", ends, min(mesh.stage.rank, 1)), 0)
+        if mesh.tensor.size == 1:
+            continue
         start = layout.shared_rows(parameter.name, parameter.shape)
         if start is not None:
             found[position] = Partial(_sharers(mesh.tensor, config.num_kv_heads), start)
@@ -117,11 +137,14 @@ def partial_gradients(parameters: list[Parameter], config: ChatGLM2Config, mesh:
     return found
 
 
-def square_shares(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mesh) -> list[float | np.ndarray]:
-    """For each parameter, 1 / (tensor ranks that hold the same rows): one number, or one for each row."""
+def square_shares(parameters: Sequence[Named], config: ChatGLM2Config, mesh: Mesh) -> list[float | np.ndarray]:
+    """For each parameter, 1 / (ranks of one copy of the network that hold the same rows): one number, or one a row."""
     size = mesh.tensor.size
     layout, shares = Layout(config, size), []
     for parameter in parameters:
+        if parameter.name == TABLE and is_on_two_stages(config, mesh):
+            shares.append(0.5)
+            continue
         start = layout.shared_rows(parameter.name, parameter.shape)
         if layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
             shares.append(1.0 / size)
@@ -132,6 +155,11 @@ def square_shares(parameters: list[Parameter], config: ChatGLM2Config, mesh: Mes
             rows[start:] = config.num_kv_heads / size
             shares.append(rows)
     return shares
+
+
+def is_on_two_stages(config: ChatGLM2Config, mesh: Mesh) -> bool:
+    """True where the first and the last stage of a pipeline hold the same table."""
+    return mesh.stage.size > 1 and config.tie_word_embeddings
 
 
 class RankWeights(Mapping):
@@ -157,7 +185,7 @@ def _sharers(axis: Axis, groups: int) -> Axis:
     return Axis(f"{axis.name}-kv", axis.ranks[first : first + count], axis.rank - first)
 
 
-def _whole(layout: Layout, parameter: Parameter) -> tuple[int, ...]:
+def _whole(layout: Layout, parameter: Named) -> tuple[int, ...]:
     return layout.whole_shape(parameter.name, parameter.shape)
 
 
