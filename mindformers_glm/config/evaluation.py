@@ -8,7 +8,8 @@ from mindformers_glm.config.legacy import lookup
 
 BENCHMARKS = ("ceval-valid", "ceval-test", "cmmlu", "mmlu", "adgen", "ppl")  # the tasks of evaluation/tasks
 _LEAST_ANSWER = 3
-_PHASES = {"PerplexityMetric": "train", "ADGENMetric": "eval", "EmF1Metric": "eval"}
+_TEXTS = ("ADGENMetric", "EmF1Metric", "ChrfMetric", "SacreBleuMetric", "ExactMatchMetric")
+_PHASES = {"PerplexityMetric": "train", **dict.fromkeys(_TEXTS, "eval")}
 
 
 def benchmark_of_metric(values: dict[str, Any]) -> dict[str, Any]:

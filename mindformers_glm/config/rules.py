@@ -14,7 +14,7 @@ from mindformers_glm.errors import ConfigError
 Values = Mapping[str, Any]
 Rule = Callable[[Values], list[ConfigError]]
 TRAINING = ("train", "finetune")
-GENERATING_METRICS = ("ADGENMetric", "EmF1Metric")
+GENERATING_METRICS = ("ADGENMetric", "EmF1Metric", "ChrfMetric", "SacreBleuMetric", "ExactMatchMetric")
 
 
 def check_rules(values: Values) -> list[ConfigError]:

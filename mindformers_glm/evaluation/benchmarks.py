@@ -146,12 +146,14 @@ def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path |
 
 def _about(engine: Engine, tokenizer: Any, batch_size: int) -> dict[str, Any]:
     """What `--why` and a reader want to know of a run."""
+    encode = tokenizer.vocabulary.encode
     roles = [index for name, index in getattr(tokenizer.vocabulary, "special_ids", {}).items() if name in _ROLES]
     return {
         "tokenizer": type(tokenizer).__name__,
         "prefix_ids": list(tokenizer.get_prefix_tokens()),
+        "mark_ids": [encode("[gMASK"), encode("\n[gMASK")[len(encode("\n")) :]],  # as text, at the beginning and later
         "role_ids": roles,
-        "round_ids": tokenizer.vocabulary.encode("[Round 1]"),
+        "round_ids": encode("[Round 1]"),
         "max_length": engine.max_length,
         "batch_size": batch_size,
         "version": __version__,

@@ -40,18 +40,25 @@ def _choice_ids(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> C
 
 
 def _prefix(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cause | None:
-    prefix = results.get("config", {}).get("prefix_ids")
+    about = results.get("config", {})
+    prefix, marks = about.get("prefix_ids"), about.get("mark_ids")
     prompts = [sample["prompt_ids"] for sample in samples if sample.get("prompt_ids")]
-    if not prefix or not prompts:
+    if not prompts or not (prefix or about.get("model_family")):
         return None
-    missing = twice = 0
+    name = "prefix tokens missing or twice"
+    fix = "The prefix stands once: give texts without [gMASK] sop, and no ids that were encoded before"
+    if not prefix:
+        seen = f"the tokenizer puts nothing before {len(prompts)} prompts of a {about['model_family']}"
+        return Cause(name, True, seen, "Every GLM begins with [gMASK] sop: --tokenizer of the model")
+    missing = twice = written = 0
     for ids in prompts:
         count = sum(list(ids[at : at + len(prefix)]) == prefix for at in range(min(len(ids), 4 * len(prefix))))
         missing += list(ids[: len(prefix)]) != prefix
         twice += count > 1
+        written += any(_holds(ids, mark, 64) for mark in marks or () if mark)
     seen = f"of {len(prompts)} prompts {missing} do not begin with {prefix}, {twice} hold it twice"
-    fix = "The prefix stands once: give texts without [gMASK] sop, and no ids that were encoded before"
-    return Cause("prefix tokens missing or twice", missing + twice > 0, seen, fix)
+    seen += f", {written} have [gMASK] as text" if written else ""
+    return Cause(name, missing + twice + written > 0, seen, fix)
 
 
 def _template(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cause | None:
@@ -122,8 +129,9 @@ def _tokenizer_of(family: str) -> str | None:
     return next((known.tokenizer for known in FAMILIES if known.name == family), None)
 
 
-def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
-    return any(list(ids[at : at + len(part)]) == list(part) for at in range(min(len(ids), 12)))
+def _holds(ids: Sequence[int], part: Sequence[int], first: int = 12) -> bool:
+    """Whether a part stands among the first ids."""
+    return any(list(ids[at : at + len(part)]) == list(part) for at in range(min(len(ids), first)))
 
 
 _CHECKS: tuple[Callable[[dict[str, Any], Sequence[dict[str, Any]]], Cause | None], ...] = (

@@ -8,7 +8,7 @@ answer: "{label}"                       # number of the right choice from 0, its
 
 # instead of choices: text is generated and compared
 reference: "{answer}"
-metric: exact_match                     # or f1, rouge, bleu, chrf
+metric: exact_match                     # or f1, rouge, bleu, chrf, sacrebleu; or a list of them
 max_new_tokens: 64
 """
 
@@ -18,7 +18,6 @@ import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.interface import Judged, Options, Results, Row, Scored, Steps, Text
 from mindformers_glm.evaluation.tasks.ways import encoded
+from mindformers_glm.evaluation.text_metrics import TEXT_METRICS
 from mindformers_glm.files import user_path
 from mindformers_glm.registry import unknown_key
 
@@ -52,10 +52,15 @@ class DescribedTask:
             raise ConfigError(f"{file}: choices", spec.get("choices"), "Give choices with answer, or a reference.")
         if "choices" in spec and "answer" not in spec:
             raise ConfigError(f"{file}: answer", None, "Say which choice is right.")
-        metric = spec.get("metric", "exact_match")
-        if metric not in TEXT_METRICS:
-            raise ConfigError(f"{file}: metric", metric, f"Use one of {', '.join(TEXT_METRICS)}.")
-        self.spec, self.metric = spec, metric
+        metrics = spec.get("metric", "exact_match")
+        self.spec, self.metrics = spec, metrics if isinstance(metrics, list) else [metrics]
+        for metric in self.metrics:
+            if metric not in TEXT_METRICS:
+                raise ConfigError(f"{file}: metric", metric, f"Use one of {', '.join(TEXT_METRICS)}.")
+            TEXT_METRICS[metric].row("a", "a")  # what is not installed shows now
+        new = spec.get("max_new_tokens", 64)
+        if not isinstance(new, int) or isinstance(new, bool) or new < 1:
+            raise ConfigError(f"{file}: max_new_tokens", new, "Use 1 or more.")
         self.name = str(spec.get("name") or self.file.stem)
         self.way_name, self.num_fewshot = "described", 0
 
@@ -77,6 +82,10 @@ class DescribedTask:
         """See Task."""
         names = list(dict.fromkeys(name for _, verdict in judged for name in verdict.figures))
         total = {name: float(np.mean([verdict.figures[name] for _, verdict in judged])) for name in names}
+        pairs = [(verdict.details["prediction"].strip(), verdict.details["target"].strip()) for _, verdict in judged]
+        for name in total:
+            if name in TEXT_METRICS and TEXT_METRICS[name].corpus is not None:
+                total[name] = TEXT_METRICS[name].corpus(*map(list, zip(*pairs, strict=True)))
         return Results({}, {self.name: {**total, "questions": len(judged)}}, [])
 
     def _choose(self, row: Row, prompt: str) -> Steps:
@@ -96,12 +105,12 @@ class DescribedTask:
 
     def _write(self, row: Row, prompt: str) -> Steps:
         ids = [*self.tokenizer.get_prefix_tokens(), *self.tokenizer.vocabulary.encode(prompt)]
-        new = int(self.spec.get("max_new_tokens", 64))
+        new = self.spec.get("max_new_tokens", 64)
         new_ids = yield Text(ids, new, ends=tuple(getattr(self.tokenizer, "stop_ids", ())))
         response = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         reference = self._filled(self.spec["reference"], row)
-        score = TEXT_METRICS[self.metric](response.strip(), reference.strip())
-        return Judged({self.metric: score}, {"target": reference, "prediction": response})
+        figures = {name: TEXT_METRICS[name].row(response.strip(), reference.strip()) for name in self.metrics}
+        return Judged(figures, {"target": reference, "prediction": response})
 
     def _choices(self, row: Row) -> list[str]:
         given = self.spec["choices"]
@@ -134,53 +143,6 @@ class DescribedTask:
 
     def _where(self, row: Row) -> str:
         return f"{self.file.name}: row {row.number}"
-
-
-def _exact(prediction: str, reference: str) -> float:
-    return float(prediction == reference)
-
-
-def _f1(prediction: str, reference: str) -> float:
-    """Overlap of words (of characters where a text is Chinese), as SQuAD counts it."""
-    one, two = (Counter(_units(text)) for text in (prediction, reference))
-    common = sum((one & two).values())
-    if not common:
-        return float(not one and not two)
-    return 2 * common / (sum(one.values()) + sum(two.values()))
-
-
-def _units(text: str) -> list[str]:
-    return re.findall(r"[\u4e00-\u9fff]|[^\s\u4e00-\u9fff]+", text.lower())
-
-
-def _adgen(name: str) -> Any:
-    def score(prediction: str, reference: str) -> float:
-        from mindformers_glm.evaluation.metrics import ADGENMetric  # noqa: PLC0415 - jieba takes a second
-
-        metric = ADGENMetric(blank_scores_zero=True)
-        metric.update([prediction], [reference])
-        return float(np.mean(metric.scores[name]))
-
-    return score
-
-
-def _chrf(prediction: str, reference: str) -> float:
-    try:
-        import sacrebleu  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigError(
-            "metric", "chrf", "Install it: pip install 'mindformers_glm[metrics]' (sacrebleu)."
-        ) from error
-    return sacrebleu.sentence_chrf(prediction, [reference]).score
-
-
-TEXT_METRICS = {
-    "exact_match": _exact,
-    "f1": _f1,
-    "rouge": _adgen("rouge-l"),
-    "bleu": _adgen("bleu-4"),
-    "chrf": _chrf,
-}
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
