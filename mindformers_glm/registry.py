@@ -25,6 +25,7 @@ _WORDS = {
     "a valid number": "a number",
     "a valid string": "text",
     "a valid list": "a list",
+    "a valid tuple": "a list",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "greater than": "above",
@@ -105,11 +106,24 @@ class Registry:
         faults = self.check(spec, key, runtime=runtime)
         if faults:
             raise faults[0]
-        factory = self.get(spec["type"], f"{key}.type")
+        return self.create(spec, key, **runtime)
+
+    def create(self, spec: Mapping[str, Any], key: str, **runtime: Any) -> Any:
+        """The component of a `spec` that `check` has passed.
+
+        Raises:
+            ConfigError: a value that only the class itself can judge.
+        """
+        factory = self.get(spec.get("type"), f"{key}.type")
         given = {name: value for name, value in spec.items() if name != "type"}
         accepted = _accepted(factory)
         supplied = runtime if accepted is None else {k: v for k, v in runtime.items() if k in accepted}
-        return factory(**{**given, **supplied})
+        try:
+            return factory(**{**given, **supplied})
+        except pydantic.ValidationError as error:
+            if not (isinstance(factory, type) and issubclass(factory, pydantic.BaseModel)):
+                raise
+            raise pydantic_faults(error, key, factory.model_fields)[0] from None
 
 
 CONFIGS = Registry("model config")

@@ -58,7 +58,7 @@ def test_every_base_is_used():
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_loads_and_its_network_builds(name):
     config = load_config(CONFIGS / name)
-    shape = config.model.model_config
+    shape = config.model.config
     small = {**shape, **SMALL, "seq_length": 16, "no_recompute_layers": None}
     model = build_model({"model_config": small, "arch": config.model.arch})
     names = [parameter.name for parameter in model.get_parameters()]
@@ -139,7 +139,7 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_the_values_are_those_of_the_documentation(name):
     config = load_config(CONFIGS / f"{name}.yaml")
-    model, data, sizes = config.model.model_config, config.train_dataset, config.parallel_config
+    model, data, sizes = config.model.config, config.train_dataset, config.parallel_config
     assert (
         model["seq_length"], model["use_past"], data.max_source_length, data.max_target_length,
         config.runner_config.batch_size, model["batch_size"], config.context.max_device_memory, config.use_parallel,
@@ -186,10 +186,10 @@ def test_a_file_of_mindformers_loads_unchanged(golden, tmp_path, name):
     path = tmp_path / name
     path.write_text(yaml.safe_dump(values, sort_keys=False))  # writes None and 1e-5 without quotes, as users do
     config = load_config(path)
-    assert config.model.model_config["layernorm_epsilon"] == 1e-5
-    assert config.model.model_config["pre_seq_len"] is None
+    assert config.model.config["layernorm_epsilon"] == 1e-5
+    assert config.model.config["pre_seq_len"] is None
     assert make_config(values).context == config.context
-    shape = {**config.model.model_config, **SMALL, "seq_length": 16}
+    shape = {**config.model.config, **SMALL, "seq_length": 16}
     built = registry.CONFIGS.build(shape, "model.model_config")
     assert built.layernorm_epsilon == 1e-5
 
@@ -233,7 +233,8 @@ DATASET_KEYS = {  # section 6.2 of the compatibility document
 def test_every_dataset_key_of_mindformers_is_taken():
     path = CONFIGS / "glm2/run_glm2_6b_finetune.yaml"
     config = load_config(path, {"train_dataset": DATASET_KEYS, "eval_dataset": DATASET_KEYS})
-    assert {**config.train_dataset, **DATASET_KEYS} == config.train_dataset
+    given = config.train_dataset.to_dict()
+    assert {**given, **DATASET_KEYS} == given
     assert load_config(path, ["train_dataset.label_convention=0.8"]).train_dataset.label_convention == "0.8"
 
 
@@ -257,7 +258,7 @@ def test_evaluation_while_training_takes_the_documented_section(name, metric):
     rows = config.eval_dataset.max_source_length + config.eval_dataset.max_target_length + 1
     if metric == "PerplexityMetric":
         assert config.eval_dataset.data_loader["phase"] == "train"
-        assert rows <= config.model.model_config["seq_length"]
+        assert rows <= config.model.config["seq_length"]
         assert any("phase: train replaces eval" in note for note in config.notes)
     else:
         assert config.eval_dataset.data_loader["phase"] == "eval"
@@ -308,8 +309,8 @@ def test_the_lora_network_of_0_7_is_the_network_with_an_adapter():
     arch = {"model": {"arch": {"type": "ChatGLM2WithLora"}}}
     config = load_config(CONFIGS / "glm2/run_glm2_6b_lora.yaml", arch)
     assert config.model.arch["type"] == "ChatGLM2ForConditionalGeneration"
-    bare = load_config(CONFIGS / "glm2/run_glm2_6b.yaml", arch).model.model_config["pet_config"]
-    assert bare == config.model.model_config["pet_config"]  # the values that MindFormers ships
+    bare = load_config(CONFIGS / "glm2/run_glm2_6b.yaml", arch).model.config["pet_config"]
+    assert bare == config.model.config["pet_config"]  # the values that MindFormers ships
 
 
 def test_classes_of_glm32k_are_those_of_chatglm3():

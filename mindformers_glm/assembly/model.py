@@ -16,7 +16,6 @@ from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.config import load_config
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.parallel.mesh import SINGLE, Mesh, make_mesh
-from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -83,8 +82,7 @@ def _from_yaml(
 ) -> tuple[nn.Cell, GLMTokenizer]:
     config = load_config(file, ["run_mode=predict"])
     if adapter is not None:
-        base = CONFIGS.build({"type": "ChatGLM2Config", **config.model["model_config"]}, "model.model_config")
-        _, pet_config = read_adapter(resolve(adapter), base, lora_alpha)
+        _, pet_config = read_adapter(resolve(adapter), config.model.config.build(), lora_alpha)
         changes = {"pet_config": pet_config, **changes}
     config = config.changed(
         {
@@ -95,7 +93,7 @@ def _from_yaml(
             **({"context": {"device_target": target}} if target else {}),
         }
     )
-    runtime.set_up(config.context, seed=config.seed, use_parallel=mesh.size > 1)
+    runtime.set_up(config.context.to_dict(), seed=config.seed, use_parallel=mesh.size > 1)
     tokenizer = build_tokenizer(config)
     network = build_network(config, training=False).set_train(False)
     load_weights(network, config, adapter=adapter)

@@ -20,6 +20,8 @@ from mindformers_glm.checkpoint.load.folders import step_of
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.store.resume import TrainState, data_of
 from mindformers_glm.checkpoint.store.strategy import Strategy, read_strategy
+from mindformers_glm.config.schema import RunSchema
+from mindformers_glm.config.sections import ParallelSection, ParallelSizesSection
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -32,7 +34,7 @@ from mindformers_glm.parallel.collectives import sum_over
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config, use
 from mindformers_glm.parallel.pipeline import Pipe
 from mindformers_glm.parallel.sharding import is_own_rows
-from mindformers_glm.registry import CONFIGS, MODELS
+from mindformers_glm.registry import MODELS
 
 WEIGHTS = 3  # the level of ZeRO that divides weights
 FSDP = {"full_shard": 3, "shard_grad_op": 2, "no_shard": 0}
@@ -54,17 +56,15 @@ class Ranks:
         self.divided = self.level > 0
 
     @classmethod
-    def of(cls, run: Mapping[str, Any], model_config: Mapping[str, Any], *, key: str = "model.model_config") -> Ranks:
-        """From a checked configuration and its `model_config` section; makes the grid the current one.
+    def of(cls, run: RunSchema, config: ChatGLM2Config) -> Ranks:
+        """The grid of a checked run for the whole network `config`; makes the grid the current one.
 
         Raises:
             ConfigError: the processes, the sections and the network do not fit together.
         """
         mesh = mesh_from_config(run, rank=runtime.rank(), world=runtime.rank_size())
-        config = CONFIGS.build({"type": "ChatGLM2Config", **model_config}, key)
-        sections, sizes = run.get("parallel") or {}, run.get("parallel_config") or {}
         use(mesh)
-        return cls(mesh, config, level=zero_level(sections, sizes))
+        return cls(mesh, config, level=zero_level(run.parallel, run.parallel_config))
 
     @property
     def division(self) -> Division:
@@ -212,7 +212,7 @@ class Ranks:
         return saved
 
 
-def zero_level(sections: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
+def zero_level(section: ParallelSection, sizes: ParallelSizesSection) -> int:
     """What data ranks divide: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too.
 
     `parallel.zero_level` says it, or the words of PyTorch's FSDP in `parallel.fsdp`, or `enable_parallel_optimizer`.
@@ -220,18 +220,18 @@ def zero_level(sections: Mapping[str, Any], sizes: Mapping[str, Any]) -> int:
     Raises:
         ConfigError: words that say nothing of this kind, or contradict each other.
     """
-    level, words = sections.get("zero_level"), str(sections.get("fsdp") or "").replace(",", " ").split()
+    level, words = section.zero_level, (section.fsdp or "").replace(",", " ").split()
     named = [FSDP[word] for word in words if word in FSDP]
     unknown = [word for word in words if word not in FSDP and word != "auto_wrap"]
     if unknown or len(named) > 1 or (words and not named):
         fix = f"Use one of {', '.join(FSDP)}, with auto_wrap if you like: layers are always wrapped one by one."
-        raise ConfigError("parallel.fsdp", sections["fsdp"], fix)
+        raise ConfigError("parallel.fsdp", section.fsdp, fix)
     if level is not None and named and named[0] != level:
-        fix = f"parallel.fsdp: {sections['fsdp']} means {named[0]}: leave one of the two out."
+        fix = f"parallel.fsdp: {section.fsdp} means {named[0]}: leave one of the two out."
         raise ConfigError("parallel.zero_level", level, fix)
     if level is not None or named:
         return level if level is not None else named[0]
-    return int(bool(sections.get("enable_parallel_optimizer")) and sizes.get("optimizer_shard") is not False)
+    return int(section.enable_parallel_optimizer and sizes.optimizer_shard is not False)
 
 
 def saved_ranks(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 from mindspore import nn
 
@@ -14,6 +13,8 @@ from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.config import RunConfig
+from mindformers_glm.config.schema import DatasetSection
+from mindformers_glm.config.spec import Spec
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
@@ -21,7 +22,6 @@ from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.glm.config import RecomputeConfig
 from mindformers_glm.models.glm.initial import fill, unfilled
 from mindformers_glm.parallel.mesh import mesh_from_config
-from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _SLOW_ON_CPU = (
@@ -36,11 +36,12 @@ def ranks_of(config: RunConfig, *, training: bool) -> Ranks:
     Raises:
         ConfigError: a value of `model` is wrong, or it cannot be divided among the processes as the file says.
     """
-    shape = dict(config.model["model_config"])
+    network = config.model.config
     if training:
         known = RecomputeConfig.model_fields
-        shape["recompute_config"] = {name: v for name, v in config.recompute_config.items() if name in known}
-    return Ranks.of(config, shape)
+        wanted = {name: value for name, value in config.recompute_config.to_dict().items() if name in known}
+        network = network.changed(recompute_config=wanted)
+    return Ranks.of(config, network.build())
 
 
 def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = None) -> nn.Cell:
@@ -49,16 +50,12 @@ def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = No
     Raises:
         ConfigError: a value of the section is wrong, or the device cannot compute in its types.
     """
-    if runtime.device_target() == "CPU" and config.model["model_config"].get("compute_dtype", "float16") == "float16":
-        log_once(_SLOW_ON_CPU)
     ranks = ranks or ranks_of(config, training=training)
+    if runtime.device_target() == "CPU" and ranks.config.compute_dtype == "float16":
+        log_once(_SLOW_ON_CPU)
     check_length(ranks.config, key="model.model_config.seq_length")
     with nullcontext() if training else unfilled():
-        return ranks.network(_arch(config), training=training)
-
-
-def _arch(config: RunConfig) -> str:
-    return (config.model.get("arch") or {}).get("type") or "ChatGLM2ForConditionalGeneration"
+        return ranks.network(config.model.arch.type, training=training)
 
 
 def load_weights(
@@ -77,16 +74,15 @@ def load_weights(
         logger.info("Weights are random, as allow_random_weights asks.")
         fill(model)
         if ranks is not None:
-            ranks.random_weights(model, _arch(config))
+            ranks.random_weights(model, config.model.arch.type)
         if adapter is not None:
             load_into(model, resolve(adapter).read())
         return None
-    training = config.run_mode in ("train", "finetune")
-    ranks = ranks or ranks_of(config, training=training)
-    base = config.model["model_config"].get("checkpoint_name_or_path") or None
+    ranks = ranks or ranks_of(config, training=config.trains)
+    base = ranks.config.checkpoint_name_or_path or None
     parts = parts_of(name, adapter=adapter, base=None if base == name else base)
     place, strategy = parts.base.weights, config.src_strategy_path_or_dir
-    new = training or parts.adapter is not None
+    new = config.trains or parts.adapter is not None
     count = ranks.load_weights(model, place, strategy=strategy, new_adapter=new)
     logger.info("Loaded %d tensors from %s", count, place)
     if parts.adapter is not None:
@@ -101,17 +97,18 @@ def build_tokenizer(config: RunConfig) -> GLMTokenizer:
     Raises:
         ConfigError: none is configured, its file is missing, or it has more ids than the network.
     """
-    for key in ("processor", "eval_dataset", "train_dataset"):
-        section = config[key]
-        if section and section.get("tokenizer"):
-            return tokenizer_of(section["tokenizer"], config, key)
+    processor = config.processor.arguments.get("tokenizer") if config.processor is not None else None
+    of_data = (data.tokenizer for data in (config.eval_dataset, config.train_dataset) if data is not None)
+    for spec in (processor, *of_data):
+        if spec:
+            return tokenizer_of(spec, config)
     raise ConfigError("processor.tokenizer", None, "Name a tokenizer: type and vocab_file.")
 
 
-def tokenizer_of(spec: dict[str, Any], config: RunConfig, key: str) -> GLMTokenizer:
+def tokenizer_of(spec: Spec, config: RunConfig) -> GLMTokenizer:
     """The tokenizer that a `tokenizer` section describes, checked against the network's vocabulary."""
-    tokenizer = TOKENIZERS.build(spec, f"{key}.tokenizer")
-    check_fits(tokenizer, config.model["model_config"].get("padded_vocab_size", 65024))
+    tokenizer = spec.build()
+    check_fits(tokenizer, config.model.config.build().padded_vocab_size)
     return tokenizer
 
 
@@ -123,13 +120,13 @@ def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> 
     Raises:
         ConfigError, DataError: a key is wrong, or the file is missing, empty or holds no usable line.
     """
-    key = f"{phase}_dataset"
-    section = _kept_apart(config[key], config.train_dataset) if phase == "eval" else config[key]
-    tokenizer = tokenizer_of(section["tokenizer"], config, key) if section.get("tokenizer") else None
+    section, task = config.dataset(phase)
+    loader = section.data_loader if phase == "train" else _kept_apart(section.data_loader, config.train_dataset)
+    tokenizer = tokenizer_of(section.tokenizer, config) if section.tokenizer else None
     data = mesh_from_config(config, rank=runtime.rank(), world=runtime.rank_size()).data
     return build_dataset(
-        section,
-        task=config[f"{key}_task"],
+        {**section.to_dict(), "data_loader": loader.to_dict()},
+        task=task.to_dict(),
         seed=config.seed,
         rank=data.rank if phase == "train" else 0,  # batches of an evaluation are shared out whole: evaluation/share.py
         rank_size=data.size if phase == "train" else 1,
@@ -140,12 +137,10 @@ def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> 
     )
 
 
-def _kept_apart(section: dict[str, Any] | None, training: Any) -> dict[str, Any] | None:
-    """The section; where it asks for the validation part and names no data, with the data of training."""
-    loader = (section or {}).get("data_loader") or {}
-    if loader.get("part") != "validation" or loader.get("dataset_dir") or loader.get("datasets"):
-        return section
-    source = (training or {}).get("data_loader") or {}
+def _kept_apart(loader: Spec, training: DatasetSection | None) -> Spec:
+    """The loader; where it asks for the validation part and names no data, with the data of training."""
+    if training is None or loader.get("part") != "validation" or loader.get("dataset_dir") or loader.get("datasets"):
+        return loader
+    source = training.data_loader.arguments
     same = ("dataset_dir", "dataset", "datasets", "columns", "validation_share", "split_seed", "max_bad_ratio")
-    taken = {name: source[name] for name in same if source.get(name)}
-    return {**section, "data_loader": {**loader, **taken}}
+    return loader.changed(**{name: source[name] for name in same if source.get(name)})

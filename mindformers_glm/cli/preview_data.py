@@ -48,9 +48,12 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
     if chosen.config:
         config, _ = parse_command_line(["--config", chosen.config, *others])
         key = f"{chosen.phase}_dataset"
-        section, task = config[key], config[f"{key}_task"]
-        dataset = build_dataset(section, task=task or {}, seed=config.seed, batch_size=1, phase=chosen.phase)
-        return dataset, dataset.tokenizer or built_tokenizer((section or {}).get("tokenizer"), f"{key}.tokenizer")
+        found, kind = config.dataset(chosen.phase)
+        if found is None or kind is None:
+            raise ConfigError(key, None, "Describe the data: data_loader, tokenizer, lengths.")
+        task, seed = kind.to_dict(), config.seed
+        dataset = build_dataset(found.to_dict(), task=task, seed=seed, batch_size=1, phase=chosen.phase)
+        return dataset, dataset.tokenizer or built_tokenizer(found.tokenizer, f"{key}.tokenizer")
     if not chosen.data or not chosen.tokenizer:
         raise ConfigError("--data", chosen.data, "Give --config FILE, or --data FILE and --tokenizer FOLDER.")
     vocab_file, _ = files.load(Path(chosen.tokenizer))

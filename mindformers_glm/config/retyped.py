@@ -8,42 +8,8 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.legacy import lookup
-from mindformers_glm.registry import (
-    CALLBACKS,
-    CONFIGS,
-    DATA_LOADERS,
-    DATASETS,
-    LR_SCHEDULES,
-    METRICS,
-    OPTIMIZERS,
-    PROCESSORS,
-    SCALE_SENSES,
-    TOKENIZERS,
-    WRAPPERS,
-    Registry,
-)
-
-_COMPONENTS: dict[str, Registry] = {
-    "model.model_config": CONFIGS,
-    "optimizer": OPTIMIZERS,
-    "optimizer.learning_rate": LR_SCHEDULES,
-    "lr_schedule": LR_SCHEDULES,
-    "runner_wrapper": WRAPPERS,
-    "runner_wrapper.scale_sense": SCALE_SENSES,
-    "processor": PROCESSORS,
-    "processor.tokenizer": TOKENIZERS,
-    "metric": METRICS,
-    **{f"{name}.data_loader": DATA_LOADERS for name in ("train_dataset", "eval_dataset")},
-    **{f"{name}.tokenizer": TOKENIZERS for name in ("train_dataset", "eval_dataset")},
-}
-_LISTS: dict[str, Registry] = {"callbacks": CALLBACKS, "eval_callbacks": CALLBACKS, "metric": METRICS}
-_KEPT = {  # keys that the program reads itself, whatever the class takes
-    "optimizer": {"learning_rate"},
-    "runner_wrapper": {"scale_sense"},
-    "processor": {"tokenizer"},
-    "train_dataset": {"data_loader", "tokenizer"},
-    "eval_dataset": {"data_loader", "tokenizer"},
-}
+from mindformers_glm.config.spec import inner_names, place_of
+from mindformers_glm.registry import DATASETS
 
 
 class Retyped(dict):
@@ -102,7 +68,7 @@ def without_inherited(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
 
 
 def _strange(value: Mapping[str, Any], place: str, values: Mapping[str, Any]) -> list[str]:
-    inherited = getattr(value, "inherited", frozenset()) - _KEPT.get(place, set()) - {"type"}
+    inherited = getattr(value, "inherited", frozenset()) - inner_names(place) - {"type"}
     if not inherited:
         return []
     accepted = _accepted_at(place, value, values)
@@ -111,10 +77,8 @@ def _strange(value: Mapping[str, Any], place: str, values: Mapping[str, Any]) ->
 
 def _accepted_at(place: str, value: Mapping[str, Any], values: Mapping[str, Any]) -> Callable[[str], bool]:
     """Whether the class at a place takes an argument; what nobody can know is taken, and checked later."""
-    kind, registry = value.get("type"), _COMPONENTS.get(place)
-    above, _, leaf = place.rpartition(".")
-    if leaf.isdigit():
-        registry = _LISTS.get(above)
+    kind, found = value.get("type"), place_of(place)
+    registry = found.registry if found else None
     if place in ("train_dataset", "eval_dataset"):
         kind, registry = lookup(values, f"{place}_task.type"), DATASETS
     if registry is None or not isinstance(kind, str) or kind not in registry:

@@ -1,4 +1,4 @@
-"""A checked configuration: sections by attribute, components as plain dicts, and the way from a file to it."""
+"""A checked configuration: typed sections, components as descriptions that build, and the way from a file to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
 from mindformers_glm.config.components import check_components
 from mindformers_glm.config.evaluation import benchmark_of_metric, fit_to_metric
@@ -25,58 +26,34 @@ from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_tex
 from mindformers_glm.config.overrides import apply, parse_overrides
 from mindformers_glm.config.ranges import boundless
 from mindformers_glm.config.retyped import without_inherited
-from mindformers_glm.config.rules import TRAINING, check_rules, world_size
-from mindformers_glm.config.schema import RunSchema, check_schema, known_keys, section_of
+from mindformers_glm.config.rules import TRAINING, check_rules, rate_of, world_size
+from mindformers_glm.config.schema import DatasetSection, DatasetTaskSection, RunSchema, check_schema, section_of
+from mindformers_glm.config.spec import PLACES, Spec, place_of
 from mindformers_glm.config.vocabulary import fill_vocabularies
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.log import log_once
 
 
-class Section(dict):
-    """A mapping whose known keys are attributes too; a known key that was not given reads as None."""
+class RunConfig(RunSchema):
+    """What a run needs to know, checked, typed and frozen: `config.runner_config.epochs`, `config.optimizer.build()`.
 
-    def __init__(self, values: Mapping[str, Any], known: Sequence[str]) -> None:
-        super().__init__(values)
-        object.__setattr__(self, "_known", frozenset(known))
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self:
-            return self[name]
-        if name in self.__dict__.get("_known", ()):
-            return None
-        raise AttributeError(f"{name!r} is not a key of this section; known: {', '.join(sorted(self._known))}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self._known and name not in self:
-            raise AttributeError(f"{name!r} is not a key of this section; known: {', '.join(sorted(self._known))}")
-        self[name] = value
-
-    def __deepcopy__(self, memo: dict) -> Section:
-        return Section({key: copy.deepcopy(value, memo) for key, value in self.items()}, tuple(self._known))
-
-    def __reduce__(self) -> tuple:
-        return Section, (dict(self), tuple(self._known))
-
-
-class RunConfig(Section):
-    """Everything a run needs to know, checked. `config.runner_config.epochs`, `config.optimizer["type"]`.
-
-    Sections (context, runner_config, parallel, ...) have attributes; components (optimizer, model.model_config,
-    callbacks, ...) are plain dicts with `type`, ready for `Registry.build`.
-    `train_dataset_task.dataset_config` is the object `train_dataset`. `source` is the file; `notes` say what was
-    decided or ignored while reading it, for `log_notes` once there is a log.
+    Sections (context, runner_config, parallel, ...) are models; components (optimizer, model.config, callbacks, ...)
+    are `Spec`s, parsed descriptions that build their class. `source` is the file; `notes` say what was decided or
+    ignored while reading it, for `log_notes` once there is a log.
     """
 
-    def __init__(self, values: Mapping[str, Any], source: str, notes: Sequence[str] = ()) -> None:
-        super().__init__(values, known_keys())
-        object.__setattr__(self, "source", source)
-        object.__setattr__(self, "notes", list(notes))
+    _source: str = "configuration"
+    _notes: tuple[str, ...] = ()
 
-    def __deepcopy__(self, memo: dict) -> RunConfig:
-        return RunConfig({key: copy.deepcopy(value, memo) for key, value in self.items()}, self.source, self.notes)
+    @property
+    def source(self) -> str:
+        """The file it was read from."""
+        return self._source
 
-    def __reduce__(self) -> tuple:
-        return RunConfig, (dict(self), self.source, self.notes)
+    @property
+    def notes(self) -> list[str]:
+        """What was decided or ignored while reading, a line each."""
+        return list(self._notes)
 
     def log_notes(self) -> None:
         """Logs each note, once in a process."""
@@ -93,27 +70,48 @@ class RunConfig(Section):
         Raises:
             ConfigError: nothing is named and random weights were not asked for, as in a run that was to be resumed.
         """
-        name = _named_weights(self)
+        name = _named_weights(self.to_dict())
         if name is None and not self.allow_random_weights:
             fix = "There is nothing to start from: name a model, file or folder, or set allow_random_weights: True."
             raise ConfigError("load_checkpoint", self.load_checkpoint, fix)
         return name
 
+    @property
+    def metrics(self) -> tuple[Spec, ...]:
+        """Every metric of the run, in order."""
+        return () if self.metric is None else (self.metric,) if isinstance(self.metric, Spec) else self.metric
+
+    @property
+    def rate(self) -> tuple[str, Spec | float | str | None]:
+        """The key that says the learning rate, and what stands there: `optimizer.learning_rate` wins."""
+        return rate_of({"optimizer": self.optimizer, "lr_schedule": self.lr_schedule})
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run mode changes weights."""
+        return self.run_mode in TRAINING
+
+    def dataset(self, phase: str) -> tuple[DatasetSection | None, DatasetTaskSection | None]:
+        """The sections of the data of phase "train" or "eval"."""
+        if phase == "train":
+            return self.train_dataset, self.train_dataset_task
+        return self.eval_dataset, self.eval_dataset_task
+
     def to_dict(self) -> dict[str, Any]:
-        """The whole configuration as plain dicts and lists; a linked dataset stands once."""
-        plain = _plain(self)
+        """The whole configuration as plain dicts and lists, as a file would hold it."""
+        values = super().to_dict()
         for task in DATASET_TASKS:
-            if isinstance(plain.get(task), dict):
-                plain[task].pop("dataset_config", None)
-        return plain
+            if values[task] is not None:
+                del values[task]["dataset_config"]  # the loader moved it to the dataset
+        return values
 
     def dump(self, path: str | Path) -> Path:
         """Writes the resolved configuration as YAML that `load_config` reads again. Whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         given = {key: value for key, value in self.to_dict().items() if value is not None}
-        for key, value in self.items():
-            if isinstance(value, Section):
+        for key in given:
+            if section_of((key,)) is not None:
                 given[key] = {name: item for name, item in given[key].items() if item is not None}
         text = yaml.dump(given, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -160,13 +158,14 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     values, notes = without_inherited(values)
     values = benchmark_of_metric(normalise({"run_mode": default_mode(values), **values}))
     schema, faults = check_schema(values)
-    known = _quantised(_typed(schema)) if schema else values
+    known = _quantised(schema.to_dict()) if schema else values
     notes += [*drop_of_tokenizers(known), *fit_to_metric(known)]
     faults = _first_of_each_key([*faults, *boundless(values), *check_rules(known), *check_components(known)])
     if faults:
         raise ConfigErrors(source, faults)
-    config = RunConfig(_sections(known), source, notes)
-    config.notes.extend([*_settle(config), *without_effect(config)])
+    notes += [*_settle(known), *without_effect(known)]
+    config = _constructed(RunConfig, known, "")
+    config._source, config._notes = source, tuple(notes)
     return config
 
 
@@ -175,15 +174,6 @@ def default_mode(values: Mapping[str, Any]) -> str:
     if "infer" in values:
         return "export"
     return "train" if "train_dataset" in values else "predict"
-
-
-def _typed(schema: RunSchema) -> dict[str, Any]:
-    values = schema.model_dump(by_alias=True)
-    for name in DATASET_TASKS.values():
-        section = getattr(schema, name)
-        if section is not None:  # what was not written is left to the dataset class
-            values[name] = section.model_dump(by_alias=True, exclude_unset=True)
-    return values
 
 
 def _quantised(values: dict[str, Any]) -> dict[str, Any]:
@@ -203,61 +193,62 @@ def _first_of_each_key(faults: Sequence[ConfigError]) -> list[ConfigError]:
     return list(kept.values())
 
 
-def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings that the schema describes become Sections; components stay plain dicts."""
-
-    def convert(value: Any, path: tuple[str, ...]) -> Any:
-        model = section_of(path)
-        if not isinstance(value, dict) or model is None:
-            return value
-        known = (*known_keys(model), *value)
-        return Section({key: convert(item, (*path, key)) for key, item in value.items()}, known)
-
-    return {key: convert(value, (key,)) for key, value in values.items()}
+M = TypeVar("M", bound=BaseModel)
 
 
-def _settle(config: RunConfig) -> list[str]:
-    """Sets values that follow from others: batch size, seed and link of both datasets, vocabularies. Returns notes."""
+def _constructed(model: type[M], values: Mapping[str, Any], above: str) -> M:
+    """The typed section of values that have been checked; components become Specs that know their place."""
+    return model.model_construct(None, **{key: _at(value, f"{above}{key}") for key, value in values.items()})
+
+
+def _at(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        section = section_of(tuple(key.split(".")))
+        if section is not None:
+            return _constructed(section, value, f"{key}.")
+        return Spec(value, key) if place_of(key) else copy.deepcopy(dict(value))
+    if isinstance(value, (list, tuple)):
+        is_components = key in PLACES
+        items = [
+            _at(item, f"{key}.{index}") if is_components else copy.deepcopy(item) for index, item in enumerate(value)
+        ]
+        return tuple(items) if is_components else items
+    return value
+
+
+def _settle(values: dict[str, Any]) -> list[str]:
+    """Sets values that follow from others: batch size and seed of both datasets, vocabularies. Returns notes."""
     notes = []
-    size = config.runner_config.batch_size
+    size = values["runner_config"]["batch_size"]
     for task, name in DATASET_TASKS.items():
-        dataset = config[name]
+        dataset = values[name]
         if dataset is None:
             continue
         if dataset.get("batch_size") not in (None, size):
             notes.append(f"{name}.batch_size: runner_config.batch_size ({size}) replaces {dataset['batch_size']}.")
-        dataset["batch_size"], dataset["seed"] = size, config.seed
-        if config[task] is None:
-            config[task] = Section({"type": "KeyWordGenDataset"}, ("type", "dataset_config"))
-        config[task]["dataset_config"] = dataset
-    weights = _named_weights(config)
-    fill_vocabularies(config, weights)
-    if config.profile and not any(spec.get("type") == PROFILER for spec in config.callbacks):
-        config.callbacks.append({"type": PROFILER, **profiler_settings(config)})
-    if config.run_mode == "train" and not config.load_checkpoint and not config.resume_training and weights:
+        dataset["batch_size"], dataset["seed"] = size, values["seed"]
+        if values[task] is None:
+            values[task] = {"type": "KeyWordGenDataset"}
+    weights = _named_weights(values)
+    fill_vocabularies(values, weights)
+    if values["profile"] and not any(spec.get("type") == PROFILER for spec in values["callbacks"]):
+        values["callbacks"].append({"type": PROFILER, **profiler_settings(values)})
+    if values["run_mode"] == "train" and not values["load_checkpoint"] and not values["resume_training"] and weights:
         notes.append(
             f"load_checkpoint is empty: training starts from checkpoint_name_or_path {weights!r}. "
             "Set allow_random_weights: True to train from random weights."
         )
-    if config.use_parallel and world_size() in (None, 1):
+    if values["use_parallel"] and world_size() in (None, 1):
         notes.append("use_parallel is True and one process was started: start several with scripts/run_distribute.sh.")
     return notes
 
 
-def _named_weights(config: RunConfig) -> str | None:
-    if config.load_checkpoint:
-        return config.load_checkpoint
-    if config.allow_random_weights and config.run_mode in TRAINING:
+def _named_weights(values: Mapping[str, Any]) -> str | None:
+    if values["load_checkpoint"]:
+        return values["load_checkpoint"]
+    if values["allow_random_weights"] and values["run_mode"] in TRAINING:
         return None
-    return lookup(config, "model.model_config.checkpoint_name_or_path") or None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return lookup(values, "model.model_config.checkpoint_name_or_path") or None
 
 
 class _Dumper(yaml.SafeDumper):

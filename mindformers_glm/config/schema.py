@@ -27,6 +27,7 @@ from mindformers_glm.config.sections import (
     SectionModel,
     TrainerSection,
 )
+from mindformers_glm.config.spec import Spec
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import sentence, unknown_key
 
@@ -45,8 +46,6 @@ _OF_COMPONENTS = (  # keys of components that are often written in the wrong pla
     "runner_wrapper.use_clip_grad",
     "callbacks.1.save_checkpoint_steps",
 )
-Component = dict[str, Any]  # `type` and arguments, checked by its registry
-
 REQUIRED = {
     "train": ("model", "train_dataset", "train_dataset_task", "runner_config", "optimizer"),
     "finetune": ("model", "train_dataset", "train_dataset_task", "runner_config", "optimizer"),
@@ -63,17 +62,17 @@ def _text_or_list(value: Any) -> Any:
 class ModelSection(SectionModel):
     """`model`: shape and class of the network. The field is called `config` because pydantic owns the other name."""
 
-    config: Component = Field(alias="model_config")
-    arch: Component
+    config: Spec = Field(alias="model_config")
+    arch: Spec
 
 
 class DatasetSection(SectionModel):
     """`train_dataset` and `eval_dataset`: keys of MindFormers. What the dataset class takes beside: components.py."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow")  # keys that the dataset class itself takes
 
-    data_loader: Component
-    tokenizer: Component | None = None
+    data_loader: Spec
+    tokenizer: Spec | None = None
     input_columns: Annotated[list[str], BeforeValidator(_text_or_list)] | None = None
     max_source_length: Count | None = None
     max_target_length: Count | None = None
@@ -94,12 +93,17 @@ class DatasetSection(SectionModel):
     profile: bool = False
     do_eval: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that were given; what was not is left to the dataset class."""
+        given = self.model_fields_set | set(self.model_extra or {})
+        return {key: value for key, value in super().to_dict().items() if key in given}
+
 
 class DatasetTaskSection(SectionModel):
     """`train_dataset_task` and `eval_dataset_task`: the class that makes samples of a dataset's lines."""
 
     type: str = "KeyWordGenDataset"
-    dataset_config: dict[str, Any] | None = None
+    dataset_config: dict[str, Any] | None = None  # the loader moves it to the dataset's own section
 
 
 class RunSchema(SectionModel):
@@ -126,18 +130,18 @@ class RunSchema(SectionModel):
     # components
     model: ModelSection | None = None
     quantization: QuantizationSection | None = None
-    processor: Component | None = None
-    metric: Component | list[Component] | None = None
+    processor: Spec | None = None
+    metric: Spec | tuple[Spec, ...] | None = None
     train_dataset: DatasetSection | None = None
     train_dataset_task: DatasetTaskSection | None = None
     eval_dataset: DatasetSection | None = None
     eval_dataset_task: DatasetTaskSection | None = None
     eval_task: EvalTaskSection | None = None
-    optimizer: Component | None = None
-    lr_schedule: Component | None = None
-    runner_wrapper: Component | None = None
-    callbacks: list[Component] = []
-    eval_callbacks: list[Component] = []
+    optimizer: Spec | None = None
+    lr_schedule: Spec | None = None
+    runner_wrapper: Spec | None = None
+    callbacks: tuple[Spec, ...] = ()
+    eval_callbacks: tuple[Spec, ...] = ()
     # predict and export
     input_data: str | list[str] | None = None
     predict_batch_size: Count | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -41,7 +42,7 @@ SinkSize = Annotated[int, Field(ge=-1, le=MOST), BeforeValidator(_not_a_switch)]
 
 
 class SectionModel(BaseModel):
-    """A mapping of the YAML in which every key is known; numbers are accepted where text is asked."""
+    """A mapping of the YAML in which every key is known; numbers are accepted where text is asked. It is frozen."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,7 +50,25 @@ class SectionModel(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,
         hide_input_in_errors=True,
+        frozen=True,
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys as they stand in a file, with plain values."""
+        fields = type(self).model_fields
+        values = {field.alias or name: plain(getattr(self, name)) for name, field in fields.items()}
+        return {**values, **plain(self.model_extra or {})}
+
+
+def plain(value: Any) -> Any:
+    """A value of the configuration as dicts, lists and scalars of its own."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
 
 
 class ContextSection(SectionModel):

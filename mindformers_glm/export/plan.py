@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mindformers_glm.config.sections import InferSection
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
 
@@ -69,24 +69,24 @@ class ExportPlan:
         return stem.with_name(stem.name + _GRAPH * (not inside) + _SUFFIX)
 
 
-def make_plan(infer: Any, *, folder: Path, model_name: str, seq_length: int, rows: int) -> ExportPlan:
+def make_plan(infer: InferSection | None, *, folder: Path, model_name: str, seq_length: int, rows: int) -> ExportPlan:
     """The plan of an `infer` section; names that it leaves out become `<folder>/<model>_prefill_seq<N>.mindir`.
 
     Raises:
         ConfigError: names that do not go together.
     """
-    prefill, increment = (infer.get(f"{role}_model_path") if infer else None for role in ("prefill", "increment"))
+    infer = infer or InferSection()
+    prefill, increment = infer.prefill_model_path, infer.increment_model_path
     if not prefill:
         prefill = folder / f"{model_name}_prefill_seq{seq_length}"
         increment = increment or folder / f"{model_name}_inc_seq{seq_length}"
-    infer = infer or {}
     return ExportPlan(
         prefill=stem(prefill),
         increment=stem(increment) if increment else None,
         rows=rows,
-        dynamic=bool(infer.get("dynamic")),
-        for_lite_2_0=infer.get("for_lite_2_0") is not False,
-        merge_adapter=bool(infer.get("merge_lora")),
+        dynamic=infer.dynamic,
+        for_lite_2_0=infer.for_lite_2_0,
+        merge_adapter=infer.merge_lora,
     )
 
 

@@ -13,7 +13,6 @@ from mindformers_glm.export.lite.convert import convert_lite
 from mindformers_glm.export.plan import make_plan
 from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
-from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 _MODEL = "model"
@@ -28,13 +27,13 @@ def export_run(config: RunConfig, network: Callable[[], nn.Cell], tokenizer: GLM
         ConfigError, CheckpointError: names, tokenizer or weights do not fit.
         DeviceError: `mindir_lite`, and there is no MindSpore Lite.
     """
-    shape = config.model["model_config"]
+    shape = config.model.config.build()
     plan = make_plan(
         config.infer,
         folder=user_path(config.output_dir) / "mindir",
         model_name=config.trainer.model_name or _MODEL,
-        seq_length=shape.get("seq_length", 2048),
-        rows=shape.get("batch_size") or 1,
+        seq_length=shape.seq_length,
+        rows=shape.batch_size or 1,
     )
     manifest = export_model(network(), plan, tokenizer=tokenizer or _tokenizer(config))
     if config.infer and config.infer.model_type == "mindir_lite":
@@ -44,8 +43,8 @@ def export_run(config: RunConfig, network: Callable[[], nn.Cell], tokenizer: GLM
 
 def _tokenizer(config: RunConfig) -> GLMTokenizer | None:
     """The tokenizer of `processor`; None, and a line in the log, where its vocabulary is not on this machine."""
-    spec = (config.processor or {}).get("tokenizer")
+    spec = config.processor.arguments.get("tokenizer") if config.processor is not None else None
     if spec and spec.get("vocab_file"):
-        return TOKENIZERS.build(spec, "processor.tokenizer")
+        return spec.build()
     logger.warning("No tokenizer is exported: processor.tokenizer.vocab_file is not set. Lite will need one.")
     return None

@@ -7,12 +7,13 @@ rank = ((stage * dp + data) * cp + context) * tp + tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mindformers_glm import runtime
+from mindformers_glm.config.schema import RunSchema
+from mindformers_glm.config.sections import ParallelSection, ParallelSizesSection
 from mindformers_glm.errors import ConfigError
 
 _DATA_MODES = (0, 3)  # data parallel and hybrid: every process holds the whole network
@@ -133,8 +134,8 @@ def use(mesh: Mesh) -> Mesh:
     return before
 
 
-def mesh_from_config(config: Mapping[str, Any], *, rank: int, world: int) -> Mesh:
-    """The grid that `use_parallel`, `parallel` and `parallel_config` of a YAML file ask for.
+def mesh_from_config(config: RunSchema, *, rank: int, world: int) -> Mesh:
+    """The grid that `use_parallel`, `parallel` and `parallel_config` of a configuration ask for.
 
     `parallel_mode` 0 and 3 (data, hybrid) put every process on the data axis. 1 and 2 (semi-auto, auto) take the
     axes from `parallel_config`; the layers are divided by explicit operators and not by MindSpore's compiler.
@@ -142,22 +143,20 @@ def mesh_from_config(config: Mapping[str, Any], *, rank: int, world: int) -> Mes
     Raises:
         ConfigError: the axes do not make up the processes, or a value cannot be honoured.
     """
-    if not config.get("use_parallel"):
+    if not config.use_parallel:
         if world > 1:
             fix = f"{world} processes were started and would all do the same. Set use_parallel: True or start one."
             raise ConfigError("use_parallel", False, fix)
         return SINGLE
-    sections = config.get("parallel") or {}
-    sizes = config.get("parallel_config") or {}
-    mode = sections.get("parallel_mode", 0)
-    _refuse(sections, sizes)
+    sizes, mode = config.parallel_config, config.parallel.parallel_mode
+    _refuse(config.parallel, sizes)
     if mode in _DATA_MODES:
         for name in ("model_parallel", "pipeline_stage", "context_parallel"):
-            if (sizes.get(name) or 1) > 1:
+            if getattr(sizes, name) > 1:
                 fix = f"parallel_mode {mode} divides data only: set parallel_mode: 1, or {name}: 1."
-                raise ConfigError(f"parallel_config.{name}", sizes[name], fix)
+                raise ConfigError(f"parallel_config.{name}", getattr(sizes, name), fix)
         return make_mesh(rank, dp=world)
-    axes = {short: sizes.get(name) or 1 for name, short in _AXES.items()}
+    axes = {short: getattr(sizes, name) for name, short in _AXES.items()}
     product = math.prod(axes.values())
     if product != world:
         shown = " x ".join(f"{name} {axes[short]}" for name, short in _AXES.items() if short != "cp" or axes["cp"] > 1)
@@ -191,17 +190,17 @@ def check_tensor_parallel(config: Any, size: int) -> None:
         raise ConfigError("parallel_config.model_parallel", size, fix)
 
 
-def _refuse(sections: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+def _refuse(section: ParallelSection, sizes: ParallelSizesSection) -> None:
     """Raises ConfigError for what MindFormers can do and this project cannot."""
-    if (sizes.get("seq_split_num") or 1) > 1:
+    if sizes.seq_split_num > 1:
         fix = "Sequences are not divided among devices so: set 1 and use model_parallel or recompute."
-        raise ConfigError("parallel_config.seq_split_num", sizes["seq_split_num"], fix)
-    if (sizes.get("context_parallel") or 1) > 1:
+        raise ConfigError("parallel_config.seq_split_num", sizes.seq_split_num, fix)
+    if sizes.context_parallel > 1:
         fix = "Sequences are not divided among devices here: set 1 and use model_parallel or recompute."
-        raise ConfigError("parallel_config.context_parallel", sizes["context_parallel"], fix)
-    if sizes.get("use_seq_parallel") and (sizes.get("model_parallel") or 1) > 1:
+        raise ConfigError("parallel_config.context_parallel", sizes.context_parallel, fix)
+    if sizes.use_seq_parallel and sizes.model_parallel > 1:
         fix = "Norms and dropout stay whole on each tensor rank here: set False; it saves memory and changes no result."
         raise ConfigError("parallel_config.use_seq_parallel", True, fix)
-    if sections.get("auto_pipeline"):
+    if section.auto_pipeline:
         fix = "Stages are as parallel_config.pipeline_stage and model_config.offset say: set False."
         raise ConfigError("parallel.auto_pipeline", True, fix)

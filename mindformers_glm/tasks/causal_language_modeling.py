@@ -16,7 +16,6 @@ from mindformers_glm.assembly.run import build_data, build_network, build_tokeni
 from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state
 from mindformers_glm.checkpoint.store.saved import resume_file
 from mindformers_glm.config import RunConfig
-from mindformers_glm.config.rules import rate_of
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
@@ -33,7 +32,7 @@ from mindformers_glm.models.glm.parallelize import loss_of_this_rank
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
-from mindformers_glm.registry import METRICS, OPTIMIZERS, TRAINERS
+from mindformers_glm.registry import TRAINERS
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
@@ -89,8 +88,7 @@ class CausalLanguageModelingTrainer:
         """The metrics of the run; none where the configuration names none."""
         if self._metric is not None:
             return [self._metric]
-        specs = self.config.metric if isinstance(self.config.metric, list) else [self.config.metric]
-        return [METRICS.build(spec, "metric") for spec in specs if spec is not None]
+        return [spec.build() for spec in self.config.metrics]
 
     @cached_property
     def _benchmarks(self) -> Benchmarks | None:
@@ -233,13 +231,12 @@ class CausalLanguageModelingTrainer:
         describe_model(folder, config, tokenizer)
 
     def _build_optimizer(self, parameters: Sequence[Parameter]) -> nn.Cell:
-        spec = {name: value for name, value in self.config.optimizer.items() if name != "learning_rate"}
-        ratio = lr_ratios((self.config.model["model_config"] or {}).get("pet_config"))
-        groups = decay_groups(parameters, float(spec.get("weight_decay") or 0.0), ratio)
-        return OPTIMIZERS.build(spec, "optimizer", params=groups)
+        spec = self.config.optimizer.without("learning_rate")
+        ratio = lr_ratios(self.config.model.config.get("pet_config"))
+        return spec.build(params=decay_groups(parameters, float(spec.get("weight_decay") or 0.0), ratio))
 
     def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:
-        key, spec = rate_of(self.config)
+        key, spec = self.config.rate
         return build_schedule(spec, key, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 
     def _resume_from(self) -> Path | None:
@@ -326,7 +323,7 @@ class CausalLanguageModelingTrainer:
             return self.config.input_data
         section = self.config.eval_dataset
         if self._eval_dataset is None and (
-            section is None or not user_path(section["data_loader"].get("dataset_dir") or "").exists()
+            section is None or not user_path(section.data_loader.get("dataset_dir") or "").exists()
         ):
             raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
         rows = getattr(self.eval_dataset, "rows", [])

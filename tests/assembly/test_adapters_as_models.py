@@ -35,12 +35,11 @@ def logits(model) -> np.ndarray:
     return model(Tensor(np.array([[64790, 64792, 5, 9]], np.int32))).asnumpy()
 
 
-def run_config(root, form, mode, base=None):
+def run_config(root, form, mode, base=None, *, start):
     pet = PREFIX if form in ("prefix.ckpt", "ptuning") else LORA
     model = {"model_config": {**SHAPE, **FLOAT, "pet_config": pet, "checkpoint_name_or_path": str(base or "")}}
     config = load_config(root / "configs/tiny/run_glm2_tiny_finetune.yaml", {"model": model, "run_mode": "predict"})
-    config.run_mode, config.load_checkpoint = mode, ""
-    return config
+    return config.model_copy(update={"run_mode": mode, "load_checkpoint": str(start)})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -55,16 +54,14 @@ def test_auto_model_and_chat_refuse_it(adapters, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", ["predict", "eval", "finetune", "export"])
 def test_every_run_mode_refuses_it(root, adapters, form, mode):
-    config = run_config(root, form, mode)
-    config.load_checkpoint = str(adapters / form)
+    config = run_config(root, form, mode, start=adapters / form)
     with pytest.raises(CheckpointError, match="it holds an adapter and no network"):
         load_weights(None, config)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_base_that_the_configuration_names_is_loaded_first(root, base, adapters, form):
-    config = run_config(root, form, "predict", base)
-    config.load_checkpoint = str(adapters / form)
+    config = run_config(root, form, "predict", base, start=adapters / form)
     network = build_network(config, training=False)
     load_weights(network, config)
     on_top = AutoModel.from_pretrained(base, adapter=adapters / form, lora_alpha=32, **FLOAT)
@@ -73,12 +70,10 @@ def test_a_base_that_the_configuration_names_is_loaded_first(root, base, adapter
 
 
 def test_a_base_that_does_not_fit_is_named(root, adapters):
-    config = run_config(root, "peft", "predict", "glm2_tiny")
-    config.load_checkpoint = str(adapters / "peft")
+    config = run_config(root, "peft", "predict", "glm2_tiny", start=adapters / "peft")
     with pytest.raises(CheckpointError, match=r"glm2_tiny.*wrong shape"):
         load_weights(build_network(config, training=False), config)
-    config = run_config(root, "peft", "predict", "missing.ckpt")
-    config.load_checkpoint = str(adapters / "peft")
+    config = run_config(root, "peft", "predict", "missing.ckpt", start=adapters / "peft")
     with pytest.raises(CheckpointError, match="adapter and no network, and its base missing.ckpt cannot be read"):
         load_weights(build_network(config, training=False), config)
 

@@ -18,6 +18,7 @@ from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import Storage
 from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.store.strategy import read_strategy
+from mindformers_glm.config.schema import RunSchema
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -125,7 +126,7 @@ def test_a_strategy_needs_a_folder(tmp_path):
 
 def test_grid_and_network_come_from_the_sections():
     run = {"use_parallel": False, "parallel": {"enable_parallel_optimizer": True}, "parallel_config": {}}
-    ranks = Ranks.of(run, json.loads(CONFIG.model_dump_json()))
+    ranks = Ranks.of(RunSchema.model_validate(run), CONFIG)
     assert ranks.mesh == SINGLE and not ranks.divided and ranks.on_disk(None) is None
     network = ranks.network(training=True)
     assert {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()} == SHAPES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindformers_glm.assembly.ranks import zero_level
+from mindformers_glm.config.sections import ParallelSection, ParallelSizesSection
 from mindformers_glm.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ from mindformers_glm.errors import ConfigError
     ],
 )
 def test_levels(parallel, level):
-    assert zero_level(parallel, {}) == level
+    assert zero_level(ParallelSection(**parallel), ParallelSizesSection()) == level
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,9 @@ def test_levels(parallel, level):
 )
 def test_words_that_say_nothing_are_one_line(parallel):
     with pytest.raises(ConfigError, match="^[^\n]*$") as caught:
-        zero_level(parallel, {})
+        zero_level(ParallelSection(**parallel), ParallelSizesSection())
     assert "parallel." in str(caught.value)
 
 
 def test_an_optimizer_that_mindformers_does_not_divide():
-    assert zero_level({"enable_parallel_optimizer": True}, {"optimizer_shard": False}) == 0
+    assert zero_level(ParallelSection(enable_parallel_optimizer=True), ParallelSizesSection(optimizer_shard=False)) == 0

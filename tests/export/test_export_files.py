@@ -10,6 +10,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 from tiny_networks import random_network
 
+from mindformers_glm.config.sections import InferSection
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.export import graph_file
 from mindformers_glm.export.export import export_model
@@ -148,7 +149,7 @@ def test_a_prefix_cannot_be_merged(tmp_path):
     ],
 )
 def test_plans(tmp_path, given, expected):
-    made = make_plan(given, folder=type(tmp_path)("out"), model_name="glm2_6b", seq_length=512, rows=1)
+    made = make_plan(InferSection(**given), folder=type(tmp_path)("out"), model_name="glm2_6b", seq_length=512, rows=1)
     found = (str(made.prefill), made.increment and str(made.increment), made.dynamic)
     assert found == expected
 
@@ -163,7 +164,7 @@ def test_plans(tmp_path, given, expected):
 )
 def test_names_that_do_not_go_together(tmp_path, given, key):
     with pytest.raises(ConfigError) as caught:
-        make_plan(given, folder=tmp_path, model_name="m", seq_length=8, rows=1)
+        make_plan(InferSection(**given), folder=tmp_path, model_name="m", seq_length=8, rows=1)
     assert caught.value.key == key
 
 

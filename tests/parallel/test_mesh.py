@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mindformers_glm.config.schema import RunSchema
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import check_network
@@ -56,7 +57,7 @@ def test_tensor_ranks_are_neighbours():
     ],
 )
 def test_sections_of_old_files(config, world, expected):
-    mesh = mesh_from_config(config, rank=0, world=world)
+    mesh = mesh_from_config(RunSchema.model_validate(config), rank=0, world=world)
     assert (mesh.data.size, mesh.tensor.size) == expected
     assert (mesh == SINGLE) == (world == 1)
 
@@ -73,7 +74,7 @@ def test_sections_of_old_files(config, world, expected):
 )
 def test_refusals(config, world, said):
     with pytest.raises(ConfigError, match="^[^\n]*$") as caught:
-        mesh_from_config(config, rank=0, world=world)
+        mesh_from_config(RunSchema.model_validate(config), rank=0, world=world)
     assert said in str(caught.value)
 
 

@@ -88,7 +88,7 @@ def test_pet_method_and_sections(tmp_path, monkeypatch):
     trainer.set_parallel_config(data_parallel=1, model_parallel=1)
     trainer.set_recompute_config(recompute=True)
     config = trainer.config("finetune")
-    assert config.model["model_config"]["pet_config"]["pet_type"] == "lora"
+    assert config.model.config["pet_config"]["pet_type"] == "lora"
     assert config.recompute_config.recompute is True
 
 
