@@ -22,8 +22,8 @@ from mindformers_glm.config.names import ASSETS, CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.log import logger
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.initial import fill
+from mindformers_glm.models.initial import fill
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.processor import GLMProcessor
 
@@ -43,7 +43,7 @@ class AutoConfig(_Listed):
     """The configuration of a network."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> ChatGLM2Config:
+    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> NetworkConfig:
         """The configuration of a registered name, a hub id, a YAML or config.json, or a folder that holds one.
 
         Arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
@@ -76,7 +76,7 @@ class AutoModel(_Listed):
 
     @classmethod
     def from_config(
-        cls, config: ChatGLM2Config | str | Path, *, download_checkpoint: bool = True, **ignored: Any
+        cls, config: NetworkConfig | str | Path, *, download_checkpoint: bool = True, **ignored: Any
     ) -> nn.Cell:
         """The network of a configuration or YAML file, with the weights that `checkpoint_name_or_path` names.
 
@@ -90,7 +90,7 @@ class AutoModel(_Listed):
         words = taken(ignored)
         if ignored:
             raise ConfigError(f"from_config: {next(iter(ignored))}", None, "Set it in the configuration.")
-        if not isinstance(config, ChatGLM2Config):
+        if not isinstance(config, NetworkConfig):
             config = AutoConfig.from_pretrained(config)
         config = changed(config, words.changes) if words.changes else config
         if config.checkpoint_name_or_path and download_checkpoint:
@@ -111,13 +111,13 @@ class AutoModel(_Listed):
         lora_alpha: float | None = None,
         partial: bool = False,
         download: bool | str | None = None,
-        config: ChatGLM2Config | str | Path | None = None,
+        config: NetworkConfig | str | Path | None = None,
         **overrides: Any,
     ) -> nn.Cell:
         """The network with weights, of a registered name, a hub id, a folder, a weight file or a run's output folder.
 
         `adapter` is a LoRA or prefix to load on top: a PEFT folder, an official P-Tuning folder, or a checkpoint, whose
-        `lora_alpha` must be given where no file tells it. `overrides` are keys of ChatGLM2Config, for example
+        `lora_alpha` must be given where no file tells it. `overrides` are keys of NetworkConfig, for example
         `compute_dtype="float32"`; arguments of transformers' from_pretrained are accepted (assembly/keywords.py).
         With `partial` names may be missing or left over, which is logged. A public model that is not on this machine
         is fetched into `checkpoint_download/`; `download` and the environment govern that, see load/resolve.py.
@@ -127,7 +127,7 @@ class AutoModel(_Listed):
         """
         runtime.set_up_if_needed()
         words = taken(overrides)
-        if config is not None and not isinstance(config, ChatGLM2Config):
+        if config is not None and not isinstance(config, NetworkConfig):
             config = AutoConfig.from_pretrained(config)
         return load_network(
             name_or_path,

@@ -5,9 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mindformers_glm import tokenizers  # noqa: F401
-from mindformers_glm.models.glm import config  # noqa: F401
+from mindformers_glm.models.family import FAMILIES
 
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
     from mindformers_glm import data, evaluation, generation, optim, pipeline  # noqa: F401
-    from mindformers_glm.models.glm import model  # noqa: F401
     from mindformers_glm.tasks import causal_language_modeling  # noqa: F401
+
+for family in FAMILIES:
+    family.config_class()
+    if find_spec("mindspore"):
+        family.network_class()

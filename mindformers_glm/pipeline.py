@@ -14,7 +14,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.predict import predict
 from mindformers_glm.export.lite.engine import open_lite
 from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.registry import PIPELINES
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
@@ -30,7 +30,7 @@ class TextGenerationPipeline:
     """Calls with one prompt or several give `[{"text_generation_text": [prompt and reply]}, ...]`.
 
     `model` is a network, or anything that AutoModel.from_pretrained takes; `tokenizer` likewise, and may be left out
-    where the model's name says which. Keyword arguments that are keys of ChatGLM2Config and not of generating go to
+    where the model's name says which. Keyword arguments that are keys of NetworkConfig and not of generating go to
     the network, all others are defaults for generating, which each call may override.
     """
 
@@ -156,4 +156,4 @@ def pipeline(
 
 def _network_keys() -> set[str]:
     """Keys of the network's configuration that are no generation settings."""
-    return set(ChatGLM2Config.model_fields) - {field.name for field in fields(GenerationConfig)}
+    return set(NetworkConfig.model_fields) - {field.name for field in fields(GenerationConfig)}

@@ -14,7 +14,7 @@ from mindformers_glm.config import load_config, make_config, read_yaml
 from mindformers_glm.config.loader import merge
 from mindformers_glm.config.names import MODEL_NAMES
 from mindformers_glm.errors import ConfigErrors
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name != "base")

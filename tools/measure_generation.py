@@ -35,7 +35,7 @@ def build(**changes: Any) -> Any:
     """An engine over the network with random weights, in this process."""
     from mindformers_glm import ChatGLM2Config, runtime  # noqa: PLC0415 - only in the processes that measure
     from mindformers_glm.generation.generate import MindSporeEngine  # noqa: PLC0415
-    from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
+    from mindformers_glm.models.build import build_model  # noqa: PLC0415
 
     runtime.set_up({"device_target": "CPU"}, seed=1)
     return MindSporeEngine(build_model(ChatGLM2Config(**{**SHAPE, **changes})).set_train(False))

@@ -46,7 +46,7 @@ def make(folder: Path, shape: dict[str, Any]) -> dict[str, float]:
     from mindformers_glm.checkpoint.convert import save_directory  # noqa: PLC0415
     from mindformers_glm.export.export import export_model  # noqa: PLC0415
     from mindformers_glm.export.plan import ExportPlan  # noqa: PLC0415
-    from mindformers_glm.models.glm.model import build_model  # noqa: PLC0415
+    from mindformers_glm.models.build import build_model  # noqa: PLC0415
 
     runtime.set_up({"device_target": "CPU"}, seed=1)
     config = ChatGLM2Config(**shape)

@@ -16,7 +16,7 @@ from mindspore.common.initializer import HeUniform, initializer
 from mindformers_glm.adapters.config import ALL_LINEAR, LoraConfig, read_pet_config
 from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.layers import Linear
+from mindformers_glm.models.linear import Linear
 from mindformers_glm.ops.linear import Product, matrix_type
 
 DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has

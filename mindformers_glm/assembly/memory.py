@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 
 _SHARE = 0.5  # of the free memory that the table of positions may take: weights and a step need the rest
 _HARMLESS = 256 << 20  # bytes that are never refused
 
 
-def check_length(config: ChatGLM2Config, *, key: str = "seq_length") -> None:
+def check_length(config: NetworkConfig, *, key: str = "seq_length") -> None:
     """Passes when the rotary table of `seq_length` positions fits into the free memory.
 
     Raises:

@@ -19,9 +19,9 @@ from mindformers_glm.checkpoint.load.resolve import Resolved
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.names import CONFIGS_DIR, MODEL_NAMES
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.initial import unfilled
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
+from mindformers_glm.models.initial import unfilled
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.mesh import SINGLE, Mesh
 from mindformers_glm.registry import CONFIGS
 
@@ -32,7 +32,7 @@ def load_network(
     adapter: str | Path | None = None,
     lora_alpha: float | None = None,
     partial: bool = False,
-    config: ChatGLM2Config | None = None,
+    config: NetworkConfig | None = None,
     download: bool | str | None = None,
     revision: str | None = None,
     is_own: bool = False,
@@ -69,7 +69,7 @@ def load_network(
 
 
 def _part(
-    config: ChatGLM2Config, mesh: Mesh, weights: Any, adapter: WeightSource | None, *, partial: bool, new_adapter: bool
+    config: NetworkConfig, mesh: Mesh, weights: Any, adapter: WeightSource | None, *, partial: bool, new_adapter: bool
 ) -> nn.Cell:
     """The part of a network that is this rank's, with its part of the weights."""
     check_length(config)
@@ -83,7 +83,7 @@ def _part(
     return model
 
 
-def empty_network(config: ChatGLM2Config) -> nn.Cell:
+def empty_network(config: NetworkConfig) -> nn.Cell:
     """A network whose parameters have no values yet, for inference: load weights into it.
 
     Raises:
@@ -94,9 +94,7 @@ def empty_network(config: ChatGLM2Config) -> nn.Cell:
         return build_model(config).set_train(False)
 
 
-def network_logits(
-    source: WeightSource, config: ChatGLM2Config, tokens: np.ndarray, *parts: WeightSource
-) -> np.ndarray:
+def network_logits(source: WeightSource, config: NetworkConfig, tokens: np.ndarray, *parts: WeightSource) -> np.ndarray:
     """Logits (B, T, V) of a float32 network with the given weights (and adapter) for token ids (B, T)."""
     wide = {"param_init_type": "float32", "compute_dtype": "float32", "embedding_type": "float32"}
     model = empty_network(config.model_copy(update=wide))
@@ -106,7 +104,7 @@ def network_logits(
     return model(Tensor(tokens.astype(np.int32))).asnumpy()
 
 
-def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config:
+def changed(config: NetworkConfig, overrides: dict[str, Any]) -> NetworkConfig:
     """The configuration with some keys replaced, checked again.
 
     Raises:
@@ -116,7 +114,7 @@ def changed(config: ChatGLM2Config, overrides: dict[str, Any]) -> ChatGLM2Config
     return CONFIGS.build({"type": type(config).__name__, **stated, **overrides}, "model_config").settled()
 
 
-def config_of(found: Resolved) -> ChatGLM2Config:
+def config_of(found: Resolved) -> NetworkConfig:
     """The configuration beside weights, or of the registered name that they were found by.
 
     Raises:
@@ -133,7 +131,7 @@ def config_of(found: Resolved) -> ChatGLM2Config:
 
 def read_adapter(
     found: Resolved,
-    base: ChatGLM2Config,
+    base: NetworkConfig,
     lora_alpha: float | None = None,
     *,
     given: dict[str, Any] | None = None,

@@ -18,9 +18,8 @@ from mindformers_glm.checkpoint.load.names import is_adapter
 from mindformers_glm.checkpoint.store.reshard import RankFiles
 from mindformers_glm.checkpoint.store.strategy import Slicing, Strategy, write_strategy
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.shards import Layout
-from mindformers_glm.models.glm.stages import Stages
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim.interface import Extent, parameter_of, state_of, unknown_state
 from mindformers_glm.parallel.collectives import StackFromRanks
 from mindformers_glm.parallel.mesh import Axis, Mesh, make_mesh
@@ -73,10 +72,11 @@ class RankState:
     single numbers are held whole by every rank. What can be neither is refused by name.
     """
 
-    def __init__(self, config: ChatGLM2Config, division: Division, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, config: NetworkConfig, division: Division, shapes: Mapping[str, Sequence[int]]) -> None:
         self.config, self.division, self.shapes = config, division, shapes
-        self.layout = Layout(config, division.tp)
-        self.stages = Stages(division.layers or (config.num_layers,), config.tie_word_embeddings)
+        family = FAMILIES.of(config)
+        self.layout = family.divided(config, division.tp)
+        self.stages = family.staged(config, division.layers or (config.num_layers,))
 
     def holds(self, name: str, rank: int) -> bool:
         """True for what the stage of `rank` has."""
@@ -217,9 +217,9 @@ class LocalState(Mapping):
         return self._state.local(name, self._source[name], self._rank)
 
 
-def whole_shapes(parameters: Iterable[Parameter], config: ChatGLM2Config, tp: int) -> dict[str, tuple[int, ...]]:
+def whole_shapes(parameters: Iterable[Parameter], config: NetworkConfig, tp: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the whole tensor, from the parameters of one tensor rank's network."""
-    layout = Layout(config, tp)
+    layout = FAMILIES.of(config).divided(config, tp)
     return {parameter.name: layout.whole_shape(parameter.name, parameter.shape) for parameter in parameters}
 
 

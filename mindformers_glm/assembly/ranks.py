@@ -24,10 +24,8 @@ from mindformers_glm.config.schema import RunSchema
 from mindformers_glm.config.sections import ParallelSection, ParallelSizesSection
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.log import logger
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.divide import divide_weights
-from mindformers_glm.models.glm.parallelize import local_size, parallelize
-from mindformers_glm.models.glm.stages import stages_of
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import check_optimizer, state_parameters
 from mindformers_glm.optim.interface import is_counter, needs_whole_parameters, state_of
 from mindformers_glm.parallel.collectives import sum_over
@@ -45,7 +43,7 @@ class Ranks:
     """The grid of a run with the network it divides. `config` is that of the whole network."""
 
     mesh: Mesh
-    config: ChatGLM2Config
+    config: NetworkConfig
     divided: bool = False
     level: int = 0  # ZeRO's: 2 divides gradients too, 3 the weights
 
@@ -56,7 +54,7 @@ class Ranks:
         self.divided = self.level > 0
 
     @classmethod
-    def of(cls, run: RunSchema, config: ChatGLM2Config) -> Ranks:
+    def of(cls, run: RunSchema, config: NetworkConfig) -> Ranks:
         """The grid of a checked run for the whole network `config`; makes the grid the current one.
 
         Raises:
@@ -80,19 +78,21 @@ class Ranks:
 
     # building
 
-    def network(self, arch: str = "ChatGLM2ForConditionalGeneration", *, training: bool) -> nn.Cell:
+    def network(self, arch: str | None = None, *, training: bool) -> nn.Cell:
         """The part of the network of this rank, without weights, working along the grid.
 
         Data ranks train one batch together; otherwise each has batches of its own, and losses of its own.
         """
-        local, stage = local_size(self.config, self.mesh), self.mesh.stage
-        parts = {"part": stages_of(self.config, stage.size).part(stage.rank)} if stage.size > 1 else {}
-        model = MODELS.get(arch, "model.arch.type")(local, **parts)
+        family, stage = FAMILIES.of(self.config), self.mesh.stage
+        ranks = family.ranks()
+        local = ranks.local_size(self.config, self.mesh)
+        parts = {"part": family.staged(self.config, stage.size).part(stage.rank)} if stage.size > 1 else {}
+        model = _class_of(self.config, arch)(local, **parts)
         mesh = self.mesh if training else self.mesh.alone()
         if mesh.size > 1:
-            parallelize(model, self.config, mesh)
+            ranks.parallelize(model, self.config, mesh)
         if training and self.level == WEIGHTS:
-            divide_weights(model, self.config, mesh.replicas)
+            family.divide_weights(model, self.config, mesh.replicas)
         model.set_train(training)
         if stage.size > 1:
             model.pipe = Pipe(stage)
@@ -103,7 +103,7 @@ class Ranks:
         if self.is_part:
             if ms.get_seed() is not None:
                 runtime.set_seed(ms.get_seed())
-            whole = MODELS.get(arch, "model.arch.type")(self.config)
+            whole = _class_of(self.config, arch)(self.config)
             load_into(network, self.local({p.name: p.asnumpy() for p in whole.get_parameters()}, network))
 
     def optimizer(
@@ -258,3 +258,8 @@ def _set_aside(folder: Path, strategy: Strategy, ranks: int) -> None:
     (folder / f"previous_{number}").mkdir()
     for file in files:
         file.rename(folder / f"previous_{number}" / file.name)
+
+
+def _class_of(config: NetworkConfig, arch: str | None) -> Callable[[NetworkConfig], nn.Cell]:
+    """The class of the network: the one that `model.arch` names, else that of the configuration's family."""
+    return MODELS.get(arch, "model.arch.type") if arch else FAMILIES.of(config).network_class()

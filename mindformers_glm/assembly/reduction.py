@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from mindspore import Parameter, nn
 
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.parallelize import partial_gradients, square_shares
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.collectives import ReduceFromRanks
 from mindformers_glm.parallel.gradients import GradientSum, SquareSum
 from mindformers_glm.parallel.mesh import Mesh
@@ -35,7 +35,7 @@ class Reduction(NamedTuple):
 
 
 def reduction_of(
-    parameters: Sequence[Parameter], config: ChatGLM2Config, mesh: Mesh, *, level: int = 0, joined: Sequence[bool] = ()
+    parameters: Sequence[Parameter], config: NetworkConfig, mesh: Mesh, *, level: int = 0, joined: Sequence[bool] = ()
 ) -> Reduction:
     """The exchanges of a step that trains `parameters` (in the optimizer's order) of the whole network `config`.
 
@@ -43,13 +43,13 @@ def reduction_of(
     """
     if mesh.size == 1:
         return Reduction()
-    parameters, axis = list(parameters), mesh.replicas
+    parameters, axis, ranks = list(parameters), mesh.replicas, FAMILIES.of(config).ranks()
     joined = list(joined) or [False] * len(parameters)
     held = [
         SimpleNamespace(name=one.name, shape=(one.shape[0] * axis.size, *one.shape[1:]) if own else tuple(one.shape))
         for one, own in zip(parameters, joined, strict=True)
     ]
-    partial, shares = partial_gradients(held, config, mesh), square_shares(held, config, mesh)
+    partial, shares = ranks.partial_gradients(held, config, mesh), ranks.square_shares(held, config, mesh)
     exchange = {
         "labels": ReduceFromRanks(axis) if axis.size > 1 else None,
         "everyone": ReduceFromRanks(mesh.everybody),

@@ -19,8 +19,8 @@ from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once, logger
-from mindformers_glm.models.glm.config import RecomputeConfig
-from mindformers_glm.models.glm.initial import fill, unfilled
+from mindformers_glm.models.initial import fill, unfilled
+from mindformers_glm.models.interface import RecomputeConfig
 from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 

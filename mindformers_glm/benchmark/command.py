@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
             "--steps", action=_Read, reader=whole("--steps"), default=STEPS[name], help=f"steps timed ({STEPS[name]})"
         )
         if name == "train":
-            one.add_argument("--lora", action="store_true", help="train adapters of rank 8 on query_key_value only")
+            one.add_argument("--lora", action="store_true", help="train adapters of rank 8 on q, k and v only")
         if name == "ops":
             one.add_argument(
                 "--only", action=_Read, reader=_names, default=(), help="operators, by a part of their names"

@@ -16,7 +16,8 @@ from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.benchmark.timing import repeated, seconds
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.build import build_model
+from mindformers_glm.models.interface import BlockParts
 from mindformers_glm.optim import AdamW, SquaredNorm, decay_groups
 
 
@@ -37,7 +38,7 @@ class Operators:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.random = np.random.default_rng(0)
-        self.model = ChatGLM2ForConditionalGeneration(settings.config(layers=1)).set_train(True)
+        self.model = build_model(settings.config(layers=1)).set_train(True)
 
     def measure(self) -> dict[str, Any]:
         """Median milliseconds of each operator; `compile_s` is what all of them took to compile."""
@@ -54,7 +55,7 @@ class Operators:
         Raises:
             ConfigError: a name selects nothing.
         """
-        layer = self.model.transformer.encoder.layers[0]
+        layer = self.model.parts.blocks[0]
         found = [*self.products(layer), *self.movers(layer), self.attention(layer), self.loss(), *self.updates()]
         for part in self.settings.only:
             if not any(part in operator.name for operator in found):
@@ -62,15 +63,9 @@ class Operators:
         only = self.settings.only or ("",)
         return [operator for operator in found if any(part in operator.name for part in only)]
 
-    def products(self, layer: nn.Cell) -> list[Operator]:
+    def products(self, layer: BlockParts) -> list[Operator]:
         """The four linear layers."""
-        attention, mlp = layer.self_attention, layer.mlp
-        cells = {
-            "query_key_value": attention.query_key_value,
-            "dense": attention.dense,
-            "dense_h_to_4h": mlp.dense_h_to_4h,
-            "dense_4h_to_h": mlp.dense_4h_to_h,
-        }
+        cells = {"qkv": layer.qkv, "out": layer.out, "gate_up": layer.gate_up, "down": layer.down}
         return [
             Operator(
                 f"linear {name}",
@@ -82,13 +77,13 @@ class Operators:
             for name, cell in cells.items()
         ]
 
-    def movers(self, layer: nn.Cell) -> list[Operator]:
+    def movers(self, layer: BlockParts) -> list[Operator]:
         """RMSNorm, SwiGLU and rotary, which no processor is too slow for: their limit is memory.
 
         Rotary is not among them where attention does it itself.
         """
         shape = self.settings.shape
-        norm = layer.input_layernorm
+        norm = layer.attention_norm
         found = [
             Operator("rms_norm", _First(norm), (self.numbers(self.rows, shape.hidden),), (norm.weight,)),
             Operator("swiglu", layer.mlp.activation, (self.numbers(self.rows, 2 * shape.ffn),)),
@@ -96,10 +91,10 @@ class Operators:
         if not self.is_whole(layer):
             cos, sin, _ = self.places()
             heads = (self.settings.batch, shape.heads + 2 * shape.kv_groups, self.settings.length, shape.head_dim)
-            found.append(Operator("rotary", layer.self_attention.rotate, (self.numbers(*heads), cos, sin)))
+            found.append(Operator("rotary", layer.attention.rotate, (self.numbers(*heads), cos, sin)))
         return found
 
-    def attention(self, layer: nn.Cell) -> Operator:
+    def attention(self, layer: BlockParts) -> Operator:
         """Causal attention between its projections; half of the pairs count.
 
         As the layer does it: rotary positions and attention in one kernel ("rotary and attention") where that is used,
@@ -110,14 +105,14 @@ class Operators:
         cos, sin, mask = self.places()
         if self.is_whole(layer):
             inputs = (self.projected(), cos, sin)
-            return Operator("rotary and attention", layer.self_attention.whole, inputs, (), flop)
+            return Operator("rotary and attention", layer.attention.whole, inputs, (), flop)
         q = self.numbers(batch, shape.kv_groups, shape.heads // shape.kv_groups * tokens, shape.head_dim)
         k, v = (self.numbers(batch, shape.kv_groups, tokens, shape.head_dim) for _ in range(2))
-        return Operator("attention", layer.self_attention.core, (q, k, v, mask), (), flop)
+        return Operator("attention", layer.attention.core, (q, k, v, mask), (), flop)
 
-    def is_whole(self, layer: nn.Cell) -> bool:
+    def is_whole(self, layer: BlockParts) -> bool:
         """Whether the layer trains on one kernel for rotary positions and attention."""
-        attention, (cos, _, mask) = layer.self_attention, self.places()
+        attention, (cos, _, mask) = layer.attention, self.places()
         return attention.may_be_whole and attention.whole.takes(self.projected(), cos, mask)
 
     def projected(self) -> Tensor:
@@ -127,7 +122,7 @@ class Operators:
 
     def loss(self) -> Operator:
         """Output layer and cross entropy together."""
-        shape, head = self.settings.shape, self.model.transformer.output_layer
+        shape, head = self.settings.shape, self.model.parts.head
         labels = Tensor(self.random.integers(0, shape.vocab, self.rows).astype(np.int32))
         return Operator(
             "head cross_entropy",

@@ -15,7 +15,7 @@ from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefil
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 from mindformers_glm.generation.cache import KVCache
 from mindformers_glm.generation.paged_cache import PagedCache
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.build import build_model
 from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.quantization import quantize_model
 
@@ -28,7 +28,7 @@ class _Running:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        model = ChatGLM2ForConditionalGeneration(settings.config())
+        model = build_model(settings.config())
         if settings.dtype in BITS:
             quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
         self.model = model.set_train(False)

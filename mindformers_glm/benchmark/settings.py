@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.ops.kernels.structures import CACHE_KINDS
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
@@ -19,7 +20,7 @@ LORA = {
     "lora_rank": 8,
     "lora_alpha": 32,
     "lora_dropout": 0.0,
-    "target_modules": ".*query_key_value*",
+    "target_modules": FAMILIES.default().lora_targets(),
 }
 
 
@@ -93,11 +94,11 @@ class Settings:
                 fix = f"It must divide hidden ({self.shape.hidden}) and ffn ({self.shape.ffn})."
                 raise ConfigError("--group_size", self.group_size, fix)
 
-    def config(self, *, layers: int | None = None) -> ChatGLM2Config:
+    def config(self, *, layers: int | None = None) -> NetworkConfig:
         """The network's configuration. Training in bfloat16 keeps float32 weights, running does not."""
         trains = self.what in ("train", "ops")
         half = self.dtype == "bfloat16"
-        return ChatGLM2Config(
+        return NetworkConfig(
             num_layers=layers or self.shape.layers,
             padded_vocab_size=self.shape.vocab,
             hidden_size=self.shape.hidden,

@@ -13,7 +13,7 @@ from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.benchmark.timing import repeated, seconds, spread
 from mindformers_glm.benchmark.work import parameter_count, train_flop, weight_bytes
 from mindformers_glm.data.batch import Batch
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
+from mindformers_glm.models.build import build_model
 from mindformers_glm.optim import AdamW, decay_groups
 from mindformers_glm.train.step import TrainStep
 
@@ -25,7 +25,7 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.model = ChatGLM2ForConditionalGeneration(settings.config())
+        self.model = build_model(settings.config())
         trained = self.model.trainable_params()
         self.trained_numbers = sum(math.prod(parameter.shape) for parameter in trained)
         optimizer = AdamW(decay_groups(trained, _DECAY), learning_rate=_RATE)

@@ -24,6 +24,7 @@ from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_k
 from mindformers_glm.cli.options import Parser, number
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
+from mindformers_glm.models.family import FAMILIES
 
 _LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
 _LIMIT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}  # in standard deviations of the logits
@@ -139,7 +140,7 @@ def _scaled(pet_config: dict, adapter: WeightSource, scaling: float | None) -> d
         raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
     if scaling is not None:
         rank = adapter.shape(down)[0]
-        told = {"target_modules": "query_key_value$", **pet_config, "use_rslora": False}
+        told = {"target_modules": f"{FAMILIES.default().adapted}$", **pet_config, "use_rslora": False}
         return {**told, "lora_rank": rank, "lora_alpha": scaling * rank}
     if "lora_alpha" not in pet_config:
         raise ConfigError("lora_alpha", None, "No file tells it: give --lora_alpha or --lora_scaling.")

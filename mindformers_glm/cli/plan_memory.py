@@ -12,7 +12,7 @@ from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.config.arguments import find_config
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.memory import GB, Task, estimate
 
 SHIPPED = {
@@ -37,7 +37,7 @@ def rows_of(path: Path, devices: int, gigabytes: int) -> list[str]:
     """A table row for each division of the devices; the shipped one is marked."""
     settings = read_yaml(path)
     values = {name: value for name, value in settings["model"]["model_config"].items() if name != "type"}
-    config = ChatGLM2Config(**{**values, "checkpoint_name_or_path": None})
+    config = NetworkConfig(**{**values, "checkpoint_name_or_path": None})
     task = Task(
         batch_size=settings["runner_config"]["batch_size"],
         seq_length=config.seq_length,

@@ -25,8 +25,8 @@ from mindformers_glm.export.plan import INSIDE_BYTES, ExportPlan
 from mindformers_glm.files import leaving_nothing, write_text
 from mindformers_glm.log import logger
 from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
-from mindformers_glm.models.glm.initial import unfilled
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
+from mindformers_glm.models.initial import unfilled
 from mindformers_glm.tokenizers.files import vocabulary_name
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.version import __version__

@@ -20,7 +20,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 
@@ -45,13 +44,13 @@ class PackedNetwork(nn.Cell):
     (L, 1, K, N, E).
     """
 
-    def __init__(self, model: ChatGLM2ForConditionalGeneration):
+    def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
         config, transformer = model.config, model.transformer
         self.embedding, self.encoder = transformer.embedding, transformer.encoder
-        self.table, self.hidden = transformer.embedding.embedding_table, config.hidden_size
-        self.output_layer = transformer.output_layer
-        table = transformer.table.asnumpy()  # (positions, 2, E)
+        self.embedding_table, self.hidden = model.parts.table, config.hidden_size
+        self.head = model.parts.head
+        table = model.parts.rotary.asnumpy()  # (positions, 2, E)
         self.cosines, self.sines = (Tensor(np.ascontiguousarray(table[:, side])) for side in (0, 1))
         self.factor, self.offset = transformer.factor, transformer.offset
         self.layers, self.groups = config.num_layers, config.num_attention_heads // config.num_kv_heads
@@ -75,7 +74,7 @@ class PackedNetwork(nn.Cell):
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, new keys and new values; see the class."""
-        x = ops.cast(ops.gather(self.table, tokens, 0).reshape(-1, self.hidden), self.embedding.dtype)
+        x = ops.cast(ops.gather(self.embedding_table, tokens, 0).reshape(-1, self.hidden), self.embedding.dtype)
         cos, sin = self.turned(positions)
         own, owned, place = (ops.cast(numbers, ms.float32) for numbers in (sequences, owners, positions))
         rows = self.of_rows(own)
@@ -92,7 +91,7 @@ class PackedNetwork(nn.Cell):
             keys += (ops.cast(key, self.cache_dtype).expand_dims(0),)
             values += (ops.cast(value, self.cache_dtype).expand_dims(0),)
         x = self.encoder.norm(ops.gather(x, wanted, 0))
-        return ops.cast(self.output_layer(x), ms.float32), ops.concat(keys), ops.concat(values)
+        return ops.cast(self.head(x), ms.float32), ops.concat(keys), ops.concat(values)
 
     def turned(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (1, H + 2 K, N, E) of tokens at these positions; see ops/rotary."""
@@ -121,7 +120,7 @@ class PackedNetwork(nn.Cell):
         return rows, rows, rows, owners, _declared((wanted,), ms.int32), past, past
 
 
-def cache_dtype(model: ChatGLM2ForConditionalGeneration) -> ms.Type:
+def cache_dtype(model: nn.Cell) -> ms.Type:
     """The type of the graph's cache: float16 for a network that computes in it, float32 otherwise."""
     return ms.float16 if model.config.compute_dtype == "float16" else ms.float32
 

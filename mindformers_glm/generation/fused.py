@@ -17,8 +17,8 @@ from mindformers_glm.adapters.lora import LoraLinear
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.network import version_of
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
-from mindformers_glm.models.glm.layers import Linear, Norm
-from mindformers_glm.models.glm.quantized import QuantizedLinear
+from mindformers_glm.models.linear import Linear, Norm
+from mindformers_glm.models.quantized import QuantizedLinear
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
@@ -62,7 +62,7 @@ def obstacles(model: nn.Cell) -> list[str]:
 
 
 class FusedNetwork:
-    """A ChatGLM2ForConditionalGeneration behind the engine's `Network`, with adapters if it has some.
+    """A network of any family behind the engine's `Network`, with adapters if it has some.
 
     Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
     into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.
@@ -80,12 +80,12 @@ class FusedNetwork:
         cache_dtype = cache_dtype or DEFAULT_CACHE
         if cache_dtype not in CACHE_KINDS:
             raise ConfigError("cache_dtype", cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
-        config, transformer = model.config, model.transformer
+        config, rotary = model.config, model.parts.rotary
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
         self._parameters = list(model.get_parameters())
         self._prefix_encoder = model.prefix_encoder
-        self._rotary = np.ascontiguousarray(transformer.table.asnumpy())
+        self._rotary = np.ascontiguousarray(rotary.asnumpy())
         self._functions = library.library()
         self._map = _Map(self._functions)
         self._network = self._map.network(model)
@@ -173,8 +173,7 @@ class _Map:
 
     def network(self, model: nn.Cell) -> NetworkStruct:
         """The whole network, but for the rotary table and the prefix."""
-        config, transformer = model.config, model.transformer
-        encoder, head = transformer.encoder, transformer.output_layer
+        config, parts = model.config, model.parts
         layers = (LayerStruct * config.num_layers)()
         made = NetworkStruct(
             layers=config.num_layers,
@@ -189,23 +188,19 @@ class _Map:
             epsilon=config.layernorm_epsilon,
             is_grouped=config.multi_query_attention,
             residual_is_norm=config.apply_residual_connection_post_layernorm,
-            has_final_norm=encoder.final_layernorm is not None,
+            has_final_norm=parts.final_norm is not None,
             layer=layers,
         )
-        self._matrix(made.embedding, transformer.embedding.embedding_table)
-        self._linear(made.output_layer, head)
-        if encoder.final_layernorm is not None:
-            self._norm(made.final_layernorm, encoder.final_layernorm)
-        for structure, layer in zip(layers, encoder.layers, strict=True):
-            self._norm(structure.input_layernorm, layer.input_layernorm)
-            self._norm(structure.post_attention_layernorm, layer.post_attention_layernorm)
-            for name in ("post_self_attn_layernorm", "post_mlp_layernorm"):
-                if getattr(layer, name) is not None:
-                    self._norm(getattr(structure, name), getattr(layer, name))
-            self._linear(structure.query_key_value, layer.self_attention.query_key_value)
-            self._linear(structure.dense, layer.self_attention.dense)
-            self._linear(structure.dense_h_to_4h, layer.mlp.dense_h_to_4h)
-            self._linear(structure.dense_4h_to_h, layer.mlp.dense_4h_to_h)
+        self._matrix(made.embedding, parts.table)
+        self._linear(made.head, parts.head)
+        if parts.final_norm is not None:
+            self._norm(made.final_norm, parts.final_norm)
+        for structure, block in zip(layers, parts.blocks, strict=True):
+            for name in ("attention_norm", "mlp_norm", "after_attention", "after_mlp"):
+                if getattr(block, name) is not None:
+                    self._norm(getattr(structure, name), getattr(block, name))
+            for name in ("qkv", "out", "gate_up", "down"):
+                self._linear(getattr(structure, name), getattr(block, name))
         return made
 
     def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:

@@ -32,14 +32,14 @@ _PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimens
 
 
 class MindSporeNetwork:
-    """A ChatGLM2ForConditionalGeneration behind the engine's `Network`, with adapters if it has some."""
+    """A network of any family behind the engine's `Network`, with adapters if it has some."""
 
     def __init__(self, model: nn.Cell) -> None:
         config = model.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         dtype = np.float16 if config.compute_dtype == "float16" else np.float32
         layers = list(model.transformer.encoder.layers)
-        kv_heads = layers[0].self_attention.kv_heads  # those of this rank
+        kv_heads = model.parts.blocks[0].attention.kv_heads  # those of this rank
         self.shape = CacheShape(len(layers), kv_heads, config.kv_channels, dtype)
         self._pipe: Pipe | None = getattr(model, "pipe", None)  # of a stage, to its neighbours
         self._row = config.hidden_size, getattr(ms, config.stream_dtype)

@@ -6,13 +6,15 @@ its own, and configurations. Nothing here needs MindSpore; the network is import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import CheckpointError, ConfigError
 
 _MODULES = ("mindformers_glm.models.glm.families",)  # each registers its families when it is imported
 
@@ -22,11 +24,17 @@ class Family:
     """One kind of model. What is a `module:name` is imported when it is asked for.
 
     - `config`, `network`: the classes of configuration and network;
-    - `weights`, `division`: modules with the table of weight names (`WEIGHTS`, `expected_shapes`) and with the division
-      among tensor ranks (`Layout`, `local_config`);
-    - `form`: its form on Hugging Face, "hf" (chatglm names) or "transformers";
+    - `weights`: the module with the table of weight names, asked through naming.py;
+    - `division`: the class that divides weights among tensor ranks; `parallel`: the module that makes a network of one
+      rank (`local_size`, `parallelize`, `partial_gradients`, `square_shares`);
+    - `stages`: the module that says which layers a pipeline stage has (`Stages`, `stages_of`); `divides`: what divides
+      the weights of a network over replicas (ZeRO 3);
     - `reads`: whether a config.json (a mapping) is one of this family; `reader` makes the configuration of it;
-    - `tokenizer`, `chat_format`: registered names;
+    - `form`: its form on Hugging Face, "hf" (chatglm names) or "native" (those of transformers); `writers`: what makes
+      the config.json of each form it can be written in;
+    - `infers`: what makes a configuration of the shapes of weights alone;
+    - `adapted`: the layers that LoRA adapts where nobody says another;
+    - `tokenizer`, `chat_format`: registered names; `stop_tokens` end a reply;
     - `marks`: words in the last part of a model's name.
     """
 
@@ -35,9 +43,15 @@ class Family:
     network: str
     weights: str
     division: str
+    parallel: str
+    stages: str
+    divides: str
     form: str
     reads: Callable[[Mapping[str, Any]], bool]
     reader: str
+    writers: Mapping[str, str]
+    infers: str
+    adapted: str
     tokenizer: str
     chat_format: str
     stop_tokens: tuple[str, ...]
@@ -58,6 +72,41 @@ class Family:
             ConfigError: it describes another network.
         """
         return imported(self.reader)(given, path)
+
+    def written(self, config: Any, form: str) -> dict[str, Any]:
+        """The config.json of a configuration in one of its forms on Hugging Face.
+
+        Raises:
+            ConfigError: networks of that form have no such flag.
+        """
+        return imported(self.writers[form])(config)
+
+    def divided(self, config: Any, size: int) -> Any:
+        """The division of the network of a configuration among `size` tensor ranks."""
+        return imported(self.division)(config, size)
+
+    def ranks(self) -> Any:
+        """The module that makes and describes the network of one rank; this needs MindSpore."""
+        return module_of(self.parallel)
+
+    def staged(self, config: Any, stages: int | tuple[int, ...]) -> Any:
+        """The division of layers among so many pipeline stages, or of so many layers each.
+
+        Raises:
+            ConfigError: the layers cannot be divided so.
+        """
+        module = module_of(self.stages)
+        if isinstance(stages, int):
+            return module.stages_of(config, stages)
+        return module.Stages(stages, config.tie_word_embeddings)
+
+    def divide_weights(self, model: Any, config: Any, axis: Any) -> Any:
+        """The network with its weights divided over the replicas of `axis`; this needs MindSpore."""
+        return imported(self.divides)(model, config, axis)
+
+    def lora_targets(self) -> str:
+        """The pattern of the layers that LoRA adapts where nobody says another."""
+        return f".*{self.adapted}*"
 
 
 class Families:
@@ -89,6 +138,22 @@ class Families:
             raise ConfigError("family", name, f"Use one of {', '.join(self._families)}.")
         return self._families[name]
 
+    def of(self, config: Any) -> Family:
+        """The family of a configuration, by its class.
+
+        Raises:
+            LookupError: no family has such a class.
+        """
+        places = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(config).__mro__}
+        found = next((family for family in self if family.config in places), None)
+        if found is None:
+            raise LookupError(f"no family has configurations of the class {type(config).__name__}")
+        return found
+
+    def default(self) -> Family:
+        """The family that is taken where nothing tells another: the last."""
+        return list(self)[-1]
+
     def of_config(self, given: Mapping[str, Any]) -> Family:
         """The family whose config.json this is.
 
@@ -110,6 +175,18 @@ class Families:
         """
         return self.of_config(given).read_config(given, path)
 
+    def inferred(self, names: Collection[str], shape: Callable[[str], tuple[int, ...]], **known: Any) -> Any:
+        """The configuration that the shapes of weights allow; `known` is what they do not tell.
+
+        Raises:
+            CheckpointError: the weights of no family.
+        """
+        *others, last = dict.fromkeys(family.infers for family in self)
+        for place in others:
+            with suppress(CheckpointError):
+                return imported(place)(names, shape, **known)
+        return imported(last)(names, shape, **known)
+
     def _load(self) -> None:
         if not self._complete:
             self._complete = True
@@ -118,6 +195,11 @@ class Families:
 
 
 FAMILIES = Families()
+
+
+def module_of(place: str) -> ModuleType:
+    """The module of this name."""
+    return import_module(place)
 
 
 def imported(place: str) -> Any:

@@ -31,9 +31,9 @@ def packed_columns(columns: int, bits: int) -> int:
     return columns if bits == 8 else -(-columns // BLOCK) * BLOCK // 2
 
 
-def layer_bits(name: str, bits: int) -> int:
+def layer_bits(bits: int, *, is_head: bool) -> int:
     """Bits of one layer: the output layer, on which every token depends, keeps 8."""
-    return 8 if bits and "output_layer" in name else bits
+    return 8 if bits and is_head else bits
 
 
 def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:

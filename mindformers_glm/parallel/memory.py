@@ -47,7 +47,7 @@ def count_parameters(config: Any) -> tuple[int, int, int]:
 
 
 def estimate(config: Any, task: Task, *, dp: int = 1, tp: int = 1, divided: bool = False) -> Memory:
-    """Memory of one process of `dp` x `tp` that trains a ChatGLM2Config network."""
+    """Memory of one process of `dp` x `tp` that trains the network of a configuration."""
     kind, embedding_kind = _BYTES[config.param_init_type], _BYTES[config.embedding_type]
     table, cut, whole = count_parameters(config)
     weights = (table * embedding_kind + cut * kind) / tp + whole * _BYTES[config.layernorm_compute_type]

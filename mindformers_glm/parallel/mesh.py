@@ -168,7 +168,7 @@ def mesh_from_config(config: RunSchema, *, rank: int, world: int) -> Mesh:
 
 
 def check_tensor_parallel(config: Any, size: int) -> None:
-    """Raises ConfigError when a network of this ChatGLM2Config cannot be cut into `size` parts.
+    """Raises ConfigError when a network of this configuration cannot be cut into `size` parts.
 
     Heads, feed-forward channels and vocabulary rows must divide. Key-value groups divide, or (more ranks than groups)
     each group is held by several ranks, which add up its gradient.

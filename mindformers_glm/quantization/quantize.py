@@ -9,7 +9,7 @@ from mindspore import nn
 
 from mindformers_glm.adapters.lora import LoraLinear
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.quantized import make_quantized, quantized_layers
+from mindformers_glm.models.quantized import make_quantized, quantized_layers
 
 _FLOAT32_BYTES = 4
 

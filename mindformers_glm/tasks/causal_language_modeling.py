@@ -27,8 +27,8 @@ from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.parallelize import loss_of_this_rank
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
@@ -222,7 +222,7 @@ class CausalLanguageModelingTrainer:
     def _describe(self, ranks: Ranks, folder: Path) -> None:
         """Writes configuration and tokenizer of the network into a folder of its weights."""
         config = ranks.config if self._network is None else getattr(self._network, "config", None)
-        if not isinstance(config, ChatGLM2Config):
+        if not isinstance(config, NetworkConfig):
             return
         try:
             tokenizer = self.tokenizer
@@ -298,7 +298,7 @@ class CausalLanguageModelingTrainer:
             if hasattr(metric, "clear"):
                 metric.clear()
             if isinstance(metric, PerplexityMetric):
-                with loss_of_this_rank(network, self._mesh()):
+                with FAMILIES.of(network.config).ranks().loss_of_this_rank(network, self._mesh()):
                     figures.update(evaluate_loss(network, dataset, metric, share=self._share()).scores)
                 continue
             found = evaluate_generation(

@@ -8,11 +8,11 @@ from mindformers_glm.checkpoint.formats.folder import disk_fault
 from mindformers_glm.checkpoint.load.model_files import config_file
 from mindformers_glm.checkpoint.load.names import LAYOUTS
 from mindformers_glm.files import write_text
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 
-def describe_model(folder: Path, config: ChatGLM2Config, tokenizer: GLMTokenizer | None) -> None:
+def describe_model(folder: Path, config: NetworkConfig, tokenizer: GLMTokenizer | None) -> None:
     """Writes config.yaml (with `pet_config` and its alpha, or `pre_seq_len`) and the tokenizer's files into `folder`.
 
     Raises:

@@ -17,8 +17,8 @@ from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli.console import main
 from mindformers_glm.config import load_config
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.models.glm.initial import unfilled
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
+from mindformers_glm.models.initial import unfilled
 from mindformers_glm.serving.loading import load
 
 FORMS = ["peft", "lora.ckpt", "prefix.ckpt", "ptuning"]

@@ -119,11 +119,11 @@ def test_ops(figures, capsys):
     shown = run(f"ops --shape {SHAPE} --batch 1 --seq 16 --steps 2 --only dense_h,norm,head --json {figures}", capsys)
     found = json.loads(figures.read_text())
     rows = {row["name"]: row for row in found["operators"]}
-    assert set(rows) == {"linear dense_h_to_4h", "rms_norm", "head cross_entropy", "gradient norm"}
-    assert rows["linear dense_h_to_4h"]["flop"] == 2 * 16 * 32 * 128
+    assert set(rows) == {"linear gate_up", "rms_norm", "head cross_entropy", "gradient norm"}
+    assert rows["linear gate_up"]["flop"] == 2 * 16 * 32 * 128
     assert all(row["forward_ms"] > 0 for row in rows.values())
     assert all(name in shown for name in rows)
-    assert ("matrix_share" in rows["linear dense_h_to_4h"], "memory_share" in rows["rms_norm"]) == (True, True)
+    assert ("matrix_share" in rows["linear gate_up"], "memory_share" in rows["rms_norm"]) == (True, True)
 
 
 def test_attention_is_timed_as_the_layer_trains(monkeypatch):

@@ -14,8 +14,8 @@ from mindformers_glm.checkpoint.load.model_files import Storage
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import official_row_order, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.models.build import build_model
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.model import build_model
 from mindformers_glm.models.glm.weights import expected_shapes
 
 CONFIG = ChatGLM2Config(

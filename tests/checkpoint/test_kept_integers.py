@@ -51,7 +51,7 @@ def test_a_network_computes_with_them(golden):
     import mindspore as ms  # noqa: PLC0415 - the other tests need none
 
     from mindformers_glm import AutoModel  # noqa: PLC0415
-    from mindformers_glm.models.glm.quantized import quantized_layers  # noqa: PLC0415
+    from mindformers_glm.models.quantized import quantized_layers  # noqa: PLC0415
 
     folder, types = golden / "official/glm2_int4", {"compute_dtype": "float32", "param_init_type": "float32"}
     model = AutoModel.from_pretrained(folder, quantization_bit=4, quantization_group_size=32, **types)

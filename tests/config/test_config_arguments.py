@@ -55,8 +55,8 @@ COMPAT = [
 def at(config, key):
     if key.startswith("callbacks."):
         _, index, name = key.split(".")
-        return config["callbacks"][int(index)][name]
-    return lookup(config, key)
+        return config.callbacks[int(index)][name]
+    return lookup(config.to_dict(), key)
 
 
 @pytest.mark.parametrize(("option", "word", "key", "value"), COMPAT)

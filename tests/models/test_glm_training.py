@@ -10,7 +10,8 @@ from tiny_networks import loss_and_gradients, random_network, tiny_config
 
 from mindformers_glm import runtime
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration, build_model
+from mindformers_glm.models.build import build_model
+from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.ops import cross_entropy as loss_module
 from mindformers_glm.ops.linear import multiplies
 

@@ -19,7 +19,7 @@ from mindformers_glm.generation import GenerationConfig, MindSporeEngine, genera
 from mindformers_glm.generation.fused import obstacles
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
-from mindformers_glm.models.glm.quantized import quantized_layers
+from mindformers_glm.models.quantized import quantized_layers
 from mindformers_glm.quantization import quantize_model, report
 
 TEXTS = (

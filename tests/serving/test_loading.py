@@ -13,7 +13,7 @@ from mindformers_glm.checkpoint.load.model_files import read_config
 from mindformers_glm.config.names import ASSETS, CONFIGS_DIR
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
 from mindformers_glm.serving.loading import load
 from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 

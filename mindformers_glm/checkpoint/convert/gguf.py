@@ -22,8 +22,8 @@ from mindformers_glm.checkpoint.formats.gguf_write import GgufTensor, Value, pad
 from mindformers_glm.checkpoint.load.names import is_adapter
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import atomic_write
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import HEAD, expected_shapes
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import expected_shapes, gguf_name, is_head
 from mindformers_glm.tokenizers.chatglm import tokenizer_from
 from mindformers_glm.tokenizers.files import VOCABULARY, kind
 
@@ -32,22 +32,6 @@ _SAME = {"fp16": "f16", "float16": "f16", "fp32": "f32", "float32": "f32", "bflo
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _WIDTH = 32  # columns of a block
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
-_LAYER = "transformer.encoder.layers."
-_NAMES = {
-    "transformer.embedding.embedding_table": "token_embd.weight",
-    "transformer.encoder.final_layernorm.weight": "output_norm.weight",
-    HEAD: "output.weight",
-}
-_PARTS = {
-    "input_layernorm": "attn_norm",
-    "self_attention.query_key_value": "attn_qkv",
-    "self_attention.dense": "attn_output",
-    "post_self_attn_layernorm": "post_attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.dense_h_to_4h": "ffn_up",
-    "mlp.dense_4h_to_h": "ffn_down",
-    "post_mlp_layernorm": "post_ffw_norm",
-}
 _FIXED = {  # what llama.cpp's network is: key -> the value
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -74,7 +58,7 @@ class GgufPlan(NamedTuple):
 
 
 def plan_gguf(
-    source: Source, config: ChatGLM2Config, out: str | Path, *, dtype: str | None = None, tokenizer: Path | None = None
+    source: Source, config: NetworkConfig, out: str | Path, *, dtype: str | None = None, tokenizer: Path | None = None
 ) -> GgufPlan:
     """The plan of a GGUF file; nothing is written. `dtype` is one of TYPES (f16), or another name of a float type.
 
@@ -128,18 +112,9 @@ def write_gguf(plan: GgufPlan, *, overwrite: bool = False, progress: Callable[[i
     return out
 
 
-def gguf_name(ours: str) -> str:
-    """The name of one of our weights in a GGUF file."""
-    if ours in _NAMES:
-        return _NAMES[ours]
-    number, _, rest = ours.removeprefix(_LAYER).partition(".")
-    stem, _, suffix = rest.rpartition(".")
-    return f"blk.{number}.{_PARTS[stem]}.{suffix}"
-
-
 def _tensor(name: str, shape: tuple[int, ...], form: str) -> tuple[str, GgufTensor, GgmlType]:
     stored = form if len(shape) > 1 else "f32"
-    if stored == "q4_0" and name == HEAD:
+    if stored == "q4_0" and is_head(name):
         stored = "q8_0"
     if stored.startswith("q") and shape[-1] % _WIDTH:
         raise ConfigError("dtype", form, f"{name} has {shape[-1]} columns, no multiple of {_WIDTH}. Use f16.")
@@ -159,7 +134,7 @@ def _blocks(source: Source, name: str, tensor: GgufTensor, form: GgmlType) -> It
         yield quantised(float_rows(source, name, start, min(start + step, rows)), form)
 
 
-def _values(config: ChatGLM2Config, form: str, name: str) -> list[Value]:
+def _values(config: NetworkConfig, form: str, name: str) -> list[Value]:
     kind_ = "glm4" if config.post_self_attn_layernorm else "chatglm"
     linear = config.rope_ratio != 1 and config.rope_method == "linear"
     theta = 10000.0 if linear else 10000.0 * config.rope_ratio

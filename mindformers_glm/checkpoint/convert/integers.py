@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import HEAD, weight
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import is_head, weight
 
 _GROUPS = (128, 64, 32)
 _STEPS = 15  # of 4 bits
@@ -41,7 +41,7 @@ class Packing(NamedTuple):
     beside: dict[str, dict[str, Any]]
 
 
-def packing_of(form: str, config: ChatGLM2Config) -> Packing | None:
+def packing_of(form: str, config: NetworkConfig) -> Packing | None:
     """The packing of a form; None for one that keeps floats.
 
     Raises:
@@ -65,7 +65,7 @@ def packing_of(form: str, config: ChatGLM2Config) -> Packing | None:
 def is_packed(name: str) -> bool:
     """True for the weights that packings hold as integers: matrices of the blocks."""
     row = weight(name)
-    return row is not None and row.is_matrix and name != HEAD and name.endswith(".weight")
+    return row is not None and row.is_matrix and not is_head(name) and name.endswith(".weight")
 
 
 def _official(bits: int, shape: tuple[int, ...]) -> list[Part]:

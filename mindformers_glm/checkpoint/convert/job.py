@@ -30,7 +30,7 @@ from mindformers_glm.checkpoint.load.names import LAYOUTS, LORA_NAME, Layout, is
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS, tokenizer_from
 from mindformers_glm.tokenizers.files import VOCABULARY, kind, vocabulary_in
 
@@ -42,7 +42,7 @@ class Opened(NamedTuple):
     """A checkpoint with what is known about its network. `exact` is False when only shapes told the configuration."""
 
     source: WeightSource | MegatronWeights
-    config: ChatGLM2Config | None
+    config: NetworkConfig | None
     exact: bool
     pet_config: dict[str, Any] | None
     tokenizer: Path | None
@@ -83,7 +83,7 @@ def open_checkpoint(
     if kept.use_rearrange_rope:
         source = read_weights(found.weights, rank=rank, rearranged=network)
     pet = adapter_settings(source, found.adapter, network, lora_alpha)
-    exact = known is not None or network == ChatGLM2Config()
+    exact = known is not None or network == NetworkConfig()
     return Opened(source, network, exact, pet, found.files.tokenizer)
 
 
@@ -184,7 +184,7 @@ def byte_count(text: str | int) -> int:
     return count
 
 
-def _guess(source: WeightSource) -> ChatGLM2Config | None:
+def _guess(source: WeightSource) -> NetworkConfig | None:
     """What the shapes tell; for an adapter alone the 6B network where it fits, otherwise nothing."""
     if source.kind == "nothing":
         check_adapter_kinds(source.path, source.unknown)
@@ -192,16 +192,16 @@ def _guess(source: WeightSource) -> ChatGLM2Config | None:
         raise CheckpointError(str(source.path), fault, "Is it another model's file?")
     if source.kind == "adapter":
         try:
-            check_adapter(source, source.names, ChatGLM2Config(), None)
+            check_adapter(source, source.names, NetworkConfig(), None)
         except CheckpointError:
             return None
-        return ChatGLM2Config()
+        return NetworkConfig()
     if source.official_bits:
         fault = f"{source.packing} weights (packed integers), and no configuration beside them"
         raise CheckpointError(str(source.path), fault, "Give --config, or put the model's config.json beside them.")
     refuse_packed(source, [name for name in source.names if not is_adapter(name)])
     config = infer_config(source, kv_channels=KV_CHANNELS)
-    shape = ChatGLM2Config()
+    shape = NetworkConfig()
     same = all(getattr(config, key) == getattr(shape, key) for key in ("hidden_size", "ffn_hidden_size", "num_layers"))
     return shape if same and config.padded_vocab_size == shape.padded_vocab_size else config
 

@@ -31,8 +31,8 @@ from mindformers_glm.checkpoint.load.folders import is_megatron  # noqa: F401 - 
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, inside, read_small, sync_folder, write_text
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import expected_shapes, joins, megatron_name, weight
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import expected_shapes, joins, megatron_name, weight
 
 ITERATION, TRACKER = "iter_0000001", "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"^transformer\.encoder\.layers\.(\d+)\.")
@@ -40,7 +40,7 @@ _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "B
 _RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
 
 
-def check_division(config: ChatGLM2Config, tp: int, pp: int) -> None:
+def check_division(config: NetworkConfig, tp: int, pp: int) -> None:
     """Raises CheckpointError when Megatron cannot divide the network so."""
     for flag, ranks in (("--tp", tp), ("--pp", pp)):
         if ranks < 1:
@@ -63,14 +63,14 @@ def check_division(config: ChatGLM2Config, tp: int, pp: int) -> None:
     check_switches(config)
 
 
-def check_switches(config: ChatGLM2Config) -> None:
+def check_switches(config: NetworkConfig) -> None:
     """Raises CheckpointError for a network whose norms or tied output layer have no name in Megatron's GLM."""
     for key in ("post_self_attn_layernorm", "tie_word_embeddings"):
         if getattr(config, key):
             raise CheckpointError("model_config", f"Megatron's GLM has no {key}", "Use --to transformers.")
 
 
-def group_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
+def group_rows(value: np.ndarray, config: NetworkConfig) -> np.ndarray:
     """Rows q | k | v of all groups as (q, k, v) of each group in turn."""
     groups, e = config.num_kv_heads, config.kv_channels
     cuts = [config.num_attention_heads * e, (config.num_attention_heads + groups) * e]
@@ -78,7 +78,7 @@ def group_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
     return np.concatenate(blocks, axis=1).reshape(value.shape)
 
 
-def ungroup_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
+def ungroup_rows(value: np.ndarray, config: NetworkConfig) -> np.ndarray:
     """The inverse of `group_rows`."""
     groups, e = config.num_kv_heads, config.kv_channels
     heads = config.num_attention_heads // groups
@@ -86,7 +86,7 @@ def ungroup_rows(value: np.ndarray, config: ChatGLM2Config) -> np.ndarray:
     return np.concatenate([block.reshape(-1, *value.shape[1:]) for block in blocks])
 
 
-def cut(name: str, value: np.ndarray, config: ChatGLM2Config, tensor: int, tp: int) -> np.ndarray:
+def cut(name: str, value: np.ndarray, config: NetworkConfig, tensor: int, tp: int) -> np.ndarray:
     """What one tensor rank holds of a weight with our name."""
     if joins(name) == "qkv":
         return np.split(group_rows(value, config), tp)[tensor]
@@ -97,7 +97,7 @@ def cut(name: str, value: np.ndarray, config: ChatGLM2Config, tensor: int, tp: i
     return np.split(value, tp)[tensor] if value.ndim > 1 else value
 
 
-def join(name: str, parts: list[np.ndarray], config: ChatGLM2Config) -> np.ndarray:
+def join(name: str, parts: list[np.ndarray], config: NetworkConfig) -> np.ndarray:
     """The whole weight from the parts of the tensor ranks: the inverse of `cut`."""
     if joins(name) == "qkv":
         return ungroup_rows(np.concatenate(parts), config)
@@ -109,7 +109,7 @@ def join(name: str, parts: list[np.ndarray], config: ChatGLM2Config) -> np.ndarr
     return np.concatenate(parts) if parts[0].ndim > 1 else parts[0]
 
 
-def stage_of(name: str, config: ChatGLM2Config, pp: int) -> tuple[int, str]:
+def stage_of(name: str, config: NetworkConfig, pp: int) -> tuple[int, str]:
     """(pipeline rank, name in its file) of a weight with our name."""
     match = _LAYER.match(name)
     if match is None:
@@ -123,7 +123,7 @@ def rank_folder(tensor: int, stage: int, pp: int) -> str:
     return f"mp_rank_{tensor:02d}" + (f"_{stage:03d}" if pp > 1 else "")
 
 
-def rank_parts(config: ChatGLM2Config, tp: int, pp: int) -> Iterator[tuple[str, int, dict[str, str]]]:
+def rank_parts(config: NetworkConfig, tp: int, pp: int) -> Iterator[tuple[str, int, dict[str, str]]]:
     """(file below the folder, tensor rank, our name -> name in it) of each rank, in the order of writing."""
     places = {name: stage_of(name, config, pp) for name in expected_shapes(config)}
     for stage in range(pp):
@@ -134,7 +134,7 @@ def rank_parts(config: ChatGLM2Config, tp: int, pp: int) -> Iterator[tuple[str, 
 
 def write_megatron(
     weights: Mapping[str, np.ndarray] | WeightSource,
-    config: ChatGLM2Config,
+    config: NetworkConfig,
     folder: str | Path,
     *,
     tp: int = 1,
@@ -167,7 +167,7 @@ def write_megatron(
 
 
 def check_writing(
-    source: Source, config: ChatGLM2Config, folder: str | Path, *, tp: int, pp: int, overwrite: bool = False
+    source: Source, config: NetworkConfig, folder: str | Path, *, tp: int, pp: int, overwrite: bool = False
 ) -> None:
     """Passes when `write_megatron` can begin.
 
@@ -189,7 +189,7 @@ def check_writing(
         raise CheckpointError(str(out), fault, "Move it away, or choose another name.")
 
 
-def _cut(source: Source, name: str, config: ChatGLM2Config, tensor: int, tp: int, kind: str | None) -> np.ndarray:
+def _cut(source: Source, name: str, config: NetworkConfig, tensor: int, tp: int, kind: str | None) -> np.ndarray:
     """A rank's part of a weight, in the type to be written."""
     stored = source.dtype(name)
     part = cut(name, source.read_bits(name), config, tensor, tp)
@@ -237,7 +237,7 @@ class MegatronWeights(Mapping):
 
     format, generation, kind = "bin", "mcore", "weights"
 
-    def __init__(self, folder: str | Path, config: ChatGLM2Config) -> None:
+    def __init__(self, folder: str | Path, config: NetworkConfig) -> None:
         self.path = Path(folder)
         folder = _iteration(self.path)
         ranks = {}

@@ -16,7 +16,7 @@ from mindformers_glm.checkpoint.formats.dtypes import convert_bits, float_name
 from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 
 _EPSILON = {"float64": 0.0, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -40,7 +40,7 @@ class MergedSource:
         self,
         base: WeightSource,
         adapter: WeightSource,
-        config: ChatGLM2Config,
+        config: NetworkConfig,
         pet_config: dict,
         *,
         dtype: str | None = None,

@@ -33,9 +33,9 @@ from mindformers_glm.checkpoint.load.names import (
 )
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, ConfigError, listed
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.native_config import to_native
-from mindformers_glm.models.glm.weights import expected_shapes, is_tied, joins, weight
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import expected_shapes, is_tied, joins, weight
 from mindformers_glm.ops.quantized import SCALE
 
 FORMS = {
@@ -122,7 +122,7 @@ class Plan:
     out: Path
     form: str
     layout: Layout
-    config: ChatGLM2Config | None
+    config: NetworkConfig | None
     files: list[OutFile]
     left_out: dict[str, str] = field(default_factory=dict)
     pet_config: dict[str, Any] | None = None
@@ -153,7 +153,7 @@ def plan_conversion(
     out: str | Path,
     form: str,
     *,
-    config: ChatGLM2Config | None,
+    config: NetworkConfig | None,
     dtype: str | None = None,
     layout: Layout | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -176,7 +176,7 @@ def plan_conversion(
     if config is not None:
         check_complete(source, names, config)
         if form == "transformers":
-            to_native(config)  # raises where that network has no such flag
+            FAMILIES.of(config).written(config, "native")  # raises where that network has no such flag
     check_adapter(source, names, config, pet_config)
     packing = packing_of(form, config) if config else None
     tensors = [tensor for name in names for tensor in _tensors(source, name, form, layout, config, dtype)]
@@ -188,7 +188,7 @@ def plan_conversion(
     return Plan(source, Path(out), form, layout, config, files, left_out, pet_config, tokenizer, config_is_exact)
 
 
-def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> None:
+def check_complete(source: Source, names: list[str], config: NetworkConfig) -> None:
     """Passes when the base weights among `names` are those of `config`, each of the right shape.
 
     Raises:
@@ -220,7 +220,7 @@ def check_complete(source: Source, names: list[str], config: ChatGLM2Config) -> 
         raise CheckpointError(str(source.path), "; ".join(faults), "Give the configuration of this checkpoint.")
 
 
-def check_sizes(source: Source, config: ChatGLM2Config, names: list[str]) -> None:
+def check_sizes(source: Source, config: NetworkConfig, names: list[str]) -> None:
     """Passes when weights can be those of `config`, before anything of the size that it states is built.
 
     Raises:
@@ -237,7 +237,7 @@ def check_sizes(source: Source, config: ChatGLM2Config, names: list[str]) -> Non
         raise CheckpointError(str(source.path), fault, "Give the configuration of this checkpoint.")
 
 
-def check_fits(source: WeightSource, config: ChatGLM2Config) -> None:
+def check_fits(source: WeightSource, config: NetworkConfig) -> None:
     """Passes when a network of `config` has the size of these weights, before it is built.
 
     Every name and shape is compared when weights are loaded; this keeps a configuration that lies from taking memory.
@@ -276,7 +276,7 @@ def refuse_packed(source: Source, names: list[str]) -> None:
 
 
 def check_adapter(
-    source: Source, names: list[str], config: ChatGLM2Config | None, pet_config: dict[str, Any] | None
+    source: Source, names: list[str], config: NetworkConfig | None, pet_config: dict[str, Any] | None
 ) -> None:
     """Passes when LoRA parameters come in pairs of one rank that fit their layers (of `config`) and `pet_config`.
 
@@ -346,7 +346,7 @@ def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _tensors(
-    source: Source, name: str, form: str, layout: Layout, config: ChatGLM2Config | None, dtype: str | None
+    source: Source, name: str, form: str, layout: Layout, config: NetworkConfig | None, dtype: str | None
 ) -> list[OutTensor]:
     stored, shape = source.dtype(name), source.shape(name)
     kind = dtype if dtype and stored in FLOATS else stored
@@ -379,7 +379,7 @@ def _check_joined(source: Source, name: str, layout: Layout) -> None:
         raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")
 
 
-def _inv_freq(config: ChatGLM2Config, dtype: str) -> OutTensor:
+def _inv_freq(config: NetworkConfig, dtype: str) -> OutTensor:
     return OutTensor("transformer.rotary_pos_emb.inv_freq", dtype, (config.kv_channels // 4,), "", None)
 
 

@@ -32,7 +32,7 @@ from mindformers_glm.checkpoint.load.model_files import config_file, tokenizer_c
 from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder_rows
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 
 _LARGEST_HALF = 65504.0
 
@@ -63,7 +63,7 @@ def run_plan(plan: Plan, *, overwrite: bool = False, progress: Callable[[int], N
 def save_directory(
     folder: str | Path,
     arrays: Mapping[str, np.ndarray],
-    config: ChatGLM2Config,
+    config: NetworkConfig,
     *,
     tokenizer: str | Path | None = None,
     dtype: str | None = None,
@@ -90,7 +90,7 @@ def save_directory(
     return run_plan(plan, overwrite=overwrite)
 
 
-def inv_freq_bits(config: ChatGLM2Config, dtype: str) -> np.ndarray:
+def inv_freq_bits(config: NetworkConfig, dtype: str) -> np.ndarray:
     """The rotary frequencies that official files carry, in their type: 1 / base^(2i / (channels / 2))."""
     half = config.kv_channels // 2
     base = 10000.0 * (config.rope_ratio if config.rope_method == "base" else 1.0)

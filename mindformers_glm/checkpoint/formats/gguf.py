@@ -21,6 +21,7 @@ from mindformers_glm.checkpoint.formats.ggml_file import Stored, ggml_tensors
 from mindformers_glm.checkpoint.formats.gguf_vocabulary import vocabulary_of
 from mindformers_glm.checkpoint.formats.tensor_file import MOST_TENSORS, TensorFile, damaged
 from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.models.naming import from_gguf
 
 MAGIC = b"GGUF"
 _ALIGNMENT = 32
@@ -30,33 +31,6 @@ _NUMBERS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")
 _NUMBERS |= {10: "<u8", 11: "<i8", 12: "<f8"}
 _TEXT, _LIST = 8, 9
 
-_OFFICIAL = {
-    "token_embd": "transformer.embedding.word_embeddings",
-    "output_norm": "transformer.encoder.final_layernorm",
-    "output": "transformer.output_layer",
-    "attn_norm": "input_layernorm",
-    "attn_qkv": "self_attention.query_key_value",
-    "attn_output": "self_attention.dense",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_up": "mlp.dense_h_to_4h",
-    "ffn_down": "mlp.dense_4h_to_h",
-}
-_NATIVE = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "post_attention_norm": "post_self_attn_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_up": "mlp.gate_up_proj",
-    "ffn_down": "mlp.down_proj",
-    "post_ffw_norm": "post_mlp_layernorm",
-}
-OFFICIAL_NAMES = {"table": _OFFICIAL, "layer": "transformer.encoder.layers.{}."}
 _PART = re.compile(r"(.*\.self_attn\.)[qkv]_proj(\.\w+)")
 _GLM4_ROWS = 151552  # of the embedding of every GLM-4
 
@@ -244,17 +218,7 @@ def _family(values: dict[str, Any], rows: int) -> str:
 
 
 def _renamed(one: Stored, is_split: bool) -> Stored:
-    table, layer = (_NATIVE, "model.layers.{}.") if is_split else (_OFFICIAL, OFFICIAL_NAMES["layer"])
-    stem, _, kind = one.name.rpartition(".")
-    if stem in table:
-        return one._replace(name=f"{table[stem]}.{kind}")
-    parts = stem.split(".")
-    if len(parts) == 3 and parts[0] == "blk" and parts[1].isdigit() and len(parts[1]) < 9:
-        if parts[2] in table:
-            return one._replace(name=layer.format(int(parts[1])) + f"{table[parts[2]]}.{kind}")
-        if parts[2] == "attn_qkv":
-            return one._replace(name=OFFICIAL_NAMES["layer"].format(int(parts[1])) + f"{_OFFICIAL['attn_qkv']}.{kind}")
-    return one
+    return one._replace(name=from_gguf(one.name, is_split=is_split) or one.name)
 
 
 def _alike(stored: list[Stored]) -> list[Stored]:

@@ -8,11 +8,11 @@ from typing import Any
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME
 from mindformers_glm.checkpoint.load.source import WeightSource
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 
 
 def adapter_settings(
-    source: WeightSource, folder: Path | None, config: ChatGLM2Config | None, lora_alpha: float | None
+    source: WeightSource, folder: Path | None, config: NetworkConfig | None, lora_alpha: float | None
 ) -> dict[str, Any] | None:
     """The `pet_config` of the adapter in a checkpoint, None where it has none or no file tells a LoRA's alpha.
 

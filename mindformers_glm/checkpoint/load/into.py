@@ -15,8 +15,8 @@ from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
-from mindformers_glm.models.glm.initial import fill
-from mindformers_glm.models.glm.quantized import QuantizedLinear, quantized_layers
+from mindformers_glm.models.initial import fill
+from mindformers_glm.models.quantized import QuantizedLinear, quantized_layers
 from mindformers_glm.ops.quantized import SCALE
 
 _CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")

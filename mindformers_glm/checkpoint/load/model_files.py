@@ -17,10 +17,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError, ConfigErrors
 from mindformers_glm.files import read_json
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.hf_config import to_hf
-from mindformers_glm.models.glm.inferred import inferred_config
-from mindformers_glm.models.glm.native_config import to_native
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
 from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
@@ -41,7 +38,7 @@ class Storage(NamedTuple):
 class ModelFiles(NamedTuple):
     """The files of one model beside its weights; None where there is none."""
 
-    config: ChatGLM2Config | None
+    config: NetworkConfig | None
     storage: Storage
     config_path: Path | None
     tokenizer: Path | None
@@ -66,7 +63,7 @@ def model_files(path: str | Path) -> ModelFiles:
     return ModelFiles(config, storage, config_path, tokenizer)
 
 
-def read_config(path: str | Path) -> tuple[ChatGLM2Config, Storage]:
+def read_config(path: str | Path) -> tuple[NetworkConfig, Storage]:
     """The network that a config.json, a run's YAML or a saved model's YAML describes, and how it stored its weights.
 
     Raises:
@@ -79,11 +76,11 @@ def read_config(path: str | Path) -> tuple[ChatGLM2Config, Storage]:
     section = values.get("model", values)
     section = dict(section.get("model_config", section) if isinstance(section, Mapping) else {})
     flags = {key: bool(section.pop(key)) for key in Storage._fields if key in section}
-    section.setdefault("type", "ChatGLM2Config")
+    section.setdefault("type", FAMILIES.default().config_class().__name__)
     return CONFIGS.build(section, "model.model_config"), Storage(**flags)
 
 
-def config_file(config: ChatGLM2Config, form: str, layout: Layout) -> tuple[str, str]:
+def config_file(config: NetworkConfig, form: str, layout: Layout) -> tuple[str, str]:
     """Name and text of the configuration as the readers of a form want it.
 
     `mf10`: config.yaml with model.arch and model.model_config, and how `layout` keeps the weights; `hf`: the official
@@ -99,10 +96,10 @@ def config_file(config: ChatGLM2Config, form: str, layout: Layout) -> tuple[str,
         defaults = Storage()._asdict()
         values["model"]["model_config"].update({k: v for k, v in flags.items() if v != defaults[k]})
         return CONFIG_YAML, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return CONFIG_JSON, json.dumps(to_hf(config) if form == "hf" else to_native(config), indent=2) + "\n"
+    return CONFIG_JSON, json.dumps(FAMILIES.of(config).written(config, form), indent=2) + "\n"
 
 
-def to_yaml(config: ChatGLM2Config) -> dict[str, Any]:
+def to_yaml(config: NetworkConfig) -> dict[str, Any]:
     """The `model` section of a YAML: every key whose value is not the default."""
     values = config.model_dump(mode="json", exclude_defaults=True)
     for key in ("checkpoint_name_or_path", "parallel_config", "batch_size", "use_past"):
@@ -110,15 +107,16 @@ def to_yaml(config: ChatGLM2Config) -> dict[str, Any]:
     shape = ("num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads")
     types = ("seq_length", "param_init_type", "compute_dtype", "layernorm_compute_type")
     stated = {key: getattr(config, key) for key in (*shape, *types)}
+    family = FAMILIES.of(config)
     return {
         "model": {
-            "model_config": {"type": "ChatGLM2Config", **stated, **values},
-            "arch": {"type": "ChatGLM2ForConditionalGeneration"},
+            "model_config": {"type": type(config).__name__, **stated, **values},
+            "arch": {"type": family.network.rpartition(":")[2]},
         }
     }
 
 
-def infer_config(source: WeightSource, *, kv_channels: int = 128) -> ChatGLM2Config:
+def infer_config(source: WeightSource, *, kv_channels: int = 128) -> NetworkConfig:
     """The network that the shapes of the weights allow, for conversions that need no more than shapes.
 
     The channels of one head are not in the shapes: they are `kv_channels`, or a common divisor where that cannot be.
@@ -126,10 +124,10 @@ def infer_config(source: WeightSource, *, kv_channels: int = 128) -> ChatGLM2Con
     Raises:
         CheckpointError: not the weights of ChatGLM2/3.
     """
-    return inferred_config(source.names, source.shape, place=str(source.path), kv_channels=kv_channels)
+    return FAMILIES.inferred(source.names, source.shape, place=str(source.path), kv_channels=kv_channels)
 
 
-def check_tokenizer(vocab_size: int, config: ChatGLM2Config, *, place: str | Path) -> None:
+def check_tokenizer(vocab_size: int, config: NetworkConfig, *, place: str | Path) -> None:
     """Passes when a tokenizer of `vocab_size` ids belongs to a network of this configuration.
 
     Raises:
@@ -164,7 +162,7 @@ def _config_path(path: Path, folder: Path) -> Path | None:
     return others[0] if len(others) == 1 else run_config(path)
 
 
-def _read_json(path: Path) -> ChatGLM2Config:
+def _read_json(path: Path) -> NetworkConfig:
     given = read_json(path)
     if not isinstance(given, dict):
         raise ConfigError(str(path), given, "Expected a JSON object.")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import WEIGHTS, Weight, is_ignored, joins, rename, weight
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import is_ignored, joins, rename, rows, weight
 from mindformers_glm.optim.interface import is_counter, state_of
 
 # Entries beside the weights that no optimizer keeps, as MindSpore's wrappers and MindFormers' callbacks name them.
@@ -85,7 +85,7 @@ class Target(NamedTuple):
 def _blocks(column: str) -> dict[str, tuple[str, int, int]]:
     return {
         name: (row.ours, index, len(getattr(row, column)))
-        for row in WEIGHTS
+        for row in rows()
         for index, name in enumerate(getattr(row, column))
     }
 
@@ -101,7 +101,7 @@ def meaning(name: str) -> Meaning:
     return _ignored(bare) or _weight(bare) or _adapter(bare) or Meaning(Kind.UNKNOWN, name)
 
 
-def targets(ours: str, layout: Layout, config: ChatGLM2Config) -> list[Target]:
+def targets(ours: str, layout: Layout, config: NetworkConfig) -> list[Target]:
     """The tensors that hold our weight in a layout; empty when the layout has no place for it."""
     row, number = weight(ours), _LAYER.search(ours)
     if row is None:
@@ -168,7 +168,7 @@ def _ignored(name: str) -> Meaning | None:
 
 def _weight(name: str) -> Meaning | None:
     for column, layout in (("ours", "mf10"), ("hf", "hf"), ("mf12", "mf12")):
-        row: Weight | None = weight(name, column)
+        row = weight(name, column)
         if row is not None:
             shared = row.ours == row.hf
             return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else layout)

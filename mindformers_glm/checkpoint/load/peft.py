@@ -14,6 +14,7 @@ from mindformers_glm.checkpoint.load.separate_lora import separate_parts
 from mindformers_glm.errors import CheckpointError, ConfigError, listed, shorten
 from mindformers_glm.files import read_json
 from mindformers_glm.log import logger
+from mindformers_glm.models.family import FAMILIES
 
 VARIANTS = ("use_rslora", "use_dora")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -146,7 +147,7 @@ def _targets(given: Mapping[str, Any], folder: Path) -> str:
 
     Regular expressions and choices of layers are not interpreted: the tensors say which layers they belong to.
     """
-    targets = given.get("target_modules") or ["query_key_value"]
+    targets = given.get("target_modules") or [FAMILIES.default().adapted]
     chosen = any(given.get(key) not in (None, [], "") for key in ("layers_to_transform", "exclude_modules"))
     native = not isinstance(targets, list) or any(str(name).rpartition(".")[2] in _NATIVE_LEAVES for name in targets)
     if (

@@ -30,8 +30,8 @@ from mindformers_glm.checkpoint.load.packing import unpacked
 from mindformers_glm.checkpoint.load.separate_lora import with_joined_lora
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
-from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.weights import qkv_parts
+from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.naming import qkv_parts
 
 _MODELS = {chatglm_cpp.MAGIC: chatglm_cpp.open_chatglm_cpp, gguf.MAGIC: gguf.open_gguf}  # files that are a whole model
 _OTHER_FILES = {  # first bytes -> what users take for weights
@@ -79,7 +79,7 @@ class WeightSource:
         path: Path,
         files: Sequence[TensorFile],
         *,
-        rearranged: ChatGLM2Config | None = None,
+        rearranged: NetworkConfig | None = None,
         packing: str = "",
     ) -> None:
         self.path, self.files, self.rearranged, self.packing = path, list(files), rearranged, packing
@@ -213,7 +213,7 @@ class WeightSource:
             )
 
 
-def read_weights(path: str | Path, *, rank: int = 0, rearranged: ChatGLM2Config | None = None) -> WeightSource:
+def read_weights(path: str | Path, *, rank: int = 0, rearranged: NetworkConfig | None = None) -> WeightSource:
     """The weights in a file or folder, not yet read.
 
     A file: .safetensors, MindSpore .ckpt, PyTorch .bin, or the index of shards. A folder: official or ours (index or
@@ -295,7 +295,7 @@ def rearranged_row_order(block: np.ndarray, kv_channels: int) -> np.ndarray:
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(block.shape)
 
 
-def reorder_rows(whole: np.ndarray, config: ChatGLM2Config, order: Callable[..., np.ndarray]) -> np.ndarray:
+def reorder_rows(whole: np.ndarray, config: NetworkConfig, order: Callable[..., np.ndarray]) -> np.ndarray:
     """What `is_reordered` names with the rows of query and key in another order within each head."""
     query, key, _ = qkv_parts(config)
     blocks = [order(whole[:query], config.kv_channels), order(whole[query : query + key], config.kv_channels)]

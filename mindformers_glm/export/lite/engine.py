@@ -21,7 +21,7 @@ from mindformers_glm.generation.cache import CacheShape
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
-from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -49,7 +49,7 @@ class LiteChat(NamedTuple):
 
     engine: LiteEngine
     tokenizer: GLMTokenizer | None
-    config: ChatGLM2Config
+    config: NetworkConfig
     manifest: Manifest
 
     def __enter__(self) -> LiteChat:
@@ -125,7 +125,7 @@ def open_lite(
     if increment is not None:
         _check_pair(manifest, folder, increment)
     settings = read_pair(config_path, target=target, threads=threads, device_id=device_id, rank_id=rank_id)
-    config = ChatGLM2Config(**manifest.network)
+    config = NetworkConfig(**manifest.network)
     words = _tokenizer(tokenizer, manifest, folder, config)
     runner = LocalRunner() if can_import_here() else Worker(find_python(lite_python), seconds=seconds)
     with contextlib.ExitStack() as undo:
@@ -189,7 +189,7 @@ def _load(runner: Worker | LocalRunner, role: str, path: Path, graph: Graph, set
 
 
 def _network(
-    runner: Worker | LocalRunner, manifest: Manifest, config: ChatGLM2Config, dtype: type, *, any_length: bool
+    runner: Worker | LocalRunner, manifest: Manifest, config: NetworkConfig, dtype: type, *, any_length: bool
 ) -> LiteNetwork:
     return LiteNetwork(
         runner,
@@ -220,7 +220,7 @@ def _check_pair(manifest: Manifest, folder: Path, increment: str | Path) -> None
 
 
 def _tokenizer(
-    given: GLMTokenizer | str | Path | None, manifest: Manifest, folder: Path, config: ChatGLM2Config
+    given: GLMTokenizer | str | Path | None, manifest: Manifest, folder: Path, config: NetworkConfig
 ) -> GLMTokenizer | None:
     """The tokenizer of the export, or the given one when it is the same.
 

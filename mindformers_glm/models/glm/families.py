@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mindformers_glm.models.family import FAMILIES, Family
 from mindformers_glm.tokenizers.recognise import named_model
 
 _HERE = "mindformers_glm.models.glm"
-_SHARED = {
-    "config": f"{_HERE}.config:ChatGLM2Config",
-    "network": f"{_HERE}.model:ChatGLM2ForConditionalGeneration",
-    "weights": f"{_HERE}.weights",
-    "division": f"{_HERE}.shards",
-}
-_CHATGLM = {**_SHARED, "form": "hf", "reader": f"{_HERE}.hf_config:from_file"}
-_NATIVE = {**_SHARED, "form": "transformers", "reader": f"{_HERE}.native_config:from_file"}
-_GLM3_STOPS = ("</s>", "<|user|>", "<|observation|>")
-_GLM4_STOPS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 _GLM4_VOCABULARY = 151552  # rows of the embedding of every GLM-4
+_READERS = {"hf": f"{_HERE}.hf_config:from_file", "native": f"{_HERE}.native_config:from_file"}
+_STOPS = {  # tokenizer -> the tokens that end a reply
+    "ChatGLM2Tokenizer": ("</s>",),
+    "ChatGLM3Tokenizer": ("</s>", "<|user|>", "<|observation|>"),
+    "ChatGLM4Tokenizer": ("<|endoftext|>", "<|user|>", "<|observation|>"),
+}
+
+
+def _family(
+    name: str,
+    *marks: str,
+    form: str,
+    tokenizer: str,
+    chat_format: str,
+    reads: Callable[[Mapping[str, Any]], bool],
+) -> None:
+    """Registers one; what it does not say, all of them share."""
+    FAMILIES.add(
+        Family(
+            name,
+            config=f"{_HERE}.config:ChatGLM2Config",
+            network=f"{_HERE}.model:ChatGLM2ForConditionalGeneration",
+            weights=f"{_HERE}.weights",
+            division=f"{_HERE}.shards:Layout",
+            parallel=f"{_HERE}.parallelize",
+            stages=f"{_HERE}.stages",
+            divides=f"{_HERE}.divide:divide_weights",
+            form=form,
+            reads=reads,
+            reader=_READERS[form],
+            writers={"hf": f"{_HERE}.hf_config:to_hf", "native": f"{_HERE}.native_config:to_native"},
+            infers=f"{_HERE}.inferred:inferred_config",
+            adapted="query_key_value",
+            tokenizer=tokenizer,
+            chat_format=chat_format,
+            stop_tokens=_STOPS[tokenizer],
+            marks=marks,
+        )
+    )
 
 
 def _type(given: Mapping[str, Any]) -> str:
@@ -34,92 +63,66 @@ def _is_chatglm(given: Mapping[str, Any], number: int) -> bool:
     return _type(given) == "chatglm" and named_model(given.get("_name_or_path")) == number
 
 
-FAMILIES.add(
-    Family(
-        "codegeex2",
-        **_CHATGLM,
-        reads=lambda given: (
-            _type(given) == "chatglm" and "rotary_percent" in given and _rows(given) != _GLM4_VOCABULARY
-        ),
-        tokenizer="ChatGLM2Tokenizer",
-        chat_format="codegeex2",
-        stop_tokens=("</s>",),
-        marks=("codegeex2",),
-    )
+_family(
+    "codegeex2",
+    "codegeex2",
+    form="hf",
+    tokenizer="ChatGLM2Tokenizer",
+    chat_format="codegeex2",
+    reads=lambda given: _type(given) == "chatglm" and "rotary_percent" in given and _rows(given) != _GLM4_VOCABULARY,
 )
-FAMILIES.add(
-    Family(
-        "glm4",
-        **_CHATGLM,
-        reads=lambda given: _is_chatglm(given, 4) or (_type(given) == "chatglm" and _rows(given) == _GLM4_VOCABULARY),
-        tokenizer="ChatGLM4Tokenizer",
-        chat_format="glm4",
-        stop_tokens=_GLM4_STOPS,
-        marks=("glm-4", "glm4", "codegeex4", "longwriter"),
-    )
+_family(
+    "glm4",
+    *("glm-4", "glm4", "codegeex4", "longwriter"),
+    form="hf",
+    tokenizer="ChatGLM4Tokenizer",
+    chat_format="glm4",
+    reads=lambda given: _is_chatglm(given, 4) or (_type(given) == "chatglm" and _rows(given) == _GLM4_VOCABULARY),
 )
-FAMILIES.add(
-    Family(
-        "chatglm3",
-        **_CHATGLM,
-        reads=lambda given: _is_chatglm(given, 3),
-        tokenizer="ChatGLM3Tokenizer",
-        chat_format="roles",
-        stop_tokens=_GLM3_STOPS,
-        marks=("chatglm3", "glm3"),
-    )
+_family(
+    "chatglm3",
+    *("chatglm3", "glm3"),
+    form="hf",
+    tokenizer="ChatGLM3Tokenizer",
+    chat_format="roles",
+    reads=lambda given: _is_chatglm(given, 3),
 )
-FAMILIES.add(
-    Family(
-        "glm_z1",
-        **_NATIVE,
-        reads=lambda given: _type(given) == "glm4" and "z1" in str(given.get("_name_or_path", "")).lower(),
-        tokenizer="ChatGLM4Tokenizer",
-        chat_format="glm_z1",
-        stop_tokens=_GLM4_STOPS,
-        marks=("z1",),
-    )
+_family(
+    "glm_z1",
+    "z1",
+    form="native",
+    tokenizer="ChatGLM4Tokenizer",
+    chat_format="glm_z1",
+    reads=lambda given: _type(given) == "glm4" and "z1" in str(given.get("_name_or_path", "")).lower(),
 )
-FAMILIES.add(
-    Family(
-        "glm4_0414",
-        **_NATIVE,
-        reads=lambda given: _type(given) == "glm4",
-        tokenizer="ChatGLM4Tokenizer",
-        chat_format="glm4_0414",
-        stop_tokens=_GLM4_STOPS,
-        marks=("0414",),
-    )
+_family(
+    "glm4_0414",
+    "0414",
+    form="native",
+    tokenizer="ChatGLM4Tokenizer",
+    chat_format="glm4_0414",
+    reads=lambda given: _type(given) == "glm4",
 )
-FAMILIES.add(
-    Family(
-        "glm_edge",
-        **_NATIVE,
-        reads=lambda given: _type(given) == "glm" and not given.get("attention_bias", False),
-        tokenizer="ChatGLM4Tokenizer",
-        chat_format="glm_edge",
-        stop_tokens=_GLM4_STOPS,
-        marks=("edge",),
-    )
+_family(
+    "glm_edge",
+    "edge",
+    form="native",
+    tokenizer="ChatGLM4Tokenizer",
+    chat_format="glm_edge",
+    reads=lambda given: _type(given) == "glm" and not given.get("attention_bias", False),
 )
-FAMILIES.add(
-    Family(
-        "glm4_hf",
-        **_NATIVE,
-        reads=lambda given: _type(given) == "glm",
-        tokenizer="ChatGLM4Tokenizer",
-        chat_format="glm4",
-        stop_tokens=_GLM4_STOPS,
-    )
+_family(
+    "glm4_hf",
+    form="native",
+    tokenizer="ChatGLM4Tokenizer",
+    chat_format="glm4",
+    reads=lambda given: _type(given) == "glm",
 )
-FAMILIES.add(  # the last of its form: what names no other is read as ChatGLM2, or refused by the reader with the reason
-    Family(
-        "chatglm2",
-        **_CHATGLM,
-        reads=lambda given: True,
-        tokenizer="ChatGLM2Tokenizer",
-        chat_format="rounds",
-        stop_tokens=("</s>",),
-        marks=("chatglm2", "glm2"),
-    )
+_family(  # the last of its form: what names no other is read as ChatGLM2, or refused by the reader with the reason
+    "chatglm2",
+    *("chatglm2", "glm2"),
+    form="hf",
+    tokenizer="ChatGLM2Tokenizer",
+    chat_format="rounds",
+    reads=lambda given: True,
 )

@@ -12,12 +12,13 @@ import logging
 from typing import Literal
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import Normal, initializer
+from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.interface import BlockParts
+from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.ops.attention import (
     Attention,
     AttentionByHand,
@@ -27,60 +28,16 @@ from mindformers_glm.ops.attention import (
     split_heads,
 )
 from mindformers_glm.ops.kernels.operators import use_formulas
-from mindformers_glm.ops.linear import Product, matrix_type
-from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
+from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand
 from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
 
-INIT_SIGMA = 0.02
 Recomputed = Literal["nothing", "scores", "all"]
 _NO_FLASH = (
     "use_flash_attention: True has no effect here: the operator needs Atlas A2 (910B) or later, compute_dtype float16 "
     "or bfloat16, at most 256 heads of 16 to 512 channels in steps of 16, multi_query_attention, no attention_dropout, "
     "no prefix and no GLM_KERNELS=off. Plain operators are used."
 )
-
-
-class Linear(nn.Cell):
-    """A weight (out, in), and a bias where the layer has one, in `param_init_type`."""
-
-    is_plain = True  # nothing but the weight and the bias: a fused operator may use them directly
-
-    def __init__(self, columns: int, rows: int, *, bias: bool, config: ChatGLM2Config, sigma: float = INIT_SIGMA):
-        super().__init__()
-        kind = getattr(ms, config.param_init_type)
-        self.in_channels, self.out_channels = columns, rows
-        self.weight = Parameter(initializer(Normal(sigma), (rows, columns), kind), name="weight")
-        self.bias = Parameter(initializer("zeros", (rows,), kind), name="bias") if bias else None
-        self.dtype, rounded = matrix_type(config.compute_dtype)
-        self.product = Product(rounded=rounded)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        return self.product(ops.cast(x, self.dtype), self.weight, self.bias)
-
-
-class Norm(nn.Cell):
-    """RMSNorm, or LayerNorm with `rmsnorm: False`."""
-
-    def __init__(self, config: ChatGLM2Config, *, by_hand: bool = True):
-        super().__init__()
-        self.dtype = getattr(ms, config.layernorm_compute_type)
-        self.weight = Parameter(initializer("ones", (config.hidden_size,), self.dtype), name="weight")
-        self.bias = None
-        if not config.rmsnorm:
-            self.bias = Parameter(initializer("zeros", (config.hidden_size,), self.dtype), name="bias")
-        self.eps = config.layernorm_epsilon
-        self.rms_norm = (RmsNormByHand if by_hand else RmsNorm)(self.eps)
-        self.same = config.layernorm_compute_type == config.stream_dtype
-
-    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed rows (N, D) in `layernorm_compute_type`, and beside them the rows themselves, for the residual."""
-        wide = ops.cast(x, self.dtype)
-        if self.bias is not None:
-            return layer_norm(wide, self.weight, self.bias, eps=self.eps), x
-        normed, wide = self.rms_norm(wide, self.weight)
-        return normed, wide if self.same else x
 
 
 class CoreAttention(nn.Cell):
@@ -264,3 +221,20 @@ class Block(nn.Cell):
         if self.drop is not None:
             out = self.drop(out)
         return ops.cast(residual, self.dtype) + ops.cast(out, self.dtype)
+
+    @property
+    def parts(self) -> BlockParts:
+        """Its Cells by what they do."""
+        attention, mlp = self.self_attention, self.mlp
+        return BlockParts(
+            attention_norm=self.input_layernorm,
+            attention=attention,
+            qkv=attention.query_key_value,
+            out=attention.dense,
+            after_attention=self.post_self_attn_layernorm,
+            mlp_norm=self.post_attention_layernorm,
+            mlp=mlp,
+            gate_up=mlp.dense_h_to_4h,
+            down=mlp.dense_4h_to_h,
+            after_mlp=self.post_mlp_layernorm,
+        )

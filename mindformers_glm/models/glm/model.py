@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import mindspore as ms
@@ -18,17 +17,19 @@ from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.layers import INIT_SIGMA, Block, Linear, Norm, Recomputed
-from mindformers_glm.models.glm.quantized import make_quantized
+from mindformers_glm.models.glm.layers import Block, Recomputed
 from mindformers_glm.models.glm.stages import Part
 from mindformers_glm.models.glm.weights import HEAD, TABLE
+from mindformers_glm.models.interface import NetworkParts
+from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.models.manners import TorchManners
+from mindformers_glm.models.quantized import make_quantized
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.linear import matrix_type, multiplies
 from mindformers_glm.ops.rotary import head_scales, rotary_table
 from mindformers_glm.ops.token_range import require_token_range
-from mindformers_glm.registry import CONFIGS, MODELS, service
+from mindformers_glm.registry import MODELS, service
 
 CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
 
@@ -213,6 +214,15 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
                 parameter.name = part.whole_name(parameter.name)
         object.__setattr__(self, "_cached", None)
 
+    @property
+    def parts(self) -> NetworkParts:
+        """Its Cells by what they do."""
+        model = self.transformer
+        blocks = tuple(layer.parts for layer in model.encoder.layers)
+        embedding, head = getattr(model, "embedding", None), getattr(model, "output_layer", None)  # a stage has not all
+        table = getattr(embedding, "embedding_table", None)
+        return NetworkParts(table, model.table, blocks, model.encoder.final_layernorm, head)
+
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What `construct` gives; a sequence that is too long, an id or a label out of range is refused before that."""
         if input_ids.shape[-1] > self.config.seq_length:
@@ -384,18 +394,3 @@ def check_device(config: ChatGLM2Config) -> None:
             "compute_dtype float16 is about ten times slower than float32 on a CPU: use float32 there.",
             level=logging.WARNING,
         )
-
-
-def build_model(spec: Mapping[str, Any] | ChatGLM2Config, *, key: str = "model") -> nn.Cell:
-    """The network of a YAML `model` section (`model_config` and `arch`), or of a configuration, with its adapters.
-
-    Raises:
-        ConfigError: a key or value of the section is wrong, or the device cannot run it.
-    """
-    if isinstance(spec, ChatGLM2Config):
-        return ChatGLM2ForConditionalGeneration(spec)
-    if "model_config" not in spec:
-        raise ConfigError(f"{key}.model_config", None, "This key must be given.")
-    config = CONFIGS.build({"type": "ChatGLM2Config", **spec["model_config"]}, f"{key}.model_config")
-    arch = spec.get("arch") or {"type": "ChatGLM2ForConditionalGeneration"}
-    return MODELS.get(arch.get("type"), f"{key}.arch.type")(config)

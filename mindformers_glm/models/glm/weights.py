@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.gguf_names import from_gguf, gguf_name  # noqa: F401 - columns of this table
 from mindformers_glm.ops.quantized import SCALE, layer_bits, packed_columns
 
 Names = Literal["ours", "hf", "mf12"]
@@ -166,7 +167,7 @@ def _quantized(row: Weight) -> list[Weight]:
 
     def shape(config: ChatGLM2Config) -> tuple[int, ...]:
         rows, columns = row.shape(config)
-        bits = layer_bits(row.ours, config.quantization_bit)
+        bits = layer_bits(config.quantization_bit, is_head=row.ours == HEAD)
         return (rows, packed_columns(columns, bits) if bits else columns)
 
     def scale_shape(config: ChatGLM2Config) -> tuple[int, ...]:

@@ -53,14 +53,14 @@ class LayerStruct(ctypes.Structure):
     """One layer of the network."""
 
     _fields_ = [
-        ("input_layernorm", NormStruct),
-        ("query_key_value", LinearStruct),
-        ("dense", LinearStruct),
-        ("post_self_attn_layernorm", NormStruct),
-        ("post_attention_layernorm", NormStruct),
-        ("dense_h_to_4h", LinearStruct),
-        ("dense_4h_to_h", LinearStruct),
-        ("post_mlp_layernorm", NormStruct),
+        ("attention_norm", NormStruct),
+        ("qkv", LinearStruct),
+        ("out", LinearStruct),
+        ("after_attention", NormStruct),
+        ("mlp_norm", NormStruct),
+        ("gate_up", LinearStruct),
+        ("down", LinearStruct),
+        ("after_mlp", NormStruct),
     ]
 
 
@@ -80,8 +80,8 @@ class NetworkStruct(ctypes.Structure):
         ("rotary", _pointer),
         ("embedding", LinearStruct),
         ("layer", ctypes.POINTER(LayerStruct)),
-        ("final_layernorm", NormStruct),
-        ("output_layer", LinearStruct),
+        ("final_norm", NormStruct),
+        ("head", LinearStruct),
         ("prefix", _pointer),
         ("prefix_length", _size),
     ]

@@ -16,7 +16,7 @@ from mindformers_glm.checkpoint.load.model_files import read_config
 from mindformers_glm.config.names import ASSETS
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import MindSporeEngine
-from mindformers_glm.models.glm.model import build_model
+from mindformers_glm.models.build import build_model
 from mindformers_glm.serving.loading import load
 
 TINY = ASSETS / "glm2_tiny"

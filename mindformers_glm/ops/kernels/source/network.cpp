@@ -110,19 +110,19 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   float* projected = memory.heads.take(n * (h + 2 * k) * e);
   float* q = memory.q.take(n * h * e);
   float* mixed = memory.mixed.take(n * h * e);
-  norm(layer.input_layernorm, x, n, d, net.epsilon, normed);
-  linear(normed, n, layer.query_key_value, projected, kWrite, memory.linear);
+  norm(layer.attention_norm, x, n, d, net.epsilon, normed);
+  linear(normed, n, layer.qkv, projected, kWrite, memory.linear);
   place(net, form, index, sequences, owner, projected, q);
   const float* prefix = net.prefix + index * 2 * k * net.prefix_length * e;
   Attention shape = {h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length};
   cached_attention(shape, sequences.data(), int64_t(sequences.size()), q, mixed);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
-  add_branch(net, mixed, n, layer.dense, layer.post_self_attn_layernorm, x, memory);
-  norm(layer.post_attention_layernorm, x, n, d, net.epsilon, normed);
+  add_branch(net, mixed, n, layer.out, layer.after_attention, x, memory);
+  norm(layer.mlp_norm, x, n, d, net.epsilon, normed);
   float* inner = memory.inner.take(n * net.ffn);
-  linear(normed, n, layer.dense_h_to_4h, inner, kSwiglu, memory.linear);
+  linear(normed, n, layer.gate_up, inner, kSwiglu, memory.linear);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
-  add_branch(net, inner, n, layer.dense_4h_to_h, layer.post_mlp_layernorm, x, memory);
+  add_branch(net, inner, n, layer.down, layer.after_mlp, x, memory);
 }
 
 }  // namespace
@@ -165,8 +165,8 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
     int64_t row = step->wanted[i] / step->width, from = first[size_t(row)] + step->wanted[i] % step->width;
     std::copy(x + from * d, x + (from + 1) * d, wanted + i * d);
   }
-  if (net.has_final_norm) norm(net.final_layernorm, wanted, step->num_wanted, d, net.epsilon, wanted);
-  linear(wanted, step->num_wanted, net.output_layer, step->logits, kWrite, memory.linear);
+  if (net.has_final_norm) norm(net.final_norm, wanted, step->num_wanted, d, net.epsilon, wanted);
+  linear(wanted, step->num_wanted, net.head, step->logits, kWrite, memory.linear);
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;

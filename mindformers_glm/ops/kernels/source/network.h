@@ -14,12 +14,12 @@ struct GlmNorm {
 };
 
 struct GlmLayer {
-  GlmNorm input_layernorm;
-  glm::Linear query_key_value, dense;
-  GlmNorm post_self_attn_layernorm;  // of the branch, before it is added to the residual
-  GlmNorm post_attention_layernorm;
-  glm::Linear dense_h_to_4h, dense_4h_to_h;
-  GlmNorm post_mlp_layernorm;
+  GlmNorm attention_norm;
+  glm::Linear qkv, out;
+  GlmNorm after_attention;  // of the branch, before it is added to the residual
+  GlmNorm mlp_norm;
+  glm::Linear gate_up, down;
+  GlmNorm after_mlp;
 };
 
 struct GlmNetwork {
@@ -31,8 +31,8 @@ struct GlmNetwork {
   const float* rotary;  // (length, 2, E): cosines and sines, of which the first rotary_dim numbers of a head are turned
   glm::Linear embedding;
   const GlmLayer* layer;
-  GlmNorm final_layernorm;
-  glm::Linear output_layer;
+  GlmNorm final_norm;
+  glm::Linear head;
   const float* prefix;  // (L, 2, K, P, E)
   int64_t prefix_length;
 };

@@ -31,9 +31,8 @@ std::string all_lines() {
                F(Linear, layout), F(Linear, lora_scale)}) +
          line("GlmNorm", sizeof(GlmNorm), {F(GlmNorm, weight), F(GlmNorm, bias), F(GlmNorm, kind)}) +
          line("GlmLayer", sizeof(GlmLayer),
-              {F(GlmLayer, input_layernorm), F(GlmLayer, query_key_value), F(GlmLayer, dense),
-               F(GlmLayer, post_self_attn_layernorm), F(GlmLayer, post_attention_layernorm), F(GlmLayer, dense_h_to_4h),
-               F(GlmLayer, dense_4h_to_h), F(GlmLayer, post_mlp_layernorm)}) +
+              {F(GlmLayer, attention_norm), F(GlmLayer, qkv), F(GlmLayer, out), F(GlmLayer, after_attention),
+               F(GlmLayer, mlp_norm), F(GlmLayer, gate_up), F(GlmLayer, down), F(GlmLayer, after_mlp)}) +
          line("GlmNetwork", sizeof(GlmNetwork), {F(GlmNetwork, layers),
                                                  F(GlmNetwork, hidden),
                                                  F(GlmNetwork, heads),
@@ -50,8 +49,8 @@ std::string all_lines() {
                                                  F(GlmNetwork, rotary),
                                                  F(GlmNetwork, embedding),
                                                  F(GlmNetwork, layer),
-                                                 F(GlmNetwork, final_layernorm),
-                                                 F(GlmNetwork, output_layer),
+                                                 F(GlmNetwork, final_norm),
+                                                 F(GlmNetwork, head),
                                                  F(GlmNetwork, prefix),
                                                  F(GlmNetwork, prefix_length)}) +
          line("GlmStep", sizeof(GlmStep),

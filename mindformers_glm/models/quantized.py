@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.mindspore_private import forget_graphs
-from mindformers_glm.models.glm.layers import Linear
+from mindformers_glm.models.linear import Linear
 from mindformers_glm.ops.linear import QuantizedProduct
 from mindformers_glm.ops.quantized import (
     SCALE,
@@ -63,14 +63,14 @@ def quantized_layers(model: nn.Cell) -> dict[str, QuantizedLinear]:
 def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, tuple[nn.Cell, QuantizedLinear]]:
     """Replaces every plain linear layer by a quantised one that is still empty: path -> (the old, the new)."""
     replaced = {}
-    cells = dict(model.cells_and_names())
+    cells, head = dict(model.cells_and_names()), model.parts.head
     for path, cell in cells.items():
         if type(cell) is not Linear:
             continue
         made = QuantizedLinear(
             cell.in_channels,
             cell.out_channels,
-            bits=layer_bits(path, bits),
+            bits=layer_bits(bits, is_head=cell is head),
             group_size=group_size,
             bias=cell.bias,
             dtype=cell.dtype,
