@@ -6,11 +6,13 @@ from importlib.util import find_spec
 
 from mindformers_glm import tokenizers  # noqa: F401
 from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.registry import TRAINERS
 
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
     from mindformers_glm import data, evaluation, generation, optim, pipeline  # noqa: F401
-    from mindformers_glm.tasks import causal_language_modeling  # noqa: F401
+    from mindformers_glm.train import callbacks, wrapper  # noqa: F401
 
+TRAINERS.add("mindformers_glm.tasks.causal_language_modeling:CausalLanguageModelingTrainer")
 for family in FAMILIES:
     family.config_class()
     if find_spec("mindspore"):

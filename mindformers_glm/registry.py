@@ -34,23 +34,37 @@ _WORDS = {
 
 
 class Registry:
-    """Name -> class or function of one kind. `complete`: whoever imports it has imported all of its names."""
+    """Name -> class or function of one kind, or where it is ("module:name"), to be imported when it is asked for.
+
+    `complete`: whoever imports it has imported all of its names.
+    """
 
     def __init__(self, kind: str, *, complete: bool = False) -> None:
         self.kind, self.complete = kind, complete
-        self._factories: dict[str, Callable] = {}
+        self._factories: dict[str, Callable | str] = {}
 
     def register(self, *aliases: str) -> Callable[[Callable], Callable]:
         """Decorator: registers a class or function under its own name and under each alias."""
 
         def add(factory: Callable) -> Callable:
             for name in (factory.__name__, *aliases):
-                if self._factories.get(name, factory) is not factory:
-                    raise KeyError(f"{self.kind} {name!r} is registered twice; rename one of them")
-                self._factories[name] = factory
+                self._put(name, factory)
             return factory
 
         return add
+
+    def add(self, place: str, *aliases: str) -> None:
+        """Registers "module:name" under its own name and each alias; nothing is imported before it is asked for."""
+        for name in (place.rpartition(":")[2], *aliases):
+            self._put(name, place)
+
+    def _put(self, name: str, factory: Callable | str) -> None:
+        there = self._factories.get(name, factory)
+        is_named = isinstance(there, str) or isinstance(factory, str)
+        if _place(there) != _place(factory) if is_named else there is not factory:
+            raise KeyError(f"{self.kind} {name!r} is registered twice; rename one of them")
+        if not isinstance(factory, str) or name not in self._factories:
+            self._factories[name] = factory
 
     def __contains__(self, name: object) -> bool:
         if name not in self._factories and not self.complete:
@@ -70,7 +84,11 @@ class Registry:
             ConfigError: nothing of this kind has such a name.
         """
         if isinstance(name, str) and name in self:
-            return self._factories[name]
+            found = self._factories[name]
+            if isinstance(found, str):
+                module, _, attribute = found.partition(":")
+                found = self._factories[name] = getattr(importlib.import_module(module), attribute)
+            return found
         near = difflib.get_close_matches(str(name), self._factories, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(self.names(), MOST_NAMED)}."
         raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
@@ -197,6 +215,10 @@ def pydantic_faults(error: pydantic.ValidationError, key: str, known: Iterable[s
         else:
             faults.append(ConfigError(path, item["input"], sentence(item["msg"])))
     return faults
+
+
+def _place(factory: Callable | str) -> str:
+    return factory if isinstance(factory, str) else f"{factory.__module__}:{factory.__qualname__}"
 
 
 def _accepted(factory: Callable) -> set[str] | None:

@@ -1,0 +1,50 @@
+"""Names of components: registered by decorator, or by their place, which is imported when the name is asked for."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mindformers_glm import registry
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.registry import Registry
+
+
+@pytest.fixture
+def kinds(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "fill", lambda: None)
+    (tmp_path / "far_away.py").write_text(
+        "class Cosine:\n    def __init__(self, rate: float = 1.0):\n        self.rate = rate\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "far_away", raising=False)
+    return Registry("schedule")
+
+
+def test_a_place_is_imported_when_it_is_asked_for(kinds):
+    kinds.add("far_away:Cosine", "cos")
+    assert kinds.names() == ["Cosine", "cos"] and "Cosine" in kinds
+    assert "far_away" not in sys.modules
+    assert kinds.build({"type": "cos", "rate": 0.5}, "lr_schedule").rate == 0.5
+    assert kinds.get("Cosine") is kinds.get("cos") is sys.modules["far_away"].Cosine
+    (fault,) = kinds.check({"type": "Cosine", "ratte": 1}, "lr_schedule")
+    assert "Did you mean 'rate'" in str(fault)
+
+
+def test_a_place_and_the_class_that_is_there_are_one(kinds):
+    kinds.add("far_away:Cosine")
+    cosine = kinds.get("Cosine")
+    kinds.register()(cosine)
+    kinds.add("far_away:Cosine")
+    assert kinds.get("Cosine") is cosine
+    with pytest.raises(KeyError, match="registered twice"):
+        kinds.add("elsewhere:Cosine")
+    with pytest.raises(KeyError, match="registered twice"):
+        kinds.register("Cosine")(lambda: None)
+
+
+def test_what_is_unknown_is_named_with_the_nearest(kinds):
+    kinds.add("far_away:Cosine")
+    with pytest.raises(ConfigError, match="Did you mean 'Cosine'"):
+        kinds.get("Cosin")
