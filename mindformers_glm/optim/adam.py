@@ -93,15 +93,44 @@ class DecoupledAdam(nn.Cell):
             else:
                 self._update_widened(i, grads[i].astype(ms.float32), rate * self.ratios[i], eps)
 
-    def _update_widened(self, i: int, grad: Tensor, rate: Tensor, eps: Tensor) -> None:
-        parameter = self.parameters[i]
-        wide = parameter.astype(ms.float32)
+    def moments(self, i: int, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The moments of parameter i after a float32 gradient; they are kept."""
         mean = self.moments1[i] * self.beta1 + grad * (1 - self.beta1)
         square = self.moments2[i] * self.beta2 + grad * grad * (1 - self.beta2)
         ops.assign(self.moments1[i], mean)
         ops.assign(self.moments2[i], square)
+        return mean, square
+
+    def _update_widened(self, i: int, grad: Tensor, rate: Tensor, eps: Tensor) -> None:
+        parameter = self.parameters[i]
+        wide = parameter.astype(ms.float32)
+        mean, square = self.moments(i, grad)
         wide = wide - rate * (mean / (ops.sqrt(square) + eps)) - self.learning_rate * self.decays[i] * wide
         ops.assign(parameter, wide.astype(parameter.dtype))
+
+
+class CorrectedAdam(DecoupledAdam):
+    """Adam whose moments are corrected for their zero start; `global_step` counts the updates made."""
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        learning_rate: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
+        self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
+        self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
+
+    def corrections(self) -> tuple[Tensor, Tensor]:
+        """Counts one update; 1 - beta1^t and 1 - beta2^t without losing digits."""
+        step = self.global_step + 1
+        ops.assign(self.global_step, step)
+        count = step.astype(ms.float32).reshape(())
+        return -ops.expm1(count * self.log_beta1), -ops.expm1(count * self.log_beta2)
 
 
 @OPTIMIZERS.register("fp32_adamw", "AdamWeightDecay", "adamw", "FusedAdamWeightDecay", "fused_adamw")
@@ -129,10 +158,10 @@ class FP32StateAdamWeightDecay(DecoupledAdam):
 
 
 @OPTIMIZERS.register("adamw_bias_correction")
-class AdamW(DecoupledAdam):
+class AdamW(CorrectedAdam):
     """The published AdamW: moments corrected for their zero start (Loshchilov and Hutter 2019, algorithm 2).
 
-    p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p); `global_step` counts the updates made.
+    p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
     """
 
     def __init__(
@@ -145,16 +174,11 @@ class AdamW(DecoupledAdam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
-        self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
-        self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
 
     def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
         """Updates in place from factor * gradients; returns the learning rate."""
-        step = self.global_step + 1
-        ops.assign(self.global_step, step)
-        count = step.astype(ms.float32).reshape(())
-        correction1 = -ops.expm1(count * self.log_beta1)  # 1 - beta1^t without losing digits
-        correction2 = ops.sqrt(-ops.expm1(count * self.log_beta2))
+        correction1, squared = self.corrections()
+        correction2 = ops.sqrt(squared)
         # m / c1 / (sqrt(v) / c2 + eps) = c2 / c1 * m / (sqrt(v) + eps * c2)
         return self.update(grads, self.learning_rate * correction2 / correction1, self.eps * correction2, factor)
 

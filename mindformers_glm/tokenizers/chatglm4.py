@@ -11,7 +11,7 @@ from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers import files
 from mindformers_glm.tokenizers.byte_pairs import BytePairs, read_json_vocabulary, read_ranks
 from mindformers_glm.tokenizers.chatglm import RoleTokenizer
-from mindformers_glm.tokenizers.encoding import Side
+from mindformers_glm.tokenizers.glm import Marks
 from mindformers_glm.tokenizers.vocabulary import readable
 
 GLM4_SPECIALS = (
@@ -28,39 +28,9 @@ class ChatGLM4Tokenizer(RoleTokenizer):
 
     chat_format = "glm4"
     specials = GLM4_SPECIALS
+    marks = Marks("<sop>", *["<|endoftext|>"] * 2, "[MASK]", "[gMASK]", *["<|endoftext|>"] * 2)
+    side = "left"
     prints_specials = True
-
-    def __init__(
-        self,
-        vocab_file: str | None = None,
-        bos_token: str = "<sop>",
-        eos_token: str = "<|endoftext|>",
-        end_token: str = "<|endoftext|>",
-        mask_token: str = "[MASK]",
-        gmask_token: str = "[gMASK]",
-        pad_token: str = "<|endoftext|>",
-        unk_token: str = "<|endoftext|>",
-        padding_side: Side = "left",
-        truncation_side: Side = "right",
-        special_start: int | None = None,
-        encode_special_tokens: bool = False,
-        chat_format: str | None = None,
-    ) -> None:
-        super().__init__(
-            vocab_file,
-            bos_token,
-            eos_token,
-            end_token,
-            mask_token,
-            gmask_token,
-            pad_token,
-            unk_token,
-            padding_side,
-            truncation_side,
-            special_start,
-            encode_special_tokens,
-            chat_format,
-        )
 
     def read_vocabulary(self, vocab_file: str | None, special_start: int | None) -> BytePairs:
         """See GLMTokenizer; a folder is read by the file in it."""

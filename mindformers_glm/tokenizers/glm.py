@@ -1,30 +1,42 @@
-"""What the tokenizers of both generations share: text <-> ids, batches, padding, saving."""
+"""What every tokenizer of the family shares: special tokens, ids -> text, saving; text -> ids is in text_calls.py."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mindformers_glm.errors import ConfigError, kind_of
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import unknown_key
-from mindformers_glm.tokenizers import encoding, files, snippets
+from mindformers_glm.tokenizers import files, snippets
 from mindformers_glm.tokenizers.calls import PublishedCalls
-from mindformers_glm.tokenizers.encoding import Encoding, Side, as_rows, is_ids
+from mindformers_glm.tokenizers.encoding import Side, as_rows
 from mindformers_glm.tokenizers.formats import FORMATS
 from mindformers_glm.tokenizers.formats import chat_format as rules_of
 from mindformers_glm.tokenizers.formats.base import ChatFormat
 from mindformers_glm.tokenizers.recognise import chat_format_in
+from mindformers_glm.tokenizers.text_calls import TextCalls
 from mindformers_glm.tokenizers.vocabulary import Vocabulary
 
 GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 
 
-class GLMTokenizer(PublishedCalls):
-    """What both generations share: text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving.
+class Marks(NamedTuple):
+    """What the special tokens that every tokenizer of transformers has are called."""
+
+    bos_token: str | None
+    eos_token: str | None
+    end_token: str | None
+    mask_token: str | None
+    gmask_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+
+
+class GLMTokenizer(TextCalls, PublishedCalls):
+    """Text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving.
 
     `encode_special_tokens` lets the names of special tokens in a text stand for their ids, as the official ChatGLM3
     tokenizer does when it is told so; messages of a chat are never read that way.
@@ -32,34 +44,34 @@ class GLMTokenizer(PublishedCalls):
 
     chat_format = "rounds"  # see tokenizers/formats
     specials: tuple[str, ...] = GLM2_SPECIALS
+    marks = Marks("<sop>", "<eop>", "</s>", "[MASK]", "[gMASK]", "<pad>", "<unk>")
+    side: Side = "right"  # where padding goes
     prints_specials = False
     gives_positions = False
 
     def __init__(
         self,
         vocab_file: str | None = None,
-        bos_token: str = "<sop>",
-        eos_token: str = "<eop>",
-        end_token: str = "</s>",
-        mask_token: str = "[MASK]",
-        gmask_token: str = "[gMASK]",
-        pad_token: str = "<pad>",
-        unk_token: str = "<unk>",
-        padding_side: Side = "right",
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        end_token: str | None = None,
+        mask_token: str | None = None,
+        gmask_token: str | None = None,
+        pad_token: str | None = None,
+        unk_token: str | None = None,
+        padding_side: Side | None = None,
         truncation_side: Side = "right",
         special_start: int | None = None,
         encode_special_tokens: bool = False,
         chat_format: str | None = None,
     ) -> None:
+        """A mark or side that is not given is that of this kind of tokenizer: `marks`, `side`."""
         self.vocabulary = self.read_vocabulary(vocab_file, special_start)
         self.vocab_file = str(self.vocabulary.path)
-        self.bos_token, self.eos_token, self.end_token = bos_token, eos_token, end_token
-        self.mask_token, self.gmask_token, self.pad_token, self.unk_token = (
-            mask_token,
-            gmask_token,
-            pad_token,
-            unk_token,
-        )
+        named = Marks(bos_token, eos_token, end_token, mask_token, gmask_token, pad_token, unk_token)
+        for name, own in self.marks._asdict().items():
+            setattr(self, name, own if getattr(named, name) is None else getattr(named, name))
+        padding_side = self.side if padding_side is None else padding_side
         for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             if side not in ("left", "right"):
                 raise ConfigError(f"tokenizer.{name}", side, "Use 'left' or 'right'.")
@@ -181,108 +193,6 @@ class GLMTokenizer(PublishedCalls):
             raise ConfigError("tokens", tokens, "Expected the text of a piece, or a list of them.")
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
-    # --- text -> ids ------------------------------------------------------------------------------------------
-
-    def encode(
-        self,
-        text: str | Sequence[int],
-        text_pair: str | None = None,
-        *,
-        add_special_tokens: bool = True,
-        max_length: int | None = None,
-        truncation: bool | str | None = None,
-        **options: Any,
-    ) -> list[int]:
-        """Ids of a text: `[gMASK] sop text`, and with a pair `[gMASK] sop text pair eos`.
-
-        `max_length` alone truncates, as MindFormers does; the special tokens count and are never cut. `options` are
-        those of calling the tokenizer: with `return_tensors` the ids are an array (1, T).
-
-        Raises:
-            ConfigError: no text was given, no room for the special tokens, or an unknown truncation strategy.
-        """
-        if options:
-            options |= {"add_special_tokens": add_special_tokens, "max_length": max_length, "truncation": truncation}
-            return self(text, text_pair, **options).input_ids
-        first = self._text_ids(text)
-        second = None if text_pair is None else self._text_ids(text_pair)
-        return self._assemble(first, second, add_special_tokens, max_length, truncation)
-
-    def __call__(
-        self,
-        text: str | Sequence[Any],
-        text_pair: str | Sequence[str] | None = None,
-        *,
-        add_special_tokens: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str | None = None,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: Side | None = None,
-        return_tensors: str | None = None,
-        return_attention_mask: bool = True,
-        return_position_ids: bool | None = None,
-        **published: Any,
-    ) -> Encoding:
-        """`input_ids` and `attention_mask` of one text, of several, or of pairs; rows as lists or arrays (B, T).
-
-        A list of ids stands for the text that they are.
-
-        Raises:
-            ConfigError: no text was given, an option has an unknown value, or arrays were asked for rows of unequal
-                length.
-        """
-        snippets.of_a_call(published, "padding, truncation, max_length, return_tensors, add_special_tokens and others")
-        single = isinstance(text, str) or is_ids(text)
-        if not single and (isinstance(text, (bytes, Mapping)) or not isinstance(text, Iterable)):
-            raise _no_text(text)
-        texts = [text] if single else list(text)
-        pairs = self._pairs(texts, text_pair, single)
-        rows = [
-            self.encode(a, b, add_special_tokens=add_special_tokens, max_length=max_length, truncation=truncation)
-            for a, b in pairs
-        ]
-        columns = {"input_ids": rows}
-        if padding == "max_length" and max_length is None:
-            raise ConfigError("max_length", None, "padding='max_length' needs a length.")
-        return self._finish(
-            columns,
-            single and return_tensors is None,
-            padding=padding,
-            max_length=max_length,
-            multiple=pad_to_multiple_of,
-            side=padding_side or self.padding_side,
-            return_tensors=return_tensors,
-            attention_mask=return_attention_mask,
-            position_ids=self.gives_positions if return_position_ids is None else return_position_ids,
-        )
-
-    def pad(
-        self,
-        encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        *,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: Side | None = None,
-        return_tensors: str | None = None,
-    ) -> Encoding:
-        """Rows of `input_ids` (and `labels`, `position_ids`) made equally long, with their attention mask."""
-        rows = _columns(encoded)
-        masks = rows.pop("attention_mask", None)
-        return self._finish(
-            rows,
-            False,
-            padding=padding,
-            max_length=max_length,
-            multiple=pad_to_multiple_of,
-            side=padding_side or self.padding_side,
-            return_tensors=return_tensors,
-            attention_mask=True,
-            position_ids=False,
-            masks=masks,
-        )
-
     # --- ids -> text ------------------------------------------------------------------------------------------
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **published: Any) -> str | list[str]:
@@ -361,80 +271,6 @@ class GLMTokenizer(PublishedCalls):
         named = {self.pad_token: marks.unk, self.unk_token: marks.unk, self.end_token: marks.eos}
         return {**named, **table}
 
-    def _text_ids(self, text: Any) -> list[int]:
-        """Ids of a text alone; of words in a list; of ids themselves."""
-        if isinstance(text, str):
-            if not self.encode_special_tokens:
-                return self.vocabulary.encode(text)
-            parts = self._special_names.split(text)  # text and names in turn
-            return [
-                index
-                for place, part in enumerate(parts)
-                for index in ([self._commands[part]] if place % 2 else self.vocabulary.encode(part))
-            ]
-        if is_ids(text):
-            return as_rows(text)
-        if isinstance(text, (list, tuple)) and all(isinstance(word, str) for word in text):
-            return [index for word in text for index in self._text_ids(word)]
-        raise _no_text(text)
-
-    def _assemble(
-        self,
-        first: list[int],
-        second: list[int] | None,
-        add_special_tokens: bool,
-        max_length: int | None,
-        truncation: bool | str | None,
-    ) -> list[int]:
-        prefix = self.text_prefix() if add_special_tokens else []
-        suffix = [self.eos_token_id] if add_special_tokens and second is not None else []
-        if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, Integral)):
-            raise ConfigError("max_length", max_length, "Give a whole number of ids, or leave it out.")
-        if max_length is not None and truncation not in (False, "do_not_truncate"):
-            room = max_length - len(prefix) - len(suffix)
-            if room < 0:
-                fix = f"The special tokens alone take {len(prefix) + len(suffix)} places."
-                raise ConfigError("max_length", max_length, fix)
-            strategy = "longest_first" if truncation in (None, True) else truncation
-            first, second = encoding.fit(first, second, room=room, side=self.truncation_side, strategy=strategy)
-        return [*prefix, *first, *(second or []), *suffix]
-
-    def _pairs(
-        self, texts: list[Any], text_pair: str | Sequence[str] | None, single: bool
-    ) -> list[tuple[str, str | None]]:
-        if text_pair is None:
-            pairs = (isinstance(item, (tuple, list)) and len(item) == 2 and not is_ids(item) for item in texts)
-            return [tuple(item) if pair else (item, None) for item, pair in zip(texts, pairs, strict=True)]
-        seconds = [text_pair] if single else list(text_pair)
-        if len(seconds) != len(texts):
-            raise ConfigError("text_pair", len(seconds), f"Give one second text for each of the {len(texts)} texts.")
-        return list(zip(texts, seconds, strict=True))
-
-    def _finish(
-        self,
-        columns: dict[str, list[list[int]]],
-        single: bool,
-        *,
-        padding: bool | str,
-        max_length: int | None,
-        multiple: int | None,
-        side: Side,
-        return_tensors: str | None,
-        attention_mask: bool,
-        position_ids: bool,
-        masks: list[list[int]] | None = None,
-    ) -> Encoding:
-        if attention_mask:
-            columns["attention_mask"] = masks or [[1] * len(row) for row in columns["input_ids"]]
-        if position_ids:
-            columns["position_ids"] = [list(range(len(row))) for row in columns["input_ids"]]
-        padded = encoding.pad_rows(
-            columns, padding=padding, max_length=max_length, multiple=multiple, side=side, pad_id=self.pad_token_id
-        )
-        if single:
-            return Encoding({name: rows[0] for name, rows in padded.items()})
-        return Encoding(encoding.as_arrays(padded, return_tensors))
-
 
 _SAVED = {
     **dict.fromkeys(
@@ -446,22 +282,3 @@ _SAVED = {
     "encode_special_tokens": bool,
     "chat_format": str,
 }
-
-
-def _no_text(value: Any) -> ConfigError:
-    hint = " (an empty cell of a table is read as NaN)" if isinstance(value, float) and value != value else ""
-    return ConfigError("text", value, f"Expected text, or a list of texts, not {kind_of(value)}{hint}.")
-
-
-def _columns(encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
-    """Columns of rows, from one mapping of rows, one mapping of a row, or a list of such mappings."""
-    if not isinstance(encoded, Mapping):
-        encoded = {name: [item[name] for item in encoded] for name in encoded[0]}
-    columns = {name: [list(map(int, row)) for row in _as_rows(rows)] for name, rows in encoded.items()}
-    if "input_ids" not in columns:
-        raise ConfigError("pad", sorted(columns), "Rows need `input_ids`.")
-    return columns
-
-
-def _as_rows(rows: Any) -> Any:
-    return rows if len(rows) and hasattr(rows[0], "__len__") else [rows]

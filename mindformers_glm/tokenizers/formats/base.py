@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Rendered(NamedTuple):
     labels: list[int]
 
 
-class ChatFormat:
+class ChatFormat(ABC):
     """Messages -> ids by the rules of one kind of model. Subclasses say the rules.
 
     - `has_roles`: replies come back as messages with `metadata`, not as pairs (query, reply);
@@ -36,20 +37,20 @@ class ChatFormat:
     def __init__(self, tokenizer: Any, *, tools_indent: int | None = 4) -> None:
         self.tokenizer, self.indent = tokenizer, tools_indent
 
-    def check(self, messages: list[Message]) -> None:
+    def check(self, messages: list[Message]) -> None:  # noqa: B027 - most formats know every form
         """Raises GenerationError when a conversation has a form that this model does not know."""
 
+    @abstractmethod
     def prompt(self, messages: list[Message]) -> list[int]:
         """Ids that wait for the assistant's reply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def said(self, messages: list[Message]) -> list[int]:
         """Ids that end with the last message, whoever said it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def example(self, messages: list[Message], learned: Sequence[bool]) -> Rendered:
         """Ids and labels of a whole conversation; `learned` says which messages are."""
-        raise NotImplementedError
 
     def text(self, ids: list[int]) -> str:
         """The text that stands for ids, special tokens by name where the model's own code prints them."""
