@@ -23,7 +23,7 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
     """Selects mode and device, starts communication when asked, and seeds every generator.
 
     `context` is the YAML section of that name. Keys that mean nothing on the chosen device are the
-    configuration's affair (config/legacy.py) and are passed over here.
+    configuration's affair (config/legacy.py) and are ignored here.
 
     Raises:
         ConfigError: an unknown mode or device name.
@@ -75,7 +75,7 @@ def require_device(target: str) -> None:
     if not available:
         raise DeviceError(
             f"context.device_target: got {target!r}, and this machine has no {target} device that MindSpore can use. "
-            "Run on the processor with --device_target CPU, or install the Ascend driver and CANN."
+            "Run on the CPU with --device_target CPU, or install the Ascend driver and CANN."
         )
 
 

@@ -78,7 +78,7 @@ def _types(name: str, value: Any) -> dict[str, str]:
         fix = f"Use one of {', '.join(_KNOWN)}; here the keys are compute_dtype and param_init_type."
         raise ConfigError(name, value, fix)
     if word != "float32" and runtime.device_target() == "CPU" and (word == "float16" or not multiplies(word)):
-        log_once(f"{name} {word}: weights are held in it, and this processor computes in float32 (compute_dtype)")
+        log_once(f"{name} {word}: weights are held in it, and this CPU computes in float32 (compute_dtype)")
         return {"param_init_type": word, "compute_dtype": "float32"}
     return {"param_init_type": word, "compute_dtype": word}
 

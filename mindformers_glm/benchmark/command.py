@@ -116,7 +116,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _add_all(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", action=_Read, reader=read_threads, default=available_threads(), help="processors to use (all)"
+        "--threads", action=_Read, reader=read_threads, default=available_threads(), help="CPUs to use (all)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
 

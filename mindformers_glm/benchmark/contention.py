@@ -19,9 +19,9 @@ class Contention:
         self._begin, self._busy = time.monotonic(), _busy_seconds()
 
     def share(self, own_seconds: float) -> float | None:
-        """Part of all processors' time that others took, the host of a virtual machine among them.
+        """Part of all CPUs' time that others took, the host of a virtual machine among them.
 
-        `own_seconds` is the processor time of the process that was watched. None where the system does not tell.
+        `own_seconds` is the CPU time of the process that was watched. None where the system does not tell.
         """
         busy, passed = _busy_seconds(), time.monotonic() - self._begin
         if busy is None or self._busy is None or passed <= 0:
@@ -31,7 +31,7 @@ class Contention:
 
 
 def _busy_seconds() -> float | None:
-    """Time that all processors have worked since the system started."""
+    """Time that all CPUs have worked since the system started."""
     try:
         words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1 : 1 + _FIELDS]
     except OSError:

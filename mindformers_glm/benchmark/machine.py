@@ -17,14 +17,14 @@ from mindspore import Tensor, nn, ops
 
 from mindformers_glm.ops.kernels.library import library
 
-_READ_BYTES = 1 << 30  # several times what the caches of today's processors hold
+_READ_BYTES = 1 << 30  # several times what the caches of current CPUs hold
 _SIZE = 2048
 _SECONDS = 0.5
 _MIN_ROUNDS = 3
 
 
 class Machine(NamedTuple):
-    """Limits of the machine, measured beside the work with the same processors."""
+    """Limits of the machine, measured beside the work with the same CPUs."""
 
     processor: str
     threads: int
@@ -58,7 +58,7 @@ def matrix_speed() -> float:
 
 
 def processor_name() -> str:
-    """The processor as its maker calls it."""
+    """The CPU as its maker calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

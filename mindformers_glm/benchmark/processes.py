@@ -28,7 +28,7 @@ class Finished(NamedTuple):
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """The figures of one run in a fresh process, on the first `threads` processors of this one.
+    """The figures of one run in a fresh process, on the first `threads` CPUs of this one.
 
     Raises:
         UserError: what the settings ask for cannot be done; the message is the worker's.
@@ -76,7 +76,7 @@ def run_program(
 
 @contextlib.contextmanager
 def _on_processors(count: int | None) -> Iterator[None]:
-    """A process that is started inside has the first `count` processors; this thread gets its own back."""
+    """A process that is started inside has the first `count` CPUs; this thread gets its own back."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(mine)[:count])
     try:

@@ -59,9 +59,7 @@ def disturbance(shares: Sequence[float | None]) -> Iterator[str]:
     """A line where other programs took a good part of the machine."""
     most = max((share for share in shares if share is not None), default=0.0)
     if most > DISTURBED:
-        yield _row(
-            "DISTURBED", f"other programs took {percent(most)} of the processors: measure again on a quiet machine"
-        )
+        yield _row("DISTURBED", f"other programs took {percent(most)} of the CPUs: measure again on a quiet machine")
 
 
 def _speed(figures: dict[str, Any]) -> Iterator[str]:

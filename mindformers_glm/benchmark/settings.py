@@ -149,17 +149,17 @@ def read_dtype(text: str) -> str:
 
 
 def read_threads(text: str) -> int:
-    """A number of threads, at most the processors that this process may use.
+    """A number of threads, at most the CPUs that this process may use.
 
     Raises:
         ConfigError: it is none.
     """
     number, there = whole("--threads")(text), available_threads()
     if number > there:
-        raise ConfigError("--threads", number, f"This process may use {there} processors.")
+        raise ConfigError("--threads", number, f"This process may use {there} CPUs.")
     return number
 
 
 def available_threads() -> int:
-    """Processors that this process may use."""
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))

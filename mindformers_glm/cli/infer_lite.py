@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device_target", default="cpu", help="cpu or ascend")
     add("--device_id", type=whole(0), default=0)
     add("--rank_id", type=whole(0), default=0)
-    add("--threads", type=whole(1, 1024), help="threads on a processor; all of them by default")
+    add("--threads", type=whole(1, 1024), help="threads on a CPU; all of them by default")
     add("--predict_data", nargs="+", metavar="TEXT", help="prompts, or a file with one in each line; then it ends")
     add("--prompt", default="", help=r"template around each prompt, with {} for it: '[Round 1]\n\n问：{}\n\n答：'")
     add("--batch_size", type=whole(), default=1, help="prompts of --predict_data worked on together")

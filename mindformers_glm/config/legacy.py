@@ -78,7 +78,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("auto_tune", _true, _TUNE),
     NoEffect("filepath_prefix", _never, "as auto_tune"),
     NoEffect("autotune_per_step", _never, "as auto_tune"),
-    NoEffect("profile_level", _never, "the profiler has one level on a processor"),
+    NoEffect("profile_level", _never, "the profiler has one level on a CPU"),
     NoEffect("trust_remote_code", _true, "code that comes with weights is never run"),
     NoEffect("train_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
     NoEffect("infer_precision_sync", _true, "results are deterministic on CPU; on Ascend set context.deterministic"),
@@ -116,7 +116,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect(
         "context.graph_kernel_flags", lambda value, v: bool(value and lookup(v, "context.enable_graph_kernel")), _GRAPHS
     ),
-    NoEffect("context.max_device_memory", _never, "a limit for Ascend; the processor takes what it needs"),
+    NoEffect("context.max_device_memory", _never, "a limit for Ascend; the CPU takes what it needs"),
     NoEffect("context.save_graphs", _true, "set MS_DEV_SAVE_GRAPHS=1 in the environment instead"),
     NoEffect("context.save_graphs_path", _never, "as context.save_graphs"),
     NoEffect("context.enable_dump", _true, "set MINDSPORE_DUMP_CONFIG in the environment instead"),

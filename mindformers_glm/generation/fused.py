@@ -1,4 +1,4 @@
-"""A model on the processor as the engine's network, computed by one compiled function over its weights and the cache.
+"""A model on the CPU as the engine's network, computed by one compiled function over its weights and the cache.
 
 Nothing is compiled at run time, every length is welcome, and the new keys and values go straight into the cache.
 Shapes: R rows, T new tokens, K kv heads, E head_dim, P prefix, L layers, V vocabulary.

@@ -172,7 +172,7 @@ class Scheduler:
         return wanted + self.prefixes.blocks(BLOCK) <= pool.max_blocks
 
     def _take_prefix(self, job: Job) -> None:
-        """The longest kept beginning of a prompt, if it is of today's weights."""
+        """The longest beginning of a prompt in the prefix cache, if the weights have not changed since."""
         version = self.network.version()
         if version != self._version:
             self.prefixes.clear()

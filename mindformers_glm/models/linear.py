@@ -8,7 +8,7 @@ from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.ops.linear import Product, matrix_type
-from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
+from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormWithGradient, layer_norm
 
 INIT_SIGMA = 0.02
 
@@ -35,7 +35,7 @@ class Linear(nn.Cell):
 class Norm(nn.Cell):
     """RMSNorm, or LayerNorm with `rmsnorm: False`."""
 
-    def __init__(self, config: NetworkConfig, *, by_hand: bool = True):
+    def __init__(self, config: NetworkConfig, *, with_gradient: bool = True):
         super().__init__()
         self.dtype = getattr(ms, config.layernorm_compute_type)
         self.weight = Parameter(initializer("ones", (config.hidden_size,), self.dtype), name="weight")
@@ -43,7 +43,7 @@ class Norm(nn.Cell):
         if not config.rmsnorm:
             self.bias = Parameter(initializer("zeros", (config.hidden_size,), self.dtype), name="bias")
         self.eps = config.layernorm_epsilon
-        self.rms_norm = (RmsNormByHand if by_hand else RmsNorm)(self.eps)
+        self.rms_norm = (RmsNormWithGradient if with_gradient else RmsNorm)(self.eps)
         self.same = config.layernorm_compute_type == config.stream_dtype
 
     def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def is_wanted() -> bool:
         return False
     value = os.environ.get(SWITCH, "auto")
     if value not in ("auto", "off"):
-        raise ConfigError(SWITCH, value, "On Ascend use auto, or off for plain operators.")
+        raise ConfigError(SWITCH, value, "On Ascend use auto, or off for formulas.")
     return value == "auto" and _device_generation() != _FIRST_GENERATION
 
 

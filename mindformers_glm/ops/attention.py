@@ -54,7 +54,7 @@ class Attention(nn.Cell):
         return _mix(probs, v), probs
 
 
-class AttentionByHand(Attention):
+class AttentionWithGradient(Attention):
     """Attention, without dropout, whose gradient keeps the probabilities and nothing else of their size."""
 
     def bprop(

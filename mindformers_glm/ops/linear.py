@@ -17,7 +17,7 @@ _matmul, _floor = ops.MatMul(transpose_b=True), ops.Floor()
 def matrix_type(name: str) -> tuple[ms.Type, bool]:
     """The type of the operands of matrix products in `compute_dtype` `name`, and whether products round them.
 
-    A processor has no tensors of bfloat16: there they are float32, and products keep 11 bits of each number, three
+    A CPU has no tensors of bfloat16: there they are float32, and products keep 11 bits of each number, three
     more than bfloat16 has.
     """
     if name == _BFLOAT16 and device_target() == "CPU":

@@ -2,7 +2,7 @@
 
 8 bits: int8 (N, D), the weight is q * scale. 4 bits: uint8 (N, P), P = 64 for every 128 columns or part of them: byte j
 of a block holds column j in its low half and column j + 64 in its high half, and the weight is (half - 8) * scale.
-NumPy alone; the product with such a weight is in linear.py and, for processors, in kernels/source/linear_int.cpp.
+NumPy alone; the product with such a weight is in linear.py and, for CPUs, in kernels/source/linear_int.cpp.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 SCALE = "_scale"  # after the name of a weight: the name of its scales
 BLOCK, ZERO = 128, 8
-_CHUNK_NUMBERS = 1 << 19  # so many fit into a processor's cache with what is computed from them
+_CHUNK_NUMBERS = 1 << 19  # so many fit into a CPU's cache with what is computed from them
 _SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)  # of the scale that fits the largest number: clipping it may pay
 
 

@@ -29,7 +29,7 @@ class RmsNorm(Chosen):
         return _rms_norm(x, weight, self.eps), x
 
 
-class RmsNormByHand(Chosen):
+class RmsNormWithGradient(Chosen):
     """RmsNorm with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self, eps: float):

@@ -109,7 +109,7 @@ class RotateHeads(nn.Cell):
         return rows.reshape(x.shape[0], x.shape[1], -1, self.channels)
 
 
-class RotateHeadsByHand(RotateHeads):
+class RotateHeadsWithGradient(RotateHeads):
     """RotateHeads whose gradient joins the heads instead of padding and adding them, and turns them back."""
 
     def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:

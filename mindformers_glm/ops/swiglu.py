@@ -19,7 +19,7 @@ class SwiGLU(Chosen):
         return self.kernel(x) if self.kernel_fits(x) else _swiglu(x)
 
 
-class SwiGLUByHand(Chosen):
+class SwiGLUWithGradient(Chosen):
     """SwiGLU with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ _ROWS = 16
 class SquaredNorm(nn.Cell):
     """Sum of the squares of all gradients, in float32: a scalar, not finite when any gradient is not.
 
-    On the processor a gradient, as a matrix of a few rows, is multiplied with its own transpose and the diagonal
+    On the CPU a gradient, as a matrix of a few rows, is multiplied with its own transpose and the diagonal
     kept: this reads it once and adds in blocks, five times as fast as a plain sum of squares there and exacter. With
     the compiled library a kernel does that in one pass.
     """

@@ -51,7 +51,7 @@ def check_optimizer(optimizer: nn.Cell) -> None:
 
 
 def optimizer_arrays(optimizer: nn.Cell) -> dict[str, np.ndarray]:
-    """Name -> array. On the processor the arrays are live views: copy what must not change."""
+    """Name -> array. On the CPU the arrays are live views: copy what must not change."""
     return {name: parameter.asnumpy() for name, parameter in state_parameters(optimizer).items()}
 
 

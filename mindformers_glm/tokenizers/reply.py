@@ -77,7 +77,7 @@ class ReplyStream:
         self._open()
 
     def push(self, index: int) -> str:
-        """New text to show after one more id; ids after the end are passed over."""
+        """New text to show after one more id; ids after the end are ignored."""
         if self.reply.end is not None:
             return ""
         if index in self._ends:

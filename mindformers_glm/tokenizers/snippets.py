@@ -24,8 +24,8 @@ WITHOUT_MEANING = {
     **dict.fromkeys(("token", "use_auth_token", "proxies", "mirror"), _DOWNLOADS),
     "model_max_length": "texts are cut only where max_length is given",
     "clean_up_tokenization_spaces": "text comes back as it was encoded",
-    "device": "ids are on the processor until a network takes them",
-    "device_map": "ids are on the processor until a network takes them",
+    "device": "ids are on the CPU until a network takes them",
+    "device_map": "ids are on the CPU until a network takes them",
     "torch_dtype": "ids have no floating-point type",
 }
 _IN_A_CALL = {

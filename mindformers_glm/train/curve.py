@@ -58,7 +58,7 @@ def draw_curve(
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential mean of the past, without the bias of its start; values that are not finite are passed over."""
+    """Exponential mean of the past, without the bias of its start; values that are not finite are skipped."""
     out, mean, weight = np.empty(len(values)), 0.0, 0.0
     for i, value in enumerate(values):
         if np.isfinite(value):

@@ -14,7 +14,7 @@ Evaluations = Sequence[tuple[int, Mapping[str, Any]]]
 
 
 class Best(NamedTuple):
-    """`step` counts the steps behind the evaluation."""
+    """`step` counts the steps completed before the evaluation."""
 
     step: int
     name: str

@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 class RunState:
     """The run so far. The loop alone writes it.
 
-    `done` counts steps behind (skipped ones included), `updates` those that changed the weights: the schedule is a
+    `done` counts completed steps (skipped ones included), `updates` those that changed the weights: the schedule is a
     function of `updates`, as in MindFormers.
     """
 
@@ -53,7 +53,7 @@ class RunState:
     data_seconds: float = 0.0
     overflows: int = 0
     tokens: int = 0  # of the last step on this rank, padding included
-    evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (steps behind, result)
+    evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (completed steps, result)
     best: dict[str, Any] | None = None  # the best checkpoint: step, metric, value, prefix and (epoch, step) of its file
     loaded_best: bool = False  # the network holds its weights, not those of the last step
     ends_early: bool = False  # set by a callback: no step follows the one just made

@@ -1,4 +1,4 @@
-"""Every test of this folder starts in graph mode on the processor."""
+"""Every test of this folder starts in graph mode on the CPU."""
 
 from __future__ import annotations
 

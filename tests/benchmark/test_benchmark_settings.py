@@ -108,7 +108,7 @@ def test_other_work_is_noticed():
     assert watched.share(own_seconds=0.0) > 0.5 * min(1, 1 / os.cpu_count())
     assert watched.share(own_seconds=1e6) == 0
     assert list(report.disturbance([None, 0.02])) == []
-    assert "other programs took 40% of the processors" in list(report.disturbance([0.4, None]))[0]
+    assert "other programs took 40% of the CPUs" in list(report.disturbance([0.4, None]))[0]
 
 
 def test_help_names_every_command(capsys):

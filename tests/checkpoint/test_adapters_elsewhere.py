@@ -136,7 +136,7 @@ def test_a_partial_load_takes_the_base_and_says_what_it_left(tmp_path, arrays):
     assert len(report.surplus) == 6
 
 
-def test_strangers_only_are_no_checkpoint(tmp_path):
+def test_unknown_names_alone_are_no_checkpoint(tmp_path):
     save_ckpt(tmp_path / "x.ckpt", {"resnet.conv1.weight": np.ones(3, np.float32)})
     with pytest.raises(CheckpointError, match="no weights of ChatGLM2/3"):
         plan_job(tmp_path / "x.ckpt", tmp_path / "y.ckpt", "mindformers")

@@ -1,4 +1,4 @@
-"""Files of strangers: names that lead out of their folder, JSON of any depth, pipes, configurations that lie."""
+"""Files that are not trusted: names that lead out of their folder, JSON of any depth, pipes, configurations that lie."""
 
 import contextlib
 import errno

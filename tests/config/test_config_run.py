@@ -157,10 +157,10 @@ def test_a_file_without_a_mode_has_that_of_its_sections(values, mode):
 
 
 def test_what_is_dumped_is_read_back_as_the_same(written, tmp_path):
-    text = '"1e-5"'  # it looks like a number
-    config = load_config(
-        written("train_dataset.label_convention=0.8", f"callbacks.1.prefix={text}", "eval_step_interval=7")
-    )
+    config = load_config(written("train_dataset.label_convention=0.8", "eval_step_interval=7"))
+    callbacks = config.to_dict()["callbacks"]
+    callbacks[1]["prefix"] = "1e-5"  # text that looks like a number
+    config = config.changed({"callbacks": callbacks})
     again = load_config(config.dump(tmp_path / "out" / "resolved.yaml"))
     assert again.to_dict() == config.to_dict()
     assert again.callbacks[1]["prefix"] == "1e-5"

@@ -99,7 +99,7 @@ def test_an_unknown_key_or_a_wrong_type_is_one_clear_line(written, change, said)
     ],
 )
 def test_values_are_read_as_users_mean_them(written, change, key, meant):
-    value = load_config(written(change))
+    value = load_config(written(change)).to_dict()
     for part in key:
         value = value[part]
     assert value == meant

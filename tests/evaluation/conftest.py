@@ -1,4 +1,4 @@
-"""Graph mode on the processor."""
+"""Graph mode on the CPU."""
 
 from __future__ import annotations
 

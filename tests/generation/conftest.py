@@ -33,7 +33,7 @@ def engine(network):
 
 @pytest.fixture(scope="session", params=["auto", "off"], ids=["kernels", "formulas"])
 def kernels(request) -> str:
-    """With the processor's kernels, and with MindSpore's operators; `_graph_mode` sets it for the test."""
+    """With the CPU's kernels, and with MindSpore's operators; `_graph_mode` sets it for the test."""
     return request.param
 
 

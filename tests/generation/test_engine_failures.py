@@ -106,7 +106,7 @@ def test_an_error_in_a_batch_of_scores_leaves_the_next_one_well(network, engine,
             np.testing.assert_allclose(found, logprobs[ids], atol=1e-5)
             assert best == logits.argmax()
 
-    for _ in range(2):  # without a kept beginning, and with one
+    for _ in range(2):  # without a cached prefix, and with one
         fails(kind, name, network, monkeypatch)
         assert isinstance(outcome(check), kind)
         assert outcome(check) is None

@@ -160,7 +160,7 @@ def test_bfloat16_is_refused_where_the_processor_gains_nothing_by_it(monkeypatch
 
 def test_bfloat16_has_nearly_the_gradients_of_float32(expected, mode):
     if not multiplies("bfloat16"):
-        pytest.skip("this processor has no fast products of 16 bits")
+        pytest.skip("this CPU has no fast products of 16 bits")
     model = random_network(compute_dtype="bfloat16")
     loss, ours = gradients(model)
     assert loss == pytest.approx(expected[0], rel=1e-3)

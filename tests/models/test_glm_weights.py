@@ -71,6 +71,6 @@ def test_fused_parts_cover_their_weight():
     assert gate_up_parts(ChatGLM2Config()) == [13696, 13696]
 
 
-def test_a_stranger_is_named():
+def test_an_unknown_name_is_named():
     with pytest.raises(CheckpointError, match="lm_head.weight: no weight of ChatGLM2/3 has this name"):
         rename("lm_head.weight", "hf", "ours")

@@ -14,10 +14,10 @@ def gradients(cell: nn.Cell, *inputs: Tensor) -> list[np.ndarray]:
     return [value.astype(ms.float32).asnumpy() for value in (found if isinstance(found, tuple) else (found,))]
 
 
-def both_gradients(derived: nn.Cell, by_hand: nn.Cell, *inputs: Tensor) -> None:
+def both_gradients(derived: nn.Cell, with_gradient: nn.Cell, *inputs: Tensor) -> None:
     """Asserts that two cells agree in value and in every gradient."""
-    np.testing.assert_allclose(by_hand(*inputs).asnumpy(), derived(*inputs).asnumpy(), rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(gradients(by_hand, *inputs), gradients(derived, *inputs), strict=True):
+    np.testing.assert_allclose(with_gradient(*inputs).asnumpy(), derived(*inputs).asnumpy(), rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(gradients(with_gradient, *inputs), gradients(derived, *inputs), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * max(1, np.abs(theirs).max()))
 
 

@@ -1,4 +1,4 @@
-"""The fused operators of Ascend, as far as a processor can tell: when they are chosen, how called, what it means.
+"""The fused operators of Ascend, as far as a CPU can tell: when they are chosen, how called, what it means.
 
 MindSpore is told that the device is Ascend. Calls are compiled up to the graph, which MindSpore infers and
 differentiates without a device; values are computed with documented_operators.py in the operators' place.
@@ -22,11 +22,11 @@ from mindformers_glm import log
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.export.graph_file import trace
 from mindformers_glm.ops import ascend
-from mindformers_glm.ops.attention import AttentionByHand, CausalAttention, causal_mask, join_heads, split_heads
+from mindformers_glm.ops.attention import AttentionWithGradient, CausalAttention, causal_mask, join_heads, split_heads
 from mindformers_glm.ops.kernels.operators import formulas_only, use_formulas
-from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand
+from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormWithGradient
 from mindformers_glm.ops.rotary import RotateHeads, head_scales, rotary_table
-from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
+from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUWithGradient
 
 NAMES = ("rms_norm", "swiglu", "rotary_position_embedding", "flash_attention_score")
 FUSED = {"RmsNorm", "Swiglu", "RotaryPositionEmbedding", "FlashAttentionScore"}
@@ -61,7 +61,13 @@ def documented(on_ascend, monkeypatch):
 
 
 def made():
-    return [RmsNorm(1e-5), RmsNormByHand(1e-5), SwiGLU(), SwiGLUByHand(), CausalAttention(heads=4, head_dim=16)]
+    return [
+        RmsNorm(1e-5),
+        RmsNormWithGradient(1e-5),
+        SwiGLU(),
+        SwiGLUWithGradient(),
+        CausalAttention(heads=4, head_dim=16),
+    ]
 
 
 def numbers(*shape, dtype=ms.float32, seed=0):
@@ -84,7 +90,7 @@ class Layerwise(nn.Cell):
         super().__init__()
         self.batch, self.heads, self.kv_heads, self.channels = batch, heads, kv_heads, channels
         self.rotate = RotateHeads(heads=heads, kv_heads=kv_heads, channels=channels)
-        self.attention = AttentionByHand()
+        self.attention = AttentionWithGradient()
 
     def construct(self, x, cos, sin, mask):
         heads = self.heads + 2 * self.kv_heads
@@ -110,7 +116,7 @@ class Normed(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.norm = RmsNormByHand(1e-5)
+        self.norm = RmsNormWithGradient(1e-5)
 
     def construct(self, x, weight):
         return self.norm(x, weight)[0]
@@ -228,9 +234,9 @@ def test_attention_wants_heads_that_the_operator_has(on_ascend):
 
 def test_shapes_that_vary_take_the_formulas(on_ascend, tmp_path):
     rows = Tensor(shape=[None, 8], dtype=ms.float32)
-    _, found = graph(RmsNormByHand(1e-5), rows, numbers(8), tmp_path=tmp_path)
+    _, found = graph(RmsNormWithGradient(1e-5), rows, numbers(8), tmp_path=tmp_path)
     assert found["ReduceMean"] and not FUSED & set(found)
-    _, found = graph(SwiGLUByHand(), rows, tmp_path=tmp_path)
+    _, found = graph(SwiGLUWithGradient(), rows, tmp_path=tmp_path)
     assert found["Sigmoid"] and not FUSED & set(found)
     cos, sin, mask = places(tokens=5)
     rows = Tensor(shape=[None, 128], dtype=ms.float16)
@@ -255,7 +261,7 @@ def test_mindspore_infers_and_differentiates_the_calls(on_ascend, tmp_path):
     x = numbers(10, 128, dtype=ms.float16)
     cells = {
         "RmsNorm": (Normed(), (rows, weight), (6, 8)),
-        "Swiglu": (SwiGLUByHand(), (wide,), (6, 8)),
+        "Swiglu": (SwiGLUWithGradient(), (wide,), (6, 8)),
         "FlashAttentionScore": (Whole(heads=4, head_dim=16), (x, *places(tokens=5)), (10, 64)),
     }
     for name, (cell, inputs, shape) in cells.items():
@@ -323,7 +329,7 @@ def close(ours, theirs, kind):
 @pytest.mark.parametrize("kind", [ms.float32, ms.float16, ms.bfloat16])
 def test_norm_and_activation_mean_the_formulas(documented, pynative, kind):
     x, weight, wide = (numbers(*shape, dtype=kind) for shape in ((7, 24), (24,), (7, 48)))
-    found = RmsNormByHand(1e-2)(x, weight), SwiGLUByHand()(wide)
+    found = RmsNormWithGradient(1e-2)(x, weight), SwiGLUWithGradient()(wide)
     assert documented == {"rms_norm": 1, "swiglu": 1}
     norm, activation = RmsNorm(1e-2), SwiGLU()
     use_formulas(nn.CellList([norm, activation]))

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from mindformers_glm.ops.attention import (
     MASKED,
     Attention,
-    AttentionByHand,
+    AttentionWithGradient,
     blocked_attention,
     causal_mask,
     join_heads,
@@ -44,7 +44,9 @@ def reference(q, k, v, tokens):
 @pytest.mark.parametrize("size", [(1, 1, 1, 1, 4), (2, 7, 4, 2, 8), (3, 33, 6, 1, 5), (1, 9, 2, 2, 4)])
 def test_attention_equals_numpy(size):
     q, k, v, mask = inputs(*size)
-    np.testing.assert_allclose(AttentionByHand()(q, k, v, mask)[0].asnumpy(), reference(q, k, v, size[1]), atol=1e-5)
+    np.testing.assert_allclose(
+        AttentionWithGradient()(q, k, v, mask)[0].asnumpy(), reference(q, k, v, size[1]), atol=1e-5
+    )
 
 
 class Cubed(nn.Cell):
@@ -59,7 +61,7 @@ class Cubed(nn.Cell):
 # Not with one token: MindSpore 2.10 in PyNative mode derives a wrong softmax gradient from then on, in all shapes.
 @pytest.mark.parametrize("size", [(1, 2, 1, 1, 4), (2, 7, 4, 2, 8)])
 def test_the_gradient_by_hand_is_the_derived_one(size, mode):
-    both_gradients(Cubed(Attention()), Cubed(AttentionByHand()), *inputs(*size))
+    both_gradients(Cubed(Attention()), Cubed(AttentionWithGradient()), *inputs(*size))
 
 
 def test_the_gradient_is_a_derivative():
@@ -68,7 +70,7 @@ def test_the_gradient_is_a_derivative():
     class Fixed(nn.Cell):
         def __init__(self):
             super().__init__()
-            self.inner = Cubed(AttentionByHand())
+            self.inner = Cubed(AttentionWithGradient())
 
         def construct(self, q, k, v):
             return self.inner(q, k, v, mask)
@@ -79,14 +81,14 @@ def test_the_gradient_is_a_derivative():
 @pytest.mark.parametrize("cut", [1, 3, 6])
 def test_blocks_of_keys_give_what_one_block_gives(cut):
     q, k, v, mask = inputs(2, 7, 4, 2, 8)
-    whole = AttentionByHand()(q, k, v, mask)[0].asnumpy()
+    whole = AttentionWithGradient()(q, k, v, mask)[0].asnumpy()
     blocks = ((k[:, :, :cut], v[:, :, :cut], mask[..., :cut]), (k[:, :, cut:], v[:, :, cut:], mask[..., cut:]))
     np.testing.assert_allclose(blocked_attention(q, blocks).asnumpy(), whole, atol=1e-5)
 
 
 def test_unused_slots_do_not_count():
     q, k, v, mask = inputs(2, 3, 2, 1, 4)
-    whole = AttentionByHand()(q, k, v, mask)[0].asnumpy()
+    whole = AttentionWithGradient()(q, k, v, mask)[0].asnumpy()
     rubbish = Tensor(np.full((2, 1, 6, 4), 9.0, np.float32))
     hidden = Tensor(np.full((2, 1, 1, 6), MASKED, np.float32))
     np.testing.assert_allclose(
@@ -96,7 +98,7 @@ def test_unused_slots_do_not_count():
 
 def test_a_large_score_does_not_overflow():
     q, k, v, mask = inputs(1, 5, 2, 1, 4)
-    out = AttentionByHand()(q * 1000, k, v, mask)[0].asnumpy()
+    out = AttentionWithGradient()(q * 1000, k, v, mask)[0].asnumpy()
     assert np.isfinite(out).all()
     blocks = ((k[:, :, :2], v[:, :, :2], mask[..., :2]), (k[:, :, 2:], v[:, :, 2:], mask[..., 2:]))
     np.testing.assert_allclose(blocked_attention(q * 1000, blocks).asnumpy(), out, atol=1e-4)

@@ -19,7 +19,7 @@ WATCHED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=u
 @pytest.mark.parametrize("variant", build.variants(), ids=lambda variant: variant.name)
 def test_operators_stay_within_their_arrays(variant, tmp_path):
     if build.compiler() is None or not set(variant.features) <= features():
-        pytest.skip("there is no compiler, or this processor cannot run the variant")
+        pytest.skip("there is no compiler, or this CPU cannot run the variant")
     found = subprocess.run(
         [build.compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindformers_glm.ops.attention import AttentionByHand, CausalAttention, causal_mask, join_heads, split_heads
+from mindformers_glm.ops.attention import AttentionWithGradient, CausalAttention, causal_mask, join_heads, split_heads
 from mindformers_glm.ops.cross_entropy import HeadCrossEntropy
 from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.ops.kernels.operators import formulas_only
-from mindformers_glm.ops.rms_norm import RmsNormByHand
-from mindformers_glm.ops.rotary import RotateHeadsByHand, head_scales, rotary_table
-from mindformers_glm.ops.swiglu import SwiGLUByHand
+from mindformers_glm.ops.rms_norm import RmsNormWithGradient
+from mindformers_glm.ops.rotary import RotateHeadsWithGradient, head_scales, rotary_table
+from mindformers_glm.ops.swiglu import SwiGLUWithGradient
 from mindformers_glm.optim import AdamW, FP32StateAdamWeightDecay, SquaredNorm
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not built")
@@ -67,12 +67,12 @@ def both_ways(cell, positions, *inputs, tolerance=2e-5):
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (33, 16), (70, 50), (200, 257)])
 def test_rms_norm(mode, rows, width):
     inputs = numbers(rows, width, seed=1), numbers(rows, width, seed=2), numbers(width, seed=3)
-    both_ways(Both(RmsNormByHand(1e-5)), (1, 2), *inputs, tolerance=1e-4)
+    both_ways(Both(RmsNormWithGradient(1e-5)), (1, 2), *inputs, tolerance=1e-4)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (33, 16), (70, 50)])
 def test_swiglu(mode, rows, width):
-    both_ways(SwiGLUByHand(), (1,), numbers(rows, width, seed=1), numbers(rows, 2 * width, seed=2, size=4))
+    both_ways(SwiGLUWithGradient(), (1,), numbers(rows, width, seed=1), numbers(rows, 2 * width, seed=2, size=4))
 
 
 class Layerwise(nn.Cell):
@@ -82,8 +82,8 @@ class Layerwise(nn.Cell):
         super().__init__()
         self.batch, self.heads, self.kv_heads, self.channels = batch, heads, kv_heads, channels
         self.whole = CausalAttention(heads=heads, head_dim=channels)
-        self.rotate = RotateHeadsByHand(heads=heads, kv_heads=kv_heads, channels=channels)
-        self.attention = AttentionByHand()
+        self.rotate = RotateHeadsWithGradient(heads=heads, kv_heads=kv_heads, channels=channels)
+        self.attention = AttentionWithGradient()
         table = rotary_table(length=tokens, channels=channels)
         scale = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         factor, offset = scale

@@ -8,7 +8,7 @@ import pytest
 from gradients import assert_derivative, both_gradients
 from mindspore import Tensor, nn
 
-from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormByHand, layer_norm
+from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormWithGradient, layer_norm
 
 RNG = np.random.default_rng(0)
 
@@ -32,7 +32,7 @@ class Both(nn.Cell):
 @pytest.mark.parametrize("rows, width", [(1, 1), (1, 64), (7, 33), (130, 5)])
 def test_rows_equal_numpy(rows, width):
     x, weight = tensors(rows, width)
-    normed, beside = RmsNormByHand(1e-5)(x, weight)
+    normed, beside = RmsNormWithGradient(1e-5)(x, weight)
     wide = x.asnumpy().astype(float)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * weight.asnumpy()
     np.testing.assert_allclose(normed.asnumpy(), expected, rtol=1e-5, atol=1e-6)
@@ -41,18 +41,18 @@ def test_rows_equal_numpy(rows, width):
 
 @pytest.mark.parametrize("rows, width", [(1, 1), (7, 33), (130, 5)])
 def test_the_gradient_by_hand_is_the_derived_one(rows, width, mode):
-    both_gradients(Both(RmsNorm(1e-2)), Both(RmsNormByHand(1e-2)), *tensors(rows, width))
+    both_gradients(Both(RmsNorm(1e-2)), Both(RmsNormWithGradient(1e-2)), *tensors(rows, width))
 
 
 def test_the_gradient_is_a_derivative():
-    assert_derivative(Both(RmsNormByHand(1e-2)), *tensors(4, 9))
+    assert_derivative(Both(RmsNormWithGradient(1e-2)), *tensors(4, 9))
 
 
 def test_a_row_of_zeros_and_half_precision_are_finite():
-    normed, _ = RmsNormByHand(1e-5)(Tensor(np.zeros((2, 8), np.float32)), Tensor(np.ones(8, np.float32)))
+    normed, _ = RmsNormWithGradient(1e-5)(Tensor(np.zeros((2, 8), np.float32)), Tensor(np.ones(8, np.float32)))
     assert not normed.asnumpy().any()
     x, weight = (tensor.astype(ms.float16) for tensor in tensors(3, 16))
-    assert RmsNormByHand(1e-5)(x, weight)[0].dtype == ms.float16
+    assert RmsNormWithGradient(1e-5)(x, weight)[0].dtype == ms.float16
 
 
 def test_layer_norm_equals_numpy():

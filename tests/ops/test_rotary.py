@@ -7,7 +7,14 @@ import pytest
 from gradients import both_gradients
 from mindspore import Tensor, nn
 
-from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand, head_scales, pair_turn, rotary_rows, rotary_table
+from mindformers_glm.ops.rotary import (
+    RotateHeads,
+    RotateHeadsWithGradient,
+    head_scales,
+    pair_turn,
+    rotary_rows,
+    rotary_table,
+)
 from mindformers_glm.ops.yarn import Yarn
 
 B, T, H, K, E = 2, 5, 4, 2, 8
@@ -27,7 +34,7 @@ def heads():
 
 def test_heads_equal_complex_numbers():
     x = heads()
-    q, k, v = (part.asnumpy() for part in RotateHeadsByHand(heads=H, kv_heads=K, channels=E)(x, *places()))
+    q, k, v = (part.asnumpy() for part in RotateHeadsWithGradient(heads=H, kv_heads=K, channels=E)(x, *places()))
     angle = np.outer(np.arange(T), 10000.0 ** (-np.arange(0, E // 2, 2) / (E // 2)))
     turned = x.asnumpy().copy()
     pairs = (turned[..., 0 : E // 2 : 2] + 1j * turned[..., 1 : E // 2 : 2]) * np.exp(1j * angle)
@@ -40,7 +47,7 @@ def test_heads_equal_complex_numbers():
 def test_scores_depend_on_distance_only():
     cos, sin = places(length=40)
     x = np.repeat(RNG.normal(size=(1, H + 2 * K, 1, E)).astype(np.float32), 40, 2)
-    q, k, _ = (p.asnumpy() for p in RotateHeadsByHand(heads=H, kv_heads=K, channels=E)(Tensor(x), cos, sin))
+    q, k, _ = (p.asnumpy() for p in RotateHeadsWithGradient(heads=H, kv_heads=K, channels=E)(Tensor(x), cos, sin))
     q = q.reshape(1, H, 40, E)
     near = [q[0, 0, t + 3] @ k[0, 0, t] for t in range(30)]
     np.testing.assert_allclose(near, near[0], rtol=1e-4)
@@ -68,7 +75,7 @@ def test_the_gradient_by_hand_is_the_derived_one(mode):
         def construct(self, x):
             return self.inner(x, cos, sin)
 
-    both_gradients(Fixed(RotateHeads(**sizes)), Fixed(RotateHeadsByHand(**sizes)), heads())
+    both_gradients(Fixed(RotateHeads(**sizes)), Fixed(RotateHeadsWithGradient(**sizes)), heads())
 
 
 @pytest.mark.parametrize("position", [1, 2049, 30000])

@@ -7,7 +7,7 @@ import pytest
 from gradients import assert_derivative, both_gradients
 from mindspore import Tensor, nn
 
-from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
+from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUWithGradient
 
 
 class Cubed(nn.Cell):
@@ -27,18 +27,18 @@ def rows(count, half, scale=1.0):
 def test_rows_equal_numpy(count, half):
     x = rows(count, half)
     gate, up = np.split(x.asnumpy().astype(float), 2, -1)
-    np.testing.assert_allclose(SwiGLUByHand()(x).asnumpy(), gate / (1 + np.exp(-gate)) * up, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(SwiGLUWithGradient()(x).asnumpy(), gate / (1 + np.exp(-gate)) * up, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("count, half", [(1, 1), (65, 48)])
 def test_the_gradient_by_hand_is_the_derived_one(count, half, mode):
-    both_gradients(Cubed(SwiGLU()), Cubed(SwiGLUByHand()), rows(count, half))
+    both_gradients(Cubed(SwiGLU()), Cubed(SwiGLUWithGradient()), rows(count, half))
 
 
 def test_the_gradient_is_a_derivative():
-    assert_derivative(Cubed(SwiGLUByHand()), rows(3, 4))
+    assert_derivative(Cubed(SwiGLUWithGradient()), rows(3, 4))
 
 
 def test_large_gates_stay_finite():
     x = Tensor(np.array([[-200.0, 200.0, 3.0, 3.0]], np.float32))
-    np.testing.assert_allclose(SwiGLUByHand()(x).asnumpy(), [[0, 600]], atol=1e-5)
+    np.testing.assert_allclose(SwiGLUWithGradient()(x).asnumpy(), [[0, 600]], atol=1e-5)

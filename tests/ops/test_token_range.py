@@ -22,7 +22,7 @@ def test_what_is_in_range_passes():
         ([[1, 2]], [[-101, -100]], "the label -101"),
     ],
 )
-def test_the_first_stranger_is_named(ids, labels, words):
+def test_the_first_unknown_id_is_named(ids, labels, words):
     with pytest.raises(DataError, match=words):
         require_token_range(ids, labels, 10)
 

@@ -41,7 +41,7 @@ class Nudge:
 
 
 class Curve:
-    """An evaluation whose figures are told beforehand, by the steps behind; notes the weights that it saw."""
+    """An evaluation whose figures are told beforehand, by the completed steps; notes the weights that it saw."""
 
     def __init__(self, state, figures=None, name="PPL"):
         self.state, self.figures, self.name, self.seen = state, figures or FIGURES, name, {}

@@ -37,7 +37,7 @@ def losses(model, batches):
 def test_bfloat16_learns_as_float32_does(shared, glm2_vocab):
     """Means of 50 steps differ by less than 1 %, and the network has learned."""
     if not multiplies("bfloat16"):
-        pytest.skip("this processor has no product in bfloat16 that is worth having")
+        pytest.skip("this CPU has no product in bfloat16 that is worth having")
     runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=5)
     loader = {"type": "ADGenDataLoader", "dataset_dir": str(shared / "data/advertisegen/train_4000.json")}
     dataset = KeyWordGenDataset(

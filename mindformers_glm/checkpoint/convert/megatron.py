@@ -184,7 +184,7 @@ def check_writing(
         return
     if not overwrite:
         raise CheckpointError(str(out), "it exists already", "Choose another name, or allow overwriting it.")
-    if out.is_symlink() or not out.is_dir() or _strangers(out):
+    if out.is_symlink() or not out.is_dir() or _others(out):
         fault = "it is not a Megatron folder of ours, or holds other files as well"
         raise CheckpointError(str(out), fault, "Move it away, or choose another name.")
 
@@ -198,7 +198,7 @@ def _cut(source: Source, name: str, config: NetworkConfig, tensor: int, tp: int,
     return typed(blocks[0], target)
 
 
-def _strangers(folder: Path) -> list[Path]:
+def _others(folder: Path) -> list[Path]:
     """What is in a folder that `write_megatron` does not write."""
     ours = (
         TRACKER,
@@ -224,7 +224,7 @@ def _take_place(work: Path, out: Path) -> None:
         os.rename(out, previous)
     os.rename(work, out)
     sync_folder(out.parent)
-    if previous.is_dir() and not _strangers(previous):
+    if previous.is_dir() and not _others(previous):
         shutil.rmtree(previous)
 
 

@@ -16,7 +16,7 @@ from mindformers_glm.checkpoint.formats.tensor_file import Span, read_exactly
 from mindformers_glm.errors import CheckpointError
 
 _FLUSH_BYTES = 1 << 27
-BLOCK_BYTES = 1 << 21  # small enough to stay in a processor's cache from reading to writing
+BLOCK_BYTES = 1 << 21  # small enough to stay in a CPU's cache from reading to writing
 
 
 def array_blocks(bits: np.ndarray, start: int, stop: int, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:

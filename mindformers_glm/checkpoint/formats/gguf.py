@@ -48,7 +48,7 @@ def open_gguf(path: str | Path) -> TensorFile:
             raise damaged(path, "no GGUF file")
         version = reader.number("<u4")
         if version not in (2, 3):
-            fix = "Versions 2 and 3 (little-endian) are read: convert it with today's llama.cpp."
+            fix = "Versions 2 and 3 (little-endian) are read: convert it with a current llama.cpp."
             raise CheckpointError(str(path), f"a GGUF file of version {version}", fix)
         tensors, entries = reader.number("<u8"), reader.number("<u8")
         if tensors > MOST_TENSORS or entries > _MOST_ENTRIES:

@@ -146,7 +146,7 @@ class CheckpointStore:
     # finding
 
     def saved(self) -> list[Saved]:
-        """The sound checkpoints of this rank and prefix, oldest first. Damaged files are passed over with a warning."""
+        """The sound checkpoints of this rank and prefix, oldest first. Damaged files are skipped with a warning."""
         return saved.of_rank(self.root / "checkpoint", self.prefix, self.rank)
 
     def newest(self) -> Saved | None:

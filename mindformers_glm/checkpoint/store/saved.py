@@ -41,7 +41,7 @@ def of_rank(folder: Path, prefix: str, rank: int) -> list[Saved]:
         try:
             found.append(Saved(path, *step_of(path), global_step_of(path)))
         except (CheckpointError, FileNotFoundError) as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("skipped: %s", error)
     return sorted(found, key=lambda one: one.moment)
 
 

@@ -137,7 +137,7 @@ class Strategy:
 def read_strategy(path: str | Path | None) -> Strategy | None:
     """The strategy in a file, or in all the files of a folder; None for no path, "" or "None": complete weights.
 
-    Files are only read: a merged strategy that an earlier tool left in the folder is passed over when the ranks' own
+    Files are only read: a merged strategy that an earlier tool left in the folder is ignored when the ranks' own
     files are there.
 
     Raises:

@@ -97,7 +97,7 @@ class ChatGLM2Config(BaseModel):
     - `use_past`, `batch_size` and the keys of paged attention choose no other network: the cache is an argument of
       `forward_cached`, for any batch.
     - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's fused attention
-      where it fits (ops/ascend.py). On a processor, and its relatives for inference anywhere, do nothing.
+      where it fits (ops/ascend.py). On a CPU, and its relatives for inference anywhere, do nothing.
     - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
       8), with one scale for `quantization_group_size` columns; for inference only.
     - `rotary_percent` (0.5; GLM-Edge 1.0), `post_self_attn_layernorm` and `post_mlp_layernorm` (GLM-4-0414),

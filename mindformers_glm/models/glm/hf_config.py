@@ -67,7 +67,7 @@ _METHODS = {2: "linear", 3: "base", 4: "base"}  # by the generation of the model
 
 
 def from_hf(given: Mapping[str, Any], *, ask_later: bool = False, **overrides: Any) -> ChatGLM2Config:
-    """The configuration that an official `config.json` states; keys that do not shape the network are passed over.
+    """The configuration that an official `config.json` states; keys that do not shape the network are ignored.
 
     Sizes may have the official names or those of transformers (`num_hidden_layers`, `intermediate_size`, ...).
 

@@ -21,7 +21,7 @@ from mindformers_glm.models.interface import BlockParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.ops.attention import (
     Attention,
-    AttentionByHand,
+    AttentionWithGradient,
     CausalAttention,
     blocked_attention,
     join_heads,
@@ -29,24 +29,24 @@ from mindformers_glm.ops.attention import (
 )
 from mindformers_glm.ops.kernels.operators import use_formulas
 from mindformers_glm.ops.linear import matrix_type
-from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsByHand
-from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUByHand
+from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsWithGradient
+from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUWithGradient
 
 Recomputed = Literal["nothing", "scores", "all"]
 _NO_FLASH = (
     "use_flash_attention: True has no effect here: the operator needs Atlas A2 (910B) or later, compute_dtype float16 "
     "or bfloat16, at most 256 heads of 16 to 512 channels in steps of 16, multi_query_attention, no attention_dropout, "
-    "no prefix and no GLM_KERNELS=off. Plain operators are used."
+    "no prefix and no GLM_KERNELS=off. Formulas are used."
 )
 
 
 class CoreAttention(nn.Cell):
     """What attention does between its projections: a Cell of its own, so that it can be recomputed alone."""
 
-    def __init__(self, config: ChatGLM2Config, *, by_hand: bool):
+    def __init__(self, config: ChatGLM2Config, *, with_gradient: bool):
         super().__init__()
         self.drop = nn.Dropout(p=config.attention_dropout) if config.attention_dropout else None
-        self.attention = AttentionByHand() if by_hand and self.drop is None else Attention(self.drop)
+        self.attention = AttentionWithGradient() if with_gradient and self.drop is None else Attention(self.drop)
 
     def construct(
         self,
@@ -66,7 +66,7 @@ class CoreAttention(nn.Cell):
 class SelfAttention(nn.Cell):
     """Causal attention of grouped heads with rotary positions."""
 
-    def __init__(self, config: ChatGLM2Config, sigma: float, *, by_hand: bool, core_by_hand: bool):
+    def __init__(self, config: ChatGLM2Config, sigma: float, *, with_gradient: bool, core_with_gradient: bool):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.grouped = config.multi_query_attention
@@ -74,9 +74,9 @@ class SelfAttention(nn.Cell):
         bias = config.add_qkv_bias or config.add_bias_linear
         self.dtype = matrix_type(config.compute_dtype)[0]
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
-        self.core = CoreAttention(config, by_hand=core_by_hand)
+        self.core = CoreAttention(config, with_gradient=core_with_gradient)
         self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim, flash=config.use_flash_attention)
-        by_formula = self.core.drop is not None or not (core_by_hand or self.whole.is_fused)
+        by_formula = self.core.drop is not None or not (core_with_gradient or self.whole.is_fused)
         if config.rotary_percent != 0.5:  # the kernel turns half a head
             by_formula = True
             log_once("rotary_percent: attention is computed by formulas where not half of each head turns.")
@@ -88,7 +88,7 @@ class SelfAttention(nn.Cell):
         self.dense = Linear(
             self.heads * self.head_dim, config.hidden_size, bias=config.add_bias_linear, config=config, sigma=sigma
         )
-        rotate = RotateHeadsByHand if by_hand else RotateHeads
+        rotate = RotateHeadsWithGradient if with_gradient else RotateHeads
         sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "channels": self.head_dim}
         self.rotate = rotate(**sizes, rotated=config.rotary_dim)
 
@@ -140,11 +140,11 @@ class SelfAttention(nn.Cell):
 class MLP(nn.Cell):
     """Two projections around SwiGLU."""
 
-    def __init__(self, config: ChatGLM2Config, sigma: float, *, by_hand: bool):
+    def __init__(self, config: ChatGLM2Config, sigma: float, *, with_gradient: bool):
         super().__init__()
         hidden, ffn, bias = config.hidden_size, config.ffn_hidden_size, config.add_bias_linear
         self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
-        self.activation = SwiGLUByHand() if by_hand else SwiGLU()
+        self.activation = SwiGLUWithGradient() if with_gradient else SwiGLU()
         self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -162,19 +162,23 @@ class Block(nn.Cell):
     def __init__(self, config: ChatGLM2Config, *, recomputed: Recomputed = "nothing"):
         super().__init__()
         sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the stream 2 L times keeps its size
-        by_hand = recomputed != "all" or not runtime.is_graph_mode()  # see ops/__init__.py
-        core_by_hand = recomputed == "nothing" or not runtime.is_graph_mode()
-        self.input_layernorm = Norm(config, by_hand=by_hand)
-        self.self_attention = SelfAttention(config, sigma, by_hand=by_hand, core_by_hand=core_by_hand)
-        self.post_attention_layernorm = Norm(config, by_hand=by_hand)
-        self.mlp = MLP(config, sigma, by_hand=core_by_hand)
-        self.post_self_attn_layernorm = Norm(config, by_hand=by_hand) if config.post_self_attn_layernorm else None
-        self.post_mlp_layernorm = Norm(config, by_hand=by_hand) if config.post_mlp_layernorm else None
+        with_gradient = recomputed != "all" or not runtime.is_graph_mode()  # see ops/__init__.py
+        core_with_gradient = recomputed == "nothing" or not runtime.is_graph_mode()
+        self.input_layernorm = Norm(config, with_gradient=with_gradient)
+        self.self_attention = SelfAttention(
+            config, sigma, with_gradient=with_gradient, core_with_gradient=core_with_gradient
+        )
+        self.post_attention_layernorm = Norm(config, with_gradient=with_gradient)
+        self.mlp = MLP(config, sigma, with_gradient=core_with_gradient)
+        self.post_self_attn_layernorm = (
+            Norm(config, with_gradient=with_gradient) if config.post_self_attn_layernorm else None
+        )
+        self.post_mlp_layernorm = Norm(config, with_gradient=with_gradient) if config.post_mlp_layernorm else None
         self.drop = nn.Dropout(p=config.hidden_dropout) if config.hidden_dropout else None
         self.residual_is_norm = config.apply_residual_connection_post_layernorm
         self.dtype = getattr(ms, config.stream_dtype)
         if recomputed == "all":
-            if not by_hand:
+            if not with_gradient:
                 use_formulas(self, fused=False)
             self.recompute()
         elif recomputed == "scores":

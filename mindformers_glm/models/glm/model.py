@@ -386,7 +386,7 @@ def check_device(config: ChatGLM2Config) -> None:
         raise ConfigError(
             "compute_dtype",
             config.compute_dtype,
-            "This processor gains nothing by 16-bit products (AVX512-FP16 and the compiled kernels have them): use "
+            "This CPU gains nothing by 16-bit products (AVX512-FP16 and the compiled kernels have them): use "
             "float32 here.",
         )
     if config.compute_dtype == "float16":

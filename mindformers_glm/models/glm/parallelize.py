@@ -1,4 +1,4 @@
-"""A ChatGLM2 network over several processes: the same network with fewer heads, channels and words, and sums between.
+"""A ChatGLM2 network over several processes: the same network with fewer heads, channels and tokens, and all-reduces.
 
 The network itself knows nothing of ranks. Each rank builds it at its own size; then the layers whose input or output
 is incomplete are wrapped, and embedding and loss are replaced by their vocabulary-parallel forms.

@@ -35,7 +35,7 @@ class Layout:
         self._shapes = expected_shapes(config)
 
     def rule(self, name: str, shape: Sequence[int]) -> Cut:
-        """How the tensor with our name is divided; strangers (counters, loss scale) are held by all.
+        """How the tensor with our name is divided; what is no weight (counters, loss scale) is held by all.
 
         Raises:
             CheckpointError: the tensor cannot be divided among so many ranks.

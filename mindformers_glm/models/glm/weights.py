@@ -18,7 +18,7 @@ class Weight(NamedTuple):
     """One weight, `{}` for the layer number.
 
     `shard_axis` is what tensor parallelism cuts, None for a weight that every rank holds whole. `parts` gives the
-    sizes of blocks fused along axis 0, each of which is cut alone, and `split` the names under which MindFormers
+    sizes of blocks joined along axis 0, each of which is cut alone, and `split` the names under which MindFormers
     1.5 and later keep these blocks as weights of their own. `native` is the name in the GlmForCausalLM that
     transformers itself contains, one name or one for each block; empty where that network has no such weight.
     """
@@ -232,7 +232,7 @@ def is_tied(name: str, config: ChatGLM2Config) -> bool:
 
 
 def weight(name: str, names: Names = "ours") -> Weight | None:
-    """The row of the table that a name with its layer number belongs to; None for a stranger."""
+    """The row of the table that a name with its layer number belongs to; None for another."""
     return _ROWS[names].get(_NUMBER.sub(".layers.{}.", name, count=1))
 
 

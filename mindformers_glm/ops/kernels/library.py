@@ -18,10 +18,10 @@ SWITCH = "GLM_KERNELS"  # environment variable: auto, off, or the name of a vari
 def library() -> ctypes.CDLL | None:
     """The library, with as many threads as MindSpore's setting says; None on another device or without one.
 
-    `GLM_KERNELS=off` selects the plain formulas, `GLM_KERNELS=avx2` and the like a build for an older processor.
+    `GLM_KERNELS=off` selects the formulas, `GLM_KERNELS=avx2` and the like a build for an older CPU.
 
     Raises:
-        ConfigError: the variable names a build that is not there or does not run on this processor.
+        ConfigError: the variable names a build that is not there or does not run on this CPU.
     """
     mindspore = sys.modules.get("mindspore")
     if mindspore is not None and mindspore.get_context("device_target") != "CPU":
@@ -52,7 +52,7 @@ def num_threads() -> int:
 
 @cache
 def features() -> frozenset[str]:
-    """What this processor can do, in the words of /proc/cpuinfo."""
+    """What this CPU can do, in the words of /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -72,13 +72,13 @@ def _load(wanted: str) -> ctypes.CDLL | None:
         fitting = [variant for variant in fitting if variant.name == wanted]
         if not fitting:
             names = ", ".join(variant.name for variant in build.variants())
-            raise ConfigError(SWITCH, wanted, f"Use auto, off, or one of {names} that this processor has.")
+            raise ConfigError(SWITCH, wanted, f"Use auto, off, or one of {names} that this CPU has.")
     there = [path for variant in fitting if (path := build.library_path(variant)).exists()]
     if not there:
         if wanted != "auto":
             raise ConfigError(SWITCH, wanted, "It is not built: python -m mindformers_glm.ops.kernels.build")
         log_once(
-            "The kernels for this processor are not built: plain formulas are used, several times slower. With a C++ "
+            "The kernels for this CPU are not built: formulas are used, several times slower. With a C++ "
             "compiler: python -m mindformers_glm.ops.kernels.build"
         )
         return None
@@ -101,7 +101,7 @@ def _open(path: Path, wanted: str) -> ctypes.CDLL | None:
         return found
     if wanted != "auto":
         raise ConfigError(SWITCH, wanted, f"It does not load: {fault}. {again}")
-    log_once(f"{path} does not load ({fault}): plain formulas are used, several times slower. {again}")
+    log_once(f"{path} does not load ({fault}): formulas are used, several times slower. {again}")
     return None
 
 

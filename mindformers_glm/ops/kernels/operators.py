@@ -51,7 +51,7 @@ class _Operator(ops.Custom):
 class Chosen(nn.Cell):
     """A formula and, where there is one for the device, the same as a kernel: `kernel` is None or a Cell.
 
-    It is made by `kernel`, on a processor with a library, or by `fused`, on Ascend (`is_fused`).
+    It is made by `kernel`, on a CPU with a library, or by `fused`, on Ascend (`is_fused`).
     """
 
     def __init__(self, kernel: Callable[[], nn.Cell] | None = None, *, fused: Callable[[], nn.Cell] | None = None):
@@ -87,7 +87,7 @@ def use_formulas(network: nn.Cell, *, fused: bool = True) -> list[Chosen]:
 
 @contextmanager
 def formulas_only(network: nn.Cell) -> Iterator[None]:
-    """Within it a network is compiled on plain operators of MindSpore, which any machine has: to export it."""
+    """Within it a network is compiled on MindSpore's own operators, which any machine has: to export it."""
     cells = use_formulas(network)
     try:
         yield

@@ -36,7 +36,7 @@ class EvalCallBack(Callback):
         self.eval_func = eval_func
         self.step_interval = DEFAULT_STEP_INTERVAL if step_interval is None else int(step_interval)
         self.epoch_interval = int(epoch_interval or -1)
-        self.results: list[tuple[int, dict[str, Any]]] = []  # (steps behind, result)
+        self.results: list[tuple[int, dict[str, Any]]] = []  # (completed steps, result)
 
     def on_train_begin(self, state: RunState) -> None:
         """Makes up for the evaluation that a resumed checkpoint was saved without, as when the evaluation failed."""

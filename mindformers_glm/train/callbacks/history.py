@@ -15,7 +15,7 @@ from mindformers_glm.train.state import RunState
 class LossHistory(Callback):
     """`<output>/loss_history.jsonl`, and at every end of training `<output>/loss_curve.png`; on rank 0 only.
 
-    A resumed run goes on in the same file; lines of steps behind the checkpoint it resumed from are dropped.
+    A resumed run goes on in the same file; lines of steps after the checkpoint it resumed from are dropped.
     """
 
     def __init__(self, *, curve: bool = True) -> None:

@@ -17,7 +17,7 @@ from mindformers_glm.train.state import RunState
 class ProfileMonitor(Callback):
     """Profiles steps `start_step` to `stop_step` into `output_path`, by default `<output>/profile/rank_R`.
 
-    On a processor the result holds operator times; memory and communication belong to Ascend.
+    On a CPU the result holds operator times; memory and communication belong to Ascend.
     """
 
     def __init__(
