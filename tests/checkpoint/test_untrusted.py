@@ -1,4 +1,4 @@
-"""Files that are not trusted: names that lead out of their folder, JSON of any depth, pipes, configurations that lie."""
+"""Untrusted files: names that lead out of their folder, JSON of any depth, pipes, configurations that lie."""
 
 import contextlib
 import errno
