@@ -33,7 +33,7 @@ class Benchmarks:
     def lengthened(self) -> RunConfig:
         """The configuration whose network takes prompts of `max_length`, or as long as the published model takes."""
         length = self.section.max_length or self.origin.length
-        if length is None or length == self.config.model["model_config"].get("seq_length"):
+        if length is None or length == self.config.model.config.get("seq_length"):
             return self.config
         logger.info("eval_task: prompts may have %d tokens (eval_task.max_length)", length)
         return self.config.changed({"model": {"model_config": {"seq_length": length}}})
@@ -44,7 +44,7 @@ class Benchmarks:
         Raises:
             UserError: data or settings do not fit.
         """
-        section, length = self.section, self.config.model["model_config"].get("seq_length")
+        section, length = self.section, self.config.model.config.get("seq_length")
         built_tasks(
             section.tasks,
             tokenizer,

@@ -200,9 +200,9 @@ def _callbacks(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _check_network(chosen: argparse.Namespace, network: dict[str, Any]) -> None:
-    from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: PLC0415 - brings pydantic
+    from mindformers_glm.models.interface import NetworkConfig  # noqa: PLC0415 - brings pydantic
 
-    config = ChatGLM2Config(**{name: value for name, value in network.items() if name != "type"})
+    config = NetworkConfig(**{name: value for name, value in network.items() if name != "type"})
     for flag, field in flags.NETWORK.items():
         given = getattr(chosen, flag.replace("-", "_"))
         if given is not None and given != getattr(config, field):
