@@ -38,7 +38,10 @@ def test_what_a_family_names_is_there():
     for family in FAMILIES:
         assert TOKENIZERS.get(family.tokenizer).__name__ == family.tokenizer
         assert family.chat_format in FORMATS
-        assert imported(f"{family.weights}:WEIGHTS") and imported(f"{family.division}:Layout")
+        config = family.config_class()()
+        assert imported(f"{family.weights}:WEIGHTS") and FAMILIES.of(config).network == family.network
+        assert family.divided(config, 2).size == 2 and family.written(config, family.form)["model_type"]
+        assert family.lora_targets() == ".*query_key_value*" and family.stop_tokens
         assert family.config_class().__name__ == "ChatGLM2Config"
     with pytest.raises(ConfigError, match="family: got 'llama'"):
         FAMILIES.get("llama")

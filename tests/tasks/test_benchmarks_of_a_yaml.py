@@ -58,7 +58,7 @@ def test_adgen_gives_the_figures_of_the_metric(root, adgen, tmp_path, monkeypatc
 
 def test_a_benchmark_as_metric_is_the_same(root, adgen, tmp_path):
     same = config(root, tmp_path, metric={"type": "adgen", "data_dir": str(adgen), "limit": 2}, eval_dataset=None)
-    assert same.eval_task["tasks"] == ["adgen"]
+    assert same.eval_task.tasks == ["adgen"]
     assert (same.eval_task.limit, same.eval_task.batch_size, same.metric) == (2, 8, None)
 
 
