@@ -68,7 +68,7 @@ class Ranks:
     def division(self) -> Division:
         """How the state of this run is divided."""
         stages = self.mesh.stage.size
-        layers = stages_of(self.config, stages).counts if stages > 1 else ()
+        layers = FAMILIES.of(self.config).staged(self.config, stages).counts if stages > 1 else ()
         return Division(self.mesh.replicas.size, self.mesh.tensor.size, self.divided, layers, self.level == WEIGHTS)
 
     @property
