@@ -7,7 +7,7 @@ says of the layers within. The last stage computes both passes at once and nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
 from mindformers_glm.assembly.reduction import Reduction
+from mindformers_glm.config.sections import ParallelSection
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.ops.token_range import require_token_range
@@ -203,13 +204,13 @@ def build_step(network: nn.Cell, optimizer: nn.Cell, mesh: Mesh, *, scheduler: s
     return PipelineStep(network, optimizer, mesh.stage, scheduler=scheduler, **settings)
 
 
-def pipeline_scheduler(parallel: Mapping[str, Any] | None) -> str:
+def pipeline_scheduler(parallel: ParallelSection) -> str:
     """The order of micro batches that `parallel.pipeline_config.pipeline_scheduler` asks for: 1f1b without a word.
 
     Raises:
         ConfigError: MindSpore has it and this project does not.
     """
-    section = (parallel or {}).get("pipeline_config") or {}
+    section = parallel.pipeline_config or {}
     if section.get("pipeline_interleave"):
         fix = "Stages hold neighbouring layers and are not interleaved here: set False."
         raise ConfigError("parallel.pipeline_config.pipeline_interleave", True, fix)
