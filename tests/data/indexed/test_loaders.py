@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.data import CausalLanguageModelDataset, IndexedDataLoader
+from mindformers_glm.data.indexed.corpus import Cache
 from mindformers_glm.data.indexed.pair import PairWriter
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.registry import DATA_LOADERS
@@ -120,6 +121,19 @@ def test_instruction_rows(golden):
 def test_what_cannot_be_honoured_is_one_line(prefix, change, said):
     with pytest.raises((ConfigError, DataError), match=said):
         dataset(change.pop("dataset_dir", prefix), **change)
+
+
+def test_nodes_without_a_common_disk_build_their_own_index(prefix, tmp_path, monkeypatch):
+    """`shared_storage: False`, Megatron's --no-shared-storage: no rank waits for another."""
+    whole = rows(dataset(prefix, cache_dir=str(tmp_path / "node_0")))
+    monkeypatch.setattr("mindformers_glm.runtime.rank", lambda: 1)
+    alone = rows(dataset(prefix, cache_dir=str(tmp_path / "node_1"), shared_storage=False))
+    np.testing.assert_array_equal(whole, alone)
+    names = [sorted(file.name for file in (tmp_path / f"node_{number}").iterdir()) for number in (0, 1)]
+    assert names[0] == names[1] and len(names[0]) == 4
+    monkeypatch.setattr(Cache.__new__, "__defaults__", (True, 0.0))
+    with pytest.raises(DataError, match="--no-shared-storage"):
+        dataset(prefix, cache_dir=str(tmp_path / "node_2"))
 
 
 def test_a_corpus_shorter_than_a_row_is_named_or_repeated(tmp_path):
