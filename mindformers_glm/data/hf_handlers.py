@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mindformers_glm.data.batch import IGNORED
-from mindformers_glm.data.packing import join, sequential, stream
+from mindformers_glm.data.packing import Ids, join, sequential, stream
 from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import judge
 from mindformers_glm.errors import ConfigError, DataError, kind_of
@@ -27,10 +27,10 @@ class Tokens(NamedTuple):
     """A row as ids and labels of equal length. `shifted` labels stand where they are predicted."""
 
     line: int
-    ids: Sequence[int]
-    labels: Sequence[int]
+    ids: Ids
+    labels: Ids
     shifted: bool
-    first_visible: Sequence[int] | None = None
+    first_visible: Ids | None = None
     used: int | None = None
 
 
@@ -156,8 +156,8 @@ def as_tokens(row: Any) -> Tokens:
     if isinstance(row, Tokens):
         return row
     value = row.value if isinstance(row.value, Mapping) else {}
-    ids = value.get("input_ids")
-    labels = value.get("labels", ids)
+    ids: Any = value.get("input_ids")
+    labels: Any = value.get("labels", ids)
     if not _are_ids(ids) or not _are_ids(labels) or len(ids) != len(labels):
         fault = f"line {row.line} holds no `input_ids` and `labels` of equal length"
         raise DataError("HFDataLoader", fault, "Put AlpacaInstructDataHandler first, or use type: AutoDataLoader")

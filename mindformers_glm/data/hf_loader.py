@@ -7,7 +7,7 @@ Source: MindFormers 2.1, dataset/dataloader/hf_dataloader.py (names, keys and ef
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,10 @@ class HFDataLoader:
         faults: list[Fault] = []
         for file in self.files:
             for record in read_records(file):
-                (faults if isinstance(record, Fault) else rows).append(record)
+                if isinstance(record, Fault):
+                    faults.append(record)
+                else:
+                    rows.append(record)
         judge(self.path, len(rows), faults, 0.5)
         rows = _sliced(rows, self.split)
         length = seq_length
@@ -254,7 +257,7 @@ def _remove(rows: list[Any], column_names: str | list[str]) -> list[Any]:
     return [row._replace(value=left(row.value)) for row in rows]
 
 
-_ROWS = {
+_ROWS: dict[str, Callable[..., list[Any]]] = {
     "take": _take,
     "skip": _skip,
     "select": _select,

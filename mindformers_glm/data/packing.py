@@ -19,6 +19,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
 
 Strategy = Literal["neat", "sequential"]
+Ids = Sequence[int] | np.ndarray
 
 
 class Packed(NamedTuple):
@@ -67,7 +68,7 @@ def neat(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def join(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    rows: Sequence[tuple[Ids, Ids]],
     length: int,
     *,
     pad_id: int = 0,
@@ -94,9 +95,7 @@ def join(
     return Packed(ids, labels, positions, segments, ends)
 
 
-def truncated(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, *, pad_id: int = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def truncated(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """All rows as one stream, cut every `length` places: (ids, labels) of each piece, the last filled up."""
     ids = np.concatenate([np.asarray(row[0], np.int64) for row in rows])
     labels = np.concatenate([np.asarray(row[1], np.int64) for row in rows])
@@ -114,7 +113,7 @@ class Piece(NamedTuple):
     used: int
 
 
-def stream(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, *, pad_id: int = 0) -> list[Piece]:
+def stream(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) -> list[Piece]:
     """`truncated` with shifted labels: no place of a piece looks beyond the beginning of its own row."""
     ends = np.cumsum([len(ids) for ids, _ in rows])
     row_of = np.searchsorted(ends, np.arange(int(ends[-1])), side="right")

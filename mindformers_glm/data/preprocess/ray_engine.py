@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Any
 
 from mindformers_glm.data.preprocess.handlers import Encoded, Handler
 from mindformers_glm.data.preprocess.run import WorkerLost, encode
@@ -33,7 +34,7 @@ class RayEngine:
         self.ray = ray
         self.started = not ray.is_initialized()
         if self.started:
-            own = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
             try:
                 ray.init(address=address, log_to_driver=False, **own)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -67,7 +68,7 @@ class RayEngine:
         if self.started:
             self.ray.shutdown()
 
-    def _result(self, reference: object) -> dict[str, Encoded]:
+    def _result(self, reference: Any) -> dict[str, Encoded]:
         try:
             node, outputs = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
