@@ -151,7 +151,7 @@ def _about(engine: Engine, tokenizer: Any, batch_size: int) -> dict[str, Any]:
     return {
         "tokenizer": type(tokenizer).__name__,
         "prefix_ids": list(tokenizer.get_prefix_tokens()),
-        "mark_ids": [encode("[gMASK"), encode("\n[gMASK")[len(encode("\n")) :]],  # as text, at the beginning and later
+        "mark_ids": encode("[gMASK")[1:],  # the mark written as text; "[" may join what is before
         "role_ids": roles,
         "round_ids": encode("[Round 1]"),
         "max_length": engine.max_length,

@@ -55,7 +55,7 @@ def _prefix(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cause
         count = sum(list(ids[at : at + len(prefix)]) == prefix for at in range(min(len(ids), 4 * len(prefix))))
         missing += list(ids[: len(prefix)]) != prefix
         twice += count > 1
-        written += any(_holds(ids, mark, 64) for mark in marks or () if mark)
+        written += bool(marks) and _holds(ids, marks, 64)
     seen = f"of {len(prompts)} prompts {missing} do not begin with {prefix}, {twice} hold it twice"
     seen += f", {written} have [gMASK] as text" if written else ""
     return Cause(name, missing + twice + written > 0, seen, fix)
