@@ -26,6 +26,8 @@ NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm preprocess --input corpus.parquet": "the tokenizer of ChatGLM3-6B",
     "bash scripts/run_distribute.sh": "eight devices",
     "mindformers-glm evaluate --model chatglm2-6b": "weights of 6B, benchmark data",
+    "msrun --worker_num=2": "weights of 6B; tests/evaluation/test_killed_evaluation.py runs it",
+    "bash scripts/msrun_launcher.sh": "weights of 6B, benchmark data",
     "mindformers-glm evaluate --model output": "benchmark data",
     "mindformers-glm evaluate --why output/after": "reports of the two commands before it",
     "mindformers-glm compare": "weights of 6B; tests/evaluation/test_before_after.py runs it",
@@ -97,7 +99,7 @@ def folder(tmp_path_factory) -> Path:
     for name in ("corpus.txt", "texts.txt"):
         (folder / name).write_text("春天来了，山坡上的草都绿了，花也开了。\n" * 150, encoding="utf-8")
     (folder / "texts.txt").write_text("春天来了。\n花也开了。\n", encoding="utf-8")
-    (folder / "colours.yaml").write_text(blocks("evaluation", "yaml")[0], encoding="utf-8")
+    (folder / "colours.yaml").write_text(next(text for text in blocks("evaluation", "yaml") if "colours" in text), encoding="utf-8")
     _write(folder / "colours.jsonl", [{"question": "草是什么颜色？", "a": "绿", "b": "红", "label": 0}])
     for split in ("dev", "val"):
         (folder / "benchmarks" / "ceval" / split).mkdir(parents=True)
@@ -151,10 +153,12 @@ def test_the_guide_on_training_runs(folder):
 
 def test_the_guide_on_evaluation_runs(folder):
     said = {line: run(line, folder) for line in commands("evaluation", "<!-- run -->")}
-    by_task = {line.split("--tasks ")[-1].split()[0]: text for line, text in said.items() if "--tasks" in line}
+    by_task = {line.split(" --tasks ")[-1].split()[0]: text for line, text in said.items() if " --tasks " in line}
     assert "ceval-valid: acc " in by_task["ceval-valid"]
     assert "byte_perplexity" in by_task["ppl"]
     assert "colours: acc " in by_task["colours.yaml"]
+    assert "adgen: rouge-1 " in by_task["adgen"]
+    assert any("ceval-valid_acc" in text for line, text in said.items() if "--eval_task.tasks" in line)
     told = next(text for line, text in said.items() if "--why" in line)
     assert "choice ids are no single tokens" in told
     assert (folder / "output" / "law" / "report.html").exists()
