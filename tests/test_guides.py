@@ -99,7 +99,9 @@ def folder(tmp_path_factory) -> Path:
     for name in ("corpus.txt", "texts.txt"):
         (folder / name).write_text("春天来了，山坡上的草都绿了，花也开了。\n" * 150, encoding="utf-8")
     (folder / "texts.txt").write_text("春天来了。\n花也开了。\n", encoding="utf-8")
-    (folder / "colours.yaml").write_text(next(text for text in blocks("evaluation", "yaml") if "colours" in text), encoding="utf-8")
+    (folder / "colours.yaml").write_text(
+        next(text for text in blocks("evaluation", "yaml") if "colours" in text), encoding="utf-8"
+    )
     _write(folder / "colours.jsonl", [{"question": "草是什么颜色？", "a": "绿", "b": "红", "label": 0}])
     for split in ("dev", "val"):
         (folder / "benchmarks" / "ceval" / split).mkdir(parents=True)
