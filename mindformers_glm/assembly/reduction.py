@@ -51,7 +51,7 @@ def reduction_of(
     ]
     partial, shares = ranks.partial_gradients(held, config, mesh), ranks.square_shares(held, config, mesh)
     exchange = {
-        "labels": ReduceFromRanks(axis) if axis.size > 1 else None,
+        "labels": ReduceFromRanks(mesh.data) if mesh.data.size > 1 else None,  # each rank has a sequence's labels
         "everyone": ReduceFromRanks(mesh.everybody),
         "stages": ReduceFromRanks(mesh.stage) if mesh.stage.size > 1 else None,
     }

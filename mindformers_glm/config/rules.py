@@ -182,12 +182,13 @@ def devices(values: Values) -> list[ConfigError]:
     if not values.get("use_parallel") or world is None or lookup(values, "parallel.parallel_mode") not in (1, 2):
         return []
     sizes = values.get("parallel_config")
-    axes = {name: _whole(sizes, name) or 1 for name in ("data_parallel", "model_parallel", "pipeline_stage")}
-    product = axes["data_parallel"] * axes["model_parallel"] * axes["pipeline_stage"]
+    names = ("data_parallel", "model_parallel", "pipeline_stage", "context_parallel")
+    axes = {name: _whole(sizes, name) or 1 for name in names}
+    product = math.prod(axes.values())
     if product == world:
         return []
-    shown = " x ".join(f"{name} {size}" for name, size in axes.items())
-    rest = axes["model_parallel"] * axes["pipeline_stage"]
+    shown = " x ".join(f"{name} {size}" for name, size in axes.items() if size > 1 or name != names[-1])
+    rest = product // axes["data_parallel"]
     repair = f" Set data_parallel to {world // rest}." if rest and world % rest == 0 else ""
     fix = f"{shown} = {product}, and {world} processes were started: the two must be equal.{repair}"
     return [ConfigError("parallel_config.data_parallel", axes["data_parallel"], fix)]

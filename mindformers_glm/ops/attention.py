@@ -27,11 +27,15 @@ def join_heads(x: Tensor, *, batch: int, heads: int) -> Tensor:
     return x.reshape(batch, heads, -1, x.shape[3]).transpose(0, 2, 1, 3).reshape(-1, heads * x.shape[3])
 
 
-def causal_mask(positions: Tensor, *, groups: int) -> Tensor:
-    """0 where a key is not after its row, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T)."""
+def causal_mask(positions: Tensor, *, groups: int, keys: Tensor | None = None) -> Tensor:
+    """0 where a key is not after its row, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T).
+
+    `keys` (B, S) are the positions of the keys, where these are others than the rows'.
+    """
     batch = positions.shape[0]
     rows = ops.tile(positions, (1, groups)).reshape(batch, 1, -1, 1)
-    return ops.cast(positions.reshape(batch, 1, 1, -1) > rows, ms.float32) * MASKED
+    columns = positions if keys is None else keys
+    return ops.cast(columns.reshape(batch, 1, 1, -1) > rows, ms.float32) * MASKED
 
 
 class Attention(nn.Cell):

@@ -57,6 +57,7 @@ class Mesh(NamedTuple):
     stage: Axis = Axis("pp")
     context: Axis = Axis("cp")
     replicas: Axis = Axis("dp")
+    divides_rows: bool = False  # tensor ranks divide the rows between cut layers (sequence parallel)
 
     @property
     def size(self) -> int:
@@ -164,7 +165,8 @@ def mesh_from_config(config: RunSchema, *, rank: int, world: int) -> Mesh:
         repair = "Start as many with scripts/run_distribute.sh, change the sizes, or set use_parallel: False."
         fix = f"{shown} = {product}, and {started} started. {repair}"
         raise ConfigError("parallel_config.data_parallel", axes["dp"], fix)
-    return make_mesh(rank, **axes)
+    divides_rows = sizes.use_seq_parallel and axes["tp"] > 1
+    return make_mesh(rank, **axes)._replace(divides_rows=divides_rows)
 
 
 def check_tensor_parallel(config: Any, size: int) -> None:
@@ -195,12 +197,6 @@ def _refuse(section: ParallelSection, sizes: ParallelSizesSection) -> None:
     if sizes.seq_split_num > 1:
         fix = "Sequences are not divided among devices so: set 1 and use model_parallel or recompute."
         raise ConfigError("parallel_config.seq_split_num", sizes.seq_split_num, fix)
-    if sizes.context_parallel > 1:
-        fix = "Sequences are not divided among devices here: set 1 and use model_parallel or recompute."
-        raise ConfigError("parallel_config.context_parallel", sizes.context_parallel, fix)
-    if sizes.use_seq_parallel and sizes.model_parallel > 1:
-        fix = "Norms and dropout stay whole on each tensor rank here: set False; it saves memory and changes no result."
-        raise ConfigError("parallel_config.use_seq_parallel", True, fix)
     if section.auto_pipeline:
         fix = "Stages are as parallel_config.pipeline_stage and model_config.offset say: set False."
         raise ConfigError("parallel.auto_pipeline", True, fix)

@@ -56,6 +56,59 @@ class JoinRows(nn.Cell):
         return (self.scatter(grad),)
 
 
+class SplitSum(nn.Cell):
+    """The ranks' rows added up, own ones kept: (n * ranks, ...) -> (n, ...); backward, the gradient of all rows."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.gather, self.scatter = gather_operator(axis), ScatterSum(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.scatter(x)
+
+    def bprop(self, x: Tensor, out: Tensor, grad: Tensor) -> tuple[Tensor]:
+        """See the class."""
+        return (self.gather(grad),)
+
+
+class JoinTokens(nn.Cell):
+    """Keys or values of a whole sequence from those of its parts: (B, K, T, E) -> (B, K, ranks * T, E)."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.join = JoinRows(axis)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.join(x.transpose(2, 0, 1, 3)).transpose(1, 2, 0, 3)
+
+
+class OwnTokens(nn.Cell):
+    """The part of a sequence that this rank works on: (..., T) -> (..., T / ranks)."""
+
+    def __init__(self, axis: Axis):
+        super().__init__()
+        self.ranks, self.rank = axis.size, axis.rank
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        tokens = x.shape[-1] // self.ranks
+        return x[..., self.rank * tokens : (self.rank + 1) * tokens]
+
+
+class Switched(nn.Cell):
+    """One exchange while training, another one otherwise: a prompt's rows do not always divide."""
+
+    def __init__(self, training: nn.Cell, otherwise: nn.Cell):
+        super().__init__()
+        self.of_training, self.otherwise = training, otherwise
+
+    def construct(self, x: Tensor) -> Tensor:
+        """What either gives."""
+        return self.of_training(x) if self.training else self.otherwise(x)
+
+
 class JoinedProduct(nn.Cell):
     """`Product` with a weight of which this rank holds its rows."""
 

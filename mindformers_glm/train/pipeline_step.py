@@ -22,7 +22,7 @@ from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.optim import LossScale, build_loss_scale
 from mindformers_glm.parallel.mesh import Axis, Mesh
 from mindformers_glm.parallel.pipeline import SCHEDULERS, Pipe, run
-from mindformers_glm.train.step import Apply, Share, StepResult, Sums, TrainStep, Update
+from mindformers_glm.train.step import Apply, Share, StepResult, Sums, TrainStep, Update, require_division
 
 
 class PipelineStep:
@@ -71,6 +71,7 @@ class PipelineStep:
         Raises:
             DataError: an id or a label that the network's vocabulary does not have.
         """
+        require_division(self.network, batches)
         for batch in batches:
             require_token_range(batch.input_ids, batch.labels, self._config.padded_vocab_size, rows=batch.rows)
         scale = self.loss_scale.value
@@ -78,7 +79,8 @@ class PipelineStep:
         unit = Tensor(1.0 / sum(batch.labels.size for batch in batches), ms.float32)
         ids = [Tensor(batch.network_input()) for batch in batches]
         labels = [Tensor(batch.labels) for batch in batches]
-        shapes = [(int(np.prod(batch.labels.shape)), self._config.hidden_size) for batch in batches]
+        parts = int(np.prod(self.network.tokens_divide_by))
+        shapes = [(batch.labels.size // parts, self._config.hidden_size) for batch in batches]
 
         def forward(i: int, x: Tensor | None) -> Tensor | None:
             if self._forward is None:

@@ -33,6 +33,19 @@ class StepResult(NamedTuple):
     stop: bool  # some rank asks to stop after this step; equal on every rank
 
 
+def require_division(network: nn.Cell, batches: Sequence[Batch]) -> None:
+    """Raises ConfigError for a batch that does not divide as ranks that share its tokens need it."""
+    sequence, rows = getattr(network, "tokens_divide_by", (1, 1))
+    for batch in batches:
+        count, tokens = batch.labels.shape
+        if tokens % sequence:
+            fix = f"A batch has sequences of {tokens} tokens: it must divide them."
+            raise ConfigError("parallel_config.context_parallel", sequence, fix)
+        if count * tokens // sequence % rows:
+            fix = f"A batch of {count} x {tokens} tokens does not divide among {rows} tensor ranks: set False."
+            raise ConfigError("parallel_config.use_seq_parallel", True, fix)
+
+
 class TrainStep:
     """Callable that trains on the micro batches of one step.
 
@@ -76,7 +89,9 @@ class TrainStep:
 
         Raises:
             DataError: an id or a label that the network's vocabulary does not have.
+            ConfigError: a batch does not divide as the ranks that share it need.
         """
+        require_division(self.network, batches)
         for batch in batches if self._vocabulary else ():
             require_token_range(batch.input_ids, batch.labels, self._vocabulary, rows=batch.rows)
         scale = self.loss_scale.value

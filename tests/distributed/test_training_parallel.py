@@ -122,7 +122,20 @@ def test_two_stages_equal_one(tmp_path):
     """Four micro batches in both schedules, tied embeddings, LoRA; layers not equal on the stages."""
     variants = ("pp=2,accumulate=4", "pp=2,accumulate=2,scheduler=gpipe,layers=3,tied", "pp=2,accumulate=4,lora")
     references = ("dp=1,accumulate=4", "dp=1,accumulate=2,layers=3,tied", "dp=1,accumulate=4,lora")
-    run(tmp_path, 2, *references, *variants)
+    run(tmp_path, 2, *references, *variants, timeout=1200)
+    for reference, variant in zip(references, variants, strict=True):
+        compare(tmp_path, reference, variant)
+        if "lora" not in variant:
+            check_files(tmp_path, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_divided_sequences_equal_one(tmp_path):
+    """Context parallel (each rank half of every sequence); tensor ranks that divide rows between their layers."""
+    variants = ("cp=2,bias,accumulate=2", "cp=2,recompute", "tp=2,rows,bias,accumulate=2", "tp=2,rows,recompute,lora")
+    references = ("dp=1,bias,accumulate=2", "dp=1,recompute", "dp=1,bias,accumulate=2", "dp=1,recompute,lora")
+    run(tmp_path, 2, *dict.fromkeys(references), *variants, timeout=1200)
     for reference, variant in zip(references, variants, strict=True):
         compare(tmp_path, reference, variant)
         if "lora" not in variant:
@@ -140,7 +153,7 @@ def test_divided_gradients_and_weights_equal_one(tmp_path):
         "dp=2,zero=3,lora",
     )
     references = ("dp=1,accumulate=2", "dp=1,accumulate=2", "dp=1,recompute,tied", "dp=1,lora")
-    run(tmp_path, 2, *dict.fromkeys(references), *variants)
+    run(tmp_path, 2, *dict.fromkeys(references), *variants, timeout=1200)
     for reference, variant in zip(references, variants, strict=True):
         compare(tmp_path, reference, variant)
         if "lora" not in variant:
@@ -161,11 +174,31 @@ def test_tensor_ranks_share_groups_adapters_and_biases(tmp_path):
 @pytest.mark.slow
 def test_four_processes_equal_one(tmp_path):
     """Two by two, four tensor ranks on two key-value groups, and both with divided state or adapters."""
-    variants = ("dp=2,tp=2", "tp=4", "dp=2,tp=2,sharded", "dp=4,sharded")
-    run(tmp_path, 4, "dp=1", *variants, timeout=1200)
+    variants = ("dp=2,tp=2", "tp=4", "dp=2,tp=2,sharded", "dp=4,sharded", "dp=2,tp=2,zero=2", "dp=2,tp=2,zero=3")
+    run(tmp_path, 4, "dp=1", *variants, timeout=2400)
     for variant in variants:
         compare(tmp_path, "dp=1", variant)
         check_files(tmp_path, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_four_processes_in_stages_equal_one(tmp_path):
+    """Two stages of two tensor or data ranks, four stages, and what divides weights or sequences within a stage."""
+    pairs = {
+        "pp=2,tp=2,accumulate=2": "dp=1,accumulate=2",
+        "pp=2,dp=2,accumulate=2": "dp=1,accumulate=2",
+        "pp=2,dp=2,zero=3,accumulate=2,tied": "dp=1,accumulate=2,tied",
+        "pp=2,cp=2,accumulate=2": "dp=1,accumulate=2",
+        "pp=2,tp=2,rows,accumulate=2,lora": "dp=1,accumulate=2,lora",
+        "pp=4,accumulate=4,layers=5": "dp=1,accumulate=4,layers=5",
+        "dp=2,cp=2,zero=3": "dp=1",
+    }
+    run(tmp_path, 4, *dict.fromkeys(pairs.values()), *pairs, timeout=2400)
+    for variant, reference in pairs.items():
+        compare(tmp_path, reference, variant)
+        if "lora" not in variant:
+            check_files(tmp_path, variant)
 
 
 @pytest.mark.dist

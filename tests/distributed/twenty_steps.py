@@ -63,7 +63,7 @@ def weights_of(config: ChatGLM2Config) -> dict[str, np.ndarray]:
 
 def mesh_of(options: dict[str, str], rank: int) -> Mesh:
     sizes = {name: int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp")}
-    return make_mesh(rank % math.prod(sizes.values()), **sizes)
+    return make_mesh(rank % math.prod(sizes.values()), **sizes)._replace(divides_rows="rows" in options)
 
 
 def train(folder: str, variant: str) -> None:

@@ -68,8 +68,8 @@ def test_sections_of_old_files(config, world, expected):
         (sections(use_parallel=False), 2, "use_parallel: got False. 2 processes were started"),
         (sections(dp=8), 4, "data_parallel 8 x model_parallel 1 x pipeline_stage 1 = 8, and 4 processes"),
         (sections(mode=0, tp=2), 2, "divides data only"),
-        (sections(context_parallel=2), 1, "parallel_config.context_parallel"),
-        (sections(tp=2, use_seq_parallel=True), 2, "parallel_config.use_seq_parallel"),
+        (sections(seq_split_num=2), 1, "parallel_config.seq_split_num"),
+        (sections(mode=0, context_parallel=2), 2, "parallel_config.context_parallel"),
     ],
 )
 def test_refusals(config, world, said):

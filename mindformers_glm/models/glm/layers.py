@@ -70,6 +70,7 @@ class SelfAttention(nn.Cell):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.grouped = config.multi_query_attention
+        self.join: nn.Cell | None = None  # keys and values of all ranks that share a sequence (context parallel)
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.dtype = matrix_type(config.compute_dtype)[0]
@@ -105,12 +106,15 @@ class SelfAttention(nn.Cell):
     ) -> Tensor:
         """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row. `first` (B, T) for packed rows."""
         x = self.query_key_value(x)
-        if self.may_be_whole and prefix_k is None:
+        joins = self.join is not None and self.training
+        if self.may_be_whole and prefix_k is None and not joins:
             if first is None and self.whole.takes(x, cos, mask):
                 return self.dense(self.whole(x, cos, sin))
             if first is not None and self.whole.takes_packed(x, cos):
                 return self.dense(self.whole.packed(x, cos, sin, first))
         q, k, v = self.take_apart(x, cos, sin, batch)
+        if joins:
+            k, v = self.join(k), self.join(v)
         out = self.core(q, k, v, mask, prefix_k, prefix_v)
         return self.dense(join_heads(out, batch=batch, heads=self.heads))
 

@@ -117,6 +117,7 @@ class ChatGLM2Model(nn.Cell):
             yarn=None if config.rope_scaling is None else config.rope_scaling.yarn,
         )
         self.table = Tensor(table)
+        self.share_of_sequence = (0, 1)  # this rank, and how many train on parts of one sequence (context parallel)
         self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
         scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         self.factor, self.offset = (Tensor(scale) for scale in scales)
@@ -146,11 +147,20 @@ class ChatGLM2Model(nn.Cell):
         """MASKED where a key lies before the first position that its row may look at: (B, T) -> (B, 1, G * T, T)."""
         batch, tokens = first.shape
         rows = ops.tile(first, (1, self.groups)).reshape(batch, 1, -1, 1)
+        if self.training:
+            tokens = tokens * self.share_of_sequence[1]
         return ops.cast(self.slots[:tokens].reshape(1, 1, 1, -1) < rows, ms.float32) * MASKED
 
     def place(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """cos, sin and mask of whole sequences, with B = 1: each row holds positions 0 to T - 1; see `turned`."""
-        tokens = input_ids.shape[1]
+        """cos, sin and mask of whole sequences, with B = 1: each row holds positions 0 to T - 1; see `turned`.
+
+        Where ranks share sequences while training, of this rank's tokens: the mask is (1, 1, G * T, ranks * T).
+        """
+        tokens, (rank, ranks) = input_ids.shape[1], self.share_of_sequence
+        if self.training and ranks > 1:
+            own, keys = self.slots[rank * tokens : (rank + 1) * tokens], self.slots[: ranks * tokens]
+            cos, sin = self.angles(own.reshape(1, -1))
+            return cos, sin, causal_mask(own.reshape(1, -1), groups=self.groups, keys=keys.reshape(1, -1))
         if tokens > self.length:
             raise ValueError(f"{tokens} tokens and the rotary table ends at seq_length {self.length}")
         return self.turned(self.slots[:tokens].reshape(1, -1))
@@ -189,6 +199,8 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
         if config.tie_word_embeddings and part.is_last:  # one parameter, whose gradient is the sum of both uses
             self.transformer.output_layer.weight = self.transformer.embedding.embedding_table
         self.tied = {HEAD: TABLE} if config.tie_word_embeddings else {}
+        self.own: nn.Cell | None = None  # the tokens of a batch that this rank trains on
+        self.tokens_divide_by = (1, 1)  # what a sequence and the rows of a batch must divide by while training
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
         self.prefix_encoder = None
         adapter = config.adapter
@@ -241,6 +253,8 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
         the first position it may look at. Rotary positions need not restart: scores depend on their differences alone,
         unless a learned prefix is seen, which is not rotated. A third plane (B, 3, T) holds positions.
         """
+        if self.own is not None and self.training:
+            input_ids, labels = self.own(input_ids), None if labels is None else self.own(labels)
         first, positions = None, None
         if input_ids.ndim == 3:
             planes, input_ids = input_ids, input_ids[:, 0]

@@ -28,6 +28,7 @@ from mindformers_glm.parallel.layers import (
     VocabParallelEmbedding,
 )
 from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, check_tensor_parallel
+from mindformers_glm.parallel.sharding import JoinRows, JoinTokens, OwnTokens, SplitSum, Switched
 
 _ADAPTER = "mindpet_delta_lora_"
 
@@ -53,6 +54,9 @@ def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
         if config.has_prefix:
             fix = "The prefix is not divided among stages: set parallel_config.pipeline_stage: 1."
             raise ConfigError("model.model_config.pet_config.pet_type", "ptuning2", fix)
+    if mesh.context.size > 1 and config.has_prefix:
+        fix = "A prefix is not seen by parts of a sequence: set parallel_config.context_parallel: 1."
+        raise ConfigError("model.model_config.pet_config.pet_type", "ptuning2", fix)
     check_tensor_parallel(config, mesh.tensor.size)
     if mesh.tensor.size > 1 and config.quantization_bit:
         fix = "Integer weights are not divided among tensor ranks: use float weights, or one process."
@@ -73,6 +77,14 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
     names = {id(parameter): parameter.name for parameter in model.get_parameters()}
     if mesh.tensor.size > 1:
         _wrap(model.transformer, mesh.tensor)
+    if mesh.divides_rows:
+        _divide_rows(model.transformer, mesh.tensor)
+    if mesh.context.size > 1:
+        model.own = OwnTokens(mesh.context)
+        model.transformer.share_of_sequence = (mesh.context.rank, mesh.context.size)
+        for block in model.transformer.encoder.layers:
+            block.self_attention.join = JoinTokens(mesh.context)
+    model.tokens_divide_by = (mesh.context.size, mesh.tensor.size if mesh.divides_rows else 1)
     if mesh.size > 1:
         model.loss = ParallelCrossEntropy(mesh.tensor, mesh.replicas)
     if mesh.replicas.size > 1:
@@ -89,7 +101,7 @@ def loss_of_this_rank(model: nn.Cell, mesh: Mesh) -> Iterator[None]:
 
     Its graph for evaluation must be compiled here first: MindSpore keeps what it compiled.
     """
-    if mesh.data.size == 1:
+    if mesh.replicas.size == 1:
         yield
         return
     kept = model.loss, model.share
@@ -130,7 +142,9 @@ def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh:
         if mesh.tensor.size == 1:
             continue
         start = layout.shared_rows(parameter.name, parameter.shape)
-        if start is not None:
+        if mesh.divides_rows and _sees_own_rows(parameter.name):
+            found[position] = Partial(mesh.tensor, 0)
+        elif start is not None:
             found[position] = Partial(_sharers(mesh.tensor, config.num_kv_heads), start)
         elif _ADAPTER in parameter.name and layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
             found[position] = Partial(mesh.tensor, 0)
@@ -155,6 +169,30 @@ def square_shares(parameters: Sequence[Named], config: ChatGLM2Config, mesh: Mes
             rows[start:] = config.num_kv_heads / size
             shares.append(rows)
     return shares
+
+
+def _divide_rows(transformer: nn.Cell, axis: Axis) -> None:
+    """Between the layers that are cut, a tensor rank has its rows of the batch alone (Megatron's sequence parallel).
+
+    Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022. While generating, rows stay
+    whole: those of one token do not divide.
+    """
+    for block in transformer.encoder.layers:
+        for column, row in (
+            (block.self_attention.query_key_value, block.self_attention.dense),
+            (block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h),
+        ):
+            column.enter = Switched(JoinRows(axis), column.enter)
+            row.leave = Switched(SplitSum(axis), row.leave)
+    if transformer.embedding is not None:
+        transformer.embedding.leave = Switched(SplitSum(axis), transformer.embedding.leave)
+    if transformer.output_layer is not None:
+        transformer.output_layer.enter = Switched(JoinRows(axis), transformer.output_layer.enter)
+
+
+def _sees_own_rows(name: str) -> bool:
+    """True for a parameter that is applied to divided rows: norms, and biases that are added after a sum."""
+    return "norm" in name or name.endswith((".dense.bias", ".dense_4h_to_h.bias"))
 
 
 def is_on_two_stages(config: ChatGLM2Config, mesh: Mesh) -> bool:
