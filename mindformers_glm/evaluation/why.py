@@ -102,7 +102,7 @@ def _margins(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Caus
 
 
 def _one_letter(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cause | None:
-    letters = Counter(sample["prediction"] for sample in samples if sample.get("prediction"))
+    letters = Counter(sample["prediction"] for sample in _of_letters(samples) if sample["prediction"])
     total = sum(letters.values())
     if total < 8:
         return None
@@ -114,7 +114,7 @@ def _one_letter(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> C
 
 
 def _no_letter(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Cause | None:
-    told = [sample for sample in samples if "prediction" in sample]
+    told = _of_letters(samples)
     if not told:
         return None
     none = sum(sample["prediction"] not in ("A", "B", "C", "D") for sample in told)
@@ -122,6 +122,11 @@ def _no_letter(results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Ca
     return Cause(
         "no letter in the answer", none > _MANY * len(told), f"{none} of {len(told)} answers name no choice", fix
     )
+
+
+def _of_letters(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions whose answer is a letter, known or not."""
+    return [one for one in samples if "prediction" in one and one.get("target", "") in (None, "A", "B", "C", "D")]
 
 
 def _tokenizer_of(family: str) -> str | None:

@@ -247,6 +247,13 @@ def test_nothing_is_found_where_nothing_is_wrong():
     assert holding(ABOUT, [sample(prediction=letter) for letter in LETTERS]) == []
 
 
+def test_texts_are_not_held_against_letters():
+    texts = [sample(target="blue", prediction="It is blue.", choice_ids=None) for _ in range(12)]
+    assert holding(ABOUT, texts) == []
+    without_answers = [sample(target=None, prediction="B") for _ in range(12)]  # the test split of C-Eval
+    assert holding(ABOUT, without_answers) == ["one letter always"]
+
+
 @pytest.mark.parametrize(
     ("about", "change", "cause"),
     [

@@ -15,6 +15,7 @@ from mindformers_glm.evaluation.answering import answer
 from mindformers_glm.evaluation.interface import Options, Score
 from mindformers_glm.evaluation.tasks import build_task
 from mindformers_glm.evaluation.tasks.ways import ModelLink, Official, encoded
+from mindformers_glm.serving.loading import load
 
 NAMES = {"ceval": "ceval-valid", "cmmlu": "cmmlu", "mmlu": "mmlu"}
 SUITES = [(suite, shots) for suite in NAMES for shots in (0, 5)]
@@ -71,6 +72,20 @@ def test_log_likelihoods_of_the_harness(suite, shots, limit, engine, tokenizer, 
         for name, figures in same["groups"].items():
             if name in groups:
                 assert groups[name]["acc"] == pytest.approx(figures["acc,none"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shots", "batch_size"), [(0, 3), (5, 5)])
+def test_log_likelihoods_of_chatglm3_at_other_batch_sizes(shots, batch_size, golden, glm3_vocab, benchmark, folder):
+    loaded = load(str(golden / "hf_glm3_tiny"), tokenizer=glm3_vocab, seq_length=4096)
+    rows = lines(folder / f"lm_eval_mmlu_{shots}shot_glm3.jsonl")
+    task = task_of("mmlu", shots, loaded.tokenizer, benchmark, rows)
+    answered = answer(task, loaded.engine, batch_size=batch_size)
+    verdicts = {(row.subject, row.number): verdict for row, verdict in answered.judged}
+    for expected in rows:
+        verdict = verdicts[expected["subject"], expected["doc_id"]]
+        np.testing.assert_allclose(verdict.details["loglikelihood"], expected["loglikelihood"], atol=1e-4)
+        assert verdict.details["prediction"] == "ABCD"[expected["prediction"]]
 
 
 @pytest.mark.slow
