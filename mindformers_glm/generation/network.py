@@ -47,7 +47,11 @@ class MindSporeNetwork:
         self._weights = [list(layer.get_parameters()) for layer in layers]
         is_first = self._pipe is None or self._pipe.before is None
         self._start = _Start(model.transformer) if is_first else _Middle(model.transformer, *self._row)
-        self._block = _Block(layers[0], matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
+        blocks: dict[Hashable, _Block] = {}  # layers whose parameters are alike are computed by one copy
+        for layer in layers:
+            if _form(layer) not in blocks:
+                blocks[_form(layer)] = _Block(layer, matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
+        self._blocks = [blocks[_form(layer)] for layer in layers]
         self._head = _Head(model.transformer) if getattr(model, "is_last", True) else None
         self._is_declared, self._process = False, os.getpid()
         self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
@@ -55,7 +59,8 @@ class MindSporeNetwork:
     @property
     def compilations(self) -> int:
         """Graphs compiled so far; 0 in PyNative mode."""
-        return sum(compiled_graphs(cell) for cell in (self._start, self._block, self._head) if cell is not None)
+        cells = (self._start, *set(self._blocks), self._head)
+        return sum(compiled_graphs(cell) for cell in cells if cell is not None)
 
     def new_cache(self, rows: int) -> KVCache:
         """See Network."""
@@ -106,12 +111,12 @@ class MindSporeNetwork:
         """Rows (N, D) through all layers; their keys and values go into the cache."""
         rows = len(counts)
         prefix = None if self._prefix is None else self._prefix(rows).asnumpy()  # (L, 2, R, K, P, E)
-        for layer, weights in enumerate(self._weights):
-            self._block.take(weights)
+        for layer, (block, weights) in enumerate(zip(self._blocks, self._weights, strict=True)):
+            block.take(weights)
             past = [Tensor.from_numpy(cache.keys[layer]), Tensor.from_numpy(cache.values[layer])]
             if prefix is not None:
                 past += [Tensor(prefix[layer, 0]), Tensor(prefix[layer, 1])]
-            x, keys, values = self._block(x, *places, *past)
+            x, keys, values = block(x, *places, *past)
             cache.append(layer, keys.asnumpy(), values.asnumpy(), counts)
         return x
 
@@ -133,10 +138,11 @@ class MindSporeNetwork:
         ]
         past_mask = _input((None, 1, 1, None), ms.float32)
         layers, kv_heads, head_dim, _ = self.shape
-        past = _input((None, kv_heads, None, head_dim), self._block.kept)
-        prefix = _input((None, kv_heads, None, head_dim), self._block.dtype)
+        past = _input((None, kv_heads, None, head_dim), self._blocks[0].kept)
+        prefix = _input((None, kv_heads, None, head_dim), self._blocks[0].dtype)
         more = [prefix] * 2 if self._prefix is not None else []
-        self._block.set_inputs(*places, past_mask, past, past, *more)
+        for block in set(self._blocks):
+            block.set_inputs(*places, past_mask, past, past, *more)
         if self._head is not None:
             self._head.set_inputs(places[0], _input((None,), ms.int32))
         self._is_declared, self._process = True, os.getpid()
@@ -178,6 +184,12 @@ class _Twin:
         for mine, theirs in self.pairs:
             mine.assign_value(theirs)
         return self.copy(*given)
+
+
+def _form(layer: nn.Cell) -> Hashable:
+    """What layers must share to be computed by the same copy: kinds of their Cells, shapes and types of parameters."""
+    kinds = tuple(type(cell).__name__ for _, cell in layer.cells_and_names())
+    return kinds, tuple((tuple(p.shape), str(p.dtype)) for p in layer.get_parameters())
 
 
 class _Block(nn.Cell):

@@ -8,12 +8,14 @@ function in the table copies nothing that was built before and costs no more tha
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mindformers_glm.errors import shorten
 
+_COPIED = 4096  # bytes that are copied out of a mapped file
 _MAX_DEPTH = 100_000
 _MAX_OPERATIONS = 1_000_000  # a tensor takes some thirty
 
@@ -29,6 +31,13 @@ class Name:
         self.name, self.build = name, build
 
 
+class Holder:
+    """Stands for an object that the pickle gives attributes to; `state` holds what it gives, and nobody acts on it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = None
+
+
 _MARK = object()
 
 
@@ -36,7 +45,7 @@ class PickleMachine:
     """Runs one pickle. `names` maps "module attribute" to a function or to None; `persistent` resolves storages."""
 
     def __init__(
-        self, data: bytes, names: Mapping[str, Callable[..., Any] | None], persistent: Callable[[Any], Any]
+        self, data: bytes | mmap.mmap, names: Mapping[str, Callable[..., Any] | None], persistent: Callable[[Any], Any]
     ) -> None:
         self.data, self.names, self.persistent = data, names, persistent
         self.position = 0
@@ -72,11 +81,21 @@ class PickleMachine:
         self.position += size
         return self.data[self.position - size : self.position]
 
+    def _view(self, size: int) -> bytes | memoryview:
+        if not isinstance(self.data, mmap.mmap) or size < _COPIED:
+            return self._take(size)
+        if size < 0 or self.position + size > len(self.data):
+            raise Refused("a pickle that ends too early")
+        self.position += size
+        return memoryview(self.data)[self.position - size : self.position]
+
     def _number(self, form: str) -> int:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
-        end = self.data.index(b"\n", self.position)
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise Refused("a pickle that ends too early")
         return self._take(end + 1 - self.position)[:-1].decode()
 
     # stack
@@ -118,9 +137,11 @@ class PickleMachine:
         self._push(function.build(*arguments))
 
     def _build(self) -> None:
-        """Attributes of an object (torch puts `_metadata` on its table): read and dropped, never set."""
-        self._pop()
-        if not isinstance(self.stack[-1], dict):
+        """Attributes of an object (torch puts `_metadata` on its table): kept by a Holder, else dropped; never set."""
+        state = self._pop()
+        if isinstance(self.stack[-1], Holder):
+            self.stack[-1].state = state
+        elif not isinstance(self.stack[-1], dict):
             raise Refused("attributes for an object that is no table")
 
     def _setitems(self, pairs: list[Any]) -> None:
@@ -163,7 +184,8 @@ def _text(form: str) -> Callable[[PickleMachine], None]:
 
 
 def _raw(form: str) -> Callable[[PickleMachine], None]:
-    return lambda m: m._push(m._take(m._number(form)))
+    """Bytes; those of a mapped file stay in it."""
+    return lambda m: m._push(m._view(m._number(form)))
 
 
 _OPERATIONS: dict[bytes, Callable[[PickleMachine], Any]] = {

@@ -21,6 +21,7 @@ _PICKLE_LIMIT = 256 * 1024 * 1024
 _LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # PROTO is before it, STOP behind
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 _MOST_AXES = 32
+_NESTED_HEAD = 4096  # a storage inside another pickle describes itself in less
 
 
 class _Storage(NamedTuple):
@@ -121,6 +122,32 @@ def _storage(reference: Any) -> _Storage:
     if type(numel) is not int or numel < 0:
         raise Refused("a storage of unknown size")
     return _Storage(key, BY_TORCH[kind.name.split()[1]].name, numel)
+
+
+def loaded_from_bytes(data: Any) -> tuple[str, memoryview]:
+    """Stands for torch.storage._load_from_bytes: type and numbers of the one storage that a single stream holds.
+
+    Raises:
+        Refused: it is something else.
+    """
+    whole = memoryview(data) if isinstance(data, (bytes, memoryview)) else memoryview(b"")
+    head = bytes(whole[:_NESTED_HEAD])
+    if not _is_legacy(head):
+        raise Refused("bytes that are no file of torch.save")
+    position, found = 0, []
+    for _ in range(5):
+        machine = PickleMachine(head, _NAMES, _storage)
+        machine.position = position
+        found.append(machine.run())
+        position = machine.position
+    storage, keys = found[3], found[4]
+    if not isinstance(storage, _Storage) or keys != [storage.key]:
+        raise Refused("a storage of an unknown form")
+    size = storage.numel * DTYPES[storage.dtype].storage.itemsize
+    numbers = whole[position + 8 :]
+    if struct.unpack("<q", whole[position : position + 8]) != (storage.numel,) or len(numbers) != size:
+        raise Refused("a storage of another size than it says")
+    return storage.dtype, numbers
 
 
 def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
