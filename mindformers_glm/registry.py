@@ -194,6 +194,8 @@ def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:
 def sentence(message: str) -> str:
     """Pydantic's message in our words."""
     message = message.removeprefix("Value error, ").partition(", unable to")[0]
+    if "exceeded maximum size" in message:
+        return "Use a number of at most 64 bits."
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     return message[:1].upper() + message[1:].rstrip(".") + "."

@@ -6,7 +6,6 @@ Standard library only, Python 3.7 or later.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -58,7 +57,7 @@ def describe(content: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints what was found; 1 when the table has an error, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rank_table.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("table", metavar="RANK_TABLE_FILE")
     parser.add_argument("--rank_size", type=int, help="how many devices the job uses in all")
     parser.add_argument("--ranks", help='what the launch script starts here: "0:0,1:1" is rank:device')

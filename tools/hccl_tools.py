@@ -39,7 +39,8 @@ def parse_range(text: str, per_node: int | None) -> list[int]:
     if first >= last:
         raise TableError(f"--device_num: got {text!r}. The first device must be smaller than the end ({last}).")
     if last > limit:
-        raise TableError(f"--device_num: got {text!r}. This server has {limit} devices (--device_num_per_node).")
+        fix = "use at most those, or set --device_num_per_node"
+        raise TableError(f"--device_num: got {text!r}. This server has {limit} devices: {fix}.")
     whole_boards = first % 8 == 0 and last % 8 == 0
     if first // 4 != (last - 1) // 4 and not whole_boards:
         raise TableError(
@@ -61,7 +62,7 @@ def parse_visible(text: str | None, count: int) -> list[str]:
         raise TableError(f'--visible_devices: got {text!r}. Write numbers with commas: "0,1,2,3".')
     visible = [str(int(part)) for part in visible]
     if len(set(visible)) < len(visible):
-        raise TableError(f"--visible_devices: got {text!r}. A device is named twice.")
+        raise TableError(f"--visible_devices: got {text!r}. Name each device once.")
     return visible
 
 
@@ -178,7 +179,7 @@ def _outward_address() -> str | None:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options, under the names that users of MindFormers know."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rank_table.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--device_num", default="[0,8)", help='devices of the job, "[0,8)": the end is not included')
     parser.add_argument("--visible_devices", help='physical number of each device, "0,1,2,3,4,5,6,7"')
     parser.add_argument("--server_ip", default="", help="address of this server; the host name's when left out")

@@ -7,7 +7,6 @@ Standard library only, Python 3.7 or later.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -77,7 +76,7 @@ def merge(servers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> Path:
     """Writes `hccl_<servers>s_<devices>p.json` in the working directory and returns its path."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rank_table.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("file_list", nargs="+", metavar="FILE", help="the table of one server")
     parser.add_argument("--sort", action="store_true", help="order the servers by server_id, as MindSpore documents it")
     args = parser.parse_args(arguments)

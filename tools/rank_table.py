@@ -5,20 +5,39 @@ Standard library only, Python 3.7 or later: it runs on a bare server beside the 
 
 from __future__ import annotations
 
+import argparse
 import errno
 import ipaddress
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 VERSION, STATUS, NIC = "1.0", "completed", "reserve"
 
 
 class TableError(Exception):
     """A rank table or an argument that cannot be used: one line that says what and how to repair it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(on_one_line(message))
+
+
+class Parser(argparse.ArgumentParser):
+    """A fault is one line on the standard error and exit status 2; the usage is what --help prints."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the line and ends the program."""
+        self.exit(2, f"error: {on_one_line(message)}. See {self.prog} --help\n")
+
+
+def on_one_line(message: str) -> str:
+    """The message with what does not print escaped, and words of more than 120 characters cut."""
+    text = "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in message)
+    return re.sub(r"(\S{120})\S{4,}", r"\1...", text)
 
 
 class Finding(NamedTuple):

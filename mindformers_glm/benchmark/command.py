@@ -245,7 +245,7 @@ def _check_place(key: str, place: str | Path | None) -> None:
     if Path(place).is_dir():
         raise ConfigError(key, str(place), "That is a folder: name a file in it.")
     if not Path(place).absolute().parent.is_dir():
-        raise ConfigError(key, str(place), "Its folder does not exist.")
+        raise ConfigError(key, str(place), "Its folder does not exist: make it, or name another place.")
 
 
 def _show(lines: Iterable[str]) -> None:

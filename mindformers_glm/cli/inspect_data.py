@@ -16,6 +16,7 @@ from mindformers_glm.auto import AutoTokenizer
 from mindformers_glm.cli import preview_data
 from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.data.inspection import draw_lengths, inspect_data
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import set_up_logging
 
 _PREVIEWS = ("--config", "--data", "--line", "--index")
@@ -50,7 +51,16 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = getattr(tokenizers, chosen.tokenizer_type).from_pretrained(name)
     else:
         tokenizer = AutoTokenizer.from_pretrained(name)
+    picture = Path(chosen.png) if chosen.png else None
+    if picture is not None and picture.exists() and not _is_picture(picture):
+        raise ConfigError("--png", chosen.png, "This is no picture, and it would be replaced: name another file.")
     found = inspect_data(chosen.file, tokenizer, length=chosen.seq_length)
     print(found)
-    if chosen.png:
-        print(f"drawn: {draw_lengths(found, Path(chosen.png))}")
+    if picture is not None:
+        print(f"drawn: {draw_lengths(found, picture)}")
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is a PNG, or empty."""
+    with path.open("rb") as file:
+        return file.read(8) in (b"\x89PNG\r\n\x1a\n", b"")

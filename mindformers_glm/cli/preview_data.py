@@ -66,6 +66,8 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
         },
         "tokenizer": {"type": chosen.tokenizer_type, "vocab_file": str(vocab_file)},
     }
+    if others and others[-1] == "--options":
+        raise ConfigError("--options", None, "Give keys with their values: max_target_length=64.")
     section = apply(section, parse_overrides([item for item in others if item != "--options"]))
     dataset = build_dataset(section, task={"type": chosen.dataset_type}, seed=0, batch_size=1, phase=chosen.phase)
     return dataset, dataset.tokenizer or built_tokenizer(section["tokenizer"], "--tokenizer")

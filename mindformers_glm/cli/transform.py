@@ -7,6 +7,7 @@ mindformers-glm transform --src_ckpt_strategy output/strategy --src_ckpt_dir out
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from mindformers_glm.checkpoint.store.reshard import RankFiles, transform
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> list[Path]:
     for name in ("src_ckpt_dir", "dst_ckpt_dir"):
         if not getattr(args, name):
             raise CheckpointError(f"--{name}", "it is empty", "Name a folder.")
-    if Path(args.src_ckpt_dir).resolve() == Path(args.dst_ckpt_dir).resolve():
+    if os.path.realpath(args.src_ckpt_dir) == os.path.realpath(args.dst_ckpt_dir):
         raise CheckpointError("--dst_ckpt_dir", "it is the source folder", "Name another folder.")
     print("......Start transform......", flush=True)
     source = RankFiles(args.src_ckpt_dir, read_strategy(args.src_ckpt_strategy))

@@ -129,7 +129,8 @@ def _parse(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
         hint = fullwidth_hint(text, mark.line if mark else 0)
-        fault = f"This is not valid YAML: {error.problem or error.context}. Repair it there.{hint}"
+        problem = "a list or mapping as a key" if error.problem == "found unhashable key" else error.problem
+        fault = f"This is not valid YAML: {problem or error.context}. Repair it there.{hint}"
         raise ConfigError(place, _line(text, mark), fault) from None
     except RecursionError:
         raise ConfigError("config", str(path), "The file is nested too deeply: name the YAML of a run.") from None

@@ -13,7 +13,7 @@ _PARALLEL_MODES = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybr
 
 
 def _not_a_switch(value: Any) -> Any:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()):
         raise ValueError("Expected a number")
     return value
 

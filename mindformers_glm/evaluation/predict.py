@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,8 @@ def predict(
     """
     from mindformers_glm.generation.generate import engine_of, generate_rows  # noqa: PLC0415 - it needs MindSpore
 
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError("predict_batch_size", batch_size, "Use 1 or more.")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ConfigError("predict_batch_size", batch_size, "Use a whole number of 1 or more.")
     engine = model if isinstance(model, Engine) else engine_of(model)
     config = make_config(generation_config, engine.defaults, **settings)
     texts = read_inputs(inputs, unescape=unescape)
@@ -113,6 +113,8 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
     inputs = [inputs] if isinstance(inputs, Path) else inputs
     if unescape and isinstance(inputs, str) and inputs and _is(inputs, "is_dir"):
         raise ConfigError("predict_data", inputs, "This is a folder; give prompts, or a text file with one per line.")
+    if not isinstance(inputs, Iterable):
+        raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
     files = [text for text in texts if isinstance(text, Path) or (isinstance(text, str) and _names_a_file(text))]
     if files and len(files) == len(texts):

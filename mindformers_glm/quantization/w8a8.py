@@ -151,7 +151,8 @@ def _checked(place: Path, name: str, given: dict[str, np.ndarray]) -> Layer:
 def write_divided(folder: str | Path, *, heads: int, groups: int, kv_channels: int, size: int) -> Path:
     """FOLDER/tpN/{quant_weight,new_bias,new_deq_scale}R.npy for N ranks, as process_weights.py cuts them.
 
-    new_bias is what the device adds to whole numbers, cut towards zero as there; new_deq_scale the scale's bits as int64.
+    new_bias is what the device adds to whole numbers, cut towards zero as there; new_deq_scale are the bits of the
+    scale as int64.
 
     Raises:
         CheckpointError: the folder is there already, or a layer does not divide.

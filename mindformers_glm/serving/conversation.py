@@ -213,7 +213,8 @@ def read_tools(path: str | Path) -> list[Any] | dict[str, Any]:
     try:
         tools = parse_json(read_small(user_path(path)))
     except UserError as error:
-        raise DataError(str(path), "cannot be read", f"Name a JSON file with tools ({error})") from error
+        why = str(error).partition(": ")[2].rstrip(".") or "it cannot be read"
+        raise DataError(str(path), f"no tools can be read ({why})", "Name a JSON file with tools") from error
     except ValueError as error:
         raise DataError(str(path), f"not JSON ({error})", "Write a list of tool descriptions") from error
     if not isinstance(tools, (list, dict)) or not tools:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -124,7 +124,7 @@ def pad_rows(
     Raises:
         ConfigError: an unknown padding, or `max_length` padding without a length.
     """
-    if padding not in _PADDINGS:
+    if not isinstance(padding, Hashable) or padding not in _PADDINGS:
         raise ConfigError("padding", padding, "Use True, False, 'longest', 'max_length' or 'do_not_pad'.")
     kind = _PADDINGS[padding]
     if kind == "do_not_pad":

@@ -77,7 +77,10 @@ class Vocabulary:
 
     def piece_id(self, piece: str) -> int:
         """The id of a piece; that of unk where there is none."""
-        return self.processor.piece_to_id(piece)
+        try:
+            return self.processor.piece_to_id(piece)
+        except TypeError:  # half of a character is no piece
+            return self.processor.unk_id()
 
     def _leading_space(self) -> str:
         """What decode does with the spaces that open a text: "kept", "one dropped" or "all dropped"."""

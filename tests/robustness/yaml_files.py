@@ -181,7 +181,9 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
     yield from drawn(every, 60, "boundless")
 
 
-_TEXTS = {"output_dir", "context.save_graphs_path"}  # a folder may be called so
+_TEXTS = {  # a folder may be called so
+    *("output_dir", "context.save_graphs_path", "infer.target", "context.graph_kernel_flags", "filepath_prefix"),
+}
 
 
 def _names(key: str, value: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from mindformers_glm.checkpoint.load.model_files import (
 from mindformers_glm.checkpoint.load.names import LAYOUTS, LORA_NAME, Layout, is_adapter
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
-from mindformers_glm.errors import CheckpointError, ConfigError, listed
+from mindformers_glm.errors import CheckpointError, ConfigError, listed, shown
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS, tokenizer_from
 from mindformers_glm.tokenizers.files import VOCABULARY, kind, vocabulary_in
@@ -114,7 +114,9 @@ def plan_job(
     )
     if not opened.exact and form not in ("mindformers", "mindformers-1.2", "mindformers-1.5", "peft"):
         raise ConfigError(
-            "config", None, f"The shapes do not tell the channels of a head, which {form} writes down: give --config."
+            "--config",
+            None,
+            f"The shapes of {shown(input_path)} do not tell the channels of a head, which {form} writes down: give it.",
         )
     network = opened.config
     if form == "ours" and any(LORA_NAME in name for name in opened.source.names):

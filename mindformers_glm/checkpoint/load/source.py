@@ -226,6 +226,8 @@ def read_weights(path: str | Path, *, rank: int = 0, rearranged: NetworkConfig |
     """
     path = snapshot(Path(path)) if os.path.exists(path) else Path(path)
     files = files_in(path, rank=rank)
+    if not any(file.entries for file in files):
+        raise CheckpointError(str(path), "it holds no tensors", "Give a file of weights.")
     index = index_of(path)
     if index is not None:
         check_index(index, files)

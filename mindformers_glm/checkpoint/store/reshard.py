@@ -203,7 +203,7 @@ def transform(
                 texts = {} if weights_only else source.metadata
                 save_ckpt(written[-1], RankPart(source, strategy, rank, weights_only=weights_only), texts)
     except OSError as error:
-        raise disk_fault(written[-1], error) from error
+        raise disk_fault(written[-1] if written else Path(folder), error) from error
     return written
 
 

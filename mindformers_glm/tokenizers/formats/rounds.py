@@ -53,6 +53,9 @@ class Rounds(ChatFormat):
     def _past(self, system: str, rounds: _Pairs, learned: list[bool]) -> Rendered:
         """Rounds before the reply: one text, labels found by where each piece lies in it."""
         texts = _texts(rounds)
+        if not any(reply and learn for (_, reply), learn in zip(rounds, [*learned, False], strict=False)):
+            ids = self.tokenizer.encode(system + "".join(texts))
+            return Rendered(ids, [IGNORED] * len(ids))
         pieces = self.tokenizer.vocabulary.encode_with_offsets(system + "".join(texts))
         prefix = self.tokenizer.get_prefix_tokens()
         ids = prefix + [token for token, _, _ in pieces]
