@@ -16,6 +16,9 @@ _PARSERS = {  # of commands that share a module: command -> the function that gi
     "web-demo": "demo_parser",
     "fastchat-cli": "cli_parser",
     "modellink-convert": "convert_parser",
+    "export-quant-weight": "export_parser",
+    "process-weights": "process_parser",
+    "compress-weights": "compress_parser",
 }
 
 
@@ -57,7 +60,7 @@ def check(root: Path, line: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_each_command_is_taken_as_written(root, name):
     lines = commands(root, name)
-    assert len(lines) == 23
+    assert len(lines) == 27
     for line in lines:
         check(root, line)
 

@@ -65,15 +65,24 @@ def main(argv: list[str] | None = None) -> None:
     talk(chosen, LANGUAGES[chosen.lang])
 
 
-def talk(chosen: argparse.Namespace, phrases: Phrases, *, first: Callable[[Loaded], str] | None = None) -> None:
-    """Talks with the settings of the command line; `first` gives a line to show before the welcome."""
+def talk(
+    chosen: argparse.Namespace,
+    phrases: Phrases,
+    *,
+    first: Callable[[Loaded], str] | None = None,
+    load: Callable[[argparse.Namespace], Loaded] | None = None,
+) -> None:
+    """Talks with the settings of the command line; `first` gives a line to show before the welcome.
+
+    `load` gives the model where it is not `load_chosen`.
+    """
     hold()  # before MindSpore starts threads
     os.environ.setdefault("GLOG_v", "3")  # its warnings would run through the answers; errors are still shown
     with watched(_leave):
         from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
 
         tools = _tools(chosen)
-        loaded = load_chosen(chosen)
+        loaded = (load or load_chosen)(chosen)
         conversation = _conversation(chosen, loaded, tools)
     if first is not None:
         print(first(loaded), flush=True)

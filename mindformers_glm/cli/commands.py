@@ -60,5 +60,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "modellink-infer": Command(f"{_HERE}.documents.modellink:infer", "ModelLink's generate and evaluate scripts"),
     "modellink-convert": Command(f"{_HERE}.documents.modellink:convert_ckpt", "ModelLink's convert_ckpt.py"),
+    "export-quant-weight": Command(
+        f"{_HERE}.documents.quant_weights:export", "ATB's export_quant_weight.py: W8A8 files"
+    ),
+    "process-weights": Command(f"{_HERE}.documents.quant_weights:process", "ATB's process_weights.py: weights by rank"),
+    "compress-weights": Command(f"{_HERE}.documents.quant_weights:compress", "ATB's generate_compress_weight.py"),
     "benchmark": Command("mindformers_glm.benchmark.command:main", "how fast this machine trains and generates"),
 }

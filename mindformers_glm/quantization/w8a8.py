@@ -1,6 +1,6 @@
 """Weights and activations of 8 bits: the rules, the eight files of the ATB guide, and their division among ranks.
 
-Source: ATB's chatglm2/6b export_quant_weight.py and process_weights.py, ModelSlim's files; see docs/quantisation.md.
+Source: ATB's chatglm2/6b export_quant_weight.py and process_weights.py, ModelSlim's files; see docs/migration.md.
 Shapes: N outputs, K inputs of a linear layer. All rounding is half to even, arithmetic float32.
 """
 

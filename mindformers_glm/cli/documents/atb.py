@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindformers_glm.benchmark.lengths import check_pairs, read_lengths
 from mindformers_glm.cli import chat
@@ -28,6 +29,9 @@ from mindformers_glm.cli.ranks import start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.serving.phrases import CHINESE
+
+if TYPE_CHECKING:
+    from mindformers_glm.serving.loading import Loaded
 
 MODES = ("precision_single", "precision_dataset", "performance", "cli_demo")
 RESULT = "precison_result.json"  # as the document spells it
@@ -71,10 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser().parse_args(argv)
     for line in environment.said():
         print(line, file=sys.stderr)
-    for name, place in (("ENABLE_QUANT", "QUANT_WEIGHT_PATH"), ("ENABLE_SPARSE", "COMPRESS_WEIGHT_PATH")):
-        if os.environ.get(name) == "1":
-            fix = f"{place} holds W8A8 files, which cannot be run here yet: unset it, or quantise with --bits 8 or 4."
-            raise ConfigError(name, "1", fix)
+    if os.environ.get("ENABLE_SPARSE") == "1" and os.environ.get("ENABLE_QUANT") != "1":
+        fix = (
+            "Compressed weights are read by NPUs alone: ENABLE_QUANT=1 with QUANT_WEIGHT_PATH runs sparse weights here."
+        )
+        raise ConfigError("ENABLE_SPARSE", "1", fix)
     check_mode(chosen)
     os.environ.setdefault("DEVICE_ID", str(chosen.device))
     start(chosen.tp_size, "atb", sys.argv[1:] if argv is None else argv)
@@ -100,6 +105,26 @@ def check_mode(chosen: argparse.Namespace) -> None:
         check_pairs(*_lengths(chosen), longest=environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN)
 
 
+def _load(words: argparse.Namespace) -> Loaded:
+    """The model of the words, with the W8A8 weights of ENABLE_QUANT=1 in place of its linear layers."""
+    if os.environ.get("ENABLE_QUANT") != "1":
+        return chat.load_chosen(words)
+    from mindformers_glm.generation.generate import engine_of  # noqa: PLC0415 - needs MindSpore
+    from mindformers_glm.quantization.w8a8 import read_layers  # noqa: PLC0415
+    from mindformers_glm.quantization.w8a8_linear import make_w8a8  # noqa: PLC0415
+    from mindformers_glm.serving.loading import Loaded  # noqa: PLC0415
+
+    folder = os.environ.get("QUANT_WEIGHT_PATH", "")
+    if not folder:
+        raise ConfigError("QUANT_WEIGHT_PATH", None, "Name the folder that tools/export_quant_weight.py wrote.")
+    if words.tp_size > 1:
+        raise ConfigError("--tp_size", words.tp_size, "W8A8 weights run in one process here: use 1.")
+    layers = read_layers(folder)
+    loaded = chat.load_chosen(words)
+    make_w8a8(loaded.network, layers, place=folder)
+    return Loaded(engine_of(loaded.network), loaded.tokenizer, loaded.network)
+
+
 def _chat_words(chosen: argparse.Namespace, *more: str) -> argparse.Namespace:
     words = ["--model", chosen.model_path, "--tp_size", str(chosen.tp_size), *more]
     if chosen.device_target:
@@ -112,7 +137,7 @@ def _chat_words(chosen: argparse.Namespace, *more: str) -> argparse.Namespace:
 
 def _single(chosen: argparse.Namespace) -> None:
     """The model's greedy answer to one question, `batch` times."""
-    loaded = chat.load_chosen(_chat_words(chosen))
+    loaded = _load(_chat_words(chosen))
     from mindformers_glm.generation.generate import generate  # noqa: PLC0415 - needs MindSpore
 
     ids = _ids(loaded.tokenizer, _QUESTION)
@@ -130,7 +155,7 @@ def _dataset(chosen: argparse.Namespace) -> None:
     from mindformers_glm.evaluation.answering import answer  # noqa: PLC0415 - needs MindSpore
     from mindformers_glm.evaluation.tasks.ceval_package import CEvalPackage  # noqa: PLC0415
 
-    loaded = chat.load_chosen(_chat_words(chosen))
+    loaded = _load(_chat_words(chosen))
     task = CEvalPackage(loaded.tokenizer, chosen.ceval_dataset, limit=chosen.limit)
     answered = answer(task, loaded.engine, batch_size=chosen.batch, shows_bar=sys.stderr.isatty())
     results = task.results(answered.judged)
@@ -149,7 +174,7 @@ def _performance(chosen: argparse.Namespace) -> None:
 
     longest = environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN
     pairs = check_pairs(*_lengths(chosen), longest=longest)
-    loaded = chat.load_chosen(_chat_words(chosen, "--seq_length", str(longest)))
+    loaded = _load(_chat_words(chosen, "--seq_length", str(longest)))
     prompts = [_ids(loaded.tokenizer, text) for text in itertools.islice(itertools.cycle(_ASKED), chosen.batch)]
     print("warm up start")
     warm_up(loaded.engine, prompts, min(max(given for given, _ in pairs), longest - 4))
@@ -179,7 +204,7 @@ def _powers(ends: list[int]) -> list[int]:
 
 
 def _chat(chosen: argparse.Namespace) -> None:
-    chat.talk(_chat_words(chosen), PHRASES)
+    chat.talk(_chat_words(chosen), PHRASES, load=_load)
 
 
 def _ids(tokenizer: object, question: str) -> list[int]:

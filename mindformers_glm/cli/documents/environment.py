@@ -18,10 +18,10 @@ VARIABLES: dict[str, str] = {
     "ATB_OPERATION_EXECUTE_ASYNC": _OF_ATB,
     "ATB_LAYER_INTERNAL_TENSOR_REUSE": _OF_ATB,
     "ATB_USE_TILING_COPY_STREAM": _OF_ATB,
-    "ENABLE_QUANT": "1: integer weights from QUANT_WEIGHT_PATH",
+    "ENABLE_QUANT": "1: W8A8 weights from QUANT_WEIGHT_PATH",
     "QUANT_WEIGHT_PATH": "folder of the weights of ENABLE_QUANT=1",
-    "ENABLE_SPARSE": "1: compressed weights from COMPRESS_WEIGHT_PATH",
-    "COMPRESS_WEIGHT_PATH": "folder of the weights of ENABLE_SPARSE=1",
+    "ENABLE_SPARSE": "1: sparse weights; here those of QUANT_WEIGHT_PATH run, uncompressed",
+    "COMPRESS_WEIGHT_PATH": "read by NPUs alone: no effect",
 }
 USUAL_MAX_SEQ_LEN = 2048
 

@@ -5,13 +5,14 @@
     python tools/generate_compress_weight.py --weight_path OUT --save_path COMPRESSED
 
 The eight .npy files have the meaning and types of ModelSlim's; ranges are the least and largest input over all rows.
-On Ascend the files are unverified. See docs/quantisation.md.
+On Ascend the files are unverified. See docs/migration.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,16 +52,16 @@ def export(argv: Sequence[str] | None = None) -> None:
         raise CheckpointError(str(target), "weights are there already", "Name another --quant_weight.")
     texts = _texts(chosen.data_path)
     float_layers = _layer_ids(chosen.float_layers_id)
-    import mindspore as ms  # noqa: PLC0415 - takes its time
     from tqdm import tqdm  # noqa: PLC0415
 
+    from mindformers_glm import runtime  # noqa: PLC0415
     from mindformers_glm.assembly.model import load_model  # noqa: PLC0415
     from mindformers_glm.models.glm.hf_config import to_hf  # noqa: PLC0415
     from mindformers_glm.quantization.calibration import input_ranges  # noqa: PLC0415
     from mindformers_glm.quantization.w8a8 import quantized, write_layers  # noqa: PLC0415
 
     loaded = load_model(chosen.float_weight, param_init_type="float32", compute_dtype="float32", seq_length=_LONGEST)
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    runtime.set_up({"device_target": "CPU", "mode": 1})  # PyNative: what flows is looked at
     network, count = loaded.network, loaded.network.config.num_layers
     strange = [layer for layer in float_layers if layer >= count]
     if strange:
@@ -164,3 +165,35 @@ def _layer_number(path: str) -> int | None:
     """The number of the layer that a linear belongs to; None for the output layer."""
     parts = path.split(".")
     return next((int(part) for before, part in zip(parts, parts[1:], strict=False) if before == "layers"), None)
+
+
+def process_parser() -> argparse.ArgumentParser:
+    """The options of process_weights.py."""
+    p = Parser(description=__doc__)
+    p.add_argument("--model_path", required=True, help="the model: folder or name")
+    p.add_argument("--tp_size", type=whole(1, 64), default=1, help="ranks (1)")
+    return p
+
+
+def process(argv: Sequence[str] | None = None) -> None:
+    """Writes what each rank holds: MODEL/tensor_parallel/part_model/R, or QUANT_WEIGHT_PATH/tpN with ENABLE_QUANT=1.
+
+    Nothing here needs these folders: --tp_size of every command divides a whole model as it is loaded.
+
+    Raises:
+        UserError: the model does not divide, or the output is there already.
+    """
+    chosen = process_parser().parse_args(argv)
+    if os.environ.get("ENABLE_QUANT") == "1":
+        folder = os.environ.get("QUANT_WEIGHT_PATH", "")
+        if not folder:
+            raise ConfigError("QUANT_WEIGHT_PATH", None, "Name the folder that tools/export_quant_weight.py wrote.")
+        print(f"written {process_quantized(chosen.model_path, folder, chosen.tp_size)}")
+        return
+    if chosen.tp_size == 1:
+        print("one rank: nothing to write")
+        return
+    from mindformers_glm.assembly.parts import parts_of  # noqa: PLC0415 - reads weights
+    from mindformers_glm.checkpoint.convert.parts import write_parts  # noqa: PLC0415
+
+    print(f"written {write_parts(parts_of(chosen.model_path).base, chosen.tp_size)}")
