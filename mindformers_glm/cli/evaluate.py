@@ -21,8 +21,9 @@ from typing import Any
 
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.cli.ranks import MOST, add_tp_size, start
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
+from mindformers_glm.files import user_path
 
 _WAYS = ("lm-eval", "official", "chat", "modellink")
 
@@ -65,12 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return report(_serve_ranks)
-    if not chosen.why and min(chosen.tp_size, chosen.dp_size) == 1:
+    if not chosen.why and (status := report(lambda: _check(chosen))):
+        return status
+    if not chosen.why:
         start(max(chosen.tp_size, chosen.dp_size), "evaluate", sys.argv[1:] if argv is None else argv)
     return report(lambda: _explain(chosen) if chosen.why else _evaluate(chosen))
 
 
-def _evaluate(chosen: argparse.Namespace) -> None:
+def _check(chosen: argparse.Namespace) -> None:
+    """Passes where the words can be right; nothing is loaded and no process started yet.
+
+    Raises:
+        ConfigError, DataError: they cannot.
+    """
     for name in ("model", "tasks"):
         if not getattr(chosen, name):
             raise ConfigError(
@@ -79,10 +87,15 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     for name in chosen.tasks:
         if name not in TASKS and not name.endswith((".yaml", ".yml")):
             raise unknown_task(name)
-    os.environ.setdefault("GLOG_v", "3")
     if chosen.tp_size > 1 and chosen.dp_size > 1:
         fix = "Both at once are for run mode eval: eval_task and parallel_config in a YAML."
         raise ConfigError("--dp_size", chosen.dp_size, fix)
+    if chosen.data_dir and not user_path(chosen.data_dir).exists():
+        raise DataError(chosen.data_dir, "there is no such file or folder", "Give another --data_dir")
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
+    os.environ.setdefault("GLOG_v", "3")
     from mindformers_glm.assembly.origin import origin_of  # noqa: PLC0415 - brings what computes
     from mindformers_glm.evaluation.benchmarks import evaluate  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415

@@ -321,6 +321,11 @@ def test_the_command_names_what_is_missing(capsys, tmp_path):
     assert "Did you mean 'cmmlu'" in capsys.readouterr().err
     assert main(["--tasks", "mmlu"]) == 2
     assert "--model" in capsys.readouterr().err
+    words = ["--model", "glm2_tiny", "--tasks", "mmlu", "--data_dir", str(tmp_path / "no"), "--dp_size", "2"]
+    assert main(words) == 2  # before a process is started
+    assert "no such file or folder" in capsys.readouterr().err
+    assert main([*words, "--tp_size", "2"]) == 2
+    assert "eval_task and parallel_config" in capsys.readouterr().err
     assert main(["--why", str(tmp_path)]) == 2
     assert "holds no evaluation" in capsys.readouterr().err
     assert set(TASKS) == {"ceval-valid", "ceval-test", "cmmlu", "mmlu", "adgen", "ppl"}
