@@ -1,19 +1,29 @@
-"""Prints the memory a training job needs on each device: `mindformers-glm plan --config FILE --devices 8 --gb 32`.
+"""Proposes how to divide a training job among devices, and tells the memory that each division needs.
 
-Without --config, the table of docs/distributed.md.
+    mindformers-glm plan --config FILE --devices 8 --gb 32 [--output_file PLANNED.yaml]
+
+Every division that fits keeps the samples of a step; the fastest by the cost model of parallel/proposal.py comes first,
+and --output_file writes the YAML with its settings. Without --config, the table of docs/distributed.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from mindformers_glm.cli.options import Parser, whole
+import yaml
+
+from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.config.arguments import find_config
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR
+from mindformers_glm.errors import ConfigError
+from mindformers_glm.files import user_path, write_text
+from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.memory import GB, Task, estimate
+from mindformers_glm.parallel.proposal import Machine, Proposal, proposals, settings_of
 
 SHIPPED = {
     32: ("run_glm2_6b_finetune", "run_glm2_6b_finetune_2k", "run_glm2_6b_lora", "run_glm2_6b_lora_2k"),
@@ -25,6 +35,7 @@ SHIPPED = {
     ),
 }
 MOST_DEVICES, MOST_GB = 1 << 20, 1 << 20
+_SHOWN = 8  # proposals
 RESERVED = 2  # GB that MindSpore's runtime and the exchange buffers take
 
 
@@ -33,8 +44,8 @@ def divisions(devices: int) -> list[tuple[int, int]]:
     return [(devices // tp, tp) for tp in (1, 2, 4, 8) if devices % tp == 0]
 
 
-def rows_of(path: Path, devices: int, gigabytes: int) -> list[str]:
-    """A table row for each division of the devices; the shipped one is marked."""
+def read_job(path: Path) -> tuple[dict[str, Any], NetworkConfig, Task]:
+    """The settings of a file, its network, and what is trained."""
     settings = read_yaml(path)
     values = {name: value for name, value in settings["model"]["model_config"].items() if name != "type"}
     config = NetworkConfig(**{**values, "checkpoint_name_or_path": None})
@@ -44,6 +55,12 @@ def rows_of(path: Path, devices: int, gigabytes: int) -> list[str]:
         recompute=bool((settings.get("recompute_config") or {}).get("recompute")),
         lora_rank=(config.pet_config or {}).get("lora_rank", 0),
     )
+    return settings, config, task
+
+
+def rows_of(path: Path, devices: int, gigabytes: int) -> list[str]:
+    """A table row for each division of the devices; the shipped one is marked."""
+    settings, config, task = read_job(path)
     divided = bool((settings.get("parallel") or {}).get("enable_parallel_optimizer"))
     sizes = settings.get("parallel_config") or {}
     shipped = (sizes.get("data_parallel", 1), sizes.get("model_parallel", 1))
@@ -68,12 +85,41 @@ def table(files: list[Path], devices: int, gigabytes: int) -> str:
     return "\n".join(lines)
 
 
+def propose(path: Path, machine: Machine) -> tuple[dict[str, Any], Task, list[Proposal]]:
+    """The settings of a file, its task, and the divisions that fit, the fastest first."""
+    settings, config, task = read_job(path)
+    sizes, runner = settings.get("parallel_config") or {}, settings.get("runner_config") or {}
+    micro = sizes.get("micro_batch_num", 1) if sizes.get("pipeline_stage", 1) > 1 else 1
+    batch = task.batch_size * sizes.get("data_parallel", 1) * micro * (runner.get("gradient_accumulation_steps") or 1)
+    found = proposals(config, task, machine, batch=batch, stages=lambda size: stages_of(config, size).counts)
+    return settings, task, found
+
+
+def shown(found: list[Proposal], task: Task) -> str:
+    """The first divisions in Markdown."""
+    head = ["dp x tp x pp x cp", "ZeRO", "rows divided", "micro batches", "weights", "gradients", "state"]
+    head += ["activations", "sum GB", "sent GB a step", "s a step", "tokens/s"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for one in found[:_SHOWN]:
+        grid = one.grid
+        figures = [f"{part / GB:.1f}" for part in (*one.memory, one.memory.total, one.sent)]
+        rate = grid.dp * one.micro * task.batch_size * task.seq_length / one.seconds
+        cells = [f"{grid.dp} x {grid.tp} x {grid.pp} x {grid.cp}", str(grid.level), "yes" if grid.rows else "no"]
+        lines.append("| " + " | ".join([*cells, str(one.micro), *figures, f"{one.seconds:.3f}", f"{rate:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = Parser(description=__doc__)
     p.add_argument("--config", help="a YAML file; all shipped ones when left out")
     p.add_argument("--devices", type=whole(1, MOST_DEVICES), default=8, help="devices of the whole job (8)")
     p.add_argument("--gb", type=whole(1, MOST_GB), default=32, help="memory of one device (32)")
+    p.add_argument(
+        "--tflops", type=number(above=True), default=100.0, help="what a device computes a second, 1e12 (100)"
+    )
+    p.add_argument("--link_gbs", type=number(above=True), default=25.0, help="GB a second that a device sends (25)")
+    p.add_argument("--output_file", metavar="YAML", help="where to write the configuration with the first proposal")
     return p
 
 
@@ -81,8 +127,31 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints one table, or those of all shipped configurations."""
     args = parser().parse_args(arguments)
     if args.config:
-        print(table([find_config(args.config)], args.devices, args.gb))
+        path = find_config(args.config)
+        machine = Machine(args.devices, args.gb, args.tflops * 1e12, args.link_gbs * 1e9, RESERVED)
+        settings, task, found = propose(path, machine)
+        print(table([path], args.devices, args.gb))
+        if not found:
+            fix = "Take more devices, or a smaller batch_size or seq_length."
+            raise ConfigError("--devices", args.devices, f"No division fits {args.gb} GB a device. {fix}")
+        print(f"\n{len(found)} divisions fit; by the cost model ({args.tflops:g} TFLOP/s, {args.link_gbs:g} GB/s):\n")
+        print(shown(found, task))
+        if args.output_file:
+            write_text(
+                user_path(args.output_file), yaml.safe_dump(merged(settings, settings_of(found[0])), sort_keys=False)
+            )
+            print(f"\nwrote {args.output_file}")
         return
+    if args.output_file:
+        raise ConfigError("--output_file", args.output_file, "Name the configuration to plan: --config FILE.")
     for gigabytes, names in SHIPPED.items():
         print(f"\n{args.devices} devices of {gigabytes} GB\n")
         print(table([CONFIGS_DIR / f"glm2/{name}.yaml" for name in names], args.devices, gigabytes))
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings with changes at any depth."""
+    out = dict(settings)
+    for key, value in changes.items():
+        out[key] = merged(out.get(key) or {}, value) if isinstance(value, dict) else value
+    return out

@@ -1,6 +1,7 @@
 """Trains with optimizers in two processes, saves in the middle and goes on in the same division and in another one.
 
-argv: folder, then names of optimizers. Run through msrun with two processes; rank R leaves folder/R.json: optimizer ->
+argv: folder, then names of optimizers, or NAME:DIVISION:OTHER. Run through msrun with two processes; rank R leaves
+folder/R.json: optimizer ->
 {"same": a resumed run ended bit for bit as the undisturbed one, "other": largest difference of a weight to one process
 that was never stopped, in largest entries, after going on in another division}.
 """
@@ -25,16 +26,24 @@ from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim import decay_groups
 from mindformers_glm.parallel.mesh import SINGLE, make_mesh
 from mindformers_glm.registry import OPTIMIZERS
+from mindformers_glm.train.pipeline_step import build_step
 from mindformers_glm.train.plan import make_plan
 from mindformers_glm.train.state import RunState
-from mindformers_glm.train.step import TrainStep
 
 CONFIG = ChatGLM2Config(
-    num_layers=1, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=24,
+    num_layers=2, hidden_size=16, num_attention_heads=4, multi_query_group_num=2, kv_channels=4, ffn_hidden_size=24,
     padded_vocab_size=32, seq_length=8, param_init_type="float32", compute_dtype="float32", add_qkv_bias=False,
 )  # fmt: skip
 BATCH, HALF, RATE = 4, 3, 0.01
-DIVISIONS = {"one": (1, 1, False), "tp": (1, 2, False), "divided": (2, 1, True)}
+DIVISIONS = {  # sizes of the grid, level of ZeRO
+    "one": ({}, 0),
+    "tp": ({"tp": 2}, 0),
+    "divided": ({"dp": 2}, 1),
+    "gradients": ({"dp": 2}, 2),
+    "weights": ({"dp": 2}, 3),
+    "stages": ({"pp": 2}, 0),
+    "sequence": ({"cp": 2}, 1),
+}
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -49,9 +58,9 @@ class Run:
     """One run of one optimizer in one division; this process is one of its ranks."""
 
     def __init__(self, folder: Path, optimizer: str, division: str) -> None:
-        dp, tp, divided = DIVISIONS[division]
-        self.mesh = make_mesh(runtime.rank(), dp=dp, tp=tp) if dp * tp > 1 else SINGLE
-        self.ranks = Ranks(self.mesh, CONFIG, divided)
+        sizes, level = DIVISIONS[division]
+        self.mesh = make_mesh(runtime.rank(), **sizes) if sizes else SINGLE
+        self.ranks = Ranks(self.mesh, CONFIG, level=level)
         self.network = self.ranks.network(training=True)
         load_into(self.network, self.ranks.local(weights(), self.network))
 
@@ -60,10 +69,17 @@ class Run:
 
         adam = self.ranks.optimizer(build, list(self.network.trainable_params()))
         self.state = RunState(
-            step=TrainStep(self.network, adam, max_grad_norm=1.0, reduction=self.ranks.reduction(adam)),
+            step=build_step(
+                self.network,
+                adam,
+                self.mesh,
+                max_grad_norm=1.0,
+                accumulation=2,
+                reduction=self.ranks.reduction(adam),
+            ),
             plan=make_plan(batches=2 * HALF),
-            batch_size=BATCH // dp,
-            data_ranks=dp,
+            batch_size=BATCH // self.mesh.data.size,
+            data_ranks=self.mesh.data.size,
             output_dir=folder,
             division=self.ranks.division.to_dict(),
             on_disk=self.ranks.on_disk(self.network),
@@ -73,8 +89,10 @@ class Run:
         for step in range(self.state.done, self.state.done + HALF):
             rng = np.random.default_rng(step)
             ids = rng.integers(0, 32, (BATCH, 8)).astype(np.int32)
-            rows = slice(self.mesh.data.rank, None, self.mesh.data.size)
-            self.state.step([Batch(ids[rows], np.roll(ids, -1, 1)[rows], np.arange(BATCH)[rows])], RATE)
+            dp = self.mesh.data.size
+            mine = [slice(self.mesh.data.rank + turn * dp, None, 2 * dp) for turn in range(2)]
+            labels, numbers = np.roll(ids, -1, 1), np.arange(BATCH)
+            self.state.step([Batch(ids[rows], labels[rows], numbers[rows]) for rows in mine], RATE)
             self.state.done, self.state.updates = step + 1, step + 1
 
     def save(self) -> Path:
@@ -120,7 +138,8 @@ if __name__ == "__main__":
     runtime.set_up({"device_target": "CPU"}, seed=3, use_parallel=True)
     results = {}
     for number, given in enumerate(sys.argv[2:]):
-        pair = ("tp", "divided") if number % 2 else ("divided", "tp")
-        results[given] = compare(Path(sys.argv[1]), given, *pair)
+        name, *pair = given.split(":")
+        pair = pair or (("tp", "divided") if number % 2 else ("divided", "tp"))
+        results[given] = compare(Path(sys.argv[1]) / f"run-{number}", name, *pair)
         print(f"rank {runtime.rank()}: {given} {results[given]}", flush=True)
     Path(sys.argv[1], f"{runtime.rank()}.json").write_text(json.dumps(results))

@@ -203,6 +203,19 @@ def test_four_processes_in_stages_equal_one(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
+def test_a_run_resumes_in_any_other_division(tmp_path):
+    """Bit for bit in the same one, as one process in another: stages, sequences, tensors, gradients and weights."""
+    pairs = ["stages:weights", "weights:sequence", "sequence:tp", "tp:stages", "gradients:one"]
+    run(tmp_path, 2, *(f"AdamW:{pair}" for pair in pairs), script="optimizer_resume.py", timeout=3000)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert len(found) == len(pairs)
+        assert all(one["same"] for one in found.values()), found
+        assert max(one["other"] for one in found.values()) < 1e-5, found
+
+
+@pytest.mark.dist
+@pytest.mark.slow
 def test_every_optimizer_resumes_in_two_processes(tmp_path):
     """Stopped in the middle: bit for bit in the same division, as one process in another (rows for columns)."""
     names = sorted({OPTIMIZERS.get(name).__name__ for name in OPTIMIZERS.names()} - {"Lamb", "AdaFactor"})

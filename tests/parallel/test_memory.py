@@ -10,13 +10,16 @@ import pytest
 
 from mindformers_glm.assembly.reduction import divided_optimizer
 from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.divide import divide_weights
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.glm.parallelize import local_size
 from mindformers_glm.models.glm.shards import local_config
+from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim import AdamW, decay_groups, state_parameters
 from mindformers_glm.parallel import optimizer as divided_module
-from mindformers_glm.parallel.memory import Task, count_parameters, estimate
+from mindformers_glm.parallel import sharding
+from mindformers_glm.parallel.memory import Grid, Task, count_parameters, estimate
 from mindformers_glm.parallel.mesh import make_mesh
 
 
@@ -67,6 +70,41 @@ def test_bytes_of_a_rank_are_those_that_it_holds(monkeypatch, kind, lora, dp, tp
     assert memory.weights == held(network.get_parameters())
     assert memory.gradients == held(trained)
     assert memory.optimizer == pytest.approx(state, rel=1e-3)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
+@pytest.mark.parametrize(("dp", "pp", "level"), [(2, 1, 2), (2, 1, 3), (1, 2, 0), (2, 2, 1), (2, 2, 3)])
+def test_bytes_of_stages_and_of_divided_weights(monkeypatch, lora, dp, pp, level):
+    """The rank that holds most: weights, gradients with the sums of micro batches, optimizer state."""
+    monkeypatch.setattr(divided_module, "gather_operator", lambda axis: None)  # nothing is exchanged here
+    monkeypatch.setattr(sharding, "gather_operator", lambda axis: None)
+    monkeypatch.setattr(sharding, "ScatterSum", lambda axis: None)
+    config = ChatGLM2Config(
+        num_layers=3, hidden_size=128, num_attention_heads=8, multi_query_group_num=2, kv_channels=16,
+        ffn_hidden_size=256, padded_vocab_size=512, seq_length=64, param_init_type="float16", compute_dtype="float16",
+        pet_config=ADAPTER if lora else None,
+    )  # fmt: skip
+    stages, seen = stages_of(config, pp), []
+    for stage in range(pp):
+        mesh = make_mesh(stage * dp, dp=dp, pp=pp)
+        network = ChatGLM2ForConditionalGeneration(config, part=stages.part(stage))
+        if level == 3:
+            divide_weights(network, config, mesh.replicas)
+        trained = network.trainable_params()
+        optimizer = divided_optimizer(
+            lambda parts: AdamW(decay_groups(parts, 0.1)), trained, mesh, divide=level in (1, 2), owns_gradients=True
+        )
+        state = held(state_parameters(optimizer).values())
+        gradients, sums = held(trained), 4 * sum(parameter.size for parameter in trained)
+        if level in (1, 2) and dp > 1:
+            state += held(part for part, cut in zip(optimizer.parts, optimizer.divided, strict=True) if cut)
+        if level == 2:
+            gradients, sums = gradients / dp, sums / dp
+        seen.append((held(network.get_parameters()), gradients + sums, state))
+    task = Task(1, 64, lora_rank=8 if lora else 0, micro=2)
+    memory = estimate(config, task, grid=Grid(dp, pp=pp, level=level), layers=stages.counts)
+    assert any(memory[:3] == pytest.approx(one, rel=0.01) for one in seen), (memory, seen)
+    assert sum(memory[:3]) == pytest.approx(max(sum(one) for one in seen), rel=0.05)
 
 
 def test_more_ranks_need_less():
