@@ -82,7 +82,7 @@ def _from_yaml(
 ) -> tuple[nn.Cell, GLMTokenizer]:
     config = load_config(file, ["run_mode=predict"])
     if adapter is not None:
-        _, pet_config = read_adapter(resolve(adapter), config.model.config.build(), lora_alpha)
+        _, pet_config = read_adapter(resolve(adapter), config.network.config.build(), lora_alpha)
         changes = {"pet_config": pet_config, **changes}
     config = config.changed(
         {

@@ -55,7 +55,7 @@ def origin_of_config(config: RunConfig) -> Origin:
     Raises:
         UserError: its weights are not there.
     """
-    shape = config.model.config
+    shape = config.network.config
     name = config.load_checkpoint or shape.get("checkpoint_name_or_path")
     base = None if not name else parts_of(name).base
     names = [shape.get("checkpoint_name_or_path"), config.load_checkpoint, *(() if base is None else _names(base))]

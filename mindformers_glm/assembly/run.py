@@ -36,7 +36,7 @@ def ranks_of(config: RunConfig, *, training: bool) -> Ranks:
     Raises:
         ConfigError: a value of `model` is wrong, or it cannot be divided among the processes as the file says.
     """
-    network = config.model.config
+    network = config.network.config
     if training:
         known = RecomputeConfig.model_fields
         wanted = {name: value for name, value in config.recompute_config.to_dict().items() if name in known}
@@ -55,7 +55,7 @@ def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = No
         log_once(_SLOW_ON_CPU)
     check_length(ranks.config, key="model.model_config.seq_length")
     with nullcontext() if training else unfilled():
-        return ranks.network(config.model.arch.type, training=training)
+        return ranks.network(config.network.arch.type, training=training)
 
 
 def load_weights(
@@ -74,7 +74,7 @@ def load_weights(
         logger.info("Weights are random, as allow_random_weights asks.")
         fill(model)
         if ranks is not None:
-            ranks.random_weights(model, config.model.arch.type)
+            ranks.random_weights(model, config.network.arch.type)
         if adapter is not None:
             load_into(model, resolve(adapter).read())
         return None
@@ -108,7 +108,7 @@ def build_tokenizer(config: RunConfig) -> GLMTokenizer:
 def tokenizer_of(spec: Spec, config: RunConfig) -> GLMTokenizer:
     """The tokenizer that a `tokenizer` section describes, checked against the network's vocabulary."""
     tokenizer = spec.build()
-    check_fits(tokenizer, config.model.config.build().padded_vocab_size)
+    check_fits(tokenizer, config.network.config.build().padded_vocab_size)
     return tokenizer
 
 

@@ -49,8 +49,6 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
         config, _ = parse_command_line(["--config", chosen.config, *others])
         key = f"{chosen.phase}_dataset"
         found, kind = config.dataset(chosen.phase)
-        if found is None or kind is None:
-            raise ConfigError(key, None, "Describe the data: data_loader, tokenizer, lengths.")
         task, seed = kind.to_dict(), config.seed
         dataset = build_dataset(found.to_dict(), task=task, seed=seed, batch_size=1, phase=chosen.phase)
         return dataset, dataset.tokenizer or built_tokenizer(found.tokenizer, f"{key}.tokenizer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,14 @@ from mindformers_glm.config.overrides import apply, parse_overrides
 from mindformers_glm.config.ranges import boundless
 from mindformers_glm.config.retyped import without_inherited
 from mindformers_glm.config.rules import TRAINING, check_rules, rate_of, world_size
-from mindformers_glm.config.schema import DatasetSection, DatasetTaskSection, RunSchema, check_schema, section_of
+from mindformers_glm.config.schema import (
+    DatasetSection,
+    DatasetTaskSection,
+    ModelSection,
+    RunSchema,
+    check_schema,
+    section_of,
+)
 from mindformers_glm.config.spec import PLACES, Spec, place_of
 from mindformers_glm.config.vocabulary import fill_vocabularies
 from mindformers_glm.errors import ConfigError, ConfigErrors
@@ -54,6 +61,14 @@ class RunConfig(RunSchema):
     def notes(self) -> list[str]:
         """What was decided or ignored while reading, a line each."""
         return list(self._notes)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What a prompt shows: where it is from, what it does, and its components."""
+        yield "source", self._source
+        yield "run_mode", self.run_mode
+        for name in ("load_checkpoint", "model", "train_dataset", "eval_dataset", "optimizer", "lr_schedule", "metric"):
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name)
 
     def log_notes(self) -> None:
         """Logs each note, once in a process."""
@@ -91,11 +106,29 @@ class RunConfig(RunSchema):
         """Whether the run mode changes weights."""
         return self.run_mode in TRAINING
 
-    def dataset(self, phase: str) -> tuple[DatasetSection | None, DatasetTaskSection | None]:
-        """The sections of the data of phase "train" or "eval"."""
-        if phase == "train":
-            return self.train_dataset, self.train_dataset_task
-        return self.eval_dataset, self.eval_dataset_task
+    @property
+    def network(self) -> ModelSection:
+        """The section `model`.
+
+        Raises:
+            ConfigError: the file has none.
+        """
+        if self.model is None:
+            raise ConfigError("model", None, "Describe the network: model_config and arch. Copy it from configs/.")
+        return self.model
+
+    def dataset(self, phase: str) -> tuple[DatasetSection, DatasetTaskSection]:
+        """The sections of the data of phase "train" or "eval".
+
+        Raises:
+            ConfigError: the file has none.
+        """
+        trains = phase == "train"
+        section = self.train_dataset if trains else self.eval_dataset
+        task = self.train_dataset_task if trains else self.eval_dataset_task
+        if section is None:
+            raise ConfigError(f"{phase}_dataset", None, "Describe the data: data_loader, tokenizer, lengths.")
+        return section, task or DatasetTaskSection()
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain dicts and lists, as a file would hold it."""

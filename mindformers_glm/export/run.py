@@ -27,7 +27,7 @@ def export_run(config: RunConfig, network: Callable[[], nn.Cell], tokenizer: GLM
         ConfigError, CheckpointError: names, tokenizer or weights do not fit.
         DeviceError: `mindir_lite`, and there is no MindSpore Lite.
     """
-    shape = config.model.config.build()
+    shape = config.network.config.build()
     plan = make_plan(
         config.infer,
         folder=user_path(config.output_dir) / "mindir",

@@ -105,10 +105,10 @@ def stream_chat(
     history, said = _conversation(list(history or []), query if messages is None else messages, role)
     if num := {"num_beams", "num_return_sequences"} & {name for name, value in settings.items() if (value or 1) != 1}:
         raise GenerationError(f"{num.pop()}: a chat has one reply. Use 1, or model.generate")
-    messages = read_messages([*history, said], system=system, tools=tools or None)
-    prompt = Renderer(tokenizer).prompt(messages)
+    turns = read_messages([*history, said], system=system, tools=tools or None)
+    prompt = Renderer(tokenizer).prompt(turns)
     config = make_config(generation_config, GenerationConfig.from_model(model.config), **settings)
-    for event in stream_reply(engine_of(model), tokenizer, prompt, config, tools=offered_tools(messages)):
+    for event in stream_reply(engine_of(model), tokenizer, prompt, config, tools=offered_tools(turns)):
         yield Turn(event.reply.content, _extended(tokenizer, history, said, event.reply))
 
 

@@ -11,6 +11,7 @@ from mindspore import nn
 from mindformers_glm import runtime
 from mindformers_glm.assembly.origin import Origin, origin_of_config
 from mindformers_glm.config import RunConfig
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.benchmarks import built_tasks, evaluate
 from mindformers_glm.evaluation.share import Share
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
@@ -23,6 +24,8 @@ class Benchmarks:
     """The section `eval_task` of a run."""
 
     def __init__(self, config: RunConfig) -> None:
+        if config.eval_task is None:
+            raise ConfigError("eval_task", None, "Name the benchmarks: tasks, data_dir.")
         self.config, self.section = config, config.eval_task
         self.origin: Origin = origin_of_config(config)
         for name in self.section.tasks:
@@ -33,7 +36,7 @@ class Benchmarks:
     def lengthened(self) -> RunConfig:
         """The configuration whose network takes prompts of `max_length`, or as long as the published model takes."""
         length = self.section.max_length or self.origin.length
-        if length is None or length == self.config.model.config.get("seq_length"):
+        if length is None or length == self.config.network.config.get("seq_length"):
             return self.config
         logger.info("eval_task: prompts may have %d tokens (eval_task.max_length)", length)
         return self.config.changed({"model": {"model_config": {"seq_length": length}}})
@@ -44,7 +47,7 @@ class Benchmarks:
         Raises:
             UserError: data or settings do not fit.
         """
-        section, length = self.section, self.config.model.config.get("seq_length")
+        section, length = self.section, self.config.network.config.get("seq_length")
         built_tasks(
             section.tasks,
             tokenizer,

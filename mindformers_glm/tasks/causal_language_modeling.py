@@ -231,8 +231,10 @@ class CausalLanguageModelingTrainer:
         describe_model(folder, config, tokenizer)
 
     def _build_optimizer(self, parameters: Sequence[Parameter]) -> nn.Cell:
+        if self.config.optimizer is None:
+            raise ConfigError("optimizer", None, "Name an optimizer: type and its arguments.")
         spec = self.config.optimizer.without("learning_rate")
-        ratio = lr_ratios(self.config.model.config.get("pet_config"))
+        ratio = lr_ratios(self.config.network.config.get("pet_config"))
         return spec.build(params=decay_groups(parameters, float(spec.get("weight_decay") or 0.0), ratio))
 
     def _schedule(self, total_steps: int, steps_per_epoch: int) -> Any:

@@ -277,6 +277,21 @@ class ChatGLM2Config(BaseModel):
                 fix = f"It must divide {key} ({width})."
                 yield ConfigError("quantization_group_size", self.quantization_group_size, fix)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What a prompt shows: the shape, and every key that is not the default."""
+        shape = (
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_attention_heads",
+            "padded_vocab_size",
+            "seq_length",
+        )
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in shape or value != field.get_default(call_default_factory=True):
+                yield name, value
+
     def settled(self) -> ChatGLM2Config:
         """The configuration itself, when a network can be built from it.
 

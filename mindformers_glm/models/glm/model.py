@@ -22,14 +22,14 @@ from mindformers_glm.models.glm.stages import Part
 from mindformers_glm.models.glm.weights import HEAD, TABLE
 from mindformers_glm.models.interface import NetworkParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
-from mindformers_glm.models.manners import TorchManners
 from mindformers_glm.models.quantized import make_quantized
+from mindformers_glm.models.speaking import Speaking
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.linear import matrix_type, multiplies
 from mindformers_glm.ops.rotary import head_scales, rotary_table
 from mindformers_glm.ops.token_range import require_token_range
-from mindformers_glm.registry import MODELS, service
+from mindformers_glm.registry import MODELS
 
 CACHE_MARGIN = 1024  # a cache may have this many slots more than seq_length: it grows in blocks
 
@@ -179,7 +179,7 @@ class ChatGLM2Model(nn.Cell):
 
 
 @MODELS.register("ChatGLM2WithPtuning2")
-class ChatGLM2ForConditionalGeneration(TorchManners):
+class ChatGLM2ForConditionalGeneration(Speaking):
     """The network with its loss; generation is found by name, so that the network knows none of it.
 
     Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here. With `part` this is one
@@ -298,18 +298,6 @@ class ChatGLM2ForConditionalGeneration(TorchManners):
     def hidden_states(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         """The stream (B, T, D) after the embedding and after each layer, before the final norm."""
         return Stream(self)(input_ids)
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """New tokens after each prompt; see generation."""
-        return service("generate")(self, *args, **kwargs)
-
-    def chat(self, *args: Any, **kwargs: Any) -> Any:
-        """The reply to a message, and the history with it; see generation."""
-        return service("chat")(self, *args, **kwargs)
-
-    def stream_chat(self, *args: Any, **kwargs: Any) -> Any:
-        """The reply so far, again and again until it is whole; see generation."""
-        return service("stream_chat")(self, *args, **kwargs)
 
 
 class Cached(nn.Cell):
