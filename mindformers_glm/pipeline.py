@@ -89,10 +89,10 @@ class LiteTextGenerationPipeline:
         self.settings = {name: value for name, value in settings.items() if name not in _TOLD_BY_EXPORT}
         path, increment = model if isinstance(model, (tuple, list)) else (model, None)
         self.lite = open_lite(path, increment=increment, tokenizer=tokenizer, config_path=ge_config_path, **options)
-        self.tokenizer, self.batch_size = self.lite.tokenizer, batch_size
-        if self.tokenizer is None:
+        if self.lite.tokenizer is None:
             self.close()
             raise ConfigError("tokenizer", None, "The export has none: give the one that belongs to this model.")
+        self.tokenizer, self.batch_size = self.lite.tokenizer, batch_size
 
     def __call__(self, inputs: Any, **settings: Any) -> list[dict[str, list[str]]]:
         """A result for each prompt; see TextGenerationPipeline."""

@@ -33,7 +33,7 @@ def retyped(below: Mapping[str, Any], change: Mapping[str, Any], merged: dict[st
 
     A dataset whose task became another class is marked like a component whose own type changed.
     """
-    before = getattr(below, "inherited", frozenset())
+    before: frozenset[str] = getattr(below, "inherited", frozenset())
     if "type" in change and "type" in below and change["type"] != below["type"]:
         before = frozenset(below) - {"type"}
     for name in ("train_dataset", "eval_dataset"):
@@ -68,7 +68,7 @@ def without_inherited(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
 
 
 def _strange(value: Mapping[str, Any], place: str, values: Mapping[str, Any]) -> list[str]:
-    inherited = getattr(value, "inherited", frozenset()) - inner_names(place) - {"type"}
+    inherited: frozenset[str] = getattr(value, "inherited", frozenset()) - inner_names(place) - {"type"}
     if not inherited:
         return []
     accepted = _accepted_at(place, value, values)

@@ -70,7 +70,7 @@ def training_length(values: Values) -> list[ConfigError]:
     rows, length = _row_length(values, "train_dataset"), _seq_length(values)
     prompts = values.get("run_mode") == "train" and _whole(values.get("eval_dataset"), "max_source_length") == length
     evaluates = lookup(values, "model.model_config.use_past") is True or prompts
-    if evaluates and None not in (rows, length) and rows <= length:
+    if evaluates and rows is not None and length is not None and rows <= length:
         return []
     return _length_fault(values, "train_dataset")
 
@@ -252,7 +252,7 @@ def _length_fault(values: Values, dataset: str, *, metric: str = "") -> list[Con
     rows, length = _row_length(values, dataset), _seq_length(values)
     if rows is None or length is None or rows == length or (metric and rows < length):
         return []
-    source, target = (_whole(values[dataset], f"max_{side}_length") for side in ("source", "target"))
+    source, target = (_whole(values[dataset], f"max_{side}_length") or 0 for side in ("source", "target"))
     cause = f" ({metric} compares rows of this length)" if metric else ""
     relation, repair = "be at least" if metric else "equal", f"Set seq_length to {rows}"
     if length - source - 1 > 0:

@@ -116,7 +116,7 @@ class GenerationConfig:
 
         MindFormers' own default, `top_k: 1`, is not what a file means that states `do_sample: True` and no top_k.
         """
-        values = {name: getattr(model_config, name, None) for name in _FROM_MODEL}
+        values: dict[str, Any] = {name: getattr(model_config, name, None) for name in _FROM_MODEL}
         values = {name: value for name, value in values.items() if value is not None}
         stated = getattr(model_config, "model_fields_set", values)
         if "top_k" not in stated and "do_sample" in stated:  # a file that asks for sampling and names no top_k
@@ -148,7 +148,7 @@ class GenerationConfig:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a row."""
-        return self.eos_token_id or ()
+        return tuple(self.eos_token_id or ())  # type: ignore[arg-type]
 
     @property
     def greedy(self) -> bool:

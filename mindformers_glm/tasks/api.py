@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -198,8 +197,8 @@ class Trainer:
             "callbacks": _listed(callbacks) + _listed(eval_callbacks),
             "metric": compute_metrics if not isinstance(compute_metrics, (str, Mapping)) else None,
         }
-        name = model if isinstance(model, str) else model_name
-        self._values = _base_values(args, name, pet_method)
+        known = model if isinstance(model, str) else model_name
+        self._values = _base_values(args, known, pet_method)
         for key, value in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(value, (str, Path)):
                 self._set(f"{key}.data_loader.dataset_dir", str(value))
@@ -338,7 +337,7 @@ class Trainer:
 def _base_values(args: Any, name: str | None, pet_method: str) -> dict[str, Any]:
     """The keys of the file that `args` or the model's name stands for, with TrainingArguments over them."""
     if isinstance(args, (str, os.PathLike)):
-        return read_yaml(args)
+        return read_yaml(Path(args))
     if isinstance(args, RunConfig):
         return args.to_dict()
     if isinstance(args, Mapping):
@@ -352,7 +351,7 @@ def _base_values(args: Any, name: str | None, pet_method: str) -> dict[str, Any]
     values = read_yaml(CONFIGS_DIR / model_name(full, "model").yaml)
     if args is None:
         return values
-    if not dataclasses.is_dataclass(args):
+    if not isinstance(args, TrainingArguments):
         raise ConfigError("args", args, "Give a YAML file, a mapping, or TrainingArguments.")
     return args.applied(values)
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
 from mindformers_glm.tokenizers import encoding
 from mindformers_glm.tokenizers.encoding import Encoding
+from mindformers_glm.tokenizers.formats.base import ChatFormat
 from mindformers_glm.tokenizers.messages import read_messages
+from mindformers_glm.tokenizers.text_calls import TextCalls
 
 
-class PublishedCalls:
+class PublishedCalls(TextCalls):
     """Methods of transformers' tokenizers in terms of `__call__`, `pad` and the renderer of chats."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def rules(self) -> ChatFormat: ...  # noqa: D102
 
     def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> Encoding:
         """The same as calling the tokenizer with one text."""

@@ -124,4 +124,5 @@ def tokenizer_from(path: str | Path) -> GLMTokenizer:
         ConfigError: the folder belongs to another tokenizer.
     """
     vocab_file, _ = files.load(Path(path))
-    return TOKENIZERS.get(tokenizer_class(vocab_file.parent), "tokenizer_class").from_pretrained(path)
+    kind: Any = TOKENIZERS.get(tokenizer_class(vocab_file.parent), "tokenizer_class")
+    return kind.from_pretrained(path)

@@ -19,6 +19,7 @@ GLM4_SPECIALS = (
     *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
     *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
 )
+_END = "<|endoftext|>"
 _BARE = ("glm4_0414", "glm_z1", "glm_edge")
 
 
@@ -28,7 +29,7 @@ class ChatGLM4Tokenizer(RoleTokenizer):
 
     chat_format = "glm4"
     specials = GLM4_SPECIALS
-    marks = Marks("<sop>", *["<|endoftext|>"] * 2, "[MASK]", "[gMASK]", *["<|endoftext|>"] * 2)
+    marks = Marks("<sop>", _END, _END, "[MASK]", "[gMASK]", _END, _END)
     side = "left"
     prints_specials = True
 

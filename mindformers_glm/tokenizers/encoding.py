@@ -58,7 +58,8 @@ def as_rows(ids: Any) -> list[int] | list[list[int]]:
         raise _no_ids(ids)
     items = [item.tolist() if hasattr(item, "tolist") else item for item in given]
     if items and not _is_id(items[0]) and isinstance(items[0], Iterable):
-        return [as_rows(item) for item in items]
+        rows: list[Any] = [as_rows(item) for item in items]
+        return rows
     for item in items:
         if not _is_id(item):
             raise _no_ids(item)
@@ -132,7 +133,7 @@ def pad_rows(
     longest = max((len(row) for row in columns["input_ids"]), default=0)
     if kind == "max_length" and max_length is None:
         raise ConfigError("max_length", None, "padding='max_length' needs a length.")
-    length = max(longest, max_length) if kind == "max_length" else longest
+    length = max(longest, max_length) if kind == "max_length" and max_length is not None else longest
     if multiple:
         length = -(-length // multiple) * multiple
     return {

@@ -17,7 +17,6 @@ from mindformers_glm.tokenizers.formats import FORMATS
 from mindformers_glm.tokenizers.formats import chat_format as rules_of
 from mindformers_glm.tokenizers.formats.base import ChatFormat
 from mindformers_glm.tokenizers.recognise import chat_format_in
-from mindformers_glm.tokenizers.text_calls import TextCalls
 from mindformers_glm.tokenizers.vocabulary import Vocabulary
 
 GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -35,7 +34,7 @@ class Marks(NamedTuple):
     unk_token: str | None
 
 
-class GLMTokenizer(TextCalls, PublishedCalls):
+class GLMTokenizer(PublishedCalls):
     """Text <-> ids with the prefix `[gMASK] sop`, batches, padding, saving.
 
     `encode_special_tokens` lets the names of special tokens in a text stand for their ids, as the official ChatGLM3
@@ -46,6 +45,13 @@ class GLMTokenizer(TextCalls, PublishedCalls):
     specials: tuple[str, ...] = GLM2_SPECIALS
     marks = Marks("<sop>", "<eop>", "</s>", "[MASK]", "[gMASK]", "<pad>", "<unk>")
     side: Side = "right"  # where padding goes
+    bos_token: str
+    eos_token: str
+    end_token: str
+    mask_token: str
+    gmask_token: str
+    pad_token: str
+    unk_token: str
     prints_specials = False
     gives_positions = False
 
@@ -172,26 +178,31 @@ class GLMTokenizer(TextCalls, PublishedCalls):
 
     def tokenize(self, text: str) -> list[str]:
         """Pieces of a text, as sentencepiece writes them."""
-        return self.convert_ids_to_tokens(self._text_ids(text))
+        return [self._piece(index) for index in self._text_ids(text)]
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
         """Piece or name of each id; `<id>` in angle brackets where an id has none."""
         if not isinstance(ids, Iterable):
-            index = as_rows(ids)[0]
-            if 0 <= index < self.vocabulary.text_size:
-                return self.vocabulary.pieces[index]
-            return self.vocabulary.special_names.get(index, f"<{index}>")
-        return [self.convert_ids_to_tokens(index) for index in as_rows(ids)]
+            return self._piece(as_rows(ids)[0])
+        return [self._piece(index) for index in as_rows(ids)]
+
+    def _piece(self, index: Any) -> str:
+        if 0 <= index < self.vocabulary.text_size:
+            return self.vocabulary.pieces[index]
+        return self.vocabulary.special_names.get(index, f"<{index}>")
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
         """Id of each piece or special name; the unk id where there is none."""
         if isinstance(tokens, str):
-            if tokens in self._commands:
-                return self._commands[tokens]
-            return self.vocabulary.piece_id(tokens)
+            return self._id_of(tokens)
         if not isinstance(tokens, Iterable):
             raise ConfigError("tokens", tokens, "Expected the text of a piece, or a list of them.")
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+        return [self._id_of(token) for token in tokens]
+
+    def _id_of(self, token: Any) -> int:
+        if not isinstance(token, str):
+            raise ConfigError("tokens", token, "Expected the text of a piece, or a list of them.")
+        return self._commands[token] if token in self._commands else self.vocabulary.piece_id(token)
 
     # --- ids -> text ------------------------------------------------------------------------------------------
 
@@ -207,22 +218,25 @@ class GLMTokenizer(TextCalls, PublishedCalls):
         snippets.of_a_call(published, "skip_special_tokens")
         rows = as_rows(token_ids)
         if rows and isinstance(rows[0], list):
-            return [self.decode(row, skip_special_tokens) for row in rows]
+            return [self._text_of(row, skip_special_tokens) for row in rows]
+        return self._text_of(rows, skip_special_tokens)
+
+    def _text_of(self, row: Any, skip_special_tokens: bool) -> str:
         show = self.prints_specials and not skip_special_tokens
-        return self.vocabulary.decode(rows, show_specials=show)
+        return self.vocabulary.decode(row, show_specials=show)
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **published: Any) -> list[str]:
         """The text of each row."""
         if isinstance(sequences, (str, bytes, Mapping)) or not isinstance(sequences, Iterable):
             raise ConfigError("sequences", sequences, "Expected rows of ids.")
-        return [self.decode(row, skip_special_tokens, **published) for row in sequences]
+        snippets.of_a_call(published, "skip_special_tokens")
+        return [self._text_of(as_rows(row), skip_special_tokens) for row in sequences]
 
     # --- files ------------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments that differ between tokenizers, as written to tokenizer_config.json."""
-        names = ("bos_token", "eos_token", "end_token", "mask_token", "gmask_token", "pad_token", "unk_token")
-        names += ("padding_side", "truncation_side", "special_start")
+        names = (*Marks._fields, "padding_side", "truncation_side", "special_start")
         told: dict[str, Any] = {"encode_special_tokens": True} if self.encode_special_tokens else {}
         if self.chat_format != type(self).chat_format:
             told["chat_format"] = self.chat_format

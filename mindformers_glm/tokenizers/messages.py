@@ -27,7 +27,7 @@ class _Null:
 
 
 NULL = _Null()
-NO_TOOLS = (None, NULL, [], {}, "", ())
+NO_TOOLS: tuple[Any, ...] = (None, NULL, [], {}, "", ())
 _ABSENT = object()
 
 
@@ -276,8 +276,9 @@ def _text(content: Any) -> str:
         return content
     if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(parts)
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) == len(parts):
+            return "".join(texts)
     raise GenerationError(
         f"content: expected text, got {kind_of(content)} {shorten(content, 60)}; images and sound are not "
         "understood. A conversation is given as history=[{'role': ..., 'content': ...}, ...]"

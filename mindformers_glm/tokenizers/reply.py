@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.stream import TextStream
@@ -71,7 +71,7 @@ class ReplyStream:
         self._tokenizer = tokenizer
         self._format = tokenizer.rules
         self._has_head, self._thinks = self._format.opens_with_line, self._format.thinks
-        self._ends: dict[int, End] = self._format.ends()
+        self._ends = cast(dict[int, End], self._format.ends())
         self._turn = tokenizer.get_command("<|assistant|>") if self._has_head else None
         self._shown = ""
         self._open()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.errors import ConfigError, kind_of
 from mindformers_glm.tokenizers import encoding, snippets
-from mindformers_glm.tokenizers.encoding import Encoding, Side, as_rows, is_ids
+from mindformers_glm.tokenizers.encoding import Encoding, Side, is_ids
 
 
 class TextCalls:
@@ -19,10 +19,16 @@ class TextCalls:
     padding_side: Side
     truncation_side: Side
     gives_positions: bool
-    pad_token_id: int
-    eos_token_id: int
     _special_names: Any
     _commands: dict[str, int]
+
+    if TYPE_CHECKING:
+
+        @property
+        def pad_token_id(self) -> int: ...  # noqa: D102
+
+        @property
+        def eos_token_id(self) -> int: ...  # noqa: D102
 
     def text_prefix(self) -> list[int]:
         """What `encode` puts before a text."""
@@ -142,7 +148,7 @@ class TextCalls:
                 for index in ([self._commands[part]] if place % 2 else self.vocabulary.encode(part))
             ]
         if is_ids(text):
-            return as_rows(text)
+            return [int(index) for index in text]
         if isinstance(text, (list, tuple)) and all(isinstance(word, str) for word in text):
             return [index for word in text for index in self._text_ids(word)]
         raise _no_text(text)
@@ -174,7 +180,7 @@ class TextCalls:
         if text_pair is None:
             pairs = (isinstance(item, (tuple, list)) and len(item) == 2 and not is_ids(item) for item in texts)
             return [tuple(item) if pair else (item, None) for item, pair in zip(texts, pairs, strict=True)]
-        seconds = [text_pair] if single else list(text_pair)
+        seconds: list[Any] = [text_pair] if single else list(text_pair)
         if len(seconds) != len(texts):
             raise ConfigError("text_pair", len(seconds), f"Give one second text for each of the {len(texts)} texts.")
         return list(zip(texts, seconds, strict=True))

@@ -53,7 +53,7 @@ class Vocabulary:
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:
         """(id, begin, end) of each piece; the last two count bytes of the text in UTF-8."""
         raw = self.processor.encode(_encodable(text), out_type="serialized_proto")
-        pieces = sentencepiece_pb2.SentencePieceText.FromString(raw).pieces
+        pieces = sentencepiece_pb2.SentencePieceText.FromString(raw).pieces  # type: ignore[attr-defined]
         return [(piece.id, piece.begin, piece.end) for piece in pieces]
 
     def decode(self, ids: Iterable[int], *, show_specials: bool = False) -> str:
