@@ -15,12 +15,47 @@ SMALL = {
 }  # fmt: skip
 
 
+ONE_RUN = ("optimizer", "schedule", "callback", "metric", "data")
+PARROT = """
+import json, shutil, sys
+from pathlib import Path
+
+sys.path.insert(0, "mine")
+import recipe_family, recipe_format, recipe_task
+from mindformers_glm import AutoModel, AutoTokenizer
+from mindformers_glm.evaluation.benchmarks import evaluate
+from mindformers_glm.generation.generate import engine_of
+from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.tokenizers import ChatGLM3Tokenizer, Message, Renderer
+
+official = Path(sys.argv[1])
+shutil.copytree(official, "parrot")
+given = json.loads((official / "config.json").read_text())
+plain = AutoModel.from_pretrained(official, rope_method="base", seq_length=64)
+given["model_type"], given["depth"] = "parrot", given.pop("num_layers")
+Path("parrot/config.json").write_text(json.dumps(given))
+model = AutoModel.from_pretrained("parrot", rope_method="base", seq_length=64)
+ids = [3, 4, 5]
+same = model.generate(ids, max_new_tokens=4, do_sample=False)[0].tolist()
+assert same == plain.generate(ids, max_new_tokens=4, do_sample=False)[0].tolist()
+assert FAMILIES.of_config(given).chat_format == "parrot" and FAMILIES.default().name == "chatglm2"
+tokenizer = ChatGLM3Tokenizer(sys.argv[2], chat_format="parrot")
+example = Renderer(tokenizer).example([Message("user", "你好"), Message("assistant", "你好")])
+hello = tokenizer.encode("你好", add_special_tokens=False)
+assert example.labels[-len(hello) - 1 :] == [*hello, 2], example
+tiny = [kind.from_pretrained("glm2_tiny") for kind in (AutoModel, AutoTokenizer)]
+found = evaluate(engine_of(tiny[0]), tiny[1], ["echo"])["results"]["echo"]
+assert 0 <= found["acc,none"] <= 1 and found["alias"] == "echo", found
+print("told", found)
+"""
+
+
 @pytest.fixture
 def place(root, tmp_path):
     """A folder with the programs of the document in mine/, its YAML for a smaller network, and rows."""
     text = (root / "docs/extending.md").read_text(encoding="utf-8")
     programs = dict(re.findall(r"^```python (\w+)\n(.*?)^```", text, re.M | re.S))
-    assert set(programs) == {"optimizer", "schedule", "callback", "metric", "data"}
+    assert set(programs) == {*ONE_RUN, "format", "family", "task"}
     (tmp_path / "mine").mkdir()
     for name, program in programs.items():
         (tmp_path / f"mine/recipe_{name}.py").write_text(program, encoding="utf-8")
@@ -56,6 +91,13 @@ def test_the_recipes_work_together(root, place):
     done = forked.run([root / "run_mindformer.py", *words], cwd=place)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"metric: \{'length ratio': [\d.]+\}", done.stdout)
+
+
+def test_a_family_its_chat_format_and_a_benchmark(root, shared, place):
+    (place / "parrot.py").write_text(PARROT, encoding="utf-8")
+    vocabulary = root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"
+    done = forked.run([place / "parrot.py", shared / "golden/hf_glm3_tiny", vocabulary], cwd=place)
+    assert done.returncode == 0 and "told" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_the_document_names_what_exists(root):

@@ -116,11 +116,14 @@ class Families:
         self._families: dict[str, Family] = {}
         self._complete = False
 
-    def add(self, family: Family) -> Family:
-        """Registers a family."""
+    def add(self, family: Family, *, first: bool = False) -> Family:
+        """Registers a family; `first` of all that are asked, as one that is told by more than others are."""
+        if first:
+            self._load()
         if family.name in self._families:
             raise KeyError(f"the family {family.name!r} is registered twice; rename one of them")
-        self._families[family.name] = family
+        found = {family.name: family}
+        self._families = {**found, **self._families} if first else {**self._families, **found}
         return family
 
     def __iter__(self) -> Iterator[Family]:

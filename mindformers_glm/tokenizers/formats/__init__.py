@@ -14,14 +14,14 @@ from mindformers_glm.errors import ConfigError
 if TYPE_CHECKING:
     from mindformers_glm.tokenizers.formats.base import ChatFormat
 
-FORMATS = {
-    "rounds": "rounds:Rounds",  # ChatGLM2
-    "roles": "roles:Roles",  # ChatGLM3
-    "glm4": "glm4:Glm4",  # GLM-4-9B-chat, LongWriter, CodeGeeX4
-    "glm4_0414": "glm4_0414:Glm40414",  # GLM-4-*-0414
-    "glm_z1": "glm_z1:GlmZ1",  # GLM-Z1-*-0414
-    "glm_edge": "glm_edge:GlmEdge",
-    "codegeex2": "codegeex2:CodeGeeX2",
+FORMATS: dict[str, str] = {  # name -> "module:class"
+    "rounds": f"{__name__}.rounds:Rounds",  # ChatGLM2
+    "roles": f"{__name__}.roles:Roles",  # ChatGLM3
+    "glm4": f"{__name__}.glm4:Glm4",  # GLM-4-9B-chat, LongWriter, CodeGeeX4
+    "glm4_0414": f"{__name__}.glm4_0414:Glm40414",  # GLM-4-*-0414
+    "glm_z1": f"{__name__}.glm_z1:GlmZ1",  # GLM-Z1-*-0414
+    "glm_edge": f"{__name__}.glm_edge:GlmEdge",
+    "codegeex2": f"{__name__}.codegeex2:CodeGeeX2",
 }
 
 
@@ -34,4 +34,4 @@ def chat_format(name: str, tokenizer: Any, *, tools_indent: int | None = 4) -> C
     if name not in FORMATS:
         raise ConfigError("tokenizer.chat_format", name, f"Use one of {', '.join(FORMATS)}.")
     module, _, attribute = FORMATS[name].partition(":")
-    return getattr(import_module(f"{__name__}.{module}"), attribute)(tokenizer, tools_indent=tools_indent)
+    return getattr(import_module(module), attribute)(tokenizer, tools_indent=tools_indent)
