@@ -98,9 +98,10 @@ class Encoder(nn.Cell):
 class ChatGLM2Model(nn.Cell):
     """Embedding, layers, and the output layer, which the caller applies to the rows it needs."""
 
-    def __init__(self, config: ChatGLM2Config, part: Part):
+    def __init__(self, config: ChatGLM2Config, part: Part | None = None):
         super().__init__()
         config.settled()
+        part = part or Part(0, config.num_layers)
         self.embedding = Embedding(config) if part.has_table else None
         self.encoder = Encoder(config, part)
         self.output_layer = None
