@@ -19,7 +19,8 @@ from mindformers_glm.errors import ConfigError, kind_of
 _MOST_FILES = 64  # read for one configuration: files that include each other twice would double with every level
 DATASET_TASKS = {"train_dataset_task": "train_dataset", "eval_dataset_task": "eval_dataset"}
 _FLOAT = re.compile(
-    r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",
+    re.ASCII,
 )
 
 

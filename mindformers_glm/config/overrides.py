@@ -14,7 +14,7 @@ from mindformers_glm.errors import ConfigError
 
 _INT = re.compile(r"[-+]?\d+$", re.ASCII)
 _DIGITS = 1000  # of a number; longer ones mean nothing and take Python long
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$", re.ASCII)
 _LIST = re.compile(r"[\w.+-]+(,[\w.+-]+)+$", re.ASCII)
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
