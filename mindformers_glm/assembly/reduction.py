@@ -11,8 +11,8 @@ from mindspore import Parameter, nn
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.collectives import ReduceFromRanks
-from mindformers_glm.parallel.gradients import GradientSum, SquareSum
-from mindformers_glm.parallel.mesh import Mesh
+from mindformers_glm.parallel.gradients import CompleteSome, GradientSum, SquareSum
+from mindformers_glm.parallel.mesh import TIED, Mesh
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
 from mindformers_glm.parallel.sharding import OwnGradients, shares_of_own_rows
 
@@ -22,7 +22,8 @@ class Reduction(NamedTuple):
 
     `gradients` adds gradients up over the data ranks; `squared_norm` is their sum of squares with each weight counted
     once; `labels` adds a count up over the data ranks; `everyone` adds a flag up over all ranks, `stages` the loss over
-    those of a pipeline. With `each` micro batch's gradients are reduced at once, to those of `owned` shapes.
+    those of a pipeline. With `each` micro batch's gradients are reduced at once, to those of `owned` shapes, and
+    `ends` adds up at the end what two stages have parts of: in between these are at different micro batches.
     """
 
     gradients: nn.Cell | None = None
@@ -32,6 +33,7 @@ class Reduction(NamedTuple):
     stages: nn.Cell | None = None
     each: bool = False
     owned: tuple[tuple[int, ...], ...] = ()
+    ends: nn.Cell | None = None
 
 
 def reduction_of(
@@ -57,6 +59,7 @@ def reduction_of(
     }
     if level < 2 or axis.size == 1:  # noqa: PLR2004 - ZeRO's own number
         return Reduction(GradientSum(parameters, mesh, partial=partial), SquareSum(shares, mesh), **exchange)
+    tied = {i: partial.pop(i) for i in list(partial) if partial[i].axis.name == TIED}
     for position in [i for i in partial if joined[i]]:
         rows = parameters[position].shape[0]
         start = max(partial[position].start - axis.rank * rows, 0)
@@ -70,8 +73,9 @@ def reduction_of(
         (one.shape[0] // axis.size, *one.shape[1:]) if own else tuple(one.shape)
         for one, own in zip(parameters, gradients.divided, strict=True)
     )
+    ends = CompleteSome(len(parameters), tied) if tied else None
     squares = SquareSum(shares_of_own_rows(shares, divided, axis), mesh, over_replicas=True)
-    return Reduction(gradients, squares, **exchange, each=True, owned=owned)
+    return Reduction(gradients, squares, **exchange, each=True, owned=owned, ends=ends)
 
 
 def divided_optimizer(

@@ -42,6 +42,25 @@ class Complete(nn.Cell):
         return ops.concat((grad[:start], self.reduce(grad[start:])))
 
 
+class CompleteSome(nn.Cell):
+    """Some gradients added up over the ranks that each have a part of them, at the end of a step."""
+
+    def __init__(self, count: int, partial: Mapping[int, Any]):
+        super().__init__()
+        self.count, self.positions = count, tuple(sorted(partial))
+        self.completions = nn.CellList([Complete(partial[i].axis) for i in self.positions])
+
+    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """As many gradients."""
+        found = ()
+        for i in range(self.count):
+            if i in self.positions:
+                found += (self.completions[self.positions.index(i)](grads[i], 0),)
+            else:
+                found += (grads[i],)
+        return found
+
+
 class GradientSum(nn.Cell):
     """Adds gradients up over the data ranks, many small tensors in one exchange.
 

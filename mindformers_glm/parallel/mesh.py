@@ -16,6 +16,7 @@ from mindformers_glm.config.schema import RunSchema
 from mindformers_glm.config.sections import ParallelSection, ParallelSizesSection
 from mindformers_glm.errors import ConfigError
 
+TIED = "tied"  # the axis of a table that the first and the last stage of a pipeline hold
 _DATA_MODES = (0, 3)  # data parallel and hybrid: every process holds the whole network
 _AXES = {"data_parallel": "dp", "model_parallel": "tp", "pipeline_stage": "pp", "context_parallel": "cp"}
 

@@ -150,7 +150,7 @@ class Update(nn.Cell):
         self.optimizer, self.max_norm, self.rescales = optimizer, max_grad_norm, rescales
         self.rate = optimizer.learning_rate
         self.scales_itself = hasattr(optimizer, "scaled")
-        self.reduce = reduction.gradients if reduces else None
+        self.reduce, self.ends = reduction.gradients if reduces else None, reduction.ends
         self.squared_norm = reduction.squared_norm or SquaredNorm()
         self.everyone = reduction.everyone
 
@@ -160,6 +160,8 @@ class Update(nn.Cell):
         """See the class."""
         if self.reduce is not None:
             grads = self.reduce(grads)
+        if self.ends is not None:
+            grads = self.ends(grads)
         if self.everyone is not None:
             stop = self.everyone(stop)
         norm = ops.sqrt(self.squared_norm(grads)) / factor

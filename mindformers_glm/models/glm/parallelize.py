@@ -27,7 +27,7 @@ from mindformers_glm.parallel.layers import (
     ShareOfLoss,
     VocabParallelEmbedding,
 )
-from mindformers_glm.parallel.mesh import SINGLE, Axis, Mesh, check_tensor_parallel
+from mindformers_glm.parallel.mesh import SINGLE, TIED, Axis, Mesh, check_tensor_parallel
 from mindformers_glm.parallel.sharding import JoinRows, JoinTokens, OwnTokens, SplitSum, Switched
 
 _ADAPTER = "mindpet_delta_lora_"
@@ -138,7 +138,7 @@ def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh:
     for position, parameter in enumerate(parameters):
         if parameter.name == TABLE and is_on_two_stages(config, mesh):
             ends = (mesh.stage.ranks[0], mesh.stage.ranks[-1])
-            found[position] = Partial(Axis("tied", ends, min(mesh.stage.rank, 1)), 0)
+            found[position] = Partial(Axis(TIED, ends, min(mesh.stage.rank, 1)), 0)
         if mesh.tensor.size == 1:
             continue
         start = layout.shared_rows(parameter.name, parameter.shape)
