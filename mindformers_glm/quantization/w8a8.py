@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindformers_glm.checkpoint.formats import ascend_v1
 from mindformers_glm.checkpoint.formats.torch_npy import read_table, write_table
+from mindformers_glm.checkpoint.load.source import files_in
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import read_json, user_path, write_text
 
@@ -21,6 +23,7 @@ FILES = (
     *("deq_scale", "fp_bias", "input_offset", "input_scale"),
     *("quant_bias", "quant_weight", "weight_offset", "weight_scale"),
 )
+DESCRIPTION = "quant_model_description.json"  # beside weights in the AscendV1 form
 OUTLIER_SHARE = 0.011  # of the sparse form: so many numbers of a layer keep 8 bits
 _NEEDED = ("deq_scale", "fp_bias", "input_offset", "input_scale", "quant_weight")
 
@@ -104,6 +107,8 @@ def read_layers(folder: str | Path) -> dict[str, Layer]:
         CheckpointError: a file is missing or damaged, or the files do not fit together.
     """
     place = user_path(folder)
+    if (place / DESCRIPTION).is_file() or list(place.glob("quant_model_weight_w8a8*.safetensors")):
+        return _ascend_v1(place)
     missing = [name for name in _NEEDED if not (place / f"{name}.npy").is_file()]
     if missing:
         fix = "Name the folder that tools/export_quant_weight.py wrote."
@@ -117,6 +122,23 @@ def read_layers(folder: str | Path) -> dict[str, Layer]:
 
 
 _AGAIN = "Write the files again with tools/export_quant_weight.py."
+
+
+def _ascend_v1(place: Path) -> dict[str, Layer]:
+    """The layers of a folder in ModelSlim's AscendV1 form."""
+    files = files_in(place)
+    places = {name: file for file in files for name in file.entries}
+    found: dict[str, Layer] = {}
+    for name in ascend_v1.w8a8_layers(files):
+        parts = {part: ascend_v1.read_part(places, name, part) for part in ("weight", *ascend_v1.PARTS)}
+        bias = f"{name}.bias" in places
+        given = {part: parts[part] for part in ("deq_scale", "input_scale", "input_offset", "quant_bias")}
+        rows = len(parts["weight"])
+        fp_bias = ascend_v1.read_part(places, name, "bias") if bias else np.zeros(rows, np.float32)
+        found[name] = _checked(place, name, {**given, "fp_bias": fp_bias, "quant_weight": parts["weight"]})
+    if not found:
+        raise CheckpointError(str(place), "it has no W8A8 layers", "Name the folder that ModelSlim wrote.")
+    return found
 
 
 def _checked(place: Path, name: str, given: dict[str, np.ndarray]) -> Layer:

@@ -175,3 +175,31 @@ def test_rows_that_cannot_calibrate_are_named(tmp_path, text, told, capsys):
     words = ["--float_weight", "glm2_tiny", "--data_path", str(tmp_path / "rows.jsonl")]
     assert main(["export-quant-weight", *words, "--quant_weight", str(tmp_path / "q")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_ascend_v1_form_holds_the_same_layers_and_is_a_model(place):
+    from mindformers_glm import AutoModel
+    from mindformers_glm.generation.generate import engine_of
+
+    today, old = read_layers(place / "glm2/ascendv1"), read_layers(place / "glm2/old")
+    assert set(today) == set(old)
+    for name, layer in old.items():
+        for field in ("quant_weight", "deq_scale", "input_scale", "input_offset", "quant_bias", "fp_bias"):
+            assert np.array_equal(getattr(today[name], field), getattr(layer, field)), (name, field)
+    network = AutoModel.from_pretrained(place / "glm2/ascendv1", param_init_type="float32", compute_dtype="float32")
+    expected = np.load(place / "glm2/expected.npz")
+    best = int(np.argmax(expected["float_logits_last_1"]))
+    (score,) = engine_of(network).score(expected["ids_1"].tolist(), [[best]])
+    assert score.is_greedy
+
+
+def test_a_damaged_ascend_v1_folder_is_named(place, tmp_path):
+    from safetensors.numpy import save_file
+
+    tensors = load_file(place / "glm2/ascendv1/quant_model_weight_w8a8.safetensors")
+    name = next(name for name in tensors if name.endswith(".input_scale"))
+    for change in ({}, {name: np.ones(3, np.float32)}):
+        kept = {key: value for key, value in tensors.items() if key != name} | change
+        save_file(kept, tmp_path / "quant_model_weight_w8a8.safetensors")
+        with pytest.raises(CheckpointError, match="W8A8 and has no input_scale|do not fit"):
+            read_layers(tmp_path)

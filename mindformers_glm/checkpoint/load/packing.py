@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint.formats import official_integers, packed_columns
+from mindformers_glm.checkpoint.formats import ascend_v1, official_integers, packed_columns
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError, shorten
@@ -35,6 +35,9 @@ def unpacked(path: Path, files: list[TensorFile]) -> tuple[list[TensorFile], str
     if layers:
         made = packed_columns.as_floats(files, layers, settings)
         return made, _told(path, f"{layers[0].method} int{layers[0].bits}")
+    w8a8 = ascend_v1.w8a8_layers(files)
+    if w8a8:
+        return ascend_v1.as_floats(files, w8a8), _told(path, "W8A8")
     bits = official_integers.official_bits(files)
     if bits:
         return official_integers.as_floats(files, bits), _told(path, f"official int{bits}")
