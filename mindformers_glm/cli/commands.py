@@ -65,5 +65,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "process-weights": Command(f"{_HERE}.documents.quant_weights:process", "ATB's process_weights.py: weights by rank"),
     "compress-weights": Command(f"{_HERE}.documents.quant_weights:compress", "ATB's generate_compress_weight.py"),
+    "doctor": Command(f"{_HERE}.doctor:main", "whether this machine has what the suite needs, and what to do"),
+    "conformance": Command(
+        f"{_HERE}.conformance:main", "whether a device computes what the suite means, operator by operator"
+    ),
     "benchmark": Command("mindformers_glm.benchmark.command:main", "how fast this machine trains and generates"),
 }

@@ -1,7 +1,7 @@
 """The fused operators of Ascend, as far as a CPU can tell: when they are chosen, how called, what it means.
 
 MindSpore is told that the device is Ascend. Calls are compiled up to the graph, which MindSpore infers and
-differentiates without a device; values are computed with documented_operators.py in the operators' place.
+differentiates without a device; values are computed with conformance/documented.py in the operators' place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import inspect
 from collections import Counter
 from types import SimpleNamespace
 
-import documented_operators
 import mindspore as ms
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from mindspore.train import mind_ir_pb2 as proto
 from tiny_networks import loss_and_gradients, random_network
 
 from mindformers_glm import log
+from mindformers_glm.conformance import documented as documented_operators
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.export.graph_file import trace
 from mindformers_glm.ops import ascend
@@ -45,7 +45,7 @@ def on_ascend(monkeypatch):
 
 @pytest.fixture
 def documented(on_ascend, monkeypatch):
-    """Puts documented_operators.py in the place of MindSpore's, and counts the calls."""
+    """Puts conformance/documented.py in the place of MindSpore's, and counts the calls."""
     calls = Counter()
 
     def counted(name):

@@ -1,7 +1,8 @@
 """MindSpore's fused operators for Ascend as its documentation describes them, in formulas that a CPU has.
 
 Arguments that the documentation rules out raise ValueError. Signatures are those of the real functions, which
-tests/ops/test_ascend.py checks.
+tests/ops/test_ascend.py checks. The kit runs them on a CPU in the place of the operators, which shows that the calls
+mean the formulas, and nothing about a device.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def swiglu(input, dim=-1):  # noqa: A002 - MindSpore's name
     """a sigmoid(a) b for the first half a and the second half b of axis `dim`."""
     need(input.dtype in FLOATS and input.shape[dim] % 2 == 0 and dim == -1, "input")
     half = input.shape[-1] // 2
-    a, b = (ops.cast(part, ms.float32) for part in (input[..., :half], input[..., half:]))
+    wide = ops.cast(input, ms.float32)  # before it is cut: a CPU has no gradient of a slice in bfloat16
+    a, b = wide[..., :half], wide[..., half:]
     return ops.cast(a / (1 + ops.exp(-a)) * b, input.dtype)
 
 
@@ -68,23 +70,28 @@ def flash_attention_score(
     input_layout="BSH",
     sparse_mode=0,
 ):
-    """softmax(mask(scalar_value query key^T)) value for layout BNSD and sparse_mode 2; one head after the other.
+    """softmax(mask(scalar_value query key^T)) value for layout BNSD, sparse_mode 1 and 2; one head after the other.
 
     Mode 2 is the lower triangle from the upper left corner; its mask is always (2048, 2048), 1 where nothing is seen.
+    Mode 1 takes a whole mask (B, 1, S, S), 1 where nothing is seen.
     """
     absent = (real_shift, drop_mask, padding_mask, prefix, actual_seq_qlen, actual_seq_kvlen)
     need(all(part is None for part in absent) and keep_prob == 1.0 and inner_precise == 0, "unused here")
-    need(input_layout == "BNSD" and sparse_mode == 2 and isinstance(scalar_value, float), "mode")
+    need(input_layout == "BNSD" and sparse_mode in (1, 2) and isinstance(scalar_value, float), "mode")
     need(query.dtype in (ms.float16, ms.bfloat16) and key.dtype == value.dtype == query.dtype, "types")
     batch, heads, tokens, width = query.shape
     need(key.shape == value.shape and key.shape[0] == batch and key.shape[2:] == (tokens, width), "shapes")
     need(head_num == heads <= 256 and heads % key.shape[1] == 0, "heads")
     need(width % 16 == 0 and width <= 512 and batch <= 2000 and tokens <= 512_000, "sizes")
     need(isinstance(attn_mask, Tensor) and attn_mask.dtype in (ms.uint8, ms.bool_), "mask")
-    triangle = [int(attn_mask[i, j]) for i, j in ((0, 0), (0, 1), (1, 0), (7, 7), (7, 8), (2047, 0), (0, 2047))]
-    need(attn_mask.shape == (2048, 2048) and triangle == [0, 1, 0, 0, 1, 0, 1], "mask")
+    if sparse_mode == 1:
+        need(attn_mask.shape == (batch, 1, tokens, tokens), "mask")
+        hidden = ops.cast(attn_mask[:, 0], ms.float32) * -1e9
+    else:
+        triangle = [int(attn_mask[i, j]) for i, j in ((0, 0), (0, 1), (1, 0), (7, 7), (7, 8), (2047, 0), (0, 2047))]
+        need(attn_mask.shape == (2048, 2048) and triangle == [0, 1, 0, 0, 1, 0, 1], "mask")
+        hidden = ops.cast(attn_mask[:tokens, :tokens], ms.float32) * -1e9
     group = heads // key.shape[1]
-    hidden = ops.cast(attn_mask[:tokens, :tokens], ms.float32) * -1e9
     wide = [ops.cast(part, ms.float32) for part in (query, key, value)]
     found = []
     for head in range(heads):
