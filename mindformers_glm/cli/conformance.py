@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--output_dir", default="conformance", help="folder of the two files (conformance)")
     p.add_argument("--only", metavar="NAME", help="checks of this name; * stands for anything: 'fused.*'")
     p.add_argument("--ranks", type=whole(1, 2), default=1, help="2: the exchanges between two processes too (1)")
-    p.add_argument("--seconds", type=number(above=True), default=300.0, help="the longest that one check may take (300)")
+    p.add_argument(
+        "--seconds", type=number(above=True), default=300.0, help="the longest that one check may take (300)"
+    )
     p.add_argument("--list", action="store_true", help="print the checks and what each vouches for; run nothing")
     p.add_argument("--record", action="store_true", help="on a CPU: write the recorded numbers anew, for developers")
     return p

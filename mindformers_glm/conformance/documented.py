@@ -21,7 +21,7 @@ def need(condition: bool, what: str) -> None:
 
 
 def rms_norm(x, gamma, epsilon=1e-6):
-    """x / sqrt(mean(x^2) + epsilon) * gamma and 1 / sqrt(...), over the last axis."""
+    """Gives x / sqrt(mean(x^2) + epsilon) * gamma and 1 / sqrt(...), over the last axis."""
     need(x.dtype in FLOATS and gamma.dtype == x.dtype, "types")
     need(isinstance(epsilon, float) and 0 < epsilon <= 1, "epsilon")
     need(gamma.shape == x.shape[-1:], "gamma")
@@ -31,7 +31,7 @@ def rms_norm(x, gamma, epsilon=1e-6):
 
 
 def swiglu(input, dim=-1):  # noqa: A002 - MindSpore's name
-    """a sigmoid(a) b for the first half a and the second half b of axis `dim`."""
+    """Gives a sigmoid(a) b for the first half a and the second half b of axis `dim`."""
     need(input.dtype in FLOATS and input.shape[dim] % 2 == 0 and dim == -1, "input")
     half = input.shape[-1] // 2
     wide = ops.cast(input, ms.float32)  # before it is cut: a CPU has no gradient of a slice in bfloat16
@@ -40,7 +40,7 @@ def swiglu(input, dim=-1):  # noqa: A002 - MindSpore's name
 
 
 def rotary_position_embedding(x, cos, sin, mode=0):
-    """x cos + turned(x) sin, where mode 1 turns neighbours: (a, b) -> (-b, a). x BNSD, cos and sin 11SD."""
+    """Gives x cos + turned(x) sin, where mode 1 turns neighbours: (a, b) -> (-b, a). x BNSD, cos and sin 11SD."""
     need(mode == 1 and x.ndim == 4 and x.dtype in FLOATS and cos.dtype == x.dtype == sin.dtype, "types")
     batch, heads, tokens, width = x.shape
     need(cos.shape == sin.shape == (1, 1, tokens, width) and width < 896 and width % 2 == 0, "layout")
@@ -70,7 +70,7 @@ def flash_attention_score(
     input_layout="BSH",
     sparse_mode=0,
 ):
-    """softmax(mask(scalar_value query key^T)) value for layout BNSD, sparse_mode 1 and 2; one head after the other.
+    """Gives softmax(mask(scalar_value query key^T)) value for BNSD, sparse_mode 1 and 2; one head after the other.
 
     Mode 2 is the lower triangle from the upper left corner; its mask is always (2048, 2048), 1 where nothing is seen.
     Mode 1 takes a whole mask (B, 1, S, S), 1 where nothing is seen.
@@ -88,8 +88,9 @@ def flash_attention_score(
         need(attn_mask.shape == (batch, 1, tokens, tokens), "mask")
         hidden = ops.cast(attn_mask[:, 0], ms.float32) * -1e9
     else:
-        triangle = [int(attn_mask[i, j]) for i, j in ((0, 0), (0, 1), (1, 0), (7, 7), (7, 8), (2047, 0), (0, 2047))]
-        need(attn_mask.shape == (2048, 2048) and triangle == [0, 1, 0, 0, 1, 0, 1], "mask")
+        corner = attn_mask.asnumpy()
+        triangle = [int(corner[place]) for place in ((0, 0), (0, 1), (1, 0), (7, 7), (7, 8), (-1, 0), (0, -1))]
+        need(corner.shape == (2048, 2048) and triangle == [0, 1, 0, 0, 1, 0, 1], "mask")
         hidden = ops.cast(attn_mask[:tokens, :tokens], ms.float32) * -1e9
     group = heads // key.shape[1]
     wide = [ops.cast(part, ms.float32) for part in (query, key, value)]

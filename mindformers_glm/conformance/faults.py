@@ -301,7 +301,7 @@ FAULTS: dict[str, Fault] = {
     "kernel_loss": _kernel("cross_entropy.kernel", "GlmHeadLoss", _share_of_all),
     "adam_correction": Fault(("optimizer.adamw",), ((adam.AdamW, "scaled", _no_correction),)),
     "decay_on_norms": Fault(("optimizer.groups",), ((groups, "decay_groups", _decays_everything),)),
-    "overflow": Fault(("step.overflow",), ((train_step._Update, "construct", _no_finite_check),)),
+    "overflow": Fault(("step.overflow",), ((train_step.Update, "construct", _no_finite_check),)),
     "all_reduce_mean": Fault(
         ("ranks.all_reduce",), ((collectives.ReduceFromRanks, "construct", _MeanFromRanks.construct),)
     ),
@@ -311,9 +311,13 @@ FAULTS: dict[str, Fault] = {
     "fused_gate_up": Fault(("fused.swiglu",), ((documented, "swiglu", _fused_up_first),)),
     "fused_rotary_sign": Fault(("fused.rotary",), ((documented, "rotary_position_embedding", _fused_negative),)),
     "fused_rotary_mode": Fault(("fused.rotary",), ((documented, "rotary_position_embedding", _fused_halves),)),
-    "fused_kv_groups": Fault(("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_groups),)),
+    "fused_kv_groups": Fault(
+        ("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_groups),)
+    ),
     "fused_scale": Fault(("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_scale),)),
-    "fused_mask": Fault(("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_unmasked),)),
+    "fused_mask": Fault(
+        ("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_unmasked),)
+    ),
 }
 
 

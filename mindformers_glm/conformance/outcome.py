@@ -107,8 +107,10 @@ def _errors(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float, float]
         return float("inf"), float("inf"), float("inf")
     apart, size = np.abs(found - wanted), np.abs(wanted)
     largest = size.max(initial=0.0) or 1.0
-    return float(apart.max(initial=0.0)), float(apart.max(initial=0.0) / largest), float(
-        np.sqrt(np.square(apart).sum() / (np.square(wanted).sum() or 1.0))
+    return (
+        float(apart.max(initial=0.0)),
+        float(apart.max(initial=0.0) / largest),
+        float(np.sqrt(np.square(apart).sum() / (np.square(wanted).sum() or 1.0))),
     )
 
 

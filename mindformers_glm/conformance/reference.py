@@ -30,6 +30,13 @@ def gradients(function: Callable[..., Array], slope: Array, *inputs: Array, step
     return found
 
 
+def sequence_gradients(function: Callable[[Array], Array], slope: Array, x: Array, step: float = 1e-5) -> Array:
+    """The same for one sequence x (T, W) of a function (B, T, W) -> (B, T, .): all its moved copies are one batch."""
+    steps = np.eye(x.size).reshape(-1, *x.shape) * step
+    upper, lower = np.split(function(np.concatenate((x + steps, x - steps))), 2)
+    return (((upper - lower) * slope).sum((1, 2)) / (2 * step)).reshape(x.shape)
+
+
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Rows x / sqrt(mean(x^2) + eps) * weight."""
     return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * weight
@@ -88,11 +95,10 @@ def attention(q: Array, k: Array, v: Array, seen: Array) -> Array:
     Head h uses key h // (H / K); scores are divided by sqrt(E).
     """
     out = np.empty(q.shape)
-    for b in range(q.shape[0]):
-        for h in range(q.shape[1]):
-            own = h * k.shape[1] // q.shape[1]
-            scores = q[b, h] @ k[b, own].T / math.sqrt(q.shape[-1])
-            out[b, h] = softmax(np.where(seen[b], scores, -np.inf)) @ v[b, own]
+    for h in range(q.shape[1]):
+        own = h * k.shape[1] // q.shape[1]
+        scores = q[:, h] @ k[:, own].transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+        out[:, h] = softmax(np.where(seen, scores, -np.inf)) @ v[:, own]
     return out
 
 

@@ -85,7 +85,9 @@ def loss(ids: Array, labels: Array, w: Mapping[str, Array], size: Size) -> float
     return float(reference.cross_entropy(logits(ids, w, size), labels.reshape(-1)))
 
 
-def slopes(ids: Array, labels: Array, w: Mapping[str, Array], size: Size, along: Mapping[str, Array]) -> dict[str, float]:
+def slopes(
+    ids: Array, labels: Array, w: Mapping[str, Array], size: Size, along: Mapping[str, Array]
+) -> dict[str, float]:
     """For each weight the change of the loss along a direction: what its gradient times the direction adds up to."""
     step, found = 1e-5, {}
     for name, direction in along.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,9 @@ from mindformers_glm.conformance.recorded import recorded
 
 _MODULE = "mindformers_glm.conformance.worker"
 _SCHEDULER = "from mindformers_glm.runtime import serve_as_scheduler as s; s()"
+_LOG_LEVEL = "GLOG_v"
 _LOG_LINES = 3
+_PARTING_SECONDS = 10
 Task = tuple[Check, str]
 
 
@@ -33,70 +37,99 @@ class Result(NamedTuple):
 def run(
     tasks: Sequence[Task], target: str, *, seconds: float = 300.0, told: Callable[[Outcome], None] = lambda one: None
 ) -> Result:
-    """Every check on the device `target`; each may take `seconds`. `told` hears of each outcome."""
+    """Every check on the device `target`; each may take `seconds`. `told` hears of each outcome when it is there."""
     result = Result([], {})
-    with tempfile.TemporaryDirectory(prefix="mindformers-glm-conformance-") as folder:
-        for ranks in sorted({check.ranks for check, _ in tasks}):
-            waiting = [task for task in tasks if task[0].ranks == ranks]
-            while waiting:
-                reason = _processes(Path(folder), target, waiting, ranks, seconds)
-                waiting = _collect(Path(folder), waiting, reason, result, told)
+    for ranks in sorted({check.ranks for check, _ in tasks}):
+        waiting = [task for task in tasks if task[0].ranks == ranks]
+        while waiting:
+            with tempfile.TemporaryDirectory(prefix="mindformers-glm-conformance-") as folder:
+                waiting = _Round(Path(folder), target, waiting, ranks, seconds, result, told).run()
     return result
 
 
-def _collect(
-    folder: Path, tasks: Sequence[Task], reason: str, result: Result, told: Callable[[Outcome], None]
-) -> list[Task]:
-    """Takes what was left of each task; the first one without a result is what the process died of."""
-    left: list[Task] = []
-    for check, kind in tasks:
-        stem = folder / f"{check.name}:{kind}"
-        answer, refusal = stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".txt")
-        if left:
-            left.append((check, kind))
-            continue
-        if answer.exists():
-            found = worker.load(answer)
-            outcome = judge(check, kind, found, recorded())
-            if kind == "float32":
-                result.answers[check.name] = found
-        elif refusal.exists():
-            word, _, why = refusal.read_text(encoding="utf-8").partition("\n")
-            outcome = Outcome(check, kind, "skipped" if word == worker.SKIPPED else "fail", fault=why)
-        elif reason is not None:
-            outcome = Outcome(check, kind, "fail", fault=reason)
-            reason = None
-        else:
-            left.append((check, kind))
-            continue
-        result.outcomes.append(outcome)
-        told(outcome)
-    return left
+class _Round(NamedTuple):
+    """One start of the processes: they do the tasks in order until they end, die or say nothing for `seconds`."""
 
+    folder: Path
+    target: str
+    tasks: list[Task]
+    ranks: int
+    seconds: float
+    result: Result
+    told: Callable[[Outcome], None]
 
-def _processes(folder: Path, target: str, tasks: Sequence[Task], ranks: int, seconds: float) -> str:
-    """Runs the tasks in `ranks` processes until they end, die or say nothing for `seconds`; how they ended."""
-    words = [sys.executable, "-m", _MODULE, str(folder), target, *(f"{check.name}:{kind}" for check, kind in tasks)]
-    environment = {**os.environ, "GLOG_v": os.environ.get("GLOG_v", "3"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    log = folder / "log.txt"
-    others: list[subprocess.Popen] = []
-    if ranks > 1:
-        environment |= _cluster(ranks)
-        scheduler = [sys.executable, "-c", _SCHEDULER]
-        others.append(_start(scheduler, {**environment, "MS_ROLE": "MS_SCHED"}, folder / "scheduler.txt"))
-        for rank in range(1, ranks):
-            others.append(_start(words, {**environment, **_rank(rank)}, folder / f"rank_{rank}.txt"))
-        environment |= _rank(0)
-    try:
-        with log.open("wb") as errors:
-            process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=errors)
-        silent = _wait(process, seconds)
-    finally:
-        for other in others:
-            _end(other)
-    if silent:
-        return f"no result in {seconds:g} s: the device or its driver hangs"
-    return f"the process ended with status {process.returncode}{_tail(log)}"
+    def run(self) -> list[Task]:
+        """The tasks that are left, after the one that the process died of."""
+        waiting, begun = list(self.tasks), False
+        with self._process() as process:
+            lines = _lines(process)
+            while True:
+                try:
+                    line = lines.get(timeout=self.seconds)
+                except queue.Empty:
+                    reason = f"no result in {self.seconds:g} s: the device or its driver hangs"
+                    break
+                if line is None:
+                    process.wait()
+                    reason = f"the process ended with status {process.returncode}{_tail(self.folder / 'log.txt')}"
+                    break
+                begun = True
+                self._take(waiting)
+        self._take(waiting)
+        guilty = waiting[:1] if begun else list(waiting)  # what ends it before the first check ends it before every one
+        for check, kind in guilty:
+            self._add(Outcome(check, kind, "fail", fault=reason))
+        return waiting[len(guilty) :]
+
+    def _take(self, waiting: list[Task]) -> None:
+        """Takes results from the front as far as they are there."""
+        while waiting:
+            check, kind = waiting[0]
+            answer, refusal = (self.folder / f"{check.name}:{kind}.{end}" for end in ("npz", "txt"))
+            if answer.exists():
+                found = worker.load(answer)
+                if kind == "float32":
+                    self.result.answers[check.name] = found
+                self._add(judge(check, kind, found, recorded()))
+            elif refusal.exists():
+                word, _, why = refusal.read_text(encoding="utf-8").partition("\n")
+                self._add(Outcome(check, kind, "skipped" if word == worker.SKIPPED else "fail", fault=why))
+            else:
+                return
+            del waiting[0]
+
+    def _add(self, outcome: Outcome) -> None:
+        self.result.outcomes.append(outcome)
+        self.told(outcome)
+
+    @contextmanager
+    def _process(self) -> Iterator[subprocess.Popen]:
+        """The first process, with the others of its group; all end with the block."""
+        names = [f"{check.name}:{kind}" for check, kind in self.tasks]
+        words = [sys.executable, "-m", _MODULE, str(self.folder), self.target, *names]
+        environment = {_LOG_LEVEL: "3", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        running: list[subprocess.Popen] = []
+
+        def start(words: Sequence[str], name: str, **more: str) -> None:
+            with (self.folder / name).open("wb") as log:
+                running.append(subprocess.Popen(words, env={**environment, **more}, stdout=log, stderr=log))
+
+        try:
+            if self.ranks > 1:
+                environment |= _cluster(self.ranks)
+                start([sys.executable, "-c", _SCHEDULER], "scheduler.log", MS_ROLE="MS_SCHED")
+                for rank in range(1, self.ranks):
+                    start(words, f"rank_{rank}.log", **_rank(rank))
+                environment |= _rank(0)
+            with (self.folder / "log.txt").open("wb") as errors:
+                first = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=errors)
+            running.insert(0, first)
+            yield first
+        finally:
+            for place, process in enumerate(running):
+                _end(process, patient=place > 0)
+            if running and running[0].stdout:
+                running[0].stdout.close()
 
 
 def _cluster(ranks: int) -> Mapping[str, str]:
@@ -115,39 +148,22 @@ def _rank(rank: int) -> Mapping[str, str]:
     return {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
 
 
-def _start(words: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen:
-    with log.open("wb") as output:
-        return subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
-
-
-def _wait(process: subprocess.Popen, seconds: float) -> bool:
-    """Waits for the end; True when the process was killed because it said nothing for so long."""
-    heard = threading.Event()
+def _lines(process: subprocess.Popen) -> queue.SimpleQueue[bytes | None]:
+    """What a process prints, as it comes, and None at the end."""
+    found: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def listen() -> None:
-        for _ in process.stdout:
-            heard.set()
+        for line in process.stdout:
+            found.put(line)
+        found.put(None)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    while True:
-        try:
-            process.wait(timeout=seconds)
-            listener.join()
-            return False
-        except subprocess.TimeoutExpired:
-            if not heard.is_set():
-                _end(process)
-                return True
-            heard.clear()
-        except BaseException:
-            _end(process)
-            raise
+    threading.Thread(target=listen, daemon=True).start()
+    return found
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, *, patient: bool) -> None:
     try:
-        process.wait(timeout=0 if process.stdout else 10)
+        process.wait(timeout=_PARTING_SECONDS if patient else 0)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

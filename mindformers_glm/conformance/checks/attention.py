@@ -57,10 +57,14 @@ def rows_answer(cell: nn.Cell, kind: str, first: np.ndarray | None = None) -> An
 def _gradient(x: np.ndarray, slope: np.ndarray, first: np.ndarray | None) -> np.ndarray:
     """Sequences do not touch each other: each one's gradient is computed alone."""
     parts = []
-    for begin in (0, TOKENS):
-        own = slice(begin, begin + TOKENS)
-        seen = None if first is None else first[begin // TOKENS][None]
-        parts += reference.gradients(lambda part, seen=seen: wanted_rows(part, 1, seen), slope[own], x[own])
+    for number, (own, beside) in enumerate(zip(np.split(x, 2), np.split(slope, 2), strict=True)):
+
+        def mixed(copies: np.ndarray, number: int = number) -> np.ndarray:
+            count = len(copies)
+            seen = None if first is None else np.repeat(first[number : number + 1], count, 0)
+            return wanted_rows(copies.reshape(count * TOKENS, -1), count, seen).reshape(count, TOKENS, -1)
+
+        parts.append(reference.sequence_gradients(mixed, beside, own))
     return np.concatenate(parts)
 
 
@@ -101,8 +105,14 @@ def _attention(kind: str) -> Answer:
 
     slope = numbers("attention slope", 2 * TOKENS, HEADS * CHANNELS)
     found, grads = value_and_gradients(_Heads(batch=2), slope, [tensor(x, kind), tensor(positions)], 1)
-    halves = [slice(0, TOKENS), slice(TOKENS, None)]
-    gradient = np.concatenate([reference.gradients(plain, slope[own], x[own])[0] for own in halves])
+    gradient = np.concatenate(
+        [
+            reference.sequence_gradients(
+                lambda copies: plain(copies.reshape(-1, WIDTH)).reshape(len(copies), TOKENS, -1), beside, own
+            )
+            for own, beside in zip(np.split(x, 2), np.split(slope, 2), strict=True)
+        ]
+    )
     return Answer({"value": found, "gradient": grads[0]}, {"value": plain(x), "gradient": gradient})
 
 

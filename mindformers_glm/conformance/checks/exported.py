@@ -44,9 +44,7 @@ def _graph(folder: Path, *, lite: bool) -> Path:
     cell, tokens = PackedNetwork(model), ids().size
     graph = graph_file.trace(cell, cell.inputs(Sizes() if lite else Sizes(tokens, 1, tokens)))
     path = folder / "network.mindir"
-    graph_file.write_graph(
-        path, to_version_1(graph) if lite else graph, {p.name: p for p in model.get_parameters()}
-    )
+    graph_file.write_graph(path, to_version_1(graph) if lite else graph, {p.name: p for p in model.get_parameters()})
     return path
 
 

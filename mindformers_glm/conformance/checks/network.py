@@ -90,7 +90,12 @@ def _layer_answer(model: ChatGLM2ForConditionalGeneration) -> Answer:
 
 
 @check(
-    "layer", place="models/glm/layers.py: Block", switch_off=_OFF, needs=[*_PARTS, *_KERNELS, *_FUSED], kinds=KINDS, slack=2
+    "layer",
+    place="models/glm/layers.py: Block",
+    switch_off=_OFF,
+    needs=[*_PARTS, *_KERNELS, *_FUSED],
+    kinds=KINDS,
+    slack=2,
 )
 def _layer(kind: str) -> Answer:
     skip_on_cpu(kind, runtime.device_target())

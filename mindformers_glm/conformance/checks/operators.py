@@ -121,7 +121,9 @@ def _linear_kernel(kind: str) -> Answer:
 
 @check("embedding", place="models/glm/model.py: Embedding")
 def _embedding(kind: str) -> Answer:
-    config = ChatGLM2Config(hidden_size=8, padded_vocab_size=11, kv_channels=8, num_attention_heads=1, multi_query_group_num=1)
+    config = ChatGLM2Config(
+        hidden_size=8, padded_vocab_size=11, kv_channels=8, num_attention_heads=1, multi_query_group_num=1
+    )
     cell = Embedding(config)
     table, ids = numbers("table", 11, 8, kind=kind), whole("ids", 2, 6, below=11)
     ids[0, :2] = 0, 10

@@ -73,8 +73,12 @@ def _fp32_adamw(kind: str) -> Answer:
 def _groups(kind: str) -> Answer:
     shapes = {"dense.weight": (2, 2), "layernorm.weight": (2,), "dense.bias": (2,)}
     parameters = [Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes.items()]
-    found = {p.name: np.array(group["weight_decay"]) for group in decay_groups(parameters, 0.1) for p in group["params"]}
-    return Answer(found, {"dense.weight": np.array(0.1), "layernorm.weight": np.array(0.0), "dense.bias": np.array(0.0)})
+    found = {
+        p.name: np.array(group["weight_decay"]) for group in decay_groups(parameters, 0.1) for p in group["params"]
+    }
+    return Answer(
+        found, {"dense.weight": np.array(0.1), "layernorm.weight": np.array(0.0), "dense.bias": np.array(0.0)}
+    )
 
 
 class _Line(nn.Cell):
