@@ -25,7 +25,7 @@ def recorded() -> Mapping[str, np.ndarray]:
 def write(answers: Mapping[str, Answer], path: Path = FILE) -> int:
     """Writes what the device found in float32; the number of arrays."""
     arrays = {
-        key(check, name): np.ascontiguousarray(found, np.float32)
+        key(check, name): found.astype(np.float32, order="C")
         for check, answer in answers.items()
         for name, found in answer.found.items()
     }

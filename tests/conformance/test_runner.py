@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
-from mindformers_glm.conformance import report, runner, worker
+from mindformers_glm.conformance import recorded, report, runner, worker
 from mindformers_glm.conformance.check import Answer, Check
 from mindformers_glm.conformance.inputs import rounded
 from mindformers_glm.conformance.outcome import judge
@@ -79,7 +80,7 @@ def test_answers_survive_their_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "recorded", "state", "hint"),
+    ("found", "known", "state", "hint"),
     [
         ([1.0, 2.0], [1.0, 2.0], "ok", ""),
         ([1.0, 2.0 + 1e-3], [1.0, 2.0], "fail", "HF32"),
@@ -88,11 +89,18 @@ def test_answers_survive_their_file(tmp_path):
         ([1.0, 2.0, 3.0], [1.0, 2.0], "fail", ""),
     ],
 )
-def test_judgement(found, recorded, state, hint):
+def test_judgement(found, known, state, hint):
     answer = Answer({"x": np.array(found)}, {"x": np.array([1.0, 2.0])})
-    outcome = judge(check("one"), "float32", answer, {"one/x": np.array(recorded, np.float32)})
+    outcome = judge(check("one"), "float32", answer, {"one/x": np.array(known, np.float32)})
     assert outcome.state == state and hint in outcome.note
     json.loads(json.dumps(report.about("CPU", [outcome], {}), allow_nan=False))
+
+
+def test_recorded_numbers_keep_their_shapes(tmp_path):
+    answers = {"one": Answer({"loss": np.array(2.5), "rows": np.eye(3).T}, {})}
+    assert recorded.write(answers, tmp_path / "r.safetensors") == 2
+    found = load((tmp_path / "r.safetensors").read_bytes())
+    assert {name: value.shape for name, value in found.items()} == {"one/loss": (), "one/rows": (3, 3)}
 
 
 def test_bfloat16_is_rounded_to_the_nearest_even():
