@@ -87,7 +87,7 @@ def test_the_command_writes_both_files_and_fails(root, tmp_path):
         timeout=300,
     )
     assert done.returncode == 1, done.stderr
-    assert "look at ops/rms_norm.py: RmsNormByHand, the formula" in done.stdout
+    assert "look at ops/rms_norm.py: RmsNormWithGradient, the formula" in done.stdout
     text = (tmp_path / "out/conformance.txt").read_text()
     assert "float16, bfloat16 or HF32" in text and "No" not in text.splitlines()[0]
     assert (tmp_path / "out/conformance.json").is_file()

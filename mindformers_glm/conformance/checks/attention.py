@@ -17,7 +17,7 @@ from mindformers_glm.conformance.checks.positions import CHANNELS, HEADS, KV_HEA
 from mindformers_glm.conformance.device import array, tensor, value_and_gradients
 from mindformers_glm.conformance.inputs import numbers, skip_on_cpu
 from mindformers_glm.ops.attention import (
-    AttentionByHand,
+    AttentionWithGradient,
     CausalAttention,
     blocked_attention,
     causal_mask,
@@ -73,7 +73,7 @@ class _Heads(nn.Cell):
 
     def __init__(self, *, batch: int) -> None:
         super().__init__()
-        self.batch, self.attention = batch, AttentionByHand()
+        self.batch, self.attention = batch, AttentionWithGradient()
 
     def construct(self, x, positions):
         groups = HEADS // KV_HEADS

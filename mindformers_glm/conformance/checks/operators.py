@@ -19,8 +19,8 @@ from mindformers_glm.models.glm.model import Embedding
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.kernels.operators import use_formulas
 from mindformers_glm.ops.linear import Product
-from mindformers_glm.ops.rms_norm import RmsNormByHand
-from mindformers_glm.ops.swiglu import SwiGLUByHand
+from mindformers_glm.ops.rms_norm import RmsNormWithGradient
+from mindformers_glm.ops.swiglu import SwiGLUWithGradient
 
 KERNELS_OFF = "GLM_KERNELS=off (the formulas are used)"
 EPS = 1e-3  # large enough to be seen beside numbers of size 1
@@ -80,24 +80,24 @@ def swiglu(cell: nn.Cell, kind: str) -> Answer:
     return answer(cell, reference.silu_gate, [numbers("gate up", 4, 24, kind=kind)], kind, "swiglu")
 
 
-@check("rms_norm", place="ops/rms_norm.py: RmsNormByHand, the formula", kinds=("float32", "float16"))
+@check("rms_norm", place="ops/rms_norm.py: RmsNormWithGradient, the formula", kinds=("float32", "float16"))
 def _rms_norm(kind: str) -> Answer:
-    return rms_norm(formula(RmsNormByHand(EPS)), kind)
+    return rms_norm(formula(RmsNormWithGradient(EPS)), kind)
 
 
 @check("rms_norm.kernel", place="ops/kernels: GlmRmsNorm", switch_off=KERNELS_OFF)
 def _rms_norm_kernel(kind: str) -> Answer:
-    return rms_norm(kernel(RmsNormByHand(EPS)), kind)
+    return rms_norm(kernel(RmsNormWithGradient(EPS)), kind)
 
 
-@check("swiglu", place="ops/swiglu.py: SwiGLUByHand, the formula", kinds=("float32", "float16"))
+@check("swiglu", place="ops/swiglu.py: SwiGLUWithGradient, the formula", kinds=("float32", "float16"))
 def _swiglu(kind: str) -> Answer:
-    return swiglu(formula(SwiGLUByHand()), kind)
+    return swiglu(formula(SwiGLUWithGradient()), kind)
 
 
 @check("swiglu.kernel", place="ops/kernels: GlmSwiglu", switch_off=KERNELS_OFF)
 def _swiglu_kernel(kind: str) -> Answer:
-    return swiglu(kernel(SwiGLUByHand()), kind)
+    return swiglu(kernel(SwiGLUWithGradient()), kind)
 
 
 def _biased(cell: nn.Cell, kind: str) -> Answer:

@@ -8,7 +8,7 @@ from mindformers_glm.conformance import reference
 from mindformers_glm.conformance.check import Answer, check
 from mindformers_glm.conformance.device import array, tensor
 from mindformers_glm.conformance.inputs import numbers
-from mindformers_glm.ops.rotary import RotateHeadsByHand, head_scales, rotary_table
+from mindformers_glm.ops.rotary import RotateHeadsWithGradient, head_scales, rotary_table
 from mindformers_glm.ops.yarn import Yarn
 
 HEADS, KV_HEADS, CHANNELS, TOKENS = 4, 2, 16, 5
@@ -69,7 +69,7 @@ def _scales(kind: str) -> Answer:
 def _turn(kind: str) -> Answer:
     x = numbers("heads", 2, HEADS + 2 * KV_HEADS, TOKENS, CHANNELS, kind=kind)
     cos, sin = places(TOKENS)
-    cell = RotateHeadsByHand(heads=HEADS, kv_heads=KV_HEADS, channels=CHANNELS)
+    cell = RotateHeadsWithGradient(heads=HEADS, kv_heads=KV_HEADS, channels=CHANNELS)
     found = [array(part) for part in cell(tensor(x), tensor(cos), tensor(sin))]
     q = reference.rotate(x[:, :HEADS], range(TOKENS)) / CHANNELS**0.5
     k = reference.rotate(x[:, HEADS : HEADS + KV_HEADS], range(TOKENS))
