@@ -30,7 +30,6 @@ _SCHEDULES = {
     "polynomial": "polynomial",
 }
 _NEVER = 2**31 - 1
-_SHARDED = ("full_shard", "shard_grad_op")
 
 
 def switch(text: str) -> bool:
@@ -152,7 +151,7 @@ def translated(chosen: argparse.Namespace, ranks: int) -> tuple[dict[str, Any], 
         "lr_schedule.type": _SCHEDULES[chosen.lr_scheduler_type],
         "lr_schedule.warmup_lr_init": 0.0 if chosen.warmup_steps or chosen.warmup_ratio else chosen.learning_rate,
         "parallel_config.data_parallel": ranks,
-        "parallel.enable_parallel_optimizer": ranks > 1 and any(word in chosen.fsdp for word in _SHARDED),
+        "parallel.fsdp": chosen.fsdp or None,
         "runner_wrapper.use_clip_grad": chosen.max_grad_norm > 0,
         "callbacks": _callbacks(chosen),
     }
@@ -163,7 +162,7 @@ def translated(chosen: argparse.Namespace, ranks: int) -> tuple[dict[str, Any], 
         ("--save_strategy", f"callbacks: {keys['callbacks'][-1]}"),
     ]
     if chosen.fsdp:
-        lines.append(("--fsdp", f"parallel.enable_parallel_optimizer: {keys['parallel.enable_parallel_optimizer']}"))
+        lines.append(("--fsdp", f"parallel.fsdp: {chosen.fsdp}"))
     for flag in FLAGS:
         value = getattr(chosen, flag.name)
         if flag.name == "num_train_epochs":

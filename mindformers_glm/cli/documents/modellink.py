@@ -129,7 +129,7 @@ def translated(chosen: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[s
     keys: dict[str, Any] = {
         **{f"train_dataset.data_loader.{name}": value for name, value in loader.items()},
         "train_dataset.seq_length": chosen.seq_length,
-        "runner_config.batch_size": micro if pp == 1 else micro * passes,
+        "runner_config.batch_size": micro,
         "runner_config.gradient_accumulation_steps": passes if pp == 1 else 1,
         "parallel_config.data_parallel": dp,
         "parallel_config.model_parallel": tp,

@@ -106,7 +106,7 @@ def test_flags_become_keys():
         "parallel_config.model_parallel": 2,
         "parallel_config.pipeline_stage": 2,
         "parallel_config.micro_batch_num": 4,
-        "runner_config.batch_size": 8,
+        "runner_config.batch_size": 2,
         "runner_config.max_steps": 10,
         "train_dataset.data_loader.num_samples": 160,
         "train_dataset.data_loader.split": "949,50,1",
