@@ -125,6 +125,11 @@ class RunSchema(SectionModel):
     eval_step_interval: Interval = 100
     eval_epoch_interval: Interval = -1
     load_best_at_end: bool = False
+    neftune_noise_alpha: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    freeze_first_layers: Natural = 0
+    freeze_include: Annotated[list[str], BeforeValidator(_text_or_list)] = []
+    freeze_exclude: Annotated[list[str], BeforeValidator(_text_or_list)] = []
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     runner_config: RunnerSection = Field(default_factory=RunnerSection)
     # components

@@ -11,22 +11,27 @@ IGNORED = -100
 CHUNK_LOGITS = 2**25
 
 _times, _forward, _back = ops.MatMul(transpose_b=True), ops.MatMul(), ops.MatMul(transpose_a=True)
-_sum, _highest = ops.ReduceSum(), ops.ArgMaxWithValue(axis=-1)
+_sum, _mean, _highest = ops.ReduceSum(), ops.ReduceMean(keep_dims=True), ops.ArgMaxWithValue(axis=-1)
 
 
 class CrossEntropy(nn.Cell):
     """Mean of -log softmax(logits)[label] over labels that are not -100: a float32 scalar, 0 where none is left.
 
-    The divisor is count + 1e-5, as in MindFormers.
+    The divisor is count + 1e-5, as in MindFormers. `smoothing` s counts in training alone: a row's loss is (1 - s) of
+    that plus s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
     """
 
-    def __init__(self):
+    def __init__(self, *, smoothing: float = 0.0):
         super().__init__()
-        self.weighted = _Weighted()
+        self.weighted = _Weighted(0.0)
+        self.smoothed = _Weighted(smoothing) if smoothing else self.weighted
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, V) of any float type, labels (N,) int32 -> a scalar."""
-        return self.weighted(ops.cast(logits, ms.float32), *_targets(labels))[0]
+        target, share = _targets(labels)
+        if self.training:
+            return self.smoothed(ops.cast(logits, ms.float32), target, share)[0]
+        return self.weighted(ops.cast(logits, ms.float32), target, share)[0]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -40,12 +45,12 @@ class HeadCrossEntropy(Chosen):
     Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
     there: 3 matrix products as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
     for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then. `frozen` says that no gradient of
-    the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py.
+    the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py. `smoothing` counts always.
     """
 
-    def __init__(self, *, frozen: bool = False, rounded: bool = False):
-        super().__init__(lambda: (_FrozenHeadKernel if frozen else _HeadKernel)("Half" if rounded else ""))
-        self.weighted = _WeightedHead()
+    def __init__(self, *, frozen: bool = False, rounded: bool = False, smoothing: float = 0.0):
+        super().__init__(lambda: (_FrozenHeadKernel if frozen else _HeadKernel)("Half" if rounded else "", smoothing))
+        self.weighted = _WeightedHead(smoothing)
 
     def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         """Rows `hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
@@ -59,14 +64,17 @@ class HeadCrossEntropy(Chosen):
 class _HeadKernel(nn.Cell):
     """Returns the loss and its gradients, which `bprop` only multiplies by what comes in."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, smoothing: float):
         super().__init__()
+        self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
         self.forward = operator(
-            f"GlmHeadLoss{kind}", lambda x, w, target, share: ((1,), x, w), (ms.float32, ms.float32, ms.float32)
+            f"Glm{'Smooth' if smoothing else ''}HeadLoss{kind}",
+            lambda x, w, target, share, *more: ((1,), x, w),
+            (ms.float32, ms.float32, ms.float32),
         )
 
     def construct(self, hidden, weight, target, share):
-        return self.forward(hidden, weight, target, share)
+        return self.forward(hidden, weight, target, share, *self.more)
 
     def bprop(self, hidden, weight, target, share, out, dout):
         _, dhidden, dweight = out
@@ -77,19 +85,22 @@ class _HeadKernel(nn.Cell):
 class _FrozenHeadKernel(nn.Cell):
     """The same, with the weight's gradient as an operator of its own, which a graph that does not use it leaves out."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, smoothing: float):
         super().__init__()
+        self.more, smooth = ((Tensor([smoothing], ms.float32),), "Smooth") if smoothing else ((), "")
         self.forward = operator(
-            f"GlmFrozenHeadLoss{kind}", lambda x, w, target, share: ((1,), x), (ms.float32, ms.float32)
+            f"Glm{smooth}FrozenHeadLoss{kind}",
+            lambda x, w, target, share, *more: ((1,), x),
+            (ms.float32, ms.float32),
         )
-        self.back_weight = operator(f"GlmHeadWeight{kind}", lambda x, w, target, share: w)
+        self.back_weight = operator(f"Glm{smooth}HeadWeight{kind}", lambda x, w, target, share, *more: w)
 
     def construct(self, hidden, weight, target, share):
-        return self.forward(hidden, weight, target, share)
+        return self.forward(hidden, weight, target, share, *self.more)
 
     def bprop(self, hidden, weight, target, share, out, dout):
         scale = dout[0]
-        dweight = self.back_weight(hidden, weight, target, share)
+        dweight = self.back_weight(hidden, weight, target, share, *self.more)
         return out[1] * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
 
 
@@ -100,46 +111,61 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + 1e-5)
 
 
-def _row_losses(logits: Tensor, probs: Tensor, target: Tensor) -> Tensor:
-    """log(sum(exp(logits))) - logits[target] of each row (N, 1).
+def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """log(sum(exp(logits))) - the wanted mean of logits, that of the target without smoothing, of each row (N, 1).
 
     The sum is read off the most probable column, log sum exp = logit - log prob: that probability is at least 1 / V,
     where the target's may be 0. ArgMaxWithValue is the fast maximum of a CPU, ReduceMax takes seven times as long.
     """
     best, top = _highest(logits)
     likeliest = ops.gather_elements(probs, 1, best.reshape(-1, 1))
-    return top.reshape(-1, 1) - ops.log(likeliest) - ops.gather_elements(logits, 1, target)
+    wanted = ops.gather_elements(logits, 1, target)
+    if smoothing > 0:
+        wanted = (1 - smoothing) * wanted + smoothing * _mean(logits, -1)
+    return top.reshape(-1, 1) - ops.log(likeliest) - wanted
 
 
 class _Weighted(nn.Cell):
     """The formula with its gradient by hand; returns the probabilities too, because `bprop` sees results only."""
 
+    def __init__(self, smoothing: float):
+        super().__init__()
+        self.smoothing = smoothing
+
     def construct(self, logits, target, weight):
         probs = ops.softmax(logits, -1)
-        return _sum(_row_losses(logits, probs, target) * weight), probs
+        return _sum(_row_losses(logits, probs, target, self.smoothing) * weight), probs
 
     def bprop(self, logits, target, weight, out, dout):
         scale = weight * dout[0]
-        dlogits = out[1] * scale
-        dlogits = ops.tensor_scatter_elements(dlogits, target, -scale, axis=1, reduction="add")
+        probs = out[1] if self.smoothing == 0 else out[1] - self.smoothing / logits.shape[1]
+        dlogits = probs * scale
+        scale = -(1 - self.smoothing) * scale
+        dlogits = ops.tensor_scatter_elements(dlogits, target, scale, axis=1, reduction="add")
         return dlogits, ops.zeros_like(target), ops.zeros_like(weight)
 
 
 class _WeightedHead(nn.Cell):
     """Returns the loss and its gradients for `hidden` and `weight`, which `bprop` only multiplies by what comes in."""
 
+    def __init__(self, smoothing: float):
+        super().__init__()
+        self.smoothing = smoothing
+
     def construct(self, hidden, weight, target, weight_of_row):
-        loss, dhidden, dweight = 0.0, (), 0.0
+        loss, dhidden, dweight, certain = 0.0, (), 0.0, 1 - self.smoothing
         for rows in _chunks(hidden.shape[0], weight.shape[0]):
             part = ops.depend(hidden[rows], loss) if dhidden else hidden[rows]  # one chunk after the other
             logits = ops.cast(_times(part, weight), ms.float32)
             probs = ops.softmax(logits, -1)
             kept = weight_of_row[rows]
-            loss = loss + _sum(_row_losses(logits, probs, target[rows]) * kept)
+            loss = loss + _sum(_row_losses(logits, probs, target[rows], self.smoothing) * kept)
+            probs = probs if self.smoothing == 0 else probs - self.smoothing / weight.shape[0]
             probs, kept = ops.cast(probs, hidden.dtype), ops.cast(kept > 0, hidden.dtype)
-            dhidden += ((_forward(probs, weight) - ops.gather(weight, target[rows].reshape(-1), 0)) * kept,)
+            wanted = certain * ops.gather(weight, target[rows].reshape(-1), 0)
+            dhidden += ((_forward(probs, weight) - wanted) * kept,)
             part = part * kept
-            dweight = dweight + ops.tensor_scatter_add(_back(probs, part), target[rows], -part)
+            dweight = dweight + ops.tensor_scatter_add(_back(probs, part), target[rows], -certain * part)
         return loss, ops.concat(dhidden) if len(dhidden) > 1 else dhidden[0], dweight, ops.reduce_max(weight_of_row)
 
     def bprop(self, hidden, weight, target, weight_of_row, out, dout):

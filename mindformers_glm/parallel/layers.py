@@ -108,6 +108,7 @@ class ParallelCrossEntropy(nn.Cell):
         self.tops = StackFromRanks(tensor) if tensor.size > 1 else None
         self.over_classes = ReduceFromRanks(tensor) if tensor.size > 1 else nn.Identity()
         self.over_data = ReduceFromRanks(data) if data.size > 1 else nn.Identity()
+        self.smoothing = 0.0  # of labels, in training alone: see ops/cross_entropy.py
 
     def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits of ParallelHead, of any float type, labels (N,) int32, -100 not learned -> a float32 scalar."""
@@ -121,14 +122,22 @@ class ParallelCrossEntropy(nn.Cell):
         return -self.over_data(_sum(self.log_probability(ops.cast(logits, ms.float32), target) * weight))
 
     def log_probability(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Log of the softmax at `target`: (N, V / ranks), (N,) -> (N,)."""
+        """Log of the softmax at `target`, in training smoothed over all classes: (N, V / ranks), (N,) -> (N,)."""
+        smoothing = self.smoothing if self.training else 0.0
         if self.tops is None:
-            return ops.gather_elements(ops.log_softmax(logits, -1), 1, target.reshape(-1, 1)).reshape(-1)
+            logs = ops.log_softmax(logits, -1)
+            found = ops.gather_elements(logs, 1, target.reshape(-1, 1)).reshape(-1)
+            return found if smoothing == 0 else (1 - smoothing) * found + smoothing * logs.mean(-1)
         classes = logits.shape[-1]
         top = ops.stop_gradient(_max(self.tops(_max(ops.stop_gradient(logits), -1)), 0))
         shifted = logits - top.reshape(-1, 1)
         local = target - classes * self.tensor_rank
         mine = ops.logical_and(local >= 0, local < classes)
         picked = ops.gather_elements(shifted, 1, (local * ops.cast(mine, ms.int32)).reshape(-1, 1)).reshape(-1)
-        both = self.over_classes(ops.stack((picked * ops.cast(mine, ms.float32), _sum(ops.exp(shifted), -1))))
-        return both[0] - ops.log(both[1])
+        picked, total = picked * ops.cast(mine, ms.float32), _sum(ops.exp(shifted), -1)
+        if smoothing == 0:
+            both = self.over_classes(ops.stack((picked, total)))
+            return both[0] - ops.log(both[1])
+        mean = _sum(shifted, -1) / (classes * self.tensor_ranks)
+        three = self.over_classes(ops.stack((picked, total, mean)))
+        return (1 - smoothing) * three[0] + smoothing * three[2] - ops.log(three[1])

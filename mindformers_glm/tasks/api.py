@@ -41,6 +41,8 @@ _ARGUMENT_KEYS: dict[str, tuple[str, ...]] = {
     "eval_step_interval": ("eval_step_interval",),
     "eval_epoch_interval": ("eval_epoch_interval",),
     "load_best_model_at_end": ("load_best_at_end",),
+    "neftune_noise_alpha": ("neftune_noise_alpha",),
+    "label_smoothing_factor": ("label_smoothing_factor",),
     "sink_mode": ("runner_config.sink_mode",),
     "sink_size": ("runner_config.sink_size",),
     "num_train_epochs": ("runner_config.epochs",),
@@ -100,6 +102,8 @@ class TrainingArguments:
     load_best_model_at_end: bool | None = None
     metric_for_best_model: str | None = None
     greater_is_better: bool | None = None
+    neftune_noise_alpha: float | None = None
+    label_smoothing_factor: float | None = None
     profile: bool | None = None
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:

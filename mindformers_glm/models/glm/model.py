@@ -122,6 +122,7 @@ class ChatGLM2Model(nn.Cell):
         self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
         scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         self.factor, self.offset = (Tensor(scale) for scale in scales)
+        self.noise = None  # of NEFTune, while training
 
     def construct(
         self,
@@ -142,6 +143,8 @@ class ChatGLM2Model(nn.Cell):
         if positions is not None:
             cos, sin = self.angles(positions)
         x = self.embedding(input_ids) if rows is None else rows
+        if self.noise is not None and self.training and rows is None:
+            x = x + self.noise(x, input_ids.shape[1])
         return self.encoder(x, cos, sin, mask, input_ids.shape[0], prefix, first)
 
     def unseen(self, first: Tensor) -> Tensor:
@@ -217,9 +220,7 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         elif adapter is not None:
             add_lora(self, adapter)
         self.head_loss = None
-        if part.is_last:
-            frozen = not self.transformer.output_layer.weight.requires_grad
-            self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=matrix_type(config.compute_dtype)[1])
+        self.set_loss()
         if config.quantization_bit:
             make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
         if part.first:
@@ -235,6 +236,18 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         embedding, head = getattr(model, "embedding", None), getattr(model, "output_layer", None)  # a stage has not all
         table = getattr(embedding, "embedding_table", None)
         return NetworkParts(table, model.table, blocks, model.encoder.final_layernorm, head)
+
+    def set_loss(self, *, smoothing: float = 0.0) -> None:
+        """Prepares the loss of training for what is frozen now, with so much of each label spread over all words."""
+        if not self.is_last:
+            return
+        frozen = not self.transformer.output_layer.weight.requires_grad
+        rounded = matrix_type(self.config.compute_dtype)[1]
+        self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=rounded, smoothing=smoothing)
+        if isinstance(self.loss, CrossEntropy):
+            self.loss = CrossEntropy(smoothing=smoothing)
+        else:
+            self.loss.smoothing = smoothing
 
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What `construct` gives; a sequence that is too long, an id or a label out of range is refused before that."""

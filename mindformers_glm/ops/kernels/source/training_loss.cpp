@@ -19,8 +19,9 @@ constexpr int64_t kLogits = int64_t(1) << 25;  // held at once
 
 thread_local Kept logits_memory;
 
-// Logits of a row -> their gradient count * (softmax - 1 at the target); returns count * cross entropy.
-double loss_of_row(float* x, int64_t classes, int64_t target, float count) {
+// Logits of a row -> their gradient count * (softmax - the wanted distribution); returns count * cross entropy. Wanted
+// is 1 at the target, or with `smoothing` s 1 - s there and s / classes more everywhere.
+double loss_of_row(float* x, int64_t classes, int64_t target, float count, float smoothing) {
   if (count == 0.0f) {
     std::fill_n(x, classes, 0.0f);
     return 0;
@@ -30,7 +31,12 @@ double loss_of_row(float* x, int64_t classes, int64_t target, float count) {
   for (int64_t j = 0; j < even; j += kLanes) top = larger(top, load(x + j));
   float best = highest(top);
   for (int64_t j = even; j < classes; ++j) best = std::max(best, x[j]);
-  double loss = -double(x[target] - best);
+  double loss = -double(x[target] - best) * (1.0 - smoothing);
+  if (smoothing > 0.0f) {
+    double all = 0;
+    for (int64_t j = 0; j < classes; ++j) all += x[j] - best;
+    loss -= all * smoothing / double(classes);
+  }
   for (int64_t j = 0; j < even; j += kLanes) {
     Floats v = exponential(load(x + j) - best);
     sums += v;
@@ -38,15 +44,15 @@ double loss_of_row(float* x, int64_t classes, int64_t target, float count) {
   }
   float total = sum(sums);
   for (int64_t j = even; j < classes; ++j) total += x[j] = std::exp(x[j] - best);
-  float share = count / total;
-  for (int64_t j = 0; j < even; j += kLanes) store(x + j, load(x + j) * share);
-  for (int64_t j = even; j < classes; ++j) x[j] *= share;
-  x[target] -= count;
+  float share = count / total, spread = count * smoothing / float(classes);
+  for (int64_t j = 0; j < even; j += kLanes) store(x + j, load(x + j) * share - spread);
+  for (int64_t j = even; j < classes; ++j) x[j] = x[j] * share - spread;
+  x[target] -= count * (1.0f - smoothing);
   return count * (loss + std::log(double(total)));
 }
 
 // Outputs that are null are not computed.
-void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers) {
+void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers, float smoothing = 0) {
   int64_t n = given.size(0, 0), d = given.size(0, 1), v = given.size(1, 0);
   const float *hidden = given.floats(0), *weight = given.floats(1), *counts = given.floats(3);
   for (int64_t i = 0; i < n; ++i) {
@@ -60,7 +66,7 @@ void head(const Arguments& given, float* loss, float* dhidden, float* dweight, N
     int64_t rows = std::min(chunk, n - begin);
     product(rows_of(hidden + begin * d, rows, d), rows_of(weight, v, d), d, logits, v, nullptr, false, numbers);
     parallel_for(rows, [&](int64_t i) {
-      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i]);
+      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i], smoothing);
     });
     float largest = *std::max_element(counts + begin, counts + begin + rows);  // no gradient is above it
     if (dhidden != nullptr) {
@@ -92,3 +98,23 @@ GLM_OPERATOR(GlmFrozenHeadLossHalf) { head(given, given.floats(4), given.floats(
 // -> dweight
 GLM_OPERATOR(GlmHeadWeight) { head(given, nullptr, nullptr, given.floats(4), Numbers::kFloat32); }
 GLM_OPERATOR(GlmHeadWeightHalf) { head(given, nullptr, nullptr, given.floats(4), Numbers::kHalf); }
+
+// The same with smoothed labels: a further input (1), how much is spread over all classes.
+GLM_OPERATOR(GlmSmoothHeadLoss) {
+  head(given, given.floats(5), given.floats(6), given.floats(7), Numbers::kFloat32, given.floats(4)[0]);
+}
+GLM_OPERATOR(GlmSmoothHeadLossHalf) {
+  head(given, given.floats(5), given.floats(6), given.floats(7), Numbers::kHalf, given.floats(4)[0]);
+}
+GLM_OPERATOR(GlmSmoothFrozenHeadLoss) {
+  head(given, given.floats(5), given.floats(6), nullptr, Numbers::kFloat32, given.floats(4)[0]);
+}
+GLM_OPERATOR(GlmSmoothFrozenHeadLossHalf) {
+  head(given, given.floats(5), given.floats(6), nullptr, Numbers::kHalf, given.floats(4)[0]);
+}
+GLM_OPERATOR(GlmSmoothHeadWeight) {
+  head(given, nullptr, nullptr, given.floats(5), Numbers::kFloat32, given.floats(4)[0]);
+}
+GLM_OPERATOR(GlmSmoothHeadWeightHalf) {
+  head(given, nullptr, nullptr, given.floats(5), Numbers::kHalf, given.floats(4)[0]);
+}
