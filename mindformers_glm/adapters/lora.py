@@ -17,6 +17,7 @@ from mindformers_glm.adapters.config import ALL_LINEAR, LoraConfig, read_pet_con
 from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.linear import Linear
+from mindformers_glm.models.quantized import IntegerWeight, QuantizedLinear
 from mindformers_glm.ops.linear import Product, matrix_type
 
 DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
@@ -31,8 +32,8 @@ class LoraLinear(nn.Cell):
 
     is_plain = False
 
-    def __init__(self, base: Linear, config: LoraConfig):
-        super().__init__()
+    def __init__(self, base: Linear | QuantizedLinear, config: LoraConfig):
+        nn.Cell.__init__(self)
         kind = getattr(ms, config.param_init_type)
         self.in_channels, self.out_channels, self.dtype = base.in_channels, base.out_channels, base.dtype
         self.weight, self.bias = base.weight, base.bias
@@ -55,10 +56,14 @@ class LoraLinear(nn.Cell):
         low = self.low_product(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
         low = self.low_product(low, self.mindpet_delta_lora_b)
         if self.mindpet_delta_lora_m is None:
-            return self.product(x, self.weight, self.bias) + ops.cast(low, self.dtype)
+            return self.whole(x) + ops.cast(low, self.dtype)
         factor = self.mindpet_delta_lora_m / ops.stop_gradient(self.sizes())
         out = (self.product(x, self.weight) + ops.cast(low, self.dtype)) * ops.cast(factor, self.dtype)
         return out if self.bias is None else out + ops.cast(self.bias, self.dtype)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """W x + b."""
+        return self.product(x, self.weight, self.bias)
 
     def sizes(self) -> Tensor:
         """The Euclidean length (out,) of each row of W + scaling * B A, which is never made."""
@@ -85,6 +90,25 @@ class LoraLinear(nn.Cell):
         self.mindpet_delta_lora_m.set_data(Tensor(sizes.astype(np.float32)))
 
 
+class QuantizedLoraLinear(IntegerWeight, LoraLinear):
+    """LoRA on a weight of integers, which stays as it is (QLoRA; Dettmers et al. 2023)."""
+
+    def __init__(self, base: QuantizedLinear, config: LoraConfig):
+        LoraLinear.__init__(self, base, config)
+        self.weight_scale, self.bits, self.group_size = base.weight_scale, base.bits, base.group_size
+
+    def whole(self, x: Tensor) -> Tensor:
+        """W x + b."""
+        return self.product(x, self.weight, self.weight_scale, self.bias)
+
+    def merged(self) -> np.ndarray:
+        """Raises ConfigError: what is merged is no integer any more."""
+        fix = (
+            "Integers hold no merged weight: merge the adapter into the float base (merge-lora --base FLOAT --adapter)."
+        )
+        raise ConfigError("quantization_bit", self.bits, fix)
+
+
 def begin_magnitudes(model: nn.Cell, loaded: Container[str]) -> None:
     """Begins DoRA anew where the weight of a layer is among the `loaded` names and its magnitude is not."""
     for path, cell in model.cells_and_names():
@@ -106,13 +130,18 @@ def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.C
     cells = dict(model.cells_and_names())
     if any(isinstance(cell, LoraLinear) for cell in cells.values()):
         raise ConfigError("pet_config", dict(config), "This model has adapters already: attach them once.")
-    chosen = _chosen({path: cell for path, cell in cells.items() if isinstance(cell, Linear)}, config)
+    chosen = _chosen(
+        {path: cell for path, cell in cells.items() if isinstance(cell, (Linear, QuantizedLinear))}, config
+    )
     for path, cell in chosen.items():
         parent, _, name = path.rpartition(".")
-        setattr(cells[parent], name, LoraLinear(cell, config))
+        kind = QuantizedLoraLinear if isinstance(cell, QuantizedLinear) else LoraLinear
+        setattr(cells[parent], name, kind(cell, config))
+    layers = [cell for _, cell in model.cells_and_names() if isinstance(cell, IntegerWeight)]
+    integers = {id(parameter) for cell in layers for parameter in (cell.weight, cell.weight_scale)}
     for path, parameter in model.parameters_and_names():
         parameter.name = path  # a weight that moved into a new Cell has lost its path
-        parameter.requires_grad = _trains(path, config)
+        parameter.requires_grad = _trains(path, config) and id(parameter) not in integers
     if config.use_dora:
         begin_magnitudes(model, [f"{path}.weight" for path in chosen])
     return model
@@ -131,7 +160,7 @@ def merge(model: nn.Cell) -> dict[str, np.ndarray]:
     return weights
 
 
-def _chosen(layers: dict[str, Linear], config: LoraConfig) -> dict[str, Linear]:
+def _chosen(layers: dict[str, nn.Cell], config: LoraConfig) -> dict[str, nn.Cell]:
     """The layers whose own name matches `target_modules` and neither name nor path an excluded pattern.
 
     A pattern that matches no layer's own name is one for whole paths, as peft takes it.

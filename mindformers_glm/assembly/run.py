@@ -21,6 +21,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.initial import fill, unfilled
 from mindformers_glm.models.interface import RecomputeConfig
+from mindformers_glm.models.quantized import fill_integers
 from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
@@ -54,7 +55,8 @@ def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = No
     if runtime.device_target() == "CPU" and ranks.config.compute_dtype == "float16":
         log_once(_SLOW_ON_CPU)
     check_length(ranks.config, key="model.model_config.seq_length")
-    with nullcontext() if training else unfilled():
+    quantised = ranks.config.quantization_bit  # the float weights that integers replace take no memory
+    with nullcontext() if training and not quantised else unfilled():
         return ranks.network(config.network.arch.type, training=training)
 
 
@@ -73,6 +75,7 @@ def load_weights(
     if name is None:
         logger.info("Weights are random, as allow_random_weights asks.")
         fill(model)
+        fill_integers(model, seed=config.seed)
         if ranks is not None:
             ranks.random_weights(model, config.network.arch.type)
         if adapter is not None:

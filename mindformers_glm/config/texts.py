@@ -49,7 +49,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "model.model_config": ("type and arguments of the network's configuration", "网络配置的类型与参数"),
     "model.model_config.do_sample": ("draw tokens instead of taking the best", "按概率采样，而不是取概率最大的词"),
     "model.arch": ("type of the network", "网络的类型"),
-    "quantization": ("integer weights, for inference", "整数权重，仅用于推理"),
+    "quantization": ("integer weights: for inference, and for LoRA on them (QLoRA)", "整数权重：用于推理，以及在其上训练 LoRA（QLoRA）"),
     "quantization.bits": ("bits of a weight; 0: none", "权重位数；0 表示不量化"),
     "quantization.group_size": ("columns that share a scale", "共用一个缩放系数的列数"),
     "processor": ("type and tokenizer of prediction and evaluation", "推理和评测所用的处理器与分词器"),

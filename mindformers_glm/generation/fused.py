@@ -13,12 +13,12 @@ from collections.abc import Hashable
 import numpy as np
 from mindspore import Parameter, nn
 
-from mindformers_glm.adapters.lora import LoraLinear
+from mindformers_glm.adapters.lora import LoraLinear, QuantizedLoraLinear
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.network import version_of
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.linear import Linear, Norm
-from mindformers_glm.models.quantized import QuantizedLinear
+from mindformers_glm.models.quantized import IntegerWeight, QuantizedLinear
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
@@ -56,7 +56,13 @@ def obstacles(model: nn.Cell) -> list[str]:
             found.append(f"{path} computes its adapter in {cell.delta_dtype}")
         elif type(cell).__module__ in (layers.__name__, sharding.__name__):
             found.append(f"{path} is divided among devices")
-        elif hasattr(cell, "weight") and type(cell) not in (Linear, LoraLinear, QuantizedLinear, Norm):
+        elif hasattr(cell, "weight") and type(cell) not in (
+            Linear,
+            LoraLinear,
+            QuantizedLinear,
+            QuantizedLoraLinear,
+            Norm,
+        ):
             found.append(f"{path} is a {type(cell).__name__}")
     return found
 
@@ -205,7 +211,7 @@ class _Map:
 
     def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:
         has_magnitude = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
-        if isinstance(cell, QuantizedLinear):
+        if isinstance(cell, IntegerWeight):
             self._packed.append(_Packed(structure, cell))
         elif has_magnitude:
             self._packed.append(_Merged(structure, cell))
@@ -257,7 +263,7 @@ class _Merged:
 class _Packed:
     """The integer weight of a layer, packed."""
 
-    def __init__(self, structure: LinearStruct, cell: QuantizedLinear) -> None:
+    def __init__(self, structure: LinearStruct, cell: IntegerWeight) -> None:
         self.structure, self.cell, self.seen = structure, cell, None
         self.weight, self.scale = np.empty(cell.weight.shape, np.uint8), np.empty(cell.weight_scale.shape, np.float16)
         structure.weight, structure.scale = address(self.weight), address(self.scale)

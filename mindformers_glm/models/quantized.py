@@ -7,8 +7,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.mindspore_private import forget_graphs
-from mindformers_glm.models.linear import Linear
-from mindformers_glm.ops.linear import QuantizedProduct
+from mindformers_glm.models.linear import INIT_SIGMA, Linear
+from mindformers_glm.ops.linear import QuantizedProduct, matrix_type
 from mindformers_glm.ops.quantized import (
     SCALE,
     Quantized,
@@ -20,25 +20,16 @@ from mindformers_glm.ops.quantized import (
 )
 
 
-class QuantizedLinear(nn.Cell):
-    """A linear layer with `weight` (N, packed) in int8, or uint8 for 4 bits, and `weight_scale` (N, in / group)."""
+class IntegerWeight:
+    """What has `weight` (N, packed) in int8, or uint8 for 4 bits, and `weight_scale` (N, in / group)."""
 
-    is_plain = False
-
-    def __init__(self, columns: int, rows: int, *, bits: int, group_size: int, bias: Parameter | None, dtype: ms.Type):
-        super().__init__()
-        self.in_channels, self.out_channels = columns, rows
-        self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
-        self.product = QuantizedProduct(bits=bits, columns=columns)
-        self.error: float | None = None  # relative, of the weight that was taken
-        whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
-        scale = np.zeros((rows, columns // group_size), np.float16)
-        self.weight = Parameter(Tensor(whole), name="weight", requires_grad=False)
-        self.weight_scale = Parameter(Tensor(scale), name="weight" + SCALE, requires_grad=False)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        return self.product(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
+    bits: int
+    group_size: int
+    in_channels: int
+    out_channels: int
+    weight: Parameter
+    weight_scale: Parameter
+    error: float | None = None  # relative, of the weight that was taken
 
     def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
         """Takes the integers nearest to a float weight (out, in), and returns them.
@@ -55,15 +46,62 @@ class QuantizedLinear(nn.Cell):
         return found
 
 
-def quantized_layers(model: nn.Cell) -> dict[str, QuantizedLinear]:
+class QuantizedLinear(IntegerWeight, nn.Cell):
+    """A linear layer whose weight is held as integers."""
+
+    is_plain = False
+
+    def __init__(
+        self,
+        columns: int,
+        rows: int,
+        *,
+        bits: int,
+        group_size: int,
+        bias: Parameter | None,
+        dtype: ms.Type,
+        rounded: bool = False,
+    ):
+        nn.Cell.__init__(self)
+        self.in_channels, self.out_channels = columns, rows
+        self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
+        self.product = QuantizedProduct(bits=bits, columns=columns, rounded=rounded)
+        whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
+        scale = np.zeros((rows, columns // group_size), np.float16)
+        self.weight = Parameter(Tensor(whole), name="weight", requires_grad=False)
+        self.weight_scale = Parameter(Tensor(scale), name="weight" + SCALE, requires_grad=False)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
+        return self.product(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
+
+
+def quantized_layers(model: nn.Cell) -> dict[str, IntegerWeight]:
     """The quantised layers of a network, by the names of their weights."""
-    return {cell.weight.name: cell for _, cell in model.cells_and_names() if isinstance(cell, QuantizedLinear)}
+    return {cell.weight.name: cell for _, cell in model.cells_and_names() if isinstance(cell, IntegerWeight)}
+
+
+def fill_integers(model: nn.Cell, *, seed: int = 0) -> None:
+    """Gives a network without weights random integers, as Normal(0.02) would make them."""
+    for i, cell in enumerate(quantized_layers(model).values()):
+        random = np.random.default_rng((seed, i))
+        rows = 1 + (1 << 20) // cell.in_channels
+        weight = np.empty(cell.weight.shape, np.int8 if cell.bits == 8 else np.uint8)
+        scale = np.empty(cell.weight_scale.shape, np.float16)
+        for begin in range(0, cell.out_channels, rows):
+            count = min(rows, cell.out_channels - begin)
+            part = random.standard_normal((count, cell.in_channels), np.float32) * np.float32(INIT_SIGMA)
+            found = quantize(part, bits=cell.bits, group_size=cell.group_size)
+            weight[begin : begin + count], scale[begin : begin + count] = found
+        cell.weight.set_data(Tensor(weight))
+        cell.weight_scale.set_data(Tensor(scale))
 
 
 def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, tuple[nn.Cell, QuantizedLinear]]:
     """Replaces every plain linear layer by a quantised one that is still empty: path -> (the old, the new)."""
     replaced = {}
     cells, head = dict(model.cells_and_names()), model.parts.head
+    rounded = matrix_type(model.config.compute_dtype)[1]
     for path, cell in cells.items():
         if type(cell) is not Linear:
             continue
@@ -74,6 +112,7 @@ def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, t
             group_size=group_size,
             bias=cell.bias,
             dtype=cell.dtype,
+            rounded=rounded,
         )
         parent, _, name = path.rpartition(".")
         setattr(cells[parent], name, made)

@@ -53,17 +53,23 @@ def quantized_linear(
 
 
 class QuantizedProduct(Chosen):
-    """`quantized_linear`, by a kernel where one fits; the kernel has no gradient."""
+    """`quantized_linear`, by a kernel where one fits.
 
-    def __init__(self, *, bits: int, columns: int):
+    In training the kernel multiplies by the floats that the integers stand for, forward and backward, and the weight is
+    widened a few panels at a time; otherwise it also rounds x to 8 bits, which is faster and has no gradient. `rounded`
+    is for training: see Product.
+    """
+
+    def __init__(self, *, bits: int, columns: int, rounded: bool = False):
         super().__init__(lambda: _QuantizedKernel(bits))
+        self.exact = _ExactQuantizedKernel(bits, rounded) if self.kernel is not None else None
         self.bits, self.columns = bits, columns
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (M, D) -> (M, N) for weight (N, D or P), scale (N, D / g), bias (N,)."""
         if not self.kernel_fits(x):
             return quantized_linear(x, weight, scale, bias, bits=self.bits, columns=self.columns)
-        y = self.kernel(x, weight, scale)
+        y = self.exact(x, weight, scale) if self.training else self.kernel(x, weight, scale)
         return y if bias is None else y + ops.cast(bias, ms.float32)
 
 
@@ -74,6 +80,20 @@ class _QuantizedKernel(nn.Cell):
 
     def construct(self, x, weight, scale):
         return self.forward(x, weight, scale)
+
+
+class _ExactQuantizedKernel(nn.Cell):
+    def __init__(self, bits: int, rounded: bool):
+        super().__init__()
+        kind = f"Int{bits}{'Half' if rounded else ''}"
+        self.forward = operator(f"GlmLinearExact{kind}", lambda x, w, scale: (x[0], w[0]))
+        self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w, scale, x: (dy[0], x[1]))
+
+    def construct(self, x, weight, scale):
+        return self.forward(x, weight, scale)
+
+    def bprop(self, x, weight, scale, out, dout):
+        return self.back_x(dout, weight, scale, x), ops.zeros_like(weight), ops.zeros_like(scale)
 
 
 class Product(Chosen):

@@ -16,7 +16,7 @@ from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_k
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
 from mindformers_glm.models.initial import fill
-from mindformers_glm.models.quantized import QuantizedLinear, quantized_layers
+from mindformers_glm.models.quantized import IntegerWeight, quantized_layers
 from mindformers_glm.ops.quantized import SCALE
 
 _CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")
@@ -84,7 +84,7 @@ def load_into(
     return LoadReport(fitting, missing, surplus, weights.ignored)
 
 
-def _tell(weights: _Weights, layers: Mapping[str, QuantizedLinear]) -> None:
+def _tell(weights: _Weights, layers: Mapping[str, IntegerWeight]) -> None:
     """Says of packed files how many layers kept their integers."""
     packing = getattr(weights.source, "packing", "")
     if packing and layers:
@@ -116,7 +116,7 @@ class _Weights:
         else:
             self.place, self.unknown, self.ignored = "arrays", [], []
 
-    def to_quantize(self, model: nn.Cell) -> dict[str, QuantizedLinear]:
+    def to_quantize(self, model: nn.Cell) -> dict[str, IntegerWeight]:
         """The quantised layers of a network whose weights are floats here."""
         layers = quantized_layers(model)
         for name, other in self.tied.items():

@@ -99,7 +99,7 @@ class ChatGLM2Config(BaseModel):
     - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's fused attention
       where it fits (ops/ascend.py). On a CPU, and its relatives for inference anywhere, do nothing.
     - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
-      8), with one scale for `quantization_group_size` columns; for inference only.
+      8), with one scale for `quantization_group_size` columns; for inference, and for LoRA on them (QLoRA).
     - `rotary_percent` (0.5; GLM-Edge 1.0), `post_self_attn_layernorm` and `post_mlp_layernorm` (GLM-4-0414),
       `tie_word_embeddings` (GLM-Edge-1.5B: the output layer is the table of token vectors), `rope_scaling` (YaRN).
     - `max_length` None means `seq_length`.
@@ -264,9 +264,9 @@ class ChatGLM2Config(BaseModel):
     def _misfits_of_quantization(self) -> Iterator[ConfigError]:
         if not self.quantization_bit:
             return
-        if isinstance(self.adapter, LoraConfig):
-            fix = "Merge the adapter (tools/merge_lora.py), then quantise."
-            yield ConfigError("quantization_bit", self.quantization_bit, fix)
+        if isinstance(self.adapter, LoraConfig) and self.adapter.use_dora:
+            fix = "DoRA needs float weights: use_dora: False (LoRA goes with integers), or quantization_bit: 0."
+            yield ConfigError("pet_config.use_dora", True, fix)
         widths = {
             "hidden_size": self.hidden_size,
             "ffn_hidden_size": self.ffn_hidden_size,

@@ -207,6 +207,8 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         self.tokens_divide_by = (1, 1)  # what a sequence and the rows of a batch must divide by while training
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
         self.prefix_encoder = None
+        if config.quantization_bit:
+            make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
             self.prefix_encoder = PrefixEncoder(
@@ -221,8 +223,6 @@ class ChatGLM2ForConditionalGeneration(Speaking):
             add_lora(self, adapter)
         self.head_loss = None
         self.set_loss()
-        if config.quantization_bit:
-            make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
         if part.first:
             for parameter in self.get_parameters():
                 parameter.name = part.whole_name(parameter.name)

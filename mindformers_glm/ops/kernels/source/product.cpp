@@ -7,6 +7,7 @@
 #include "panels.h"
 #include "parallel.h"
 #include "vectors.h"
+#include "widen.h"
 
 namespace glm {
 namespace {
@@ -67,7 +68,7 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
 
 const ProductForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply};
 
-thread_local Kept whole_memory, block_memory;
+thread_local Kept whole_memory, block_memory, widened_memory;
 
 int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 int64_t rounded(int64_t count, int64_t size) { return pieces(count, size) * size; }
@@ -179,6 +180,10 @@ struct Job {
   }
 
   void pack_all_columns(int64_t j, int64_t end, int64_t p, int64_t depth, char* out) const {
+    if (b.integers != nullptr) {
+      pack_integers(j, end, p, depth, out);
+      return;
+    }
     int64_t deep = b.depth_step == 1 ? depth : kShallow;
     for (int64_t d = 0; d < depth; d += deep) {
       for (int64_t q = j; q < end; q += form.columns) {
@@ -187,12 +192,31 @@ struct Job {
       }
     }
   }
+
+  // The same where b is a weight of integers: what a panel is made of is widened first.
+  void pack_integers(int64_t j, int64_t end, int64_t p, int64_t depth, char* out) const {
+    bool rows = b.depth_step == 1;  // a panel after the other, its whole depth; or all panels, a few numbers deep
+    int64_t deep = rows ? depth : kShallow, wide = rows ? form.columns : end - j;
+    float* memory = widened_memory.floats(widened_size(b, wide, deep));
+    for (int64_t d = 0; d < depth; d += deep) {
+      int64_t some = std::min(deep, depth - d);
+      for (int64_t first = j; first < end; first += wide) {
+        int64_t last = std::min(end, first + wide);
+        Vectors floats = widened(b, first, last - first, p + d, some, memory);
+        for (int64_t q = first; q < last; q += form.columns) {
+          form.pack_columns(floats, q - first, std::min(form.columns, last - q), 0, some, b_scale,
+                            out + ((q - j) * depth + d * form.columns) * form.column_bytes);
+        }
+      }
+    }
+  }
 };
 
-// The operand with fewer vectors is packed whole, the other one block by block by the thread that uses it.
+// The operand with fewer vectors is packed whole, the other one block by block by the thread that uses it; so is b
+// where it is a weight of integers, which then is nowhere widened as a whole.
 void run(const Job& job, int64_t depth) {
   const ProductForm& form = job.form;
-  bool rows_whole = job.a.count <= job.b.count;
+  bool rows_whole = job.a.count <= job.b.count || job.b.integers != nullptr;
   int64_t whole = rows_whole ? job.a.count : job.b.count, whole_unit = rows_whole ? form.rows : form.columns;
   int64_t whole_bytes = rows_whole ? form.row_bytes : form.column_bytes;
   int64_t other = rows_whole ? job.b.count : job.a.count, unit = rows_whole ? form.columns : form.rows;

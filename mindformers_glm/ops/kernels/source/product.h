@@ -5,11 +5,15 @@
 
 namespace glm {
 
+struct Integers;
+
 // `count` vectors of the same depth: number p of vector i is data[i * step + p * depth_step]; one of both steps is 1.
+// Those of a weight of `integers` (widen.h) have no data: it is widened some panels at a time.
 struct Vectors {
   const float* data;
   int64_t count, step, depth_step;
   float largest = -1;  // size of the largest number, where the caller knows it
+  const Integers* integers = nullptr;
 };
 
 inline Vectors rows_of(const float* data, int64_t rows, int64_t columns) { return {data, rows, columns, 1}; }

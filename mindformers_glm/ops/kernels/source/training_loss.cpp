@@ -66,7 +66,8 @@ void head(const Arguments& given, float* loss, float* dhidden, float* dweight, N
     int64_t rows = std::min(chunk, n - begin);
     product(rows_of(hidden + begin * d, rows, d), rows_of(weight, v, d), d, logits, v, nullptr, false, numbers);
     parallel_for(rows, [&](int64_t i) {
-      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i], smoothing);
+      losses[size_t(begin + i)] =
+          loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i], smoothing);
     });
     float largest = *std::max_element(counts + begin, counts + begin + rows);  // no gradient is above it
     if (dhidden != nullptr) {

@@ -1,5 +1,6 @@
 // Gradients into weights: their norm, and Adam with decoupled decay in one pass over memory.
 #include <cmath>
+#include <cstring>
 #include <memory>
 
 #include "operators.h"
@@ -31,6 +32,34 @@ struct Adam {
     p = p - p * decay - rate * m / (root(v) + eps);
   }
 };
+
+typedef uint32_t Words __attribute__((vector_size(64)));
+
+inline Words bits_of(Floats v) {
+  Words bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+// Sixteen bits of noise, which follow from the numbers at hand, so that a run can be repeated.
+inline Words noise(Floats a, Floats b) {
+  Words h = bits_of(a) * 0x9e3779b1u ^ bits_of(b) * 0x85ebca6bu;
+  h = (h ^ (h >> 15)) * 0x2c1b3c6du;
+  return (h ^ (h >> 13)) & 0xffffu;
+}
+
+// To bfloat16, up as often as the number is near the upper one: a moment that changes by less than a step still moves.
+inline void store_rounded(uint16_t* p, Floats v, Words dither, int64_t count) {
+  Halves halves = __builtin_convertvector((bits_of(v) + dither) >> 16, Halves);
+  std::memcpy(p, &halves, size_t(count) * 2);
+}
+
+inline Floats load_some_bfloats(const uint16_t* p, int64_t count) {
+  if (count == kLanes) return load_bfloats(p);
+  uint16_t all[kLanes] = {};
+  std::memcpy(all, p, size_t(count) * 2);
+  return load_bfloats(all);
+}
 
 }  // namespace
 
@@ -78,6 +107,26 @@ GLM_OPERATOR(GlmAdam) {
       store_some(p + i, weight, some);
       store_some(m + i, mean, some);
       store_some(v + i, square, some);
+    }
+  });
+  given.floats(5)[0] = numbers[0];
+}
+
+// The same with both moments in bfloat16.
+GLM_OPERATOR(GlmAdamHalfStates) {
+  float* p = given.floats(0);
+  auto *m = (uint16_t*)given.data[1], *v = (uint16_t*)given.data[2];
+  const float *g = given.floats(3), *numbers = given.floats(4);
+  Adam step{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]};
+  parallel_ranges(given.total(0), kNumbersOfTask, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kLanes) {
+      int64_t some = end - i < kLanes ? end - i : kLanes;
+      Floats weight = load_some(p + i, some), gradient = load_some(g + i, some);
+      Floats mean = load_some_bfloats(m + i, some), square = load_some_bfloats(v + i, some);
+      step(weight, mean, square, gradient);
+      store_some(p + i, weight, some);
+      store_rounded(m + i, mean, noise(mean, gradient), some);
+      store_rounded(v + i, square, noise(square, weight), some);
     }
   });
   given.floats(5)[0] = numbers[0];
