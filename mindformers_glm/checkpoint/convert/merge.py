@@ -12,7 +12,7 @@ from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.plan import check_adapter, check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
-from mindformers_glm.checkpoint.formats.dtypes import convert_bits, float_name
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, float_name
 from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError
@@ -53,6 +53,10 @@ class MergedSource:
         self.layers = peft.adapted_layers(adapter.names)
         if not self.layers:
             raise CheckpointError(str(adapter.path), "it has no LoRA", "Give the adapter that is to be merged.")
+        whole = [f"{layer}.weight" for layer in self.layers if f"{layer}.weight" in base]
+        if any(base.dtype(name) not in FLOATS for name in whole):
+            fix = "Give the float weights that it was made of as --base, and this as --adapter."
+            raise CheckpointError(str(base.path), "its weights are integers, which hold no merged adapter", fix)
         check_complete(base, self.names, config)
         check_adapter(adapter, adapter.names, config, pet_config)
         rank = adapter.shape(self.layers[0] + LORA_NAME + "a")[0]

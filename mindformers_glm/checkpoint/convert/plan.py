@@ -293,6 +293,8 @@ def check_adapter(
         fault = f"{len(unknown)} of its tensors belong to no LoRA that is known here: {listed(unknown, 3)}"
         raise CheckpointError(str(source.path), fault, "This variant of LoRA is not implemented; merge it with peft.")
     wrong = []
+    if config is not None and config.quantization_bit:  # of integers the shapes are those of their bytes
+        config = config.model_copy(update={"quantization_bit": 0})
     for layer in layers:
         down, up = layer + LORA_NAME + "a", layer + LORA_NAME + "b"
         if down not in names or up not in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mindformers_glm.adapters.config import read_pet_config
 from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME
 from mindformers_glm.checkpoint.load.source import WeightSource
@@ -24,7 +25,7 @@ def adapter_settings(
     if PREFIX_NAME in source:
         return {"pet_type": "ptuning2", "pre_seq_len": source.shape(PREFIX_NAME)[0]}
     if config is not None and config.pet_config:
-        return dict(config.pet_config)
+        return read_pet_config(config.pet_config).model_dump(exclude_none=True)
     layers = peft.adapted_layers(source.names)
     if lora_alpha is None or not layers:
         return None
