@@ -157,6 +157,7 @@ WRAPPERS = Registry("runner wrapper")
 SCALE_SENSES = Registry("loss scale")
 CALLBACKS = Registry("callback")
 METRICS = Registry("metric")
+TRACKERS = Registry("tracker")
 TRAINERS = Registry("trainer")
 PIPELINES = Registry("pipeline")
 

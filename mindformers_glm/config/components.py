@@ -9,7 +9,7 @@ from typing import Any
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.ranges import range_faults
 from mindformers_glm.config.schema import DatasetSection, known_keys
-from mindformers_glm.config.spec import PLACES, inner_names
+from mindformers_glm.config.spec import PLACES, inner_names, named
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import DATASETS, TRAINERS, Registry, unknown_key
 
@@ -26,6 +26,8 @@ def check_components(values: Values) -> list[ConfigError]:
     faults = _check_name(TRAINERS, values.get("trainer"), "trainer")
     for key, place in PLACES.items():
         given = lookup(values, key)
+        if key == "report_to":
+            given = named(given)
         specs = [(f"{key}.{n}", one) for n, one in enumerate(given)] if isinstance(given, list) else [(key, given)]
         for at, spec in specs if place.is_list or not isinstance(given, list) else []:
             faults += _check(place.registry, _without(spec, inner_names(key)), at, place.runtime)

@@ -27,7 +27,7 @@ from mindformers_glm.config.sections import (
     SectionModel,
     TrainerSection,
 )
-from mindformers_glm.config.spec import Spec
+from mindformers_glm.config.spec import Spec, named
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import sentence, unknown_key
 
@@ -147,6 +147,7 @@ class RunSchema(SectionModel):
     runner_wrapper: Spec | None = None
     callbacks: tuple[Spec, ...] = ()
     eval_callbacks: tuple[Spec, ...] = ()
+    report_to: Annotated[tuple[Spec, ...], BeforeValidator(named)] = ()
     # predict and export
     input_data: str | list[str] | None = None
     predict_batch_size: Count | None = None

@@ -20,6 +20,7 @@ from mindformers_glm.registry import (
     PROCESSORS,
     SCALE_SENSES,
     TOKENIZERS,
+    TRACKERS,
     WRAPPERS,
     Registry,
 )
@@ -47,11 +48,18 @@ PLACES: dict[str, Place] = {
     "metric": Place(METRICS, ("tokenizer",), is_list=True),
     "callbacks": Place(CALLBACKS, is_list=True),
     "eval_callbacks": Place(CALLBACKS, is_list=True),
+    "report_to": Place(TRACKERS, is_list=True),
     "train_dataset.data_loader": Place(DATA_LOADERS),
     "train_dataset.tokenizer": Place(TOKENIZERS),
     "eval_dataset.data_loader": Place(DATA_LOADERS),
     "eval_dataset.tokenizer": Place(TOKENIZERS),
 }
+
+
+def named(value: Any) -> Any:
+    """One component or several as a list, each a mapping or its name alone; None and "none" for none."""
+    given = list(value) if isinstance(value, (list, tuple)) else [] if value in (None, "none", "None") else [value]
+    return [{"type": one} if isinstance(one, str) else one for one in given]
 
 
 def place_of(key: str) -> Place | None:

@@ -59,6 +59,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "runner_wrapper": ("loss scaling and clipping of gradients", "损失缩放与梯度裁剪"),
     "callbacks": ("list of callbacks of training", "训练回调列表"),
     "eval_callbacks": ("list of callbacks of evaluation", "评测回调列表"),
+    "report_to": ("trackers that get the figures of training: tensorboard, swanlab, mlflow, wandb, or mappings with type and arguments", "把训练指标写入的实验跟踪工具：tensorboard、swanlab、mlflow、wandb，或带 type 和参数的映射"),
     # data
     "train_dataset": ("data to learn", "训练数据集"),
     "eval_dataset": ("data to evaluate on", "评测数据集"),

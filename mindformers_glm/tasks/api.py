@@ -43,6 +43,7 @@ _ARGUMENT_KEYS: dict[str, tuple[str, ...]] = {
     "load_best_model_at_end": ("load_best_at_end",),
     "neftune_noise_alpha": ("neftune_noise_alpha",),
     "label_smoothing_factor": ("label_smoothing_factor",),
+    "report_to": ("report_to",),
     "sink_mode": ("runner_config.sink_mode",),
     "sink_size": ("runner_config.sink_size",),
     "num_train_epochs": ("runner_config.epochs",),
@@ -104,6 +105,7 @@ class TrainingArguments:
     greater_is_better: bool | None = None
     neftune_noise_alpha: float | None = None
     label_smoothing_factor: float | None = None
+    report_to: str | list[Any] | None = None
     profile: bool | None = None
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.callbacks.ending import Ending
+from mindformers_glm.train.callbacks.tracking import Tracking
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.model_beside import describe_model
 from mindformers_glm.train.pipeline_step import build_step, pipeline_scheduler
@@ -284,7 +285,8 @@ class CausalLanguageModelingTrainer:
             eval_epoch_interval=config.eval_epoch_interval,
             load_best_at_end=config.load_best_at_end,
         )
-        return [*callbacks, Ending(config=lambda: self.output / f"{config.run_mode}_config.yaml")]
+        trackers = [Tracking(spec.build(), config.to_dict()) for spec in config.report_to]
+        return [*callbacks, *trackers, Ending(config=lambda: self.output / f"{config.run_mode}_config.yaml")]
 
     def _mesh(self) -> Mesh:
         return mesh_from_config(self.config, rank=runtime.rank(), world=runtime.rank_size())

@@ -31,6 +31,7 @@ from mindformers_glm.train.fit import fit
 from mindformers_glm.train.plan import make_plan
 from mindformers_glm.train.state import RunState
 from mindformers_glm.train.step import StepResult
+from mindformers_glm.train.trackers import build_trackers
 
 PREFIX = r"^\S+ \S+ - mindformers\[[^\]]+\] - INFO - "
 LEARNING_RATE = re.compile(r"lr: [^,]+, ")
@@ -237,6 +238,8 @@ def test_without_tensorboard_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'mindformers_glm\[tensorboard\]'"):
         SummaryMonitor()
+    with pytest.raises(ConfigError, match=r"It needs swanlab: pip install 'mindformers_glm\[swanlab\]'"):
+        build_trackers(["swanlab"])
 
 
 def test_the_profiler_sees_the_steps_it_is_told(toy, tmp_path):
