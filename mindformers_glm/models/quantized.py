@@ -82,19 +82,13 @@ def quantized_layers(model: nn.Cell) -> dict[str, IntegerWeight]:
 
 
 def fill_integers(model: nn.Cell, *, seed: int = 0) -> None:
-    """Gives a network without weights random integers, as Normal(0.02) would make them."""
+    """Gives a network without weights random integers, whose floats spread as far as those of Normal(0.02)."""
     for i, cell in enumerate(quantized_layers(model).values()):
         random = np.random.default_rng((seed, i))
-        rows = 1 + (1 << 20) // cell.in_channels
-        weight = np.empty(cell.weight.shape, np.int8 if cell.bits == 8 else np.uint8)
-        scale = np.empty(cell.weight_scale.shape, np.float16)
-        for begin in range(0, cell.out_channels, rows):
-            count = min(rows, cell.out_channels - begin)
-            part = random.standard_normal((count, cell.in_channels), np.float32) * np.float32(INIT_SIGMA)
-            found = quantize(part, bits=cell.bits, group_size=cell.group_size)
-            weight[begin : begin + count], scale[begin : begin + count] = found
-        cell.weight.set_data(Tensor(weight))
-        cell.weight_scale.set_data(Tensor(scale))
+        whole = np.frombuffer(random.bytes(cell.weight.size), np.int8 if cell.bits == 8 else np.uint8)
+        cell.weight.set_data(Tensor(whole.reshape(cell.weight.shape)))
+        spread = INIT_SIGMA / (2**cell.bits / 12**0.5)  # of whole numbers that are all as likely
+        cell.weight_scale.set_data(Tensor(np.full(cell.weight_scale.shape, spread, np.float16)))
 
 
 def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, tuple[nn.Cell, QuantizedLinear]]:
