@@ -70,9 +70,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Figures of one process."""
     from mindformers_glm import runtime  # noqa: PLC0415 - the parent needs none of it
     from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: PLC0415
-    from mindformers_glm.models.glm.initial import fill, unfilled  # noqa: PLC0415
     from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration  # noqa: PLC0415
-    from mindformers_glm.models.glm.quantized import fill_integers, quantized_layers  # noqa: PLC0415
+    from mindformers_glm.models.initial import fill, unfilled  # noqa: PLC0415
+    from mindformers_glm.models.quantized import fill_integers, quantized_layers  # noqa: PLC0415
     from mindformers_glm.optim import AdamW, decay_groups  # noqa: PLC0415
     from mindformers_glm.train.step import TrainStep  # noqa: PLC0415
 
@@ -126,8 +126,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 def _take_floats(model: Any, config: Any, layers: dict[str, Any]) -> None:
     """Puts into a quantised network the weights that a float network begins with after the same seed."""
     from mindformers_glm import runtime  # noqa: PLC0415
-    from mindformers_glm.models.glm.initial import fill, unfilled  # noqa: PLC0415
     from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration  # noqa: PLC0415
+    from mindformers_glm.models.initial import fill, unfilled  # noqa: PLC0415
 
     runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
     with unfilled():

@@ -16,7 +16,7 @@ from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.generation.fused import FusedNetwork
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
-from mindformers_glm.models.glm.quantized import quantized_layers
+from mindformers_glm.models.quantized import quantized_layers
 from mindformers_glm.ops.linear import QuantizedProduct
 from mindformers_glm.ops.quantized import dequantize, quantize
 
