@@ -139,8 +139,9 @@ class CorrectedAdam(DecoupledAdam):
         beta2: float,
         eps: float,
         weight_decay: float,
+        state_dtype: str = "float32",
     ) -> None:
-        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
+        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay, state_dtype)
         self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
         self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
 
