@@ -167,6 +167,18 @@ def test_no_circle_between_files():
     assert circles(PACKAGE) == []
 
 
+def test_layers_have_names_in_models_only():
+    """`config/legacy.py` fills in what MindFormers' class of 0.7 meant; the others name layers as users write them."""
+    names = re.compile(r"query_key_value|dense_h_to_4h|dense_4h_to_h|input_layernorm|post_attention_layernorm")
+    sources = [path for kind in ("*.py", "*.cpp", "*.h") for path in PACKAGE.rglob(kind)]
+    found = {path.relative_to(PACKAGE).as_posix() for path in sources if names.search(path.read_text(encoding="utf-8"))}
+    assert {name for name in found if not name.startswith("models/")} == {
+        "adapters/config.py",
+        "cli/documents/quant_weights.py",
+        "config/legacy.py",
+    }
+
+
 def test_one_road_leads_to_a_loaded_network():
     """Who puts weights into a network: assembly, the resume of a run, and the export of a merged copy."""
     allowed = {"assembly", "checkpoint/load/into.py", "train/state.py", "export/export.py"}

@@ -20,7 +20,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import CONFIGS_DIR
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path, write_text
-from mindformers_glm.models.glm.stages import stages_of
+from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.memory import GB, Task, estimate
 from mindformers_glm.parallel.proposal import Machine, Proposal, proposals, settings_of
@@ -91,7 +91,9 @@ def propose(path: Path, machine: Machine) -> tuple[dict[str, Any], Task, list[Pr
     sizes, runner = settings.get("parallel_config") or {}, settings.get("runner_config") or {}
     micro = sizes.get("micro_batch_num", 1) if sizes.get("pipeline_stage", 1) > 1 else 1
     batch = task.batch_size * sizes.get("data_parallel", 1) * micro * (runner.get("gradient_accumulation_steps") or 1)
-    found = proposals(config, task, machine, batch=batch, stages=lambda size: stages_of(config, size).counts)
+    found = proposals(
+        config, task, machine, batch=batch, stages=lambda size: FAMILIES.of(config).staged(config, size).counts
+    )
     return settings, task, found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindformers_glm.errors import DataError
-from mindformers_glm.models.glm.layers import Linear
+from mindformers_glm.models.linear import Linear
 
 
 class Range(NamedTuple):

@@ -18,6 +18,7 @@ from mindformers_glm.checkpoint.formats.torch_npy import read_table, write_table
 from mindformers_glm.checkpoint.load.source import files_in
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import read_json, user_path, write_text
+from mindformers_glm.models.naming import joins, weight
 
 FILES = (
     *("deq_scale", "fp_bias", "input_offset", "input_scale"),
@@ -205,11 +206,13 @@ def _part(
     name: str, layer: Layer, rank: int, size: int, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     bias, scale = device_numbers(layer)
-    kind = name.rpartition(".")[2]
-    if kind in ("dense", "dense_4h_to_h"):  # inputs are divided; the bias is added once
+    row = weight(f"{name}.weight")
+    if row is None:
+        raise CheckpointError(name, "no layer of this model has this name", "Is it another model's file?")
+    if row.shard_axis == 1:  # inputs are divided; the bias is added once
         columns = np.array_split(np.arange(layer.quant_weight.shape[1]), size)[rank]
         return layer.quant_weight[:, columns], bias if rank == 0 else np.zeros_like(bias), scale
-    rows = _qkv_rows(rank, size, *shape) if kind == "query_key_value" else _halves(len(bias), rank, size)
+    rows = _qkv_rows(rank, size, *shape) if joins(f"{name}.weight") == "qkv" else _halves(len(bias), rank, size)
     return layer.quant_weight[rows], bias[rows], scale[rows]
 
 

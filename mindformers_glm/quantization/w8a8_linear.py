@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.mindspore_private import forget_graphs
-from mindformers_glm.models.glm.layers import Linear
+from mindformers_glm.models.linear import Linear
 from mindformers_glm.quantization.w8a8 import Layer
 
 _EXACT = 1024  # inputs of which products of whole numbers below 128 add up exactly in float32

@@ -56,7 +56,7 @@ def export(argv: Sequence[str] | None = None) -> None:
 
     from mindformers_glm import runtime  # noqa: PLC0415
     from mindformers_glm.assembly.model import load_model  # noqa: PLC0415
-    from mindformers_glm.models.glm.hf_config import to_hf  # noqa: PLC0415
+    from mindformers_glm.models.family import FAMILIES  # noqa: PLC0415
     from mindformers_glm.quantization.calibration import input_ranges  # noqa: PLC0415
     from mindformers_glm.quantization.w8a8 import quantized, write_layers  # noqa: PLC0415
 
@@ -80,7 +80,11 @@ def export(argv: Sequence[str] | None = None) -> None:
         weight = cells[path].weight.asnumpy()
         own = None if bias is None else bias.asnumpy()
         layers[path] = quantized(weight, own, found.low, found.high, sparse=chosen.sparse)
-    config = {**to_hf(network.config), "world_size": 1, "float_layers_id": sorted(float_layers)}
+    config = {
+        **FAMILIES.of(network.config).written(network.config, "hf"),
+        "world_size": 1,
+        "float_layers_id": sorted(float_layers),
+    }
     write_layers(target, layers, config)
     print(f"written {target}: {len(layers)} linear layers over {len(rows)} rows")
 
