@@ -176,7 +176,7 @@ def test_visible_devices_name_the_physical_ones(tool, tmp_path):
         (("--device_num", "[0,20)"), "has 16 devices"),
         (("--device_num", "[8,16)", "--device_num_per_node", "8"), "has 8 devices"),
         (("--visible_devices", "0,x"), "--visible_devices"),
-        (("--visible_devices", "0,0,1,2"), "named twice"),
+        (("--visible_devices", "0,0,1,2"), "Name each device once"),
         (("--visible_devices", "0,1"), "has only 2"),
         (("--server_ip", "../evil"), "--server_ip"),
         (("--hccn_conf", "nowhere.conf"), "nowhere.conf: cannot be read"),
