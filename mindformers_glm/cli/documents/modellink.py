@@ -138,6 +138,8 @@ def translated(chosen: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[s
         "lr_schedule.type": _STYLES[chosen.lr_decay_style],
         "callbacks": _callbacks(chosen),
     }
+    if tp * pp > 1:
+        keys |= {"parallel.parallel_mode": 1, "parallel.full_batch": True}
     if pp > 1:
         keys["parallel_config.micro_batch_num"] = passes
     if dp > 1:
@@ -179,6 +181,8 @@ _SOURCES = {
     "recompute_config.recompute": "--recompute-granularity",
     "callbacks": "--save-interval",
     "optimizer.type": "(Megatron's Adam)",
+    "parallel.parallel_mode": "--tensor-model-parallel-size",
+    "parallel.full_batch": "--tensor-model-parallel-size",
     "parallel.enable_parallel_optimizer": "--use-distributed-optimizer",
     **{flag.key: f"--{flag.name}" for flag in flags.SETTINGS},
 }
@@ -232,12 +236,20 @@ def _readable(load: str, tokenizer: str, folder: Path) -> str:
 
 
 def _save_megatron(output: Path, chosen: argparse.Namespace) -> None:
-    from mindformers_glm.cli import convert  # noqa: PLC0415 - reads weights
+    """The run's weights as SAVE/megatron; parts of several ranks are joined first, in SAVE/merged."""
+    from mindformers_glm.cli import convert, transform  # noqa: PLC0415 - reads weights
 
     tp, pp = chosen.tensor_model_parallel_size, chosen.pipeline_model_parallel_size
-    words = ["--input_path", str(output / "checkpoint_network"), "--output_path", str(output / "megatron")]
-    words += ["--to", "megatron", "--tp", str(tp), "--pp", str(pp), "--overwrite"]
-    convert.main(words)
+    network = output / "checkpoint_network"
+    words = ["--input_path", str(network)]
+    if tp * pp > 1:
+        merged, strategy = output / "merged", output / "strategy"
+        places = ["--src_ckpt_dir", str(network), "--dst_ckpt_dir", str(merged), "--prefix", "modellink"]
+        transform.main(["--src_ckpt_strategy", f"{strategy}/", *places])
+        words = ["--input_path", str(next((merged / "rank_0").glob("*.ckpt")))]
+        words += ["--config", str(network / "rank_0" / "config.yaml")]
+    words += ["--output_path", str(output / "megatron"), "--to", "megatron", "--tp", str(tp), "--pp", str(pp)]
+    convert.main([*words, "--overwrite"])
 
 
 def convert_parser() -> argparse.ArgumentParser:

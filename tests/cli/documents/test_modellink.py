@@ -152,3 +152,32 @@ def test_an_unknown_flag_is_named(capsys):
     with pytest.raises(SystemExit):
         chosen("--use-mc2")
     assert "unrecognized arguments: --use-mc2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_pipeline_stages_tune_and_come_back_as_a_hugging_face_folder(root, tmp_path, shared):
+    """Hugging Face -> Megatron of 1 x 2 ranks -> two steps on two processes -> Megatron -> Hugging Face."""
+    python = str(root / ".venv/bin/python")
+    words = ["convert", "--input_path", "glm2_tiny", "--output_path", "hf", "--to", "hf"]
+    subprocess.run([python, "-m", "mindformers_glm", *words], cwd=tmp_path, check=True)
+    script(root, tmp_path, "ckpt_convert_chatglm3_hf2mcore", LOAD_DIR="hf", SAVE_DIR="mg", TP="1", PP="2")
+    assert len(list((tmp_path / "mg/iter_0000001").iterdir())) == 2
+    rows = json.loads((shared / "data/instruct/llamafactory/alpaca_en_demo.json").read_text())[:20]
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
+    words = "--input alpaca.json --tokenizer-name-or-path hf --output-prefix alpaca --append-eod --handler-name".split()
+    tool = str(root / "tools/preprocess_data.py")
+    subprocess.run([python, tool, *words, "GeneralInstructionHandler"], cwd=tmp_path, check=True)
+    said = script(
+        root,
+        tmp_path,
+        "tune_chatglm3_6B_8K",
+        **{"NPUS_PER_NODE": "2", "TP": "1", "PP": "2", "CKPT_LOAD_DIR": "mg", "CKPT_SAVE_DIR": "run"},
+        **{"TOKENIZER_PATH": "hf", "DATA_PATH": "alpaca", "SEQ_LEN": "512", "GBS": "2", "TRAIN_ITERS": "2"},
+    )
+    assert "--pipeline-model-parallel-size -> parallel_config.pipeline_stage: 2" in said
+    script(root, tmp_path, "ckpt_convert_chatglm3_mcore2hf", LOAD_DIR="run/megatron", SAVE_DIR="hf")
+    before, after = load_file(tmp_path / "hf/model.safetensors"), load_file(tmp_path / "hf/mg2hg/model.safetensors")
+    moved = {name: np.abs(value - after[name].astype(np.float32)).max() for name, value in before.items()}
+    assert set(before) == set(after)
+    assert 0 < max(moved.values()) < 1e-3
