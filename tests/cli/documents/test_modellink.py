@@ -165,9 +165,9 @@ def test_two_pipeline_stages_tune_and_come_back_as_a_hugging_face_folder(root, t
     assert len(list((tmp_path / "mg/iter_0000001").iterdir())) == 2
     rows = json.loads((shared / "data/instruct/llamafactory/alpaca_en_demo.json").read_text())[:20]
     (tmp_path / "alpaca.json").write_text(json.dumps(rows))
-    words = "--input alpaca.json --tokenizer-name-or-path hf --output-prefix alpaca --append-eod --handler-name".split()
+    words = "--input alpaca.json --tokenizer-name-or-path hf --output-prefix alpaca --append-eod --handler-name"
     tool = str(root / "tools/preprocess_data.py")
-    subprocess.run([python, tool, *words, "GeneralInstructionHandler"], cwd=tmp_path, check=True)
+    subprocess.run([python, tool, *words.split(), "GeneralInstructionHandler"], cwd=tmp_path, check=True)
     said = script(
         root,
         tmp_path,
