@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -33,6 +35,13 @@ def _parallel_mode(value: Any) -> Any:
     if name == "stand_alone":
         return 0
     return _PARALLEL_MODES.index(name) if name in _PARALLEL_MODES else value
+
+
+def _product(value: Any) -> Any:
+    """8*12, as documents write 12 servers of 8 devices, multiplied."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,6}(\s*\*\s*\d{1,6})+\s*", value):
+        return math.prod(int(factor) for factor in value.split("*"))
+    return value
 
 
 Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_not_a_switch)]
@@ -143,7 +152,7 @@ class ParallelSection(SectionModel):
     strategy_ckpt_load_file: str | None = None
     pipeline_config: dict[str, Any] | None = None
     comm_fusion: dict[str, Any] | None = None
-    device_num: Count | None = None
+    device_num: Annotated[Count | None, BeforeValidator(_product)] = None
     pipeline_stages: Count | None = None
     auto_pipeline: bool = False
 

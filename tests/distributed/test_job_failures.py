@@ -34,7 +34,7 @@ def job(root, tmp_path):
     data = tmp_path / "train.json"
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
-    def start(folder, *, dp=1, tp=1, divided=False, resume=False):
+    def start(folder, *, dp=1, tp=1, pp=1, zero=None, divided=False, resume=False):
         settings = {
             **{f"model.model_config.{name}": value for name, value in SMALL.items()},
             "model.model_config.seq_length": 40,
@@ -45,13 +45,16 @@ def job(root, tmp_path):
             "parallel.enable_parallel_optimizer": divided,
             "parallel_config.data_parallel": dp,
             "parallel_config.model_parallel": tp,
+            "parallel_config.pipeline_stage": pp,
+            "parallel_config.micro_batch_num": pp,
+            **({} if zero is None else {"parallel.zero_level": zero}),
             "allow_random_weights": True,
             "load_checkpoint": "''",
         }
         options = [f"{name}={value}" for name, value in settings.items()]
         command = ["bash", str(root / "scripts/run_distribute.sh"), "none"]
-        command += [str(root / "configs/tiny/run_glm2_tiny_finetune.yaml"), f"[0,{dp * tp}]", "train", "--"]
-        command += ["--train_dataset_dir", str(data), "--output_dir", str(folder), "--batch_size", str(4 // dp)]
+        command += [str(root / "configs/tiny/run_glm2_tiny_finetune.yaml"), f"[0,{dp * tp * pp}]", "train", "--"]
+        command += ["--train_dataset_dir", str(data), "--output_dir", str(folder), "--batch_size", str(4 // (dp * pp))]
         command += ["--resume_training", "true"] if resume else []
         command += ["--options", *options]
         command += [
@@ -121,7 +124,11 @@ def kill_one(process, folder, victim, steps):
     return seconds
 
 
-@pytest.mark.parametrize("division", [{"tp": 2}, {"dp": 2, "divided": True}], ids=["tensor", "divided"])
+@pytest.mark.parametrize(
+    "division",
+    [{"tp": 2}, {"dp": 2, "divided": True}, {"pp": 2}, {"dp": 2, "zero": 3}],
+    ids=["tensor", "divided", "stages", "weights"],
+)
 def test_a_killed_job_goes_on(job, tmp_path, division):
     straight = tmp_path / "straight"
     finish(job(straight))
@@ -148,9 +155,9 @@ def test_a_killed_job_goes_on(job, tmp_path, division):
 def test_a_job_killed_at_random_ends_with_the_weights_of_one_left_alone(job, tmp_path, tmp_path_factory, number):
     """Two processes; a random one of rank 0, rank 1 and the scheduler dies after a random step. Prints a JSON line."""
     chance = random.Random(100 + number)
-    division = ({"tp": 2}, {"dp": 2, "divided": True})[number % 2]
+    division = ({"tp": 2}, {"dp": 2, "divided": True}, {"pp": 2})[number % 3]
     victim, steps = chance.choice([0, 1, "scheduler"]), chance.randrange(1, STEPS - 1)
-    straight = tmp_path_factory.getbasetemp() / f"straight-{number % 2}"
+    straight = tmp_path_factory.getbasetemp() / f"straight-{number % 3}"
     if not straight.exists():
         finish(job(straight, **division))
     killed = tmp_path / "killed"

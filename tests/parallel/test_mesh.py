@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.config.schema import RunSchema
+from mindformers_glm.config.sections import ParallelSection
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import check_network
@@ -133,3 +134,11 @@ def test_buckets_keep_order_type_and_limit():
 
 def test_rows_that_divide():
     assert is_divided((8, 3), 2) and not is_divided((7,), 2) and not is_divided((), 2) and not is_divided((8,), 1)
+
+
+def test_device_num_may_be_a_product():
+    assert ParallelSection(device_num="8*12").device_num == 96
+    assert ParallelSection(device_num=8).device_num == 8
+    for wrong in ("8*", "8**12", "0*8", "9" * 9 + "*2"):
+        with pytest.raises(ValueError, match="device_num"):
+            ParallelSection(device_num=wrong)

@@ -73,6 +73,19 @@ def test_documented_eight_devices(tool, conf, tmp_path):
     assert "rank_id:7, device_id:7, device_ip:192.4.27.7" in done.stdout
 
 
+def test_twelve_servers_of_eight(tool, tmp_path):
+    """The documents' large job: RANK_SIZE is 8*12."""
+    servers = [(f"10.0.0.{host}", [f"192.{host}.0.{number}" for number in range(1, 9)]) for host in range(1, 13)]
+    for name, addresses in servers:
+        part = tmp_path / f"hccl_8p_01234567_{name}.json"
+        part.write_text(json.dumps(documented((name, addresses))))
+    done = tool("merge_hccl", *(f"hccl_8p_01234567_{name}.json" for name, _ in servers))
+    assert done.returncode == 0, done.stderr
+    merged = tmp_path / "hccl_12s_96p.json"
+    assert json.loads(merged.read_text()) == documented(*servers)
+    assert tool("check_hccl", merged).returncode == 0
+
+
 def test_documented_two_servers(tool, conf, tmp_path):
     for server, addresses in (("10.155.111.140", EIGHT), ("10.155.111.141", EIGHT_MORE)):
         assert (
