@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(COMMANDS)}."
+        hint = (
+            f"Did you mean {near[0]}?"
+            if near
+            else f"{PROGRAM} --help tells the commands: {', '.join(list(COMMANDS)[:6])} and more."
+        )
         print(f"error: {words[0][:80]!r} is no command of {PROGRAM}. {hint}", file=sys.stderr)
         return 2
     return call(words[0], words[1:])

@@ -36,7 +36,9 @@ def test_every_command_is_there():
         assert command.load("parser") is None or command.load("parser")().format_help(), name
 
 
-@pytest.mark.parametrize("words, told", [(["chatt"], "Did you mean chat?"), (["xyz"], "Commands: run, chat")])
+@pytest.mark.parametrize(
+    "words, told", [(["chatt"], "Did you mean chat?"), (["xyz"], "--help tells the commands: run, chat")]
+)
 def test_an_unknown_command_is_one_line(words, told, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err

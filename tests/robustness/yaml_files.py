@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from inputs import STAND_INS, Input, drawn, generator, spoilt_bytes, spoilt_values
 
+from mindformers_glm.config.keys import all_keys
 from mindformers_glm.config.schema import schema_keys
 
 FAMILY = "YAML"
@@ -181,14 +182,12 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
     yield from drawn(every, 60, "boundless")
 
 
-_TEXTS = {  # a folder may be called so
-    *("output_dir", "context.save_graphs_path", "infer.target", "context.graph_kernel_flags", "filepath_prefix"),
-}
+_TEXTS = {row.name for row in all_keys() if "text" in row.values or row.values == "any"}  # a file may be called so
 
 
 def _names(key: str, value: str) -> tuple[str, ...]:
     parts = [part for part in key.split(".") if not part.isdigit()]
-    return tuple(filter(None, (key, *parts[-2:], parts[0], value)))
+    return tuple(filter(None, (key, *parts[-2:], parts[0], parts[0].removesuffix("_task"), value)))
 
 
 def _files(text: str, bench: Path) -> Iterator[Input]:
