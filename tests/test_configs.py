@@ -281,7 +281,6 @@ LATER = [  # keys of MindFormers' files of 0.7, 1.0 to 1.5, and what they come t
     ("optimizer.betas=[0.9, 0.999]", None),
     ("lr_schedule.lr_end=5e-5", None),
     ("auto_trans_ckpt=True", "re-sharded"),
-    ("parallel_config.context_parallel=2", "not divided"),
 ]
 
 

@@ -23,6 +23,8 @@ NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm inspect-data my.jsonl --tokenizer chatglm3-6b": "the tokenizer of ChatGLM3-6B",
     "mindformers-glm run --config configs/glm3/run_glm3_6b_own_data.yaml": "weights of 6B",
     "mindformers-glm merge-lora --base output": "after a LoRA run of 6B",
+    "mindformers-glm convert --input_path output --output_path adapter": "after a LoRA run of 6B",
+    "mindformers-glm merge-lora --base chatglm3-6b": "weights of 6B; tests/adapters runs it",
     "mindformers-glm preprocess --input corpus.parquet": "the tokenizer of ChatGLM3-6B",
     "bash scripts/run_distribute.sh": "eight devices",
     "mindformers-glm evaluate --model chatglm2-6b": "weights of 6B, benchmark data",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm.conformance.check import Answer, Check, Skipped, all_checks
+from mindformers_glm.files import write_text
 
 SKIPPED, FAILED = "skipped", "failed"
 FAULT = "GLM_CONFORMANCE_FAULT"  # environment variable: a fault to put in, see faults.py
@@ -70,7 +71,7 @@ def main() -> None:
             if reports and isinstance(result, Answer):
                 save(Path(folder, f"{name}.npz"), result)
             elif reports:
-                Path(folder, f"{name}.txt").write_text("\n".join(result), encoding="utf-8")
+                write_text(Path(folder, f"{name}.txt"), "\n".join(result))
         if ranks > 1:
             from mindformers_glm.conformance.checks.ranks import meet  # noqa: PLC0415
 

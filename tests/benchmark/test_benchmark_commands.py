@@ -116,7 +116,7 @@ def test_decode(figures, capsys):
 
 
 def test_ops(figures, capsys):
-    shown = run(f"ops --shape {SHAPE} --batch 1 --seq 16 --steps 2 --only dense_h,norm,head --json {figures}", capsys)
+    shown = run(f"ops --shape {SHAPE} --batch 1 --seq 16 --steps 2 --only gate_up,norm,head --json {figures}", capsys)
     found = json.loads(figures.read_text())
     rows = {row["name"]: row for row in found["operators"]}
     assert set(rows) == {"linear gate_up", "rms_norm", "head cross_entropy", "gradient norm"}

@@ -60,7 +60,7 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "command: got None. Use one of train, prefill, decode, ops, start, chart. See --help."),
+        ("", "command: got None. Use one of train, prefill, decode, ops, start, chart, compare. See --help."),
         ("trian", "command line: got None. argument COMMAND: invalid choice: 'trian'"),
         ("train --shape 1,2,3", "--shape: got '1,2,3'. Give vocab,hidden,layers,heads,kv_groups,ffn"),
         ("train --shape 100,30,2,4,2,48", "--shape: got '100,30,2,4,2,48'. hidden must be heads times a multiple of 4"),
@@ -75,7 +75,10 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
         ),
         ("train --dtype int4", "--dtype: got 'int4'. Integer weights cannot be trained"),
         ("prefill --lora", "command line: got None. unrecognized arguments: --lora"),
-        ("decode --json no/such/folder/x.json", "--json: got 'no/such/folder/x.json'. Its folder does not exist."),
+        (
+            "decode --json no/such/folder/x.json",
+            "--json: got 'no/such/folder/x.json'. Its folder does not exist: make it",
+        ),
         ("decode --against gpt", "--against: got 'gpt'. Use torch or llama.cpp."),
         ("decode --against torch", "--peer_python: got None. --against torch needs the peer's own Python and script."),
         ("decode --peer_script x.py", "--peer_script: got 'x.py'. It goes with --against"),

@@ -20,7 +20,7 @@ def run(folder: Path, kills: int, kind: str, how: str) -> dict:
 @pytest.mark.parametrize(
     ("kills", "kind", "how"),
     [
-        (4, "toy", "mixed"),
+        pytest.param(4, "toy", "mixed", marks=pytest.mark.slow),
         (3, "toy", "aimed"),
         pytest.param(60, "toy", "random", marks=pytest.mark.slow),
         pytest.param(60, "toy", "aimed", marks=pytest.mark.slow),

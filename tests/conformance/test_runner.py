@@ -26,7 +26,8 @@ for name in names:
     if check == "hangs":
         time.sleep(600)
     if check == "skipped":
-        open(f"{folder}/{name}.txt", "w").write("skipped\\nnot here")
+        open(f"{folder}/part", "w").write("skipped\\nnot here")
+        os.replace(f"{folder}/part", f"{folder}/{name}.txt")
         continue
     np.savez(f"{folder}/{name}.npz", **{"found/x": np.ones(2), "wanted/x": np.ones(2), "note": np.array("")})
 """

@@ -165,7 +165,6 @@ def test_old_yaml_spellings_mean_what_users_mean():
         ({"num_layers": 0}, "num_layers: got 0"),
         ({"quantization_bit": 3}, "quantization_bit: got 3.*0, 4 or 8"),
         ({"quantization_bit": 8, "hidden_size": 48}, r"quantization_group_size: got 32.*divide hidden_size \(48\)"),
-        ({"quantization_bit": 4, "pet_config": {"pet_type": "lora"}}, "quantization_bit: got 4. Merge the adapter"),
         ({"kv_channels": 6}, "kv_channels: got 6.*multiple of 4"),
         ({"multi_query_group_num": 3}, r"multi_query_group_num: got 3.*num_attention_heads \(4\)"),
         ({"vocab_size": 5}, r"vocab_size: got 5.*padded_vocab_size \(101\)"),

@@ -23,6 +23,7 @@ def run(root, folder, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(build.compiler() is None, reason="this machine has no C++ compiler")
 def test_a_library_belongs_to_its_sources_and_replaces_older_ones(tmp_path):
     old = tmp_path / "libglm_portable-00000000.so"

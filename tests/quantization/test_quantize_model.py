@@ -52,7 +52,12 @@ def logits_along(model, ids: list[int], prompt: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "kernels"), [("hf_glm2_tiny", "auto"), ("hf_glm3_tiny", "auto"), ("hf_glm2_tiny", "off")]
+    ("name", "kernels"),
+    [
+        ("hf_glm2_tiny", "auto"),
+        ("hf_glm3_tiny", "auto"),
+        pytest.param("hf_glm2_tiny", "off", marks=pytest.mark.slow),
+    ],
 )
 def test_8_bits_choose_the_official_models_tokens_where_it_is_sure(golden, name, kernels, monkeypatch):
     """These networks are untrained: some choices hang on the fourth digit. Where one leads by more, it stays."""

@@ -78,6 +78,7 @@ def test_a_network_on_these_weights_says_their_tokens(golden, place, name):
         make_w8a8(network, read_layers(place / name / "old"))
 
 
+@pytest.mark.slow
 def test_calibration_gives_their_ranges_and_files(place, tmp_path, monkeypatch):
     """A process of its own: PyNative mode would stay with the tests that follow."""
     import subprocess
