@@ -41,4 +41,4 @@ def test_predict_with_the_section_of_the_yaml(root, tmp_path, bits):
 def test_training_of_integer_weights_is_refused(root, tmp_path):
     words = ("run_mindformer.py", "--config", "configs/tiny/run_glm2_tiny_finetune.yaml", "--run_mode", "finetune")
     done = run(root, *words, "--options", "quantization.bits=4", f"output_dir={tmp_path}")
-    assert done.returncode == 2 and "Quantised weights are not trained" in done.stderr
+    assert done.returncode == 2 and "Integers are not trained" in done.stderr
