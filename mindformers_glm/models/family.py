@@ -27,6 +27,7 @@ class Family:
     - `weights`: the module with the table of weight names, asked through naming.py;
     - `division`: the class that divides weights among tensor ranks; `parallel`: the module that makes a network of one
       rank (`local_size`, `parallelize`, `partial_gradients`, `square_shares`);
+    - `training`: the module with what a run may change of a network that it trains (`freeze`, `set_training`);
     - `stages`: the module that says which layers a pipeline stage has (`Stages`, `stages_of`); `divides`: what divides
       the weights of a network over replicas (ZeRO 3);
     - `reads`: whether a config.json (a mapping) is one of this family; `reader` makes the configuration of it;
@@ -44,6 +45,7 @@ class Family:
     weights: str
     division: str
     parallel: str
+    training: str
     stages: str
     divides: str
     form: str
@@ -84,6 +86,10 @@ class Family:
     def divided(self, config: Any, size: int) -> Any:
         """The division of the network of a configuration among `size` tensor ranks."""
         return imported(self.division)(config, size)
+
+    def trained(self) -> Any:
+        """The module that freezes layers and sets noise and smoothing; this needs MindSpore."""
+        return module_of(self.training)
 
     def ranks(self) -> Any:
         """The module that makes and describes the network of one rank; this needs MindSpore."""

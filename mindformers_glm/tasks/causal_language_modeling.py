@@ -28,7 +28,6 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.generate import engine_of
 from mindformers_glm.log import logger
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.glm.training import freeze, set_training
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
@@ -182,16 +181,16 @@ class CausalLanguageModelingTrainer:
 
     def _set_training(self, network: nn.Cell, ranks: Ranks) -> None:
         """What is frozen, noise and smoothed labels, where the configuration asks for any of it."""
-        config = self.config
+        config, change = self.config, FAMILIES.of(network.config).trained()
         first, include, exclude = config.freeze_first_layers, config.freeze_include, config.freeze_exclude
         if first or include:
-            frozen = freeze(network, first_layers=first, include=include, exclude=exclude)
+            frozen = change.freeze(network, first_layers=first, include=include, exclude=exclude)
             trained = sum(parameter.size for parameter in network.trainable_params())
             logger.info("Froze %d parameters more; %d numbers are trained.", len(frozen), trained)
         alpha, smoothing = config.neftune_noise_alpha, config.label_smoothing_factor
         if first or include or alpha or smoothing:
             seed = config.seed + ranks.mesh.data.rank
-            set_training(network, noise_alpha=alpha, smoothing=smoothing, seed=seed)
+            change.set_training(network, noise_alpha=alpha, smoothing=smoothing, seed=seed)
 
     def _run_state(self, network: nn.Cell, dataset: TokenDataset, ranks: Ranks) -> RunState:
         config, runner = self.config, self.config.runner_config

@@ -35,6 +35,7 @@ def _family(
             weights=f"{_HERE}.weights",
             division=f"{_HERE}.shards:Layout",
             parallel=f"{_HERE}.parallelize",
+            training=f"{_HERE}.training",
             stages=f"{_HERE}.stages",
             divides=f"{_HERE}.divide:divide_weights",
             form=form,
