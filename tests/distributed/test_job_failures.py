@@ -19,7 +19,7 @@ import pytest
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
-SMALL = {"num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
+SMALL = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
 STEPS = 12
 
 
