@@ -147,7 +147,7 @@ def kernels(machine: Machine, target: str) -> Iterator[Finding]:
     if build.compiler() is None:
         cure += " (it needs g++ or clang++: none was found)"
     if found is None:
-        yield Finding("kernels", WARN, "not built: plain formulas, several times slower", cure)
+        yield Finding("kernels", WARN, "not built: formulas are used, several times slower", cure)
     else:
         yield Finding("kernels", OK, found.name)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import re
 from collections import Counter
@@ -74,7 +75,7 @@ TEXT_METRICS: dict[str, TextFigure] = {
 }
 
 
-class _Pairs:
+class _Pairs(abc.ABC):
     """Pairs of all batches; a subclass says what `eval` makes of them."""
 
     def __init__(self) -> None:
@@ -96,9 +97,9 @@ class _Pairs:
         self.predictions += predictions
         self.labels += labels
 
+    @abc.abstractmethod
     def figures(self) -> dict[str, float]:
         """The figures of all pairs."""
-        raise NotImplementedError
 
     def eval(self) -> dict[str, float]:
         """The figures of all pairs, nan without any; they are printed as well."""

@@ -7,6 +7,7 @@ here needs MindSpore.
 
 from __future__ import annotations
 
+import abc
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ class Begun(NamedTuple):
     settings: Mapping[str, Any]
 
 
-class Tracker:
+class Tracker(abc.ABC):
     """Base of the trackers. Settings are keyword arguments of the class; nothing is sent unless `mode: online`.
 
     Raises:
@@ -49,17 +50,17 @@ class Tracker:
         """The package, imported."""
         return importlib.import_module(self.package)
 
+    @abc.abstractmethod
     def begin(self, run: Begun) -> None:
         """Opens the run."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Takes figures such as `loss` or `eval/PPL` of a step."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end(self, status: Status) -> None:
         """Closes the run; what is written until then stays whatever comes."""
-        raise NotImplementedError
 
 
 class OnlineTracker(Tracker):
