@@ -75,7 +75,7 @@ class RankState:
     def __init__(self, config: NetworkConfig, division: Division, shapes: Mapping[str, Sequence[int]]) -> None:
         self.config, self.division, self.shapes = config, division, shapes
         family = FAMILIES.of(config)
-        self.layout = family.divided(config, division.tp)
+        self.tensors = family.divided(config, division.tp)
         self.stages = family.staged(config, division.layers or (config.num_layers,))
 
     def holds(self, name: str, rank: int) -> bool:
@@ -107,7 +107,7 @@ class RankState:
         if self.whole_shape(name) is None:
             return whole
         mesh = make_mesh(rank % self.division.devices, dp=self.division.dp, tp=self.division.tp)
-        part = self.layout.cut(name, whole, mesh.tensor.rank)
+        part = self.tensors.cut(name, whole, mesh.tensor.rank)
         if not self._over_data(name, part.shape):
             return part
         rows = part.shape[0] // self.division.dp
@@ -122,14 +122,14 @@ class RankState:
         over_data = self._over_data(name, (rows, *parts[0].shape[1:])) and self._memory_rows(name) == rows
         if over_data:
             parts = [np.concatenate([parts[data * tp + tensor] for data in range(dp)]) for tensor in range(tp)]
-        return self.layout.merge(name, parts[:tp])
+        return self.tensors.merge(name, parts[:tp])
 
     def slicing(self, name: str) -> Slicing:
         """How a tensor is divided on disk."""
         whole, dp, tp = self.whole_shape(name), self.division.dp, self.division.tp
         if whole is None:
             return Slicing((dp, tp))
-        axis = self.layout.rule(name, whole).axis
+        axis = self.tensors.rule(name, whole).axis
         if axis is not None and whole[axis] % tp:
             axis = None
         tensor_map = [0 if one == axis else -1 for one in range(len(whole))]
@@ -145,7 +145,7 @@ class RankState:
         written = {}
         for name, value in arrays.items():
             whole = self.whole_shape(name)
-            if whole is not None and len(self.layout.rule(name, whole).parts) > 1:
+            if whole is not None and len(self.tensors.rule(name, whole).parts) > 1:
                 merged = self.merge(name, exchange(value, mesh.within_stage))
                 value = merged[self.slicing(name).window(name, whole, mesh.within_stage.rank)]
             written[name] = value
@@ -182,7 +182,7 @@ class RankState:
 
     def _memory_rows(self, name: str) -> int:
         """Rows of what one tensor rank keeps of a tensor before data ranks divide it."""
-        rule = self.layout.rule(name, self.whole_shape(name))
+        rule = self.tensors.rule(name, self.whole_shape(name))
         if rule.axis != 0:
             return self.whole_shape(name)[0]
         return sum(rows // pieces for rows, pieces in rule.parts)
@@ -198,7 +198,7 @@ class RankState:
         whole = tuple(self.shapes[parameter])
         rows = (self._memory_rows(parameter), *whole[1:]) if whole else ()
         over_data = self.division.divided and self._over_data(f"adam_m.{parameter}", rows)
-        return over_data or self.layout.rule(parameter, whole).axis is not None
+        return over_data or self.tensors.rule(parameter, whole).axis is not None
 
 
 class LocalState(Mapping):
@@ -219,8 +219,8 @@ class LocalState(Mapping):
 
 def whole_shapes(parameters: Iterable[Parameter], config: NetworkConfig, tp: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the whole tensor, from the parameters of one tensor rank's network."""
-    layout = FAMILIES.of(config).divided(config, tp)
-    return {parameter.name: layout.whole_shape(parameter.name, parameter.shape) for parameter in parameters}
+    tensors = FAMILIES.of(config).divided(config, tp)
+    return {parameter.name: tensors.whole_shape(parameter.name, parameter.shape) for parameter in parameters}
 
 
 def exchange(value: np.ndarray, axis: Axis) -> list[np.ndarray]:

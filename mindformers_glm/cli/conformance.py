@@ -2,7 +2,7 @@
 
 Each check runs on the device in a process of its own and is compared with a float64 formula and with numbers recorded
 on a CPU. Writes conformance.json and conformance.txt, to send to us. Exit status 1 when a check fails. On Ascend run it
-twice: as it is, and with GLM_KERNELS=off (formulas instead of fused operators).
+twice: as it is, and with GLM_KERNELS=off (formulas instead of operators of Ascend).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument("--device_target", choices=("CPU", "Ascend"), default="CPU")
     p.add_argument("--output_dir", default="conformance", help="folder of the two files (conformance)")
-    p.add_argument("--only", metavar="NAME", help="checks of this name; * stands for anything: 'fused.*'")
+    p.add_argument("--only", metavar="NAME", help="checks of this name; * stands for anything: 'ascend.*'")
     p.add_argument("--ranks", type=whole(1, 2), default=1, help="2: the exchanges between two processes too (1)")
     p.add_argument(
         "--seconds", type=number(above=True), default=300.0, help="the longest that one check may take (300)"
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     known = all_checks()
     chosen = [check for name, check in known.items() if fnmatch.fnmatchcase(name, args.only or "*")]
     if not chosen:
-        raise ConfigError("--only", args.only, f"Use one of {', '.join(known)}, or a pattern such as 'fused.*'.")
+        raise ConfigError("--only", args.only, f"Use one of {', '.join(known)}, or a pattern such as 'ascend.*'.")
     if args.list:
         for check in chosen:
             print(f"{check.name:24} {', '.join(check.kinds):28} {check.place}")

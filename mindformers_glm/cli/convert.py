@@ -21,7 +21,7 @@ from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf
 from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
 from mindformers_glm.checkpoint.convert.megatron import check_writing, rank_parts, write_megatron
-from mindformers_glm.checkpoint.convert.plan import FORMS, Plan
+from mindformers_glm.checkpoint.convert.plan import FORMS, ConversionPlan
 from mindformers_glm.checkpoint.formats.dtypes import float_name
 from mindformers_glm.checkpoint.load.model_files import Storage, read_config
 from mindformers_glm.cli.options import Parser, number, whole
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> ConversionPlan:
     """The plan that the arguments ask for."""
     if args.model not in _MODELS:
         raise ConfigError("model", args.model, f"Use one of {', '.join(_MODELS)}.")

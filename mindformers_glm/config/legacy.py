@@ -59,7 +59,7 @@ def _is_url(value: Any, _: Values) -> bool:
     return "://" in str(value or "")
 
 
-_GRAPHS = "graph kernels are a compiler switch of Ascend; the fused operators of ops/ are chosen by device"
+_GRAPHS = "graph kernels are a compiler switch of Ascend; the operators of ops/ are chosen by device"
 _TUNE = "the dataset pipeline is plain Python and has nothing to tune"
 _RESUME = "resume_training takes the newest step that every rank has completed"
 _SEMI = "tensor parallel layers are explicit here; no compiler searches for a strategy"

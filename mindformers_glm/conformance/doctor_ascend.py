@@ -46,7 +46,7 @@ def driver(machine: Machine, target: str) -> Iterator[Finding]:
         yield Finding("npu-smi", OK, f"{len(devices)} devices, {', '.join(names)}")
         if any(re.fullmatch(r"910A?", name) for name in names):
             yield Finding(
-                "fused operators", WARN, "the first 910 has none that this suite uses", "formulas are used instead"
+                "operators of Ascend", WARN, "the first 910 has none that this suite uses", "formulas are used instead"
             )
 
 

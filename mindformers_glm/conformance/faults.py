@@ -223,28 +223,28 @@ class _Backwards(ms.nn.Cell):
         return ops.flip(self.made(x), (0,))
 
 
-# -- fused operators, as documented, on a CPU
+# -- operators of Ascend, as documented, on a CPU
 
 
-def _fused_norm_in_half(x, gamma, epsilon=1e-6):
+def _ascend_norm_in_half(x, gamma, epsilon=1e-6):
     made, scale = documented_rms_norm(ops.cast(x, ms.float16), ops.cast(gamma, ms.float16), epsilon)
     return ops.cast(made, x.dtype), scale
 
 
-def _fused_norm_eps(x, gamma, epsilon=1e-6):
+def _ascend_norm_eps(x, gamma, epsilon=1e-6):
     return documented_rms_norm(x, gamma, epsilon / 100)
 
 
-def _fused_up_first(input, dim=-1):  # noqa: A002 - MindSpore's name
+def _ascend_up_first(input, dim=-1):  # noqa: A002 - MindSpore's name
     half = input.shape[-1] // 2
     return documented_swiglu(ops.concat((input[..., half:], input[..., :half]), -1), dim)
 
 
-def _fused_negative(x, cos, sin, mode=0):
+def _ascend_negative(x, cos, sin, mode=0):
     return documented_rotary(x, cos, -sin, mode)
 
 
-def _fused_halves(x, cos, sin, mode=0):
+def _ascend_halves(x, cos, sin, mode=0):
     half = x.shape[-1] // 2
     return x * cos + ops.concat((-x[..., half:], x[..., :half]), -1) * sin
 
@@ -306,17 +306,19 @@ FAULTS: dict[str, Fault] = {
         ("ranks.all_reduce",), ((collectives.ReduceFromRanks, "construct", _MeanFromRanks.construct),)
     ),
     "all_gather_order": Fault(("ranks.all_gather",), ((collectives, "gather_operator", _parts_exchanged),)),
-    "fused_norm_float16": Fault(("fused.rms_norm",), ((documented, "rms_norm", _fused_norm_in_half),)),
-    "fused_norm_eps": Fault(("fused.rms_norm",), ((documented, "rms_norm", _fused_norm_eps),)),
-    "fused_gate_up": Fault(("fused.swiglu",), ((documented, "swiglu", _fused_up_first),)),
-    "fused_rotary_sign": Fault(("fused.rotary",), ((documented, "rotary_position_embedding", _fused_negative),)),
-    "fused_rotary_mode": Fault(("fused.rotary",), ((documented, "rotary_position_embedding", _fused_halves),)),
-    "fused_kv_groups": Fault(
-        ("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_groups),)
+    "ascend_norm_float16": Fault(("ascend.rms_norm",), ((documented, "rms_norm", _ascend_norm_in_half),)),
+    "ascend_norm_eps": Fault(("ascend.rms_norm",), ((documented, "rms_norm", _ascend_norm_eps),)),
+    "ascend_gate_up": Fault(("ascend.swiglu",), ((documented, "swiglu", _ascend_up_first),)),
+    "ascend_rotary_sign": Fault(("ascend.rotary",), ((documented, "rotary_position_embedding", _ascend_negative),)),
+    "ascend_rotary_mode": Fault(("ascend.rotary",), ((documented, "rotary_position_embedding", _ascend_halves),)),
+    "ascend_kv_groups": Fault(
+        ("ascend.flash", "ascend.flash_packed"), ((documented, "flash_attention_score", _flash_groups),)
     ),
-    "fused_scale": Fault(("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_scale),)),
-    "fused_mask": Fault(
-        ("fused.flash", "fused.flash_packed"), ((documented, "flash_attention_score", _flash_unmasked),)
+    "ascend_scale": Fault(
+        ("ascend.flash", "ascend.flash_packed"), ((documented, "flash_attention_score", _flash_scale),)
+    ),
+    "ascend_mask": Fault(
+        ("ascend.flash", "ascend.flash_packed"), ((documented, "flash_attention_score", _flash_unmasked),)
     ),
 }
 

@@ -5,8 +5,9 @@ Shapes: B batch, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +33,18 @@ class Batch(NamedTuple):
         visible = np.zeros_like(self.input_ids) if self.first_visible is None else self.first_visible
         more = [] if self.position_ids is None else [self.position_ids]
         return np.stack([self.input_ids, visible, *more], 1)
+
+
+class Dataset(Protocol):
+    """Batches whose order is a function of the epoch."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches `start`, `start + 1`, ... of an epoch, both from 0."""
+        ...
 
 
 class Example(NamedTuple):

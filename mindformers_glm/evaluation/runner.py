@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindformers_glm.data.batch import FILLER, IGNORED, Batch
+from mindformers_glm.data.batch import FILLER, IGNORED, Batch, Dataset
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.share import ALL, Share
@@ -34,16 +34,6 @@ class TextMetric(Protocol):
 
     def eval(self) -> dict[str, float]:
         """The scores of all batches."""
-
-
-class Dataset(Protocol):
-    """Batches in an order that is a function of the epoch."""
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on."""
 
 
 class Evaluation(NamedTuple):

@@ -16,8 +16,8 @@ from mindspore import Tensor, nn
 from mindformers_glm.errors import ConfigError, GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
-from mindformers_glm.generation.fused import FusedNetwork, obstacles
 from mindformers_glm.generation.interface import Generation, Network, Token
+from mindformers_glm.generation.kernel_network import KernelNetwork, obstacles
 from mindformers_glm.generation.led import LeadingNetwork
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.ticket import Item
@@ -37,7 +37,7 @@ _ELSEWHERE = {
 
 
 class MindSporeEngine(Engine):
-    """The engine over a MindSpore model on this process's device. Options as for Engine, and those of FusedNetwork:
+    """The engine over a MindSpore model on this process's device. Options as for Engine, and those of KernelNetwork:
     the type of the cache and how many tokens it may hold.
 
     Raises:
@@ -236,7 +236,7 @@ def _network(model: nn.Cell, cache_dtype: str | None, cache_tokens: int | None) 
         return MindSporeNetwork(model)
     found = ["there are no kernels for this device"] if library.library() is None else obstacles(model)
     if not found:
-        return FusedNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
+        return KernelNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
     reasons = "; ".join(found[:3])
     for key, value in (("cache_dtype", cache_dtype), ("cache_tokens", cache_tokens)):
         if value is not None:

@@ -16,7 +16,7 @@ INIT_SIGMA = 0.02
 class Linear(nn.Cell):
     """A weight (out, in), and a bias where the layer has one, in `param_init_type`."""
 
-    is_plain = True  # nothing but the weight and the bias: a fused operator may use them directly
+    is_plain = True  # nothing but the weight and the bias: an operator may use them directly
 
     def __init__(self, columns: int, rows: int, *, bias: bool, config: NetworkConfig, sigma: float = INIT_SIGMA):
         super().__init__()

@@ -1,4 +1,4 @@
-"""MindSpore's fused operators for Ascend, in place of the formulas. UNVERIFIED: none has run on an Ascend device.
+"""MindSpore's operators for Ascend (fused, in its words) in place of the formulas. UNVERIFIED: no device was at hand.
 
 What was checked, on a processor: names, arguments and documented limits against MindSpore 2.10, the graphs and
 gradients that MindSpore makes of the calls, and that the calls, as documented, mean what the formulas mean
@@ -50,7 +50,7 @@ def _device_generation() -> str:
     return MSContext.get_instance().get_ascend_soc_version()
 
 
-class FusedRmsNorm(nn.Cell):
+class AscendRmsNorm(nn.Cell):
     """RMSNorm by `ops.rms_norm`. Unverified on Ascend."""
 
     def __init__(self, eps: float):
@@ -66,7 +66,7 @@ class FusedRmsNorm(nn.Cell):
         return ops.rms_norm(x, weight, self.eps)[0], x
 
 
-class FusedSwiGLU(nn.Cell):
+class AscendSwiGLU(nn.Cell):
     """SwiGLU by `ops.swiglu`, which opens the first half as the formula does. Unverified on Ascend."""
 
     def fits(self, x: Tensor) -> bool:

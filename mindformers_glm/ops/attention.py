@@ -80,9 +80,9 @@ class CausalAttention(Chosen):
 
     def __init__(self, *, heads: int, head_dim: int, flash: bool = True):
         flash = flash and flash_has_heads(heads=heads, head_dim=head_dim)
-        fused = (lambda: FlashAttention(heads=heads, head_dim=head_dim)) if flash else None
-        super().__init__(lambda: _CausalKernel(heads, head_dim), fused=fused)
-        self.packed_kernel = None if self.kernel is None or self.is_fused else _PackedKernel(heads, head_dim)
+        on_ascend = (lambda: FlashAttention(heads=heads, head_dim=head_dim)) if flash else None
+        super().__init__(lambda: _CausalKernel(heads, head_dim), on_ascend=on_ascend)
+        self.packed_kernel = None if self.kernel is None or self.is_ascend else _PackedKernel(heads, head_dim)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
         """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
@@ -91,12 +91,12 @@ class CausalAttention(Chosen):
         """
         if not (self.kernel_is_on and fits(cos)):
             return False
-        takes = self.kernel.fits(x, cos) if self.is_fused else fits(x)
+        takes = self.kernel.fits(x, cos) if self.is_ascend else fits(x)
         return takes and cos.shape[0] == 1 and mask.shape[0] == 1
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rows (N, (H + 2 K) E) -> (N, H E)."""
-        if self.is_fused:
+        if self.is_ascend:
             return self.kernel(x, cos, sin)
         return self.kernel(x, cos, sin)[0]  # beside it: what the backward pass needs
 
@@ -104,7 +104,7 @@ class CausalAttention(Chosen):
         """Whether packed rows x (N, (H + 2 K) E), several sequences in one row of T tokens, can be used."""
         if not (self.kernel_is_on and fits(cos)):
             return False
-        if self.is_fused:
+        if self.is_ascend:
             return cos.shape[0] == 1 and self.kernel.fits(x, cos)
         return fits(x) and self.packed_kernel is not None
 
@@ -113,7 +113,7 @@ class CausalAttention(Chosen):
 
         `cos` and `sin` (1 or B, H + 2 K, T, E): rows with positions of their own go one by one.
         """
-        if self.is_fused:
+        if self.is_ascend:
             return self.kernel(x, cos, sin, first)
         first, tokens, rows = ops.cast(first, ms.float32), first.shape[1], ()
         if cos.shape[0] == 1:

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.ascend import FusedRmsNorm
+from mindformers_glm.ops.ascend import AscendRmsNorm
 from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 _mean, _matmul = ops.ReduceMean(keep_dims=True), ops.MatMul()
@@ -19,7 +19,7 @@ class RmsNorm(Chosen):
     """
 
     def __init__(self, eps: float):
-        super().__init__(fused=lambda: FusedRmsNorm(eps))
+        super().__init__(on_ascend=lambda: AscendRmsNorm(eps))
         self.eps = eps
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ class RmsNormWithGradient(Chosen):
     """RmsNorm with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self, eps: float):
-        super().__init__(lambda: _RmsNormKernel(eps), fused=lambda: FusedRmsNorm(eps))
+        super().__init__(lambda: _RmsNormKernel(eps), on_ascend=lambda: AscendRmsNorm(eps))
         self.formula = _RmsNormFormula(eps)
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.ascend import FusedSwiGLU
+from mindformers_glm.ops.ascend import AscendSwiGLU
 from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 
@@ -12,7 +12,7 @@ class SwiGLU(Chosen):
     """The rows silu(gate) * up of rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
 
     def __init__(self) -> None:
-        super().__init__(fused=FusedSwiGLU)
+        super().__init__(on_ascend=AscendSwiGLU)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, 2 F) -> (N, F)."""
@@ -23,7 +23,7 @@ class SwiGLUWithGradient(Chosen):
     """SwiGLU with a gradient of its own, by a kernel where one fits."""
 
     def __init__(self) -> None:
-        super().__init__(_SwiGLUKernel, fused=FusedSwiGLU)
+        super().__init__(_SwiGLUKernel, on_ascend=AscendSwiGLU)
         self.formula = _SwiGLUFormula()
 
     def construct(self, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class DecoupledAdam(nn.Cell):
         self.decays = tuple(row.weight_decay * row.lr_ratio for row in rows)  # times the run's learning rate
         self.ratios = tuple(row.lr_ratio for row in rows)
         self.is_float32 = tuple(row.parameter.dtype == ms.float32 for row in rows)
-        self.fused = writing_operator("GlmAdam" if state_dtype == "float32" else "GlmAdamHalfStates")
+        self.kernel = writing_operator("GlmAdam" if state_dtype == "float32" else "GlmAdamHalfStates")
         kind = self._state_type(state_dtype)
         self.moments1, self.moments2 = (_zeros_like(self.parameters, prefix, kind) for prefix in self.states)
         self.learning_rate = Parameter(
@@ -71,7 +71,7 @@ class DecoupledAdam(nn.Cell):
 
         Returns the learning rate.
         """
-        if self.fused is None:
+        if self.kernel is None:
             grads = scale_gradients(grads, factor)
             self._update_by_formulas(grads, rate, eps)
             return self.learning_rate
@@ -82,7 +82,7 @@ class DecoupledAdam(nn.Cell):
                     (rate * self.ratios[i], decay, self.beta1 * self.one, self.beta2 * self.one, eps, factor)
                 )
                 grad = grads[i].astype(ms.float32)
-                self.fused(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
+                self.kernel(self.parameters[i], self.moments1[i], self.moments2[i], grad, numbers)
             else:
                 self._update_widened(i, grads[i].astype(ms.float32) * factor, rate * self.ratios[i], eps)
         return self.learning_rate
@@ -95,7 +95,7 @@ class DecoupledAdam(nn.Cell):
         """
         if name not in ("float32", "bfloat16"):
             raise ConfigError("optimizer.state_dtype", name, "Use float32 or bfloat16.")
-        if name == "bfloat16" and (self.fused is None or not all(self.is_float32)):
+        if name == "bfloat16" and (self.kernel is None or not all(self.is_float32)):
             fix = "Moments in bfloat16 need the compiled kernels of a CPU and float32 parameters: use float32."
             raise ConfigError("optimizer.state_dtype", name, fix)
         return getattr(ms, name)

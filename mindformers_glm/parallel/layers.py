@@ -83,7 +83,7 @@ class ShareOfLoss(nn.Cell):
 class ParallelHead(nn.Cell):
     """The output layer over a divided vocabulary: a rank's logits while training, all of them otherwise."""
 
-    is_plain = False  # its weight is a part: no fused operator may use it directly
+    is_plain = False  # its weight is a part: no operator may use it directly
 
     def __init__(self, layer: nn.Cell, axis: Axis):
         super().__init__()

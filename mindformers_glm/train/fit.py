@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
 
-from mindformers_glm.data.batch import Batch
+from mindformers_glm.data.batch import Batch, Dataset
 from mindformers_glm.errors import TrainingStopped
 from mindformers_glm.log import logger
 from mindformers_glm.optim import Schedule
@@ -19,14 +18,6 @@ from mindformers_glm.train.plan import Position
 from mindformers_glm.train.state import RunState
 
 MAX_OVERFLOWS = 20  # in a row, when the loss scale cannot fall any more
-
-
-class Dataset(Protocol):
-    """What the loop needs of a dataset; the order of an epoch is fixed."""
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches `start`, `start + 1`, ... of an epoch, both from 0."""
-        ...
 
 
 def fit(state: RunState, dataset: Dataset, schedule: Schedule, callbacks: Sequence[Callback] = ()) -> RunState:

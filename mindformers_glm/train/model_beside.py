@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindformers_glm.checkpoint.formats.folder import disk_fault
 from mindformers_glm.checkpoint.load.model_files import config_file
-from mindformers_glm.checkpoint.load.names import LAYOUTS
+from mindformers_glm.checkpoint.load.names import NAMINGS
 from mindformers_glm.files import write_text
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -18,7 +18,7 @@ def describe_model(folder: Path, config: NetworkConfig, tokenizer: GLMTokenizer 
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    name, text = config_file(config, "mf10", LAYOUTS["mf10"])
+    name, text = config_file(config, "mf10", NAMINGS["mf10"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, text)

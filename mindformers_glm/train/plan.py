@@ -24,7 +24,7 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """The arithmetic of a run.
 
     `steps_per_epoch` are the steps of one pass over the data; `sink_size` is 0 without sinking.
@@ -68,7 +68,7 @@ def make_plan(
     sink_size: int = -1,
     accumulation: int = 1,
     max_steps: int | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """The plan for a dataset of `batches` batches; a step takes `accumulation` of them, an epoch whole steps only.
 
     Raises:
@@ -83,7 +83,9 @@ def make_plan(
             "%d of %d batches of an epoch are left out: gradient_accumulation_steps %d does not divide them.",
             *(batches % accumulation, batches, accumulation),
         )
-    plan = Plan(epochs=epochs, steps_per_epoch=steps, sink_size=_sink(sink_mode, sink_size, steps), max_steps=max_steps)
+    plan = TrainingPlan(
+        epochs=epochs, steps_per_epoch=steps, sink_size=_sink(sink_mode, sink_size, steps), max_steps=max_steps
+    )
     if plan.total_steps < 1:
         fix = f"{epochs} epochs of {steps} steps do not fill one sink: use at most {epochs * steps}, or -1."
         raise ConfigError("runner_config.sink_size", sink_size, fix)

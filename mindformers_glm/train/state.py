@@ -15,7 +15,7 @@ from mindformers_glm.checkpoint.store.resume import TrainState, capture_rng, rea
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.optim import load_optimizer, optimizer_arrays
 from mindformers_glm.train.goal import plain
-from mindformers_glm.train.plan import Plan, Position
+from mindformers_glm.train.plan import Position, TrainingPlan
 from mindformers_glm.train.step import StepResult, TrainStep
 
 Arrays = dict[str, np.ndarray]
@@ -30,7 +30,7 @@ class RunState:
     """
 
     step: TrainStep
-    plan: Plan
+    plan: TrainingPlan
     batch_size: int = 1  # samples of one step on this rank
     data: dict[str, Any] = field(default_factory=dict)  # what the order of the data depends on
     output_dir: Path = Path("output")

@@ -13,7 +13,7 @@ from mindformers_glm.adapters.lora import add_lora, merge
 from mindformers_glm.assembly.network import empty_network
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.errors import CheckpointError, ConfigError
-from mindformers_glm.generation.fused import FusedNetwork
+from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.optim import AdamW, decay_groups
 
@@ -95,7 +95,7 @@ def test_magnitudes_begin_with_the_weights_that_are_loaded_and_come_back():
 @pytest.mark.usefixtures("pynative")
 def test_the_engine_computes_dora():
     model = random_network(pet_config={**PET, "use_dora": True, "use_rslora": True})
-    network = FusedNetwork(model)
+    network = KernelNetwork(model)
     found = network.forward(IDS.asnumpy(), np.array([4]), network.new_cache(1), np.array([3]))
     np.testing.assert_allclose(found[0], logits(model)[0, -1], atol=2e-4)
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
 from mindformers_glm.checkpoint.load.folders import step_of
-from mindformers_glm.checkpoint.load.names import LAYOUTS, Kind, meaning, targets
+from mindformers_glm.checkpoint.load.names import NAMINGS, Kind, meaning, targets
 from mindformers_glm.checkpoint.load.source import (
     official_row_order,
     read_weights,
@@ -43,19 +43,19 @@ def test_the_official_199_tensors_map_and_back(shared, name):
     shapes = expected_shapes(ChatGLM2Config())
     assert set(ours.values()) == set(shapes)
     for official, our in ours.items():
-        (back,) = targets(our, LAYOUTS["hf"], ChatGLM2Config())
+        (back,) = targets(our, NAMINGS["hf"], ChatGLM2Config())
         assert back.name == official
         assert (back.start, back.stop) == (0, shapes[our][0])
     parameters = sum(int(np.prod(shape)) for shape in shapes.values())
     assert 2 * (parameters + 32) == index["metadata"]["total_size"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_names_every_weight_once_and_is_read_back(layout):
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_naming_names_every_weight_once_and_is_read_back(naming):
     config = ChatGLM2Config()
     seen = {}
     for ours, shape in expected_shapes(config).items():
-        blocks = targets(ours, LAYOUTS[layout], config)
+        blocks = targets(ours, NAMINGS[naming], config)
         assert blocks[0].start == 0
         assert blocks[-1].stop == shape[0]
         for index, block in enumerate(blocks):
@@ -63,7 +63,7 @@ def test_every_layout_names_every_weight_once_and_is_read_back(layout):
             seen[block.name] = meaning(block.name)
             assert (seen[block.name].ours, seen[block.name].part) == (ours, index)
             assert seen[block.name].parts == len(blocks)
-    assert len(seen) == {"mf15": 28 * 12 + 3, "native": 28 * 11 + 3}.get(layout, 199)
+    assert len(seen) == {"mf15": 28 * 12 + 3, "native": 28 * 11 + 3}.get(naming, 199)
 
 
 def test_both_golden_forms_hold_the_same(golden):
@@ -134,7 +134,7 @@ def split_weights() -> dict[str, np.ndarray]:
     """The tiny weights as MindFormers 1.5 keeps them apart."""
     split = {}
     for name, array in tiny_weights().items():
-        for block in targets(name, LAYOUTS["mf15"], TINY):
+        for block in targets(name, NAMINGS["mf15"], TINY):
             split[block.name] = array[block.start : block.stop]
     return split
 

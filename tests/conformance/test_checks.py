@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mindformers_glm.conformance.check import BOUNDS
-from mindformers_glm.conformance.checks.fused import NAMES
+from mindformers_glm.conformance.checks.ascend import NAMES
 from mindformers_glm.conformance.outcome import key
 from mindformers_glm.conformance.recorded import recorded
 
 QUICK = [
     *("rms_norm", "swiglu", "linear", "embedding", "cross_entropy", "rotary.yarn", "rotary.turn", "attention.cache"),
-    *("fused.rms_norm", "fused.swiglu", "fused.rotary", "linear.int4", "optimizer.adamw", "optimizer.groups"),
+    *("ascend.rms_norm", "ascend.swiglu", "ascend.rotary", "linear.int4", "optimizer.adamw", "optimizer.groups"),
 ]
 
 
@@ -27,15 +27,15 @@ def test_every_check_has_a_place_in_the_package_and_parts_that_exist(checks, roo
         assert file == "MindSpore" or (root / "mindformers_glm" / file).exists(), check.place
 
 
-def test_every_fused_operator_of_ascend_has_a_check(checks, root):
+def test_every_operator_of_ascend_has_a_check(checks, root):
     called = {name for name in NAMES if f"ops.{name}(" in (root / "mindformers_glm/ops/ascend.py").read_text()}
     assert called == set(NAMES)
-    assert {name for name in checks if name.startswith("fused.")} == {
-        "fused.rms_norm",
-        "fused.swiglu",
-        "fused.rotary",
-        "fused.flash",
-        "fused.flash_packed",
+    assert {name for name in checks if name.startswith("ascend.")} == {
+        "ascend.rms_norm",
+        "ascend.swiglu",
+        "ascend.rotary",
+        "ascend.flash",
+        "ascend.flash_packed",
     }
 
 

@@ -47,7 +47,7 @@ def test_all_right_is_status_0_and_two_files(computed, tmp_path, capsys):
 
 
 def test_what_a_failure_is_made_of_is_named(computed, tmp_path, capsys):
-    computed[1].update({"fused.rotary", "fused.flash", "layer", "network", "gradients"})
+    computed[1].update({"ascend.rotary", "ascend.flash", "layer", "network", "gradients"})
     assert command.main(["--output_dir", str(tmp_path)]) == 1
     content = json.loads((tmp_path / "conformance.json").read_text())
     assert [row["place"] for row in content["look_at"]] == [
@@ -76,8 +76,8 @@ def test_without_an_ascend_nothing_is_pretended(computed):
 
 
 def test_the_list_runs_nothing(computed, capsys):
-    assert command.main(["--list", "--only", "fused.*"]) == 0
-    assert "ops/ascend.py: FusedSwiGLU" in capsys.readouterr().out and computed[0] == []
+    assert command.main(["--list", "--only", "ascend.*"]) == 0
+    assert "ops/ascend.py: AscendSwiGLU" in capsys.readouterr().out and computed[0] == []
 
 
 def test_a_skipped_check_is_no_failure_and_says_why(checks):

@@ -113,7 +113,7 @@ def test_what_an_ascend_lacks_is_told(ascend, part, changes, name, level, told):
 
 def test_the_first_generation_is_told_of_its_operators(ascend):
     machine = ascend()._replace(run=lambda words: (0, NPU_SMI.format(health="OK").replace("910B2", "910A ")))
-    assert levels(asked(doctor_ascend.driver, machine))["fused operators"] == WARN
+    assert levels(asked(doctor_ascend.driver, machine))["operators of Ascend"] == WARN
 
 
 def test_a_rank_table_is_examined(ascend, tmp_path):

@@ -17,7 +17,7 @@ from mindformers_glm.errors import ConfigError
 ALONE = [name for name, fault in FAULTS.items() if not fault.found_by[0].startswith("ranks.")]
 TWELVE = [  # with many checks made of what is wrong; the whole kit takes its time
     *("rotary_sign", "attention_scale", "kv_groups", "causal_mask", "norm_float16", "norm_eps", "gate_up", "bias"),
-    *("loss_divisor", "ignored_label", "adam_correction", "fused_kv_groups"),
+    *("loss_divisor", "ignored_label", "adam_correction", "ascend_kv_groups"),
 ]
 TOGETHER = [name for name in FAULTS if name not in ALONE]
 
@@ -46,7 +46,7 @@ def test_there_are_at_least_twelve_of_every_part():
     assert len(FAULTS) >= 12
     assert {check.partition(".")[0] for fault in FAULTS.values() for check in fault.found_by} == {
         *("rotary", "attention", "rms_norm", "swiglu", "linear", "cross_entropy", "embedding"),
-        *("fused", "optimizer", "step", "ranks"),
+        *("ascend", "optimizer", "step", "ranks"),
     }
 
 

@@ -14,7 +14,7 @@ from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.store.reshard import RankFiles
 from mindformers_glm.checkpoint.store.strategy import read_strategy
-from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.models.glm.shards import TensorDivision
 from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.registry import OPTIMIZERS
@@ -37,7 +37,7 @@ def compare(folder, reference, variant):
     """Losses, gradient norms, weights and (undivided) optimizer state of every rank against one process."""
     options, one = options_of(variant), load(folder, reference)[0]
     division, ranks = division_of(options), load(folder, variant)
-    layout = Layout(tiny(options), division.tp)
+    whole = TensorDivision(tiny(options), division.tp)
     assert len(ranks) == division.ranks
     for rank in ranks:
         np.testing.assert_allclose(rank.pop("losses"), one["losses"], rtol=1e-5)
@@ -52,7 +52,7 @@ def compare(folder, reference, variant):
             assert_close(name, state.merge(name, [rank[name] for rank in group]), one)
             for data in range(division.dp if not name.startswith("adam_") and not division.weights else 0):
                 parts = [group[data * division.tp + tensor][name] for tensor in range(division.tp)]
-                assert_close(name, layout.merge(name, parts), one)
+                assert_close(name, whole.merge(name, parts), one)
     assert seen == set(one) - {"losses", "norms"}
 
 

@@ -11,7 +11,7 @@ from mindspore import Tensor
 from tiny_networks import loss_and_gradients
 
 from mindformers_glm import AutoModel
-from mindformers_glm.checkpoint.load.names import LAYOUTS, meaning, targets
+from mindformers_glm.checkpoint.load.names import NAMINGS, meaning, targets
 
 FORMS = ["chat_vocab", "chat_hf", "chat_hf/chatglm_form", "chat_1m", "edge_1_5b", "edge_4b"]
 FORMS += ["glm4_9b_0414", "glm4_32b_0414", "chatglm3_128k", "codegeex2"]
@@ -101,10 +101,10 @@ def test_loss_and_gradients(case):
         if kind == "gradrows":
             whole = whole[case.expected["grad_rows"]]
         else:
-            layout = LAYOUTS[
-                "native" if case.model.config.add_qkv_bias is None or told.parts > 1 else told.layout or "hf"
+            naming = NAMINGS[
+                "native" if case.model.config.add_qkv_bias is None or told.parts > 1 else told.naming or "hf"
             ]
-            part = targets(told.ours, layout, case.model.config)[told.part]
+            part = targets(told.ours, naming, case.model.config)[told.part]
             whole = whole[part.start : part.stop]
         close(whole, case.expected[name])
         compared.add(told.ours)

@@ -1,4 +1,4 @@
-"""The fused operators of Ascend, as far as a CPU can tell: when they are chosen, how called, what it means.
+"""The operators of Ascend, as far as a CPU can tell: when they are chosen, how called, what it means.
 
 MindSpore is told that the device is Ascend. Calls are compiled up to the graph, which MindSpore infers and
 differentiates without a device; values are computed with conformance/documented.py in the operators' place.
@@ -29,8 +29,8 @@ from mindformers_glm.ops.rotary import RotateHeads, head_scales, rotary_table
 from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUWithGradient
 
 NAMES = ("rms_norm", "swiglu", "rotary_position_embedding", "flash_attention_score")
-FUSED = {"RmsNorm", "Swiglu", "RotaryPositionEmbedding", "FlashAttentionScore"}
-GRADIENTS = {name + "Grad" for name in FUSED}
+OPERATORS = {"RmsNorm", "Swiglu", "RotaryPositionEmbedding", "FlashAttentionScore"}
+GRADIENTS = {name + "Grad" for name in OPERATORS}
 HALVES = {"kv_channels": 16, "compute_dtype": "float16", "use_flash_attention": True}
 TOKENS = np.random.default_rng(0).integers(0, 101, (2, 12)).astype(np.int32)
 
@@ -160,14 +160,14 @@ def graph(cell, *inputs, tmp_path):
 
 def test_on_a_processor_none_is_chosen():
     assert not ascend.is_wanted()
-    assert not any(cell.is_fused for cell in made())
+    assert not any(cell.is_ascend for cell in made())
 
 
 def test_on_ascend_each_is_chosen_and_the_switch_undoes_it(on_ascend, monkeypatch):
-    assert all(cell.is_fused and cell.kernel_is_on for cell in made())
+    assert all(cell.is_ascend and cell.kernel_is_on for cell in made())
     assert isinstance(made()[4].kernel, ascend.FlashAttention)
     monkeypatch.setenv("GLM_KERNELS", "off")
-    assert not any(cell.is_fused or cell.kernel_is_on for cell in made())
+    assert not any(cell.is_ascend or cell.kernel_is_on for cell in made())
 
 
 def test_another_word_in_the_switch_is_refused(on_ascend, monkeypatch):
@@ -188,7 +188,7 @@ def test_formulas_only_switches_them_off_and_on_again(on_ascend):
     with formulas_only(network):
         assert not any(cell.kernel_is_on for cell in network)
     assert all(cell.kernel_is_on for cell in network)
-    assert use_formulas(network, fused=False) == [] and network[0].kernel_is_on
+    assert use_formulas(network, keep_ascend=True) == [] and network[0].kernel_is_on
     assert len(use_formulas(network)) == 5
 
 
@@ -235,13 +235,13 @@ def test_attention_wants_heads_that_the_operator_has(on_ascend):
 def test_shapes_that_vary_take_the_formulas(on_ascend, tmp_path):
     rows = Tensor(shape=[None, 8], dtype=ms.float32)
     _, found = graph(RmsNormWithGradient(1e-5), rows, numbers(8), tmp_path=tmp_path)
-    assert found["ReduceMean"] and not FUSED & set(found)
+    assert found["ReduceMean"] and not OPERATORS & set(found)
     _, found = graph(SwiGLUWithGradient(), rows, tmp_path=tmp_path)
-    assert found["Sigmoid"] and not FUSED & set(found)
+    assert found["Sigmoid"] and not OPERATORS & set(found)
     cos, sin, mask = places(tokens=5)
     rows = Tensor(shape=[None, 128], dtype=ms.float16)
     _, found = graph(Whole(heads=4, head_dim=16), rows, cos, sin, mask, tmp_path=tmp_path)
-    assert not FUSED & set(found)
+    assert not OPERATORS & set(found)
 
 
 # -- how they are called
@@ -275,19 +275,19 @@ def test_a_whole_network_uses_them_forward_and_backward(on_ascend, tmp_path, rec
     network = random_network(recompute_config=recomputed, **HALVES).set_train()
     tokens = Tensor(TOKENS)
     _, forward = graph(network, tokens, tokens, tmp_path=tmp_path)
-    assert {name: forward[name] for name in FUSED} == {
+    assert {name: forward[name] for name in OPERATORS} == {
         "RmsNorm": 5,
         "Swiglu": 2,
         "RotaryPositionEmbedding": 4,
         "FlashAttentionScore": 2,
     }
     _, backward = graph(LossSlope(network), tokens, tokens, tmp_path=tmp_path)
-    assert {name: backward[name] for name in GRADIENTS} == {name + "Grad": forward[name] for name in FUSED}
+    assert {name: backward[name] for name in GRADIENTS} == {name + "Grad": forward[name] for name in OPERATORS}
 
 
 def test_an_exported_network_has_none(on_ascend):
     found = trace(random_network(**HALVES), [Tensor(TOKENS)])
-    assert not FUSED & {primitive.op_type for primitive in found.primitives}
+    assert not OPERATORS & {primitive.op_type for primitive in found.primitives}
 
 
 def test_the_key_of_the_configuration_decides_about_attention(on_ascend, monkeypatch):
@@ -371,11 +371,11 @@ def test_so_do_the_gradients_of_attention(documented, pynative, batch, tokens, h
 @pytest.mark.parametrize("recomputed", [{}, {"recompute": True}])
 def test_a_network_trains_as_by_formulas(documented, pynative, recomputed):
     labels = np.where(TOKENS % 3 == 0, -100, TOKENS)
-    fused = loss_and_gradients(random_network(recompute_config=recomputed, **HALVES).set_train(), TOKENS, labels)
+    by_operators = loss_and_gradients(random_network(recompute_config=recomputed, **HALVES).set_train(), TOKENS, labels)
     assert set(documented) == set(NAMES)
     network = random_network(**HALVES | {"compute_dtype": "float32"}).set_train()
     use_formulas(network)
     plain = loss_and_gradients(network, TOKENS, labels)
-    assert fused[0] == pytest.approx(plain[0], rel=1e-2)
+    assert by_operators[0] == pytest.approx(plain[0], rel=1e-2)
     for name, gradient in plain[1].items():
-        assert np.linalg.norm(fused[1][name] - gradient) <= 0.03 * np.linalg.norm(gradient) + 1e-6, name
+        assert np.linalg.norm(by_operators[1][name] - gradient) <= 0.03 * np.linalg.norm(gradient) + 1e-6, name

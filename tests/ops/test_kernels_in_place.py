@@ -21,14 +21,14 @@ def zeros(name):
 class Updates(nn.Cell):
     """Three updates, one of them in a branch, between views, copies and assignments."""
 
-    def __init__(self, fused):
+    def __init__(self, with_kernel):
         super().__init__()
         self.weight, self.mean, self.square, self.kept = (zeros(name) for name in "wmsk")
-        self.fused = writing_operator("GlmAdam") if fused else None
+        self.kernel = writing_operator("GlmAdam") if with_kernel else None
 
     def update(self, gradient, numbers):
-        if self.fused is not None:
-            self.fused(self.weight, self.mean, self.square, gradient, numbers)
+        if self.kernel is not None:
+            self.kernel(self.weight, self.mean, self.square, gradient, numbers)
             return
         ops.assign(self.mean, self.mean * numbers[2] + gradient * (1 - numbers[2]))
         ops.assign(self.square, self.square * numbers[3] + gradient * gradient * (1 - numbers[3]))
@@ -52,11 +52,11 @@ def test_reads_see_what_was_written_before_them(mode):
     was = ms.get_context("mode")
     ms.set_context(mode=mode)
     try:
-        fused, plain = Updates(True), Updates(False)
+        with_kernel, plain = Updates(True), Updates(False)
         for turn in range(3):
             x = np.random.default_rng(turn).normal(size=(4, 8)).astype(np.float32) + (1 if turn else -1)
             given = Tensor(x), Tensor(NUMBERS)
-            for ours, theirs in zip(fused(*given), plain(*given), strict=True):
+            for ours, theirs in zip(with_kernel(*given), plain(*given), strict=True):
                 np.testing.assert_allclose(ours.asnumpy(), theirs.asnumpy(), atol=1e-6)
     finally:
         ms.set_context(mode=was)

@@ -162,13 +162,13 @@ def test_adam(mode, kind):
             return self.optimizer.scaled(grads, self.factor)
 
     found = []
-    for fused in (True, False):
+    for with_kernel in (True, False):
         values = [numbers(70, 1001, seed=1), numbers(5, seed=2), numbers(1, seed=3)]
         parameters = [Parameter(value.copy(), name=f"w{i}") for i, value in enumerate(values)]
         groups = [{"params": parameters[:1], "weight_decay": 0.1}, {"params": parameters[1:]}]
         optimizer = kind(groups, learning_rate=1e-2)
-        if not fused:
-            optimizer.fused = None
+        if not with_kernel:
+            optimizer.kernel = None
         step = Step(optimizer)
         for seed in range(3):
             step(tuple(numbers(*p.shape, seed=10 + seed, size=1e-3) for p in parameters))

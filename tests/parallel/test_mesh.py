@@ -10,7 +10,7 @@ from mindformers_glm.config.sections import ParallelSection
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import check_network
-from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.models.glm.shards import TensorDivision, local_config
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.parallel.gradients import buckets
 from mindformers_glm.parallel.mesh import SINGLE, make_mesh, mesh_from_config
@@ -99,7 +99,11 @@ def test_networks_that_do_not_divide(changes, size, said):
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_merge_inverts_cut_and_shapes_are_the_ranks_network(groups, size):
     config = shape(multi_query_group_num=groups, add_bias_linear=True)
-    layout, local, rng = Layout(config, size), expected_shapes(local_config(config, size)), np.random.default_rng(0)
+    division, local, rng = (
+        TensorDivision(config, size),
+        expected_shapes(local_config(config, size)),
+        np.random.default_rng(0),
+    )
     whole = expected_shapes(config)
     base = "transformer.encoder.layers.1."
     for layer in ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):
@@ -108,18 +112,18 @@ def test_merge_inverts_cut_and_shapes_are_the_ranks_network(groups, size):
     for name, full in whole.items():
         for prefix in ("", "adam_m."):
             value = rng.normal(size=full).astype(np.float32)
-            parts = [layout.cut(prefix + name, value, rank) for rank in range(size)]
+            parts = [division.cut(prefix + name, value, rank) for rank in range(size)]
             if name in local:
                 assert {part.shape for part in parts} == {local[name]}, name
-            merged = layout.merge(prefix + name, parts)
+            merged = division.merge(prefix + name, parts)
             assert merged.dtype == value.dtype and merged.tobytes() == value.tobytes(), name
 
 
 def test_shared_rows_are_the_key_and_value_rows():
-    layout = Layout(shape(), 4)  # four ranks on two groups
+    division = TensorDivision(shape(), 4)  # four ranks on two groups
     name = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
-    assert layout.shared_rows(name, (8 + 8 + 8, 32)) == 8
-    assert Layout(shape(), 2).shared_rows(name, (16 + 8 + 8, 32)) is None
+    assert division.shared_rows(name, (8 + 8 + 8, 32)) == 8
+    assert TensorDivision(shape(), 2).shared_rows(name, (16 + 8 + 8, 32)) is None
 
 
 class Row:

@@ -13,7 +13,7 @@ from mindformers_glm.adapters.lora import QuantizedLoraLinear, merge
 from mindformers_glm.assembly.network import empty_network
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.errors import ConfigError, ConfigErrors
-from mindformers_glm.generation.fused import FusedNetwork
+from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.quantized import quantized_layers
@@ -99,7 +99,7 @@ def test_loss_and_gradients_are_those_of_the_dequantised_network(bits):
 
 def test_the_engine_computes_lora_on_integers():
     model, plain = pair(4)
-    network = FusedNetwork(model)
+    network = KernelNetwork(model)
     found = network.forward(IDS[:1], np.array([4]), network.new_cache(1), np.array([3]))[0]
     wanted = plain(Tensor(IDS[:1])).asnumpy()[0, -1]
     assert np.linalg.norm(found - wanted) < 0.03 * np.linalg.norm(wanted)

@@ -16,7 +16,7 @@ from mindformers_glm.checkpoint.convert import save_directory
 from mindformers_glm.checkpoint.load import source
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
-from mindformers_glm.generation.fused import obstacles
+from mindformers_glm.generation.kernel_network import obstacles
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.quantized import quantized_layers

@@ -12,7 +12,7 @@ from mindformers_glm.checkpoint.convert.megatron import MegatronWeights
 from mindformers_glm.checkpoint.convert.plan import (
     FORMS,
     SHARD_BYTES,
-    Plan,
+    ConversionPlan,
     check_adapter,
     plan_conversion,
     refuse_packed,
@@ -26,7 +26,7 @@ from mindformers_glm.checkpoint.load.model_files import (
     model_files,
     read_config,
 )
-from mindformers_glm.checkpoint.load.names import LAYOUTS, LORA_NAME, Layout, is_adapter
+from mindformers_glm.checkpoint.load.names import LORA_NAME, NAMINGS, Naming, is_adapter
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, listed, shown
@@ -101,7 +101,7 @@ def plan_job(
     lora_alpha: float | None = None,
     read_storage: Storage | None = None,
     write_storage: Storage | None = None,
-) -> Plan:
+) -> ConversionPlan:
     """The plan of one conversion.
 
     `read_storage` and `write_storage` say how MindFormers 1.5 keeps rows and parts, on either side.
@@ -130,7 +130,7 @@ def plan_job(
         form,
         config=network,
         dtype=dtype,
-        layout=layout_of(form, write_storage),
+        naming=naming_of(form, write_storage),
         shard_bytes=byte_count(shard_size),
         pet_config=_needed(opened) if form == "peft" else opened.pet_config,
         tokenizer=None if form == "peft" else vocabulary,
@@ -148,12 +148,12 @@ def _megatron(path: Path, config: str | Path | None) -> Opened:
     return Opened(MegatronWeights(path, network), network, True, None, files.tokenizer)
 
 
-def layout_of(form: str, storage: Storage | None) -> Layout | None:
-    """The layout of a form, with the parts and row order that `storage` states."""
+def naming_of(form: str, storage: Storage | None) -> Naming | None:
+    """The naming of a form, with the parts and row order that `storage` states."""
     if storage is None or form not in FORMS or not form.startswith("mindformers"):
         return None
-    layout = LAYOUTS[FORMS[form]]
-    return Layout(layout.name, not storage.qkv_concat, not storage.mlp_concat, storage.use_rearrange_rope)
+    naming = NAMINGS[FORMS[form]]
+    return Naming(naming.name, not storage.qkv_concat, not storage.mlp_concat, storage.use_rearrange_rope)
 
 
 def vocabulary_size(folder: Path) -> int:

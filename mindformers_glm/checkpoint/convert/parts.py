@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindformers_glm.checkpoint.formats.safetensors_file import write_safetensors
 from mindformers_glm.checkpoint.load.model_files import config_file
-from mindformers_glm.checkpoint.load.names import LAYOUTS, targets
+from mindformers_glm.checkpoint.load.names import NAMINGS, targets
 from mindformers_glm.checkpoint.load.resolve import Resolved
 from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError
@@ -34,11 +34,11 @@ def write_parts(base: Resolved, size: int) -> Path:
     if source.kind != "weights":
         raise ConfigError("--model_path", str(base.name), "Give whole weights; merge adapters first.")
     division = FAMILIES.of(config).divided(config, size)
-    text = json.loads(config_file(config, "hf", LAYOUTS["hf"])[1])
+    text = json.loads(config_file(config, "hf", NAMINGS["hf"])[1])
     for rank in range(size):
         rows = []
         for name in source.names:
-            (target,) = targets(name, LAYOUTS["hf"], config)
+            (target,) = targets(name, NAMINGS["hf"], config)
             rows.append((target.name, source.dtype(name), division.cut(name, source.read_bits(name), rank)))
         folder = place / str(rank)
         folder.mkdir(parents=True)

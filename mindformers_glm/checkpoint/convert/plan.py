@@ -22,10 +22,10 @@ from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_nam
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
 from mindformers_glm.checkpoint.load.names import (
     HF_PREFIX_NAME,
-    LAYOUTS,
     LORA_NAME,
+    NAMINGS,
     PREFIX_NAME,
-    Layout,
+    Naming,
     Target,
     is_adapter,
     is_reordered,
@@ -115,13 +115,13 @@ class OutFile(NamedTuple):
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """Everything a conversion will do, before it does it."""
 
     source: Source
     out: Path
     form: str
-    layout: Layout
+    naming: Naming
     config: NetworkConfig | None
     files: list[OutFile]
     left_out: dict[str, str] = field(default_factory=dict)
@@ -155,12 +155,12 @@ def plan_conversion(
     *,
     config: NetworkConfig | None,
     dtype: str | None = None,
-    layout: Layout | None = None,
+    naming: Naming | None = None,
     shard_bytes: int = SHARD_BYTES,
     pet_config: dict[str, Any] | None = None,
     tokenizer: Path | None = None,
     config_is_exact: bool = True,
-) -> Plan:
+) -> ConversionPlan:
     """The plan of a conversion; nothing is written. An adapter alone needs no `config`.
 
     Raises:
@@ -169,7 +169,7 @@ def plan_conversion(
     """
     if form not in FORMS:
         raise ConfigError("to", form, f"Use one of {', '.join(FORMS)}.")
-    layout = layout or LAYOUTS[FORMS[form]]
+    naming = naming or NAMINGS[FORMS[form]]
     dtype = float_name(dtype) if dtype else None
     check_adapter_kinds(source.path, getattr(source, "unknown", []))
     names, left_out = _chosen(source, form)
@@ -179,13 +179,15 @@ def plan_conversion(
             FAMILIES.of(config).written(config, "native")  # raises where that network has no such flag
     check_adapter(source, names, config, pet_config)
     packing = packing_of(form, config) if config else None
-    tensors = [tensor for name in names for tensor in _tensors(source, name, form, layout, config, dtype)]
+    tensors = [tensor for name in names for tensor in _tensors(source, name, form, naming, config, dtype)]
     if packing is not None:
         tensors = [made for tensor in tensors for made in _packed(tensor, packing)]
     if FORMS[form] == "hf" and any(not is_adapter(name) for name in names):
         tensors.append(_inv_freq(config, dtype or source.dtype(names[0])))
     files = _files(Path(out), tensors, form, shard_bytes)
-    return Plan(source, Path(out), form, layout, config, files, left_out, pet_config, tokenizer, config_is_exact)
+    return ConversionPlan(
+        source, Path(out), form, naming, config, files, left_out, pet_config, tokenizer, config_is_exact
+    )
 
 
 def check_complete(source: Source, names: list[str], config: NetworkConfig) -> None:
@@ -348,16 +350,16 @@ def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _tensors(
-    source: Source, name: str, form: str, layout: Layout, config: NetworkConfig | None, dtype: str | None
+    source: Source, name: str, form: str, naming: Naming, config: NetworkConfig | None, dtype: str | None
 ) -> list[OutTensor]:
     stored, shape = source.dtype(name), source.shape(name)
     kind = dtype if dtype and stored in FLOATS else stored
     if is_adapter(name):
-        _check_joined(source, name, layout)
+        _check_joined(source, name, naming)
         new = peft.peft_name(name) if form == "peft" else HF_PREFIX_NAME if form == "hf" else name
-        target = Target(new, 0, shape[0], True) if layout.rearranged and is_reordered(name) else None
+        target = Target(new, 0, shape[0], True) if naming.rearranged and is_reordered(name) else None
         return [OutTensor(new, kind, shape, name, target)]
-    found = targets(name, layout, config) if config else []
+    found = targets(name, naming, config) if config else []
     if not found:
         raise CheckpointError(str(source.path), f"{name} has no place in the form {form}", "Choose another form.")
     return [OutTensor(t.name, kind, (t.stop - t.start, *shape[1:]), name, t) for t in found]
@@ -372,10 +374,10 @@ def _packed(tensor: OutTensor, packing: Packing) -> list[OutTensor]:
     return [OutTensor(stem + p.suffix, p.dtype, p.shape, tensor.ours, tensor.target, p) for p in parts]
 
 
-def _check_joined(source: Source, name: str, layout: Layout) -> None:
-    """Passes when the layer of a LoRA matrix is one layer in the layout too."""
+def _check_joined(source: Source, name: str, naming: Naming) -> None:
+    """Passes when the layer of a LoRA matrix is one layer in the naming too."""
     flag = joins(name) if LORA_NAME in name else None
-    if flag is not None and {"qkv": layout.split_qkv, "mlp": layout.split_mlp}[flag]:
+    if flag is not None and {"qkv": naming.split_qkv, "mlp": naming.split_mlp}[flag]:
         layer = name.partition(LORA_NAME)[0].rpartition(".")[2]
         fault = f"it has LoRA of {layer}, which is several layers in this form"
         raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")

@@ -17,9 +17,9 @@ from mindformers_glm.checkpoint.convert.plan import (
     FORMS,
     SHARD_BYTES,
     ArraySource,
+    ConversionPlan,
     OutFile,
     OutTensor,
-    Plan,
     Source,
     plan_conversion,
 )
@@ -37,7 +37,9 @@ from mindformers_glm.models.interface import NetworkConfig
 _LARGEST_HALF = 65504.0
 
 
-def run_plan(plan: Plan, *, overwrite: bool = False, progress: Callable[[int], None] = lambda done: None) -> Path:
+def run_plan(
+    plan: ConversionPlan, *, overwrite: bool = False, progress: Callable[[int], None] = lambda done: None
+) -> Path:
     """Writes what the plan says and returns its path. `progress` is told the bytes done, as they are done.
 
     Raises:
@@ -98,7 +100,7 @@ def inv_freq_bits(config: NetworkConfig, dtype: str) -> np.ndarray:
     return convert_bits(exact, "float32", dtype)
 
 
-def _blocks(plan: Plan, tensor: OutTensor) -> Iterator[np.ndarray]:
+def _blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
     """The bits of one output tensor, flat, a block at a time."""
     if not tensor.ours:
         yield inv_freq_bits(plan.config, tensor.dtype)
@@ -143,7 +145,7 @@ def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
     return values.reshape(-1, columns)
 
 
-def _write_safetensors(plan: Plan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
+def _write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
     tensors = sorted(file.tensors, key=lambda t: -DTYPES[t.dtype].storage.itemsize)  # wide types first: aligned
     out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}))
     for tensor in tensors:
@@ -152,7 +154,7 @@ def _write_safetensors(plan: Plan, file: OutFile, out: HashingFile, progress: Ca
             progress(block.nbytes)
 
 
-def _write_ckpt_file(plan: Plan, overwrite: bool, progress: Callable[[int], None]) -> Path:
+def _write_ckpt_file(plan: ConversionPlan, overwrite: bool, progress: Callable[[int], None]) -> Path:
     """One .ckpt, and beside it the YAML that MindFormers' from_pretrained wants, unless another is there."""
     yaml_path = plan.out.with_suffix(".yaml")
     try:
@@ -160,13 +162,13 @@ def _write_ckpt_file(plan: Plan, overwrite: bool, progress: Callable[[int], None
             for tensor in plan.files[0].tensors:
                 _write_ckpt_tensor(plan, tensor, file, progress)
         if plan.config is not None and plan.config_is_exact and (overwrite or not yaml_path.exists()):
-            write_text(yaml_path, config_file(plan.config, "mf10", plan.layout)[1])
+            write_text(yaml_path, config_file(plan.config, "mf10", plan.naming)[1])
     except OSError as error:
         raise disk_fault(plan.out, error) from error
     return plan.out
 
 
-def _check_place(plan: Plan, overwrite: bool) -> None:
+def _check_place(plan: ConversionPlan, overwrite: bool) -> None:
     if plan.is_folder:
         check_free(plan.out, overwrite=overwrite)
     elif plan.out.suffix != ".ckpt":
@@ -175,7 +177,7 @@ def _check_place(plan: Plan, overwrite: bool) -> None:
         raise CheckpointError(str(plan.out), "it exists already", "Choose another name, or allow overwriting it.")
 
 
-def _write_ckpt_tensor(plan: Plan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
+def _write_ckpt_tensor(plan: ConversionPlan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
     heads = iter(value_heads(tensor.name, tensor.dtype, tensor.shape))
     left = 0
     for block in _blocks(plan, tensor):
@@ -190,7 +192,7 @@ def _write_ckpt_tensor(plan: Plan, tensor: OutTensor, file, progress: Callable[[
             data, left = data[taken:], left - taken
 
 
-def _write_index(plan: Plan, folder: FolderWriter) -> None:
+def _write_index(plan: ConversionPlan, folder: FolderWriter) -> None:
     if len(plan.files) == 1:
         return
     table = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
@@ -199,7 +201,7 @@ def _write_index(plan: Plan, folder: FolderWriter) -> None:
     folder.add("model.safetensors.index.json", lambda out: out.write(text))
 
 
-def _write_beside(plan: Plan, folder: FolderWriter) -> None:
+def _write_beside(plan: ConversionPlan, folder: FolderWriter) -> None:
     contents: dict[str, bytes] = {}
     if plan.form == "peft":
         layers = peft.adapted_layers([tensor.ours for tensor in plan.files[0].tensors])
@@ -207,7 +209,7 @@ def _write_beside(plan: Plan, folder: FolderWriter) -> None:
             json.dumps(peft.adapter_config(plan.pet_config or {}, layers), indent=2).encode() + b"\n"
         )
     else:
-        name, text = config_file(plan.config, FORMS[plan.form], plan.layout)
+        name, text = config_file(plan.config, FORMS[plan.form], plan.naming)
         packing = packing_of(plan.form, plan.config)
         if packing is not None:
             text = json.dumps({**json.loads(text), **packing.config}, indent=2) + "\n"
@@ -219,7 +221,7 @@ def _write_beside(plan: Plan, folder: FolderWriter) -> None:
         folder.add(name, lambda out, content=content: out.write(content))
 
 
-def _work(plan: Plan) -> dict[str, Any]:
+def _work(plan: ConversionPlan) -> dict[str, Any]:
     """What must be equal for an interrupted conversion to go on, and what the manifest says about the content."""
     files = [file.path for file in getattr(plan.source, "files", [])]
     sources = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -230,6 +232,6 @@ def _work(plan: Plan) -> dict[str, Any]:
         "sources": sources,
         "config": plan.config.model_dump(mode="json") if plan.config else None,
         "files": [[file.name, file.size] for file in plan.files],
-        "layout": list(plan.layout),
+        "naming": list(plan.naming),
         "unique": "" if files else secrets.token_hex(8),  # arrays in memory cannot be compared with an earlier run's
     }

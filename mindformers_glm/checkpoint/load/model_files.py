@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mindformers_glm.checkpoint.load import single_file
-from mindformers_glm.checkpoint.load.names import Layout
+from mindformers_glm.checkpoint.load.names import Naming
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
@@ -80,18 +80,18 @@ def read_config(path: str | Path) -> tuple[NetworkConfig, Storage]:
     return CONFIGS.build(section, "model.model_config"), Storage(**flags)
 
 
-def config_file(config: NetworkConfig, form: str, layout: Layout) -> tuple[str, str]:
+def config_file(config: NetworkConfig, form: str, naming: Naming) -> tuple[str, str]:
     """Name and text of the configuration as the readers of a form want it.
 
-    `mf10`: config.yaml with model.arch and model.model_config, and how `layout` keeps the weights; `hf`: the official
+    `mf10`: config.yaml with model.arch and model.model_config, and how `naming` keeps the weights; `hf`: the official
     config.json; `native`: the config.json of transformers' GlmForCausalLM.
     """
     if form == "mf10":
         values = to_yaml(config)
         flags = {
-            "qkv_concat": not layout.split_qkv,
-            "mlp_concat": not layout.split_mlp,
-            "use_rearrange_rope": layout.rearranged,
+            "qkv_concat": not naming.split_qkv,
+            "mlp_concat": not naming.split_mlp,
+            "use_rearrange_rope": naming.rearranged,
         }
         defaults = Storage()._asdict()
         values["model"]["model_config"].update({k: v for k, v in flags.items() if v != defaults[k]})

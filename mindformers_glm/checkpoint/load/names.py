@@ -1,4 +1,4 @@
-"""What each name in a file is, whichever program wrote it, and what our weights are called in each layout."""
+"""What each name in a file is, whichever program wrote it, and what our weights are called in each naming."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Kind(Enum):
 
 
 class Meaning(NamedTuple):
-    """The reading of one name: `part` of `parts` when its layout keeps blocks of a weight apart."""
+    """The reading of one name: `part` of `parts` when its naming keeps blocks of a weight apart."""
 
     kind: Kind
     ours: str
-    layout: str = ""
+    naming: str = ""
     part: int = 0
     parts: int = 1
     reason: str = ""
 
 
-class Layout(NamedTuple):
+class Naming(NamedTuple):
     """How a program names the weights. `rearranged`: query and key rows of each head evens first, then odds."""
 
     name: str
@@ -64,17 +64,17 @@ class Layout(NamedTuple):
     rearranged: bool = False
 
 
-LAYOUTS = {
-    "mf10": Layout("mf10"),
-    "mf12": Layout("mf12"),
-    "mf15": Layout("mf15", split_qkv=True, split_mlp=True),
-    "hf": Layout("hf"),
-    "native": Layout("native"),
+NAMINGS = {
+    "mf10": Naming("mf10"),
+    "mf12": Naming("mf12"),
+    "mf15": Naming("mf15", split_qkv=True, split_mlp=True),
+    "hf": Naming("hf"),
+    "native": Naming("native"),
 }
 
 
 class Target(NamedTuple):
-    """One tensor of a layout: rows [start, stop) of our weight, after query and key rows were rearranged if asked."""
+    """One tensor of a naming: rows [start, stop) of our weight, after query and key rows were rearranged if asked."""
 
     name: str
     start: int
@@ -101,23 +101,23 @@ def meaning(name: str) -> Meaning:
     return _ignored(bare) or _weight(bare) or _adapter(bare) or Meaning(Kind.UNKNOWN, name)
 
 
-def targets(ours: str, layout: Layout, config: NetworkConfig) -> list[Target]:
-    """The tensors that hold our weight in a layout; empty when the layout has no place for it."""
+def targets(ours: str, naming: Naming, config: NetworkConfig) -> list[Target]:
+    """The tensors that hold our weight in a naming; empty when the naming has no place for it."""
     row, number = weight(ours), _LAYER.search(ours)
     if row is None:
         return []
     rows = row.shape(config)[0]
-    if layout.name == "native":
+    if naming.name == "native":
         names: tuple[str, ...] = row.native
-    elif row.split and (layout.split_qkv if joins(row.ours) == "qkv" else layout.split_mlp):
+    elif row.split and (naming.split_qkv if joins(row.ours) == "qkv" else naming.split_mlp):
         names = row.split
     else:
-        names = (getattr(row, {"hf": "hf", "mf10": "ours"}.get(layout.name, "mf12")),)
+        names = (getattr(row, {"hf": "hf", "mf10": "ours"}.get(naming.name, "mf12")),)
     sizes = [rows] if len(names) < 2 else row.parts(config)
     if len(names) != len(sizes):  # no such weight there, or heads that are interleaved
         return []
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    reordered = layout.rearranged and joins(row.ours) == "qkv"
+    reordered = naming.rearranged and joins(row.ours) == "qkv"
     return [
         Target(name.format(*number.groups() if number else ()), start, start + size, reordered)
         for name, start, size in zip(names, starts, sizes, strict=True)
@@ -167,17 +167,17 @@ def _ignored(name: str) -> Meaning | None:
 
 
 def _weight(name: str) -> Meaning | None:
-    for column, layout in (("ours", "mf10"), ("hf", "hf"), ("mf12", "mf12")):
+    for column, naming in (("ours", "mf10"), ("hf", "hf"), ("mf12", "mf12")):
         row = weight(name, column)
         if row is not None:
             shared = row.ours == row.hf
-            return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else layout)
+            return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else naming)
     number = _LAYER.search(name)
     pattern = _LAYER.sub(".layers.{}.", name, count=1)
-    for layout, table in (("mf15", _SPLIT), ("native", NATIVE_BLOCKS)):
+    for naming, table in (("mf15", _SPLIT), ("native", NATIVE_BLOCKS)):
         if pattern in table and (number is not None) == ("{}" in pattern):
             ours, part, parts = table[pattern]
-            return Meaning(Kind.WEIGHT, ours.format(*number.groups() if number else ()), layout, part, parts)
+            return Meaning(Kind.WEIGHT, ours.format(*number.groups() if number else ()), naming, part, parts)
     return None
 
 

@@ -89,13 +89,13 @@ class WeightSource:
         self.unknown: list[str] = []
         self.state: dict[str, Piece] = {}
         self._pieces: dict[str, list[Piece | None]] = {}
-        layouts: set[str] = set()
+        namings: set[str] = set()
         for file in files:
             for name in file.entries:
                 read = meaning(name)
                 self._place(read, Piece(file, name))
-                layouts.add(read.layout)
-        self.generation = "mf15" if "mf15" in layouts else "".join(sorted(layouts - {""}))
+                namings.add(read.naming)
+        self.generation = "mf15" if "mf15" in namings else "".join(sorted(namings - {""}))
         self._check_complete()
 
     @property

@@ -25,7 +25,7 @@ SIZE = ref.Size()
 BATCH, TOKENS = 2, 6
 _PARTS = ("linear", "rms_norm", "swiglu", "rotary.table", "rotary.scales", "rotary.turn", "attention")
 _KERNELS = ("linear.kernel", "rms_norm.kernel", "swiglu.kernel", "attention.kernel")
-_FUSED = ("fused.rms_norm", "fused.swiglu", "fused.flash")
+_ASCEND = ("ascend.rms_norm", "ascend.swiglu", "ascend.flash")
 _OFF = "GLM_KERNELS=off, then use_flash_attention: False; see which operator fails above"
 
 
@@ -93,7 +93,7 @@ def _layer_answer(model: ChatGLM2ForConditionalGeneration) -> Answer:
     "layer",
     place="models/glm/layers.py: Block",
     switch_off=_OFF,
-    needs=[*_PARTS, *_KERNELS, *_FUSED],
+    needs=[*_PARTS, *_KERNELS, *_ASCEND],
     kinds=KINDS,
     slack=2,
 )

@@ -17,7 +17,7 @@ from mindformers_glm.conformance.device import array, tensor, value_and_gradient
 from mindformers_glm.conformance.inputs import numbers
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.glm.parallelize import RankWeights, local_size, parallelize
-from mindformers_glm.models.glm.shards import Layout
+from mindformers_glm.models.glm.shards import TensorDivision
 from mindformers_glm.parallel.collectives import (
     CopyToRanks,
     GatherFromRanks,
@@ -138,7 +138,9 @@ def _divided(kind: str) -> Answer:
     mesh, whole = make_mesh(runtime.rank(), tp=RANKS), config(kind)
     model = parallelize(ChatGLM2ForConditionalGeneration(local_size(whole, mesh)), whole, mesh)
     parts = RankWeights(
-        {name: value.astype(np.float32) for name, value in weights().items()}, Layout(whole, RANKS), mesh.tensor.rank
+        {name: value.astype(np.float32) for name, value in weights().items()},
+        TensorDivision(whole, RANKS),
+        mesh.tensor.rank,
     )
     for name, parameter in model.parameters_dict().items():
         parameter.set_data(tensor(parts[name]).astype(parameter.dtype))

@@ -96,7 +96,7 @@ class ChatGLM2Config(BaseModel):
       stream.
     - `use_past`, `batch_size` and the keys of paged attention choose no other network: the cache is an argument of
       `forward_cached`, for any batch.
-    - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's fused attention
+    - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's flash attention
       where it fits (ops/ascend.py). On a CPU, and its relatives for inference anywhere, do nothing.
     - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
       8), with one scale for `quantization_group_size` columns; for inference, and for LoRA on them (QLoRA).

@@ -33,7 +33,7 @@ def _family(
             config=f"{_HERE}.config:ChatGLM2Config",
             network=f"{_HERE}.model:ChatGLM2ForConditionalGeneration",
             weights=f"{_HERE}.weights",
-            division=f"{_HERE}.shards:Layout",
+            division=f"{_HERE}.shards:TensorDivision",
             parallel=f"{_HERE}.parallelize",
             training=f"{_HERE}.training",
             stages=f"{_HERE}.stages",

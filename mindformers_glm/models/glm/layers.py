@@ -77,13 +77,13 @@ class SelfAttention(nn.Cell):
         self.query_key_value = Linear(config.hidden_size, width, bias=bias, config=config)
         self.core = CoreAttention(config, with_gradient=core_with_gradient)
         self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim, flash=config.use_flash_attention)
-        by_formula = self.core.drop is not None or not (core_with_gradient or self.whole.is_fused)
+        by_formula = self.core.drop is not None or not (core_with_gradient or self.whole.is_ascend)
         if config.rotary_percent != 0.5:  # the kernel turns half a head
             by_formula = True
             log_once("rotary_percent: attention is computed by formulas where not half of each head turns.")
         self.may_be_whole = self.grouped and not by_formula
         if config.use_flash_attention and runtime.device_target() == "Ascend":
-            has_it = self.whole.is_fused and self.may_be_whole and self.dtype != ms.float32 and not config.has_prefix
+            has_it = self.whole.is_ascend and self.may_be_whole and self.dtype != ms.float32 and not config.has_prefix
             if not has_it:
                 log_once(_NO_FLASH, level=logging.WARNING)
         self.dense = Linear(
@@ -183,7 +183,7 @@ class Block(nn.Cell):
         self.dtype = getattr(ms, config.stream_dtype)
         if recomputed == "all":
             if not with_gradient:
-                use_formulas(self, fused=False)
+                use_formulas(self, keep_ascend=True)
             self.recompute()
         elif recomputed == "scores":
             self.self_attention.core.recompute()

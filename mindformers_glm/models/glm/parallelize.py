@@ -15,7 +15,7 @@ from mindspore import nn
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.shards import Layout, local_config
+from mindformers_glm.models.glm.shards import TensorDivision, local_config
 from mindformers_glm.models.glm.stages import stages_of
 from mindformers_glm.models.glm.weights import TABLE
 from mindformers_glm.ops.cross_entropy import CrossEntropy
@@ -88,7 +88,7 @@ def parallelize(model: nn.Cell, config: ChatGLM2Config, mesh: Mesh) -> nn.Cell:
     if mesh.size > 1:
         model.loss = ParallelCrossEntropy(mesh.tensor, mesh.replicas)
     if mesh.replicas.size > 1:
-        model.share = ShareOfLoss(mesh.replicas)  # of the loss that is fused with a whole output layer
+        model.share = ShareOfLoss(mesh.replicas)  # of the loss that a whole output layer computes
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]  # a weight that moved into another Cell has lost its path
     model.config = model.config.model_copy(update={"padded_vocab_size": config.padded_vocab_size})  # whole logits
@@ -134,19 +134,19 @@ def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh:
     adapter that is not divided. Their gradients are added up after the backward pass. So are those of a table that is
     tied to the output layer, of which the first and the last stage of a pipeline have a part each.
     """
-    layout, found = Layout(config, mesh.tensor.size), {}
+    division, found = TensorDivision(config, mesh.tensor.size), {}
     for position, parameter in enumerate(parameters):
         if parameter.name == TABLE and is_on_two_stages(config, mesh):
             ends = (mesh.stage.ranks[0], mesh.stage.ranks[-1])
             found[position] = Partial(Axis(TIED, ends, min(mesh.stage.rank, 1)), 0)
         if mesh.tensor.size == 1:
             continue
-        start = layout.shared_rows(parameter.name, parameter.shape)
+        start = division.shared_rows(parameter.name, parameter.shape)
         if mesh.divides_rows and _sees_own_rows(parameter.name):
             found[position] = Partial(mesh.tensor, 0)
         elif start is not None:
             found[position] = Partial(_sharers(mesh.tensor, config.num_kv_heads), start)
-        elif _ADAPTER in parameter.name and layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
+        elif _ADAPTER in parameter.name and division.rule(parameter.name, _whole(division, parameter)).axis is None:
             found[position] = Partial(mesh.tensor, 0)
     return found
 
@@ -154,13 +154,13 @@ def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh:
 def square_shares(parameters: Sequence[Named], config: ChatGLM2Config, mesh: Mesh) -> list[float | np.ndarray]:
     """For each parameter, 1 / (ranks of one copy of the network that hold the same rows): one number, or one a row."""
     size = mesh.tensor.size
-    layout, shares = Layout(config, size), []
+    division, shares = TensorDivision(config, size), []
     for parameter in parameters:
         if parameter.name == TABLE and is_on_two_stages(config, mesh):
             shares.append(0.5)
             continue
-        start = layout.shared_rows(parameter.name, parameter.shape)
-        if layout.rule(parameter.name, _whole(layout, parameter)).axis is None:
+        start = division.shared_rows(parameter.name, parameter.shape)
+        if division.rule(parameter.name, _whole(division, parameter)).axis is None:
             shares.append(1.0 / size)
         elif start is None:
             shares.append(1.0)
@@ -203,11 +203,11 @@ def is_on_two_stages(config: ChatGLM2Config, mesh: Mesh) -> bool:
 class RankWeights(Mapping):
     """The weights of a whole network as the part of one tensor rank, cut when read: for `load_into`."""
 
-    def __init__(self, source: Mapping[str, np.ndarray], layout: Layout, rank: int) -> None:
-        self._source, self._layout, self._rank = source, layout, rank
+    def __init__(self, source: Mapping[str, np.ndarray], division: TensorDivision, rank: int) -> None:
+        self._source, self._division, self._rank = source, division, rank
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._layout.cut(name, self._source[name], self._rank)
+        return self._division.cut(name, self._source[name], self._rank)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source)
@@ -223,8 +223,8 @@ def _sharers(axis: Axis, groups: int) -> Axis:
     return Axis(f"{axis.name}-kv", axis.ranks[first : first + count], axis.rank - first)
 
 
-def _whole(layout: Layout, parameter: Named) -> tuple[int, ...]:
-    return layout.whole_shape(parameter.name, parameter.shape)
+def _whole(division: TensorDivision, parameter: Named) -> tuple[int, ...]:
+    return division.whole_shape(parameter.name, parameter.shape)
 
 
 def local_size(config: ChatGLM2Config, mesh: Mesh) -> ChatGLM2Config:

@@ -27,7 +27,7 @@ class Cut:
     parts: tuple[tuple[int, int], ...] = ()
 
 
-class Layout:
+class TensorDivision:
     """The division of a network of `config` among `size` tensor ranks: weights, adapters, optimizer states."""
 
     def __init__(self, config: ChatGLM2Config, size: int) -> None:

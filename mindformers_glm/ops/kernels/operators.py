@@ -1,7 +1,7 @@
 """Operators of the compiled library inside MindSpore's graphs, and the switch between them and the formulas.
 
 An operator has inputs and outputs of float32 and fixed shapes; whatever is otherwise takes the formula. On Ascend the
-same switch stands between the formulas and MindSpore's fused operators (ops/ascend.py).
+same switch stands between the formulas and MindSpore's operators for Ascend (ops/ascend.py).
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class _Operator(ops.Custom):
 class Chosen(nn.Cell):
     """A formula and, where there is one for the device, the same as a kernel: `kernel` is None or a Cell.
 
-    It is made by `kernel`, on a CPU with a library, or by `fused`, on Ascend (`is_fused`).
+    It is made by `kernel`, on a CPU with a library, or by `on_ascend`, on Ascend (`is_ascend`).
     """
 
-    def __init__(self, kernel: Callable[[], nn.Cell] | None = None, *, fused: Callable[[], nn.Cell] | None = None):
+    def __init__(self, kernel: Callable[[], nn.Cell] | None = None, *, on_ascend: Callable[[], nn.Cell] | None = None):
         super().__init__()
-        self.is_fused = fused is not None and ascend.is_wanted()
-        make = fused if self.is_fused else kernel if library_file() is not None else None
+        self.is_ascend = on_ascend is not None and ascend.is_wanted()
+        make = on_ascend if self.is_ascend else kernel if library_file() is not None else None
         self.kernel = None if make is None else make()
         self.kernel_is_on = self.kernel is not None
 
@@ -65,7 +65,7 @@ class Chosen(nn.Cell):
         """Whether the kernel is there and on and can take this tensor; decided while a graph is compiled."""
         if not self.kernel_is_on:
             return False
-        return self.kernel.fits(x) if self.is_fused else fits(x)
+        return self.kernel.fits(x) if self.is_ascend else fits(x)
 
 
 def fits(x: Tensor) -> bool:
@@ -73,13 +73,13 @@ def fits(x: Tensor) -> bool:
     return x.dtype == ms.float32 and not is_sequence_value_unknown(x.shape)
 
 
-def use_formulas(network: nn.Cell, *, fused: bool = True) -> list[Chosen]:
+def use_formulas(network: nn.Cell, *, keep_ascend: bool = False) -> list[Chosen]:
     """Switches the kernels of a network off, before it is compiled; returns the Cells that had one.
 
-    Without `fused` those of Ascend stay, whose gradients are MindSpore's.
+    With `keep_ascend` those of Ascend stay, whose gradients MindSpore derives.
     """
     cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, Chosen) and cell.kernel_is_on]
-    cells = [cell for cell in cells if fused or not cell.is_fused]
+    cells = [cell for cell in cells if not (keep_ascend and cell.is_ascend)]
     for cell in cells:
         cell.kernel_is_on = False
     return cells

@@ -1,4 +1,4 @@
-"""The fused operators of ops/ascend.py, one by one.
+"""The operators of Ascend of ops/ascend.py, one by one.
 
 On Ascend MindSpore's operators run. A CPU lacks them: there conformance/documented.py stands in their place, which
 says that the calls mean the formulas and nothing about a device.
@@ -25,7 +25,7 @@ from mindformers_glm.ops import ascend
 NAMES = ("rms_norm", "swiglu", "rotary_position_embedding", "flash_attention_score")
 _HALVES = ("float16", "bfloat16")
 _NOTE = "CPU: the documented meaning stood in the operator's place; an Ascend is not vouched for"
-_OFF = "GLM_KERNELS=off (formulas instead of all fused operators)"
+_OFF = "GLM_KERNELS=off (formulas instead of all operators of Ascend)"
 _FLASH_OFF = "use_flash_attention: False (formulas for attention), or GLM_KERNELS=off"
 
 
@@ -34,7 +34,7 @@ def _operators() -> Iterator[str]:
     """The operators of this device, or what is documented of them; what must be said of it."""
     if runtime.device_target() == "Ascend":
         if not ascend.is_wanted():
-            raise Skipped("this Ascend has no fused operators, or GLM_KERNELS=off")
+            raise Skipped("this Ascend has no operators of Ascend, or GLM_KERNELS=off")
         yield ""
         return
     with pynative():
@@ -52,16 +52,16 @@ def _with_note(answer: Answer, note: str) -> Answer:
     return answer._replace(note=note)
 
 
-@check("fused.rms_norm", place="ops/ascend.py: FusedRmsNorm", switch_off=_OFF, kinds=("float32", *_HALVES))
+@check("ascend.rms_norm", place="ops/ascend.py: AscendRmsNorm", switch_off=_OFF, kinds=("float32", *_HALVES))
 def _rms_norm(kind: str) -> Answer:
     with _operators() as note:
-        return _with_note(rms_norm(ascend.FusedRmsNorm(EPS), kind), note)
+        return _with_note(rms_norm(ascend.AscendRmsNorm(EPS), kind), note)
 
 
-@check("fused.swiglu", place="ops/ascend.py: FusedSwiGLU", switch_off=_OFF, kinds=("float32", *_HALVES))
+@check("ascend.swiglu", place="ops/ascend.py: AscendSwiGLU", switch_off=_OFF, kinds=("float32", *_HALVES))
 def _swiglu(kind: str) -> Answer:
     with _operators() as note:
-        return _with_note(swiglu(ascend.FusedSwiGLU(), kind), note)
+        return _with_note(swiglu(ascend.AscendSwiGLU(), kind), note)
 
 
 class _Turn(nn.Cell):
@@ -70,7 +70,7 @@ class _Turn(nn.Cell):
 
 
 @check(
-    "fused.rotary",
+    "ascend.rotary",
     place="ops/ascend.py: FlashAttention, rotary mode 1 (neighbouring pairs)",
     switch_off=_FLASH_OFF,
 )
@@ -84,10 +84,10 @@ def _rotary(kind: str) -> Answer:
 
 
 @check(
-    "fused.flash",
+    "ascend.flash",
     place="ops/ascend.py: FlashAttention, sparse_mode 2 (causal)",
     switch_off=_FLASH_OFF,
-    needs=["fused.rotary"],
+    needs=["ascend.rotary"],
     kinds=_HALVES,
 )
 def _flash(kind: str) -> Answer:
@@ -97,10 +97,10 @@ def _flash(kind: str) -> Answer:
 
 
 @check(
-    "fused.flash_packed",
+    "ascend.flash_packed",
     place="ops/ascend.py: FlashAttention, sparse_mode 1 (packed rows)",
     switch_off=_FLASH_OFF,
-    needs=["fused.rotary"],
+    needs=["ascend.rotary"],
     kinds=_HALVES,
 )
 def _flash_packed(kind: str) -> Answer:

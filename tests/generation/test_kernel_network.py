@@ -8,8 +8,8 @@ import pytest
 
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.generation.fused import FusedNetwork, obstacles
 from mindformers_glm.generation.generate import MindSporeEngine, generate
+from mindformers_glm.generation.kernel_network import KernelNetwork, obstacles
 from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.paged_cache import CacheFull
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -81,11 +81,11 @@ def test_the_same_logits_and_cache_as_the_operators(changes):
     model = network(**changes)
     assert obstacles(model) == []
     expected, cache = answers(MindSporeNetwork(model))
-    fused = FusedNetwork(model)
-    found, own = answers(fused)
+    kernels = KernelNetwork(model)
+    found, own = answers(kernels)
     assert differ(found, expected) < 2e-4 and differ([own.lengths], [cache.lengths]) == 0
     for row, length in enumerate(cache.lengths):
-        keys, values = fused.cached(own, row)
+        keys, values = kernels.cached(own, row)
         np.testing.assert_allclose(keys, cache.keys[:, row, :, :length], atol=1e-4)
         np.testing.assert_allclose(values, cache.values[:, row, :, :length], atol=1e-4)
 
@@ -96,7 +96,7 @@ def test_every_build_that_this_processor_can_run(variant, monkeypatch):
     expected, _ = answers(MindSporeNetwork(model))
     monkeypatch.setenv("GLM_KERNELS", variant)
     assert library.library_file().name.startswith(f"libglm_{variant}-")
-    found, _ = answers(FusedNetwork(model))
+    found, _ = answers(KernelNetwork(model))
     assert differ(found, expected) < 2e-4
 
 
@@ -110,7 +110,7 @@ def test_integer_weights(bits, variant, monkeypatch):
     with formulas_only(model):
         expected, _ = answers(MindSporeNetwork(model))
     monkeypatch.setenv("GLM_KERNELS", variant)
-    found, _ = answers(FusedNetwork(model))
+    found, _ = answers(KernelNetwork(model))
     rounding = np.std(np.concatenate([(a - b).ravel() for a, b in zip(found, expected, strict=True)]))
     quantising = np.std(np.concatenate([(a - b).ravel() for a, b in zip(expected, plain, strict=True)]))
     assert 0 < rounding < 1.5 * quantising
@@ -123,13 +123,13 @@ def test_integer_weights_that_are_loaded_later_are_seen_at_the_next_prompt(bits)
     for layer in other.transformer.encoder.layers:
         layer.mlp.dense_4h_to_h.weight.set_data(layer.mlp.dense_4h_to_h.weight * 2)
     quantize_model(other, bits=bits)
-    fused = FusedNetwork(model)
-    before, _ = answers(fused)
+    kernels = KernelNetwork(model)
+    before, _ = answers(kernels)
     for layer, theirs in zip(model.transformer.encoder.layers, other.transformer.encoder.layers, strict=True):
         layer.mlp.dense_4h_to_h.weight.set_data(theirs.mlp.dense_4h_to_h.weight)
         layer.mlp.dense_4h_to_h.weight_scale.set_data(theirs.mlp.dense_4h_to_h.weight_scale)
-    after, _ = answers(fused)
-    expected, _ = answers(FusedNetwork(other))
+    after, _ = answers(kernels)
+    expected, _ = answers(KernelNetwork(other))
     assert differ(after, before) > 0.1 and differ(after, expected) == 0
 
 
@@ -139,7 +139,7 @@ def test_a_smaller_cache(dtype, bound, variant, monkeypatch):
     """What it holds is the nearest that the type can hold, and logits of up to 6 move little."""
     monkeypatch.setenv("GLM_KERNELS", variant)
     model = network(kv_channels=20)
-    exact, smaller = FusedNetwork(model), FusedNetwork(model, cache_dtype=dtype)
+    exact, smaller = KernelNetwork(model), KernelNetwork(model, cache_dtype=dtype)
     expected, cache = answers(exact)
     found, own = answers(smaller)
     assert 0 < differ(found, expected) < bound
@@ -153,7 +153,7 @@ def test_a_smaller_cache(dtype, bound, variant, monkeypatch):
 
 def test_an_unknown_type_of_cache_is_refused():
     with pytest.raises(ConfigError, match="^cache_dtype: got 'int4'. Use one of float32, float16, int8"):
-        FusedNetwork(network(), cache_dtype="int4")
+        KernelNetwork(network(), cache_dtype="int4")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -161,29 +161,29 @@ def test_rows_that_share_their_beginning_are_rows_of_their_own(dtype):
     """Bit for bit, wherever they part: inside a block or where one ends."""
     model = network(ffn_hidden_size=160)
     quantize_model(model)  # products of floats add in another order for many tokens than for few
-    fused = FusedNetwork(model, cache_dtype=dtype)
+    kernels = KernelNetwork(model, cache_dtype=dtype)
     ids = np.random.default_rng(1).integers(0, 301, 200).astype(np.int32)
 
     def run(cache, row, piece):
         counts, tokens = np.zeros(cache.rows, np.int32), np.zeros((cache.rows, len(piece)), np.int32)
         counts[row], tokens[row] = len(piece), piece
-        return fused.forward(tokens, counts, cache, np.asarray([row * len(piece) + len(piece) - 1], np.int32))
+        return kernels.forward(tokens, counts, cache, np.asarray([row * len(piece) + len(piece) - 1], np.int32))
 
     for shared in (1, 63, 64, 65, 130):
-        one = fused.new_cache(1)
+        one = kernels.new_cache(1)
         run(one, 0, ids[:150])
-        rows = fused.new_cache(3)
-        used = fused.blocks.used_blocks
+        rows = kernels.new_cache(3)
+        used = kernels.blocks.used_blocks
         for row in range(3):
             rows.copy_row(row, one.row(0, shared), 0)
-        assert fused.blocks.used_blocks == used  # nothing was copied yet
+        assert kernels.blocks.used_blocks == used  # nothing was copied yet
         for row in range(3):
             found = run(rows, row, ids[10 * row : 10 * row + 40])
-            alone = fused.new_cache(1)
+            alone = kernels.new_cache(1)
             run(alone, 0, ids[:shared])
             assert differ([found], [run(alone, 0, ids[10 * row : 10 * row + 40])]) == 0
     del one, rows, alone
-    assert fused.blocks.used_blocks == 0
+    assert kernels.blocks.used_blocks == 0
 
 
 @pytest.mark.parametrize("bits", [None, 8])
@@ -192,14 +192,14 @@ def test_pieces_of_a_prompt_and_rows_beside_it_change_nothing(bits):
     model = network(ffn_hidden_size=160)
     if bits:
         quantize_model(model, bits=bits)
-    fused, random = FusedNetwork(model), np.random.default_rng(1)
+    kernels, random = KernelNetwork(model), np.random.default_rng(1)
     ids = random.integers(0, 301, (3, 140)).astype(np.int32)
-    whole, cache = [], fused.new_cache(1)
+    whole, cache = [], kernels.new_cache(1)
     for row in ids:
-        cache = fused.new_cache(1)
-        whole.append(fused.forward(row[None], np.asarray([140]), cache, np.arange(140, dtype=np.int32)))
+        cache = kernels.new_cache(1)
+        whole.append(kernels.forward(row[None], np.asarray([140]), cache, np.arange(140, dtype=np.int32)))
     for _ in range(3):
-        cache, found = fused.new_cache(3), [[], [], []]
+        cache, found = kernels.new_cache(3), [[], [], []]
         while (cache.lengths < 140).any():
             counts = np.minimum(random.integers(0, 30, 3), 140 - cache.lengths).astype(np.int32)
             width = max(1, counts.max())
@@ -207,7 +207,7 @@ def test_pieces_of_a_prompt_and_rows_beside_it_change_nothing(bits):
             for row, (begin, count) in enumerate(zip(cache.lengths, counts, strict=True)):
                 tokens[row, :count] = ids[row, begin : begin + count]
             wanted = [row * width + place for row in range(3) for place in range(counts[row])]
-            logits = fused.forward(tokens, counts, cache, np.asarray(wanted, np.int32))
+            logits = kernels.forward(tokens, counts, cache, np.asarray(wanted, np.int32))
             for row in range(3):
                 found[row].append(logits[counts[:row].sum() : counts[: row + 1].sum()])
         assert differ([np.concatenate(parts) for parts in found], whole) < (1e-9 if bits else 2e-4)
@@ -215,25 +215,25 @@ def test_pieces_of_a_prompt_and_rows_beside_it_change_nothing(bits):
 
 @pytest.mark.parametrize("wrong", [-1, 301, 2**31 - 1])
 def test_an_id_beyond_the_vocabulary_is_refused_before_anything_is_computed(wrong):
-    fused = FusedNetwork(network())
-    cache = fused.new_cache(2)
+    kernels = KernelNetwork(network())
+    cache = kernels.new_cache(2)
     tokens = np.asarray([[1, 2, 3], [4, wrong, 0]], np.int32)
     with pytest.raises(GenerationError, match=f"row 1 holds id {wrong} and the model knows 0 to 300"):
-        fused.forward(tokens, np.asarray([3, 2], np.int32), cache, None)
+        kernels.forward(tokens, np.asarray([3, 2], np.int32), cache, None)
     assert cache.lengths.tolist() == [0, 0]
-    fused.forward(np.where(tokens == wrong, 0, tokens), np.asarray([3, 2], np.int32), cache, None)
+    kernels.forward(np.where(tokens == wrong, 0, tokens), np.asarray([3, 2], np.int32), cache, None)
 
 
 def test_a_full_cache_says_so_and_goes_on_when_there_is_room():
-    fused = FusedNetwork(network(), cache_tokens=128)
-    one, other = fused.new_cache(1), fused.new_cache(1)
+    kernels = KernelNetwork(network(), cache_tokens=128)
+    one, other = kernels.new_cache(1), kernels.new_cache(1)
     many = np.zeros((1, 100), np.int32)
-    fused.forward(many, np.asarray([100]), one, None)
-    assert (fused.blocks.free_blocks, other.needed_blocks(np.asarray([1]))) == (0, 1)
+    kernels.forward(many, np.asarray([100]), one, None)
+    assert (kernels.blocks.free_blocks, other.needed_blocks(np.asarray([1]))) == (0, 1)
     with pytest.raises(CacheFull, match="the cache is full: it may hold 128 tokens"):
-        fused.forward(many, np.asarray([1]), other, None)
+        kernels.forward(many, np.asarray([1]), other, None)
     del one
-    fused.forward(many, np.asarray([100]), other, None)
+    kernels.forward(many, np.asarray([100]), other, None)
     assert other.lengths.tolist() == [100]
 
 
@@ -255,20 +255,20 @@ def test_requests_that_the_cache_cannot_hold_wait():
 
 def test_threads_change_nothing(monkeypatch):
     model = network()
-    expected, _ = answers(FusedNetwork(model))
+    expected, _ = answers(KernelNetwork(model))
     for count in (1, 3, 5):
         monkeypatch.setattr(library, "num_threads", lambda count=count: count)
-        found, _ = answers(FusedNetwork(model))
+        found, _ = answers(KernelNetwork(model))
         assert differ(found, expected) == 0
 
 
 def test_new_weights_are_seen_at_the_next_step():
     model = network()
-    fused = FusedNetwork(model)
-    before, _ = answers(fused)
+    kernels = KernelNetwork(model)
+    before, _ = answers(kernels)
     weight = model.transformer.encoder.layers[1].mlp.dense_4h_to_h.weight
     weight.set_data(weight * 2)
-    after, _ = answers(fused)
+    after, _ = answers(kernels)
     expected, _ = answers(MindSporeNetwork(model))
     assert differ(after, before) > 0.1 and differ(after, expected) < 2e-4
 
@@ -278,6 +278,6 @@ def test_what_it_cannot_compute_is_left_to_the_operators(monkeypatch):
     assert obstacles(model) == ["compute_dtype is float16"]
     assert isinstance(MindSporeEngine(model).network, MindSporeNetwork)
     plain = network()
-    assert isinstance(MindSporeEngine(plain).network, FusedNetwork)
+    assert isinstance(MindSporeEngine(plain).network, KernelNetwork)
     monkeypatch.setenv("GLM_KERNELS", "off")
     assert isinstance(MindSporeEngine(plain).network, MindSporeNetwork)

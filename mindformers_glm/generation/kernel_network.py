@@ -67,7 +67,7 @@ def obstacles(model: nn.Cell) -> list[str]:
     return found
 
 
-class FusedNetwork:
+class KernelNetwork:
     """A network of any family behind the engine's `Network`, with adapters if it has some.
 
     Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
