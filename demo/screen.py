@@ -55,7 +55,7 @@ class Typing:
                 print(("\n" if self.column else "") + f"   {paint('│', '36')} ", end="")
                 self.column = 0
             print(mark, end="", flush=True)
-            self.column += _cells(mark)
+            self.column += cells(mark)
 
     def end(self) -> None:
         """Closes the text."""
@@ -95,7 +95,7 @@ def curve(values: list[float], width: int = 24) -> str:
 
 def table(head: list[str], rows: list[list[str]]) -> None:
     """Columns, the first to the left and the others to the right; the last row stands out."""
-    widths = [max(_cells(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    widths = [max(cells(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for number, row in enumerate([head, *rows]):
         cells = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         print(
@@ -109,7 +109,7 @@ def wrap(text: str, width: int) -> list[str]:
     for paragraph in text.split("\n"):
         line = ""
         for word in _words(paragraph):
-            if _cells(line) + _cells(word) > width and word not in _MARKS:
+            if cells(line) + cells(word) > width and word not in _MARKS:
                 lines.append(line.rstrip())
                 line = word.lstrip()
             else:
@@ -121,7 +121,7 @@ def wrap(text: str, width: int) -> list[str]:
 def _words(text: str) -> list[str]:
     words, word = [], ""
     for mark in text:
-        if _cells(mark) == 2 or mark == " ":
+        if cells(mark) == 2 or mark == " ":
             words += [word, mark] if word else [mark]
             word = ""
         else:
@@ -129,7 +129,8 @@ def _words(text: str) -> list[str]:
     return [*words, word] if word else words
 
 
-def _cells(text: str) -> int:
+def cells(text: str) -> int:
+    """Columns that a text takes on a terminal: wide characters take two."""
     return len(text) + _extra(text)
 
 
@@ -138,5 +139,5 @@ def _extra(text: str) -> int:
 
 
 def _pad(text: str, width: int, *, left: bool) -> str:
-    space = " " * (width - _cells(text))
+    space = " " * (width - cells(text))
     return text + space if left else space + text

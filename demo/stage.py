@@ -57,7 +57,7 @@ def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
             for text in child.stdout or ():
                 file.write(text)
                 tail = [*tail[-11:], text]
-                shown = _read(text, outcome)
+                shown = read_line(text, outcome)
                 if shown:
                     line.show(f"{shown}   {time.time() - started:.0f} s")
         status = child.wait()
@@ -73,7 +73,7 @@ def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
     return outcome
 
 
-def _read(text: str, outcome: Outcome) -> str:
+def read_line(text: str, outcome: Outcome) -> str:
     """Takes what a line of output says into `outcome`; the progress to show, or nothing."""
     for name, value in _METRIC.findall(text):
         outcome.metrics[name] = float(value)

@@ -83,6 +83,11 @@ def log_once(message: str, *, level: int = logging.INFO) -> None:
         logger.log(level, message, stacklevel=2)
 
 
+def forget_told() -> None:
+    """Lets `log_once` say everything again."""
+    _said.clear()
+
+
 def _add(handler: logging.Handler, level: int) -> None:
     handler.setLevel(level)
     handler.setFormatter(_Formatter())

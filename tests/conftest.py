@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,32 @@ REQUIRED = "GLM_REQUIRE_ALL"  # set by .ci/run: what a test needs and does not f
 os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network; those of downloads have their own hub
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks that are known without pytest-xdist too."""
+    config.addinivalue_line("markers", "xdist_group(name): tests of one group share a worker")
+    config.addinivalue_line(
+        "markers", "slow_where(condition): slow for the parameters, asked by name, for which the condition holds"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With two workers a file stays whole, for its fixtures; all that start several processes share one worker.
 
     Those come first, then the files of this folder, which run whole commands: what is long must not be begun last.
     """
     for item in items:
+        if any(_holds(mark.args[0], item) for mark in item.iter_markers("slow_where")):
+            item.add_marker(pytest.mark.slow)
         name = "dist" if item.get_closest_marker("dist") else item.path.name
         item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: (not item.get_closest_marker("dist"), item.path.parent != ROOT / "tests"))
+
+
+def _holds(condition: Callable[..., bool], item: pytest.Item) -> bool:
+    """The answer of a condition on the parameters of a test, those of its fixtures among them."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return bool(condition(*(parameters[name] for name in inspect.signature(condition).parameters)))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

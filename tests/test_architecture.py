@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -24,10 +25,28 @@ ONLY_IN_TESTS = {"torch", "transformers", "peft"}
 REFUSED_FILES = {"utils.py", "common.py", "helpers.py"}
 
 
+@cache
+def syntax(path: Path) -> ast.Module:
+    """The tree of a file, read once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Every node of a file."""
+    return list(ast.walk(syntax(path)))
+
+
+@cache
+def nodes_at_run_time(path: Path) -> list[ast.AST]:
+    """Every node but those that only type checkers see."""
+    return list(_outside_type_checking(syntax(path)))
+
+
 def imported_modules(path: Path, *, at_run_time: bool = False) -> list[tuple[int, str]]:
     """Line and name of each import; `at_run_time` without those that only type checkers see."""
-    found, tree = [], ast.parse(path.read_text(encoding="utf-8"))
-    for node in _outside_type_checking(tree) if at_run_time else ast.walk(tree):
+    found = []
+    for node in nodes_at_run_time(path) if at_run_time else nodes(path):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found.append((node.lineno, node.module))
             if node.module == PACKAGE.name:
@@ -77,7 +96,7 @@ def test_no_relative_imports():
     relative = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     assert relative == []
@@ -99,7 +118,7 @@ def test_only_runtime_sets_the_context():
     for path in PACKAGE.rglob("*.py"):
         if path.name == "runtime.py" and path.parent == PACKAGE:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 if name in setters:
@@ -132,7 +151,7 @@ def circles(package: Path) -> list[list[str]]:
 
 def _imported_files(path: Path, package: Path, files: dict[str, Path]) -> set[str]:
     found = set()
-    for node in _outside_type_checking(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_at_run_time(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
             base = "/".join(node.module.split(".")[1:])
             for alias in node.names:
@@ -182,7 +201,7 @@ def test_one_road_leads_to_a_loaded_network():
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_into"
     }
     assert {name for name in found if name not in allowed and name.split("/")[0] not in allowed} == set()

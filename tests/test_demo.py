@@ -58,19 +58,21 @@ def _known(chinese):
 def test_lines_of_a_run_are_read():
     outcome = stage.Outcome()
     line = "... - mindformers[x.py:1] - INFO - { Epoch:[  1/  2], step:[    4/   75], loss:[2.346/2.500], "
-    assert "step 4/75  loss 2.346" in stage._read(line, outcome)
-    assert "step 5/75" in stage._read("{ Epoch:[  1/  1], step:[    5/   75], loss: 2.125, per_step_time: 9ms", outcome)
+    assert "step 4/75  loss 2.346" in stage.read_line(line, outcome)
+    assert "step 5/75" in stage.read_line(
+        "{ Epoch:[  1/  1], step:[    5/   75], loss: 2.125, per_step_time: 9ms", outcome
+    )
     assert outcome.losses == [2.346, 2.125]
-    assert stage._read("Step[2/5], cost time 1.0s", outcome) == "evaluating: batch 2 of 5"
-    assert stage._read("rouge-1: 31.0564", outcome) == ""
-    stage._read("bleu-4:  7.2294", outcome)
+    assert stage.read_line("Step[2/5], cost time 1.0s", outcome) == "evaluating: batch 2 of 5"
+    assert stage.read_line("rouge-1: 31.0564", outcome) == ""
+    stage.read_line("bleu-4:  7.2294", outcome)
     assert outcome.metrics == {"rouge-1": 31.0564, "bleu-4": 7.2294}
 
 
 def test_wrapped_text_fits_and_is_whole():
     text = "家人们看过来，今天给大家上的是这款韩版风的围巾！GLM2-Tiny says: a red silk dress，轻便好带，点睛之笔！" * 3
     lines = screen.wrap(text, 40)
-    assert all(screen._cells(line) <= 42 for line in lines)  # a mark may hang over the edge
+    assert all(screen.cells(line) <= 42 for line in lines)  # a mark may hang over the edge
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert not any(line.startswith(("，", "。", "！")) for line in lines)
 

@@ -46,7 +46,7 @@ def origin_of(model: str) -> Origin:
         return origin_of_config(load_config(model, ["run_mode=predict"]))
     base = parts_of(model).base
     names = [model, base.name, *_names(base)]
-    return _origin(names, config_of(base).seq_length, base, _by_config(base))
+    return origin_by_names(names, config_of(base).seq_length, base, _by_config(base))
 
 
 def origin_of_config(config: RunConfig) -> Origin:
@@ -59,10 +59,11 @@ def origin_of_config(config: RunConfig) -> Origin:
     name = config.load_checkpoint or shape.get("checkpoint_name_or_path")
     base = None if not name else parts_of(name).base
     names = [shape.get("checkpoint_name_or_path"), config.load_checkpoint, *(() if base is None else _names(base))]
-    return _origin(names, shape.get("seq_length") or 0, base, None)
+    return origin_by_names(names, shape.get("seq_length") or 0, base, None)
 
 
-def _origin(names: Sequence[Any], stated: int, base: Resolved | None, told: str | None) -> Origin:
+def origin_by_names(names: Sequence[Any], stated: int, base: Resolved | None, told: str | None) -> Origin:
+    """Where a model comes from, as its names tell; `stated` tokens of context and the family `told` go before them."""
     names = [name for name in names if isinstance(name, str) and name]
     known = [length for name in names if (length := published_length(name)) is not None]
     length = min(max([*known, stated]), max(_MOST, stated)) if known else None

@@ -19,7 +19,7 @@ from mindformers_glm.conformance.check import Answer, Check
 from mindformers_glm.conformance.outcome import Outcome, judge
 from mindformers_glm.conformance.recorded import recorded
 
-_MODULE = "mindformers_glm.conformance.worker"
+MODULE = "mindformers_glm.conformance.worker"
 _SCHEDULER = "from mindformers_glm.runtime import serve_as_scheduler as s; s()"
 _LOG_LEVEL = "GLOG_v"
 _LOG_LINES = 3
@@ -106,7 +106,7 @@ class _Round(NamedTuple):
     def _process(self) -> Iterator[subprocess.Popen]:
         """The first process, with the others of its group; all end with the block."""
         names = [f"{check.name}:{kind}" for check, kind in self.tasks]
-        words = [sys.executable, "-m", _MODULE, str(self.folder), self.target, *names]
+        words = [sys.executable, "-m", MODULE, str(self.folder), self.target, *names]
         environment = {_LOG_LEVEL: "3", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         running: list[subprocess.Popen] = []
 

@@ -13,7 +13,7 @@ from mindformers_glm.errors import DataError
 
 _REPAIR = "Repair the JSON array, or write one object per line"
 _WRAPPERS = ("data", "rows", "train", "examples", "items", "instances", "records", "samples", "dataset")
-_LONGEST = 1 << 28  # characters of one element
+LONGEST = 1 << 28  # characters of one element
 _LONGEST_WORD = 32  # characters at the end of a block that a value may be cut in: -Infinity, digits
 _decoder = json.JSONDecoder(strict=False)
 
@@ -155,7 +155,7 @@ def elements(
         try:
             value, end = _decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
-            if _may_go_on(error, text) and len(text) - place < _LONGEST and (block := more()):
+            if _may_go_on(error, text) and len(text) - place < LONGEST and (block := more()):
                 text, place, counted = text[place:] + block, 0, 0
                 continue
             at = line + text.count("\n", place, getattr(error, "pos", place))

@@ -20,7 +20,7 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 _PACKED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}  # first bytes -> suffix
 _BLOCK = 1 << 20
 _HEAD, _MARK = 512, b"\xef\xbb\xbf"  # bytes that tell what a file is; the mark of UTF-8
-_UNPACKED_AT_LEAST, _UNPACKED_TIMES = 1 << 28, 200  # a packed file may unpack to 256 MB, or to 200 times its size
+UNPACKED_AT_LEAST, _UNPACKED_TIMES = 1 << 28, 200  # a packed file may unpack to 256 MB, or to 200 times its size
 _OPTIONS = {"train": "--train_dataset_dir", "eval": "--eval_dataset_dir"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SHOWN = 5
@@ -173,7 +173,7 @@ def _not_utf8(file: Path, raw: bytes, fault: str) -> DataError:
 
 
 def _unpacked(file: Path, source: IO[bytes]) -> bytes:
-    limit = max(_UNPACKED_AT_LEAST, _UNPACKED_TIMES * file.stat().st_size)
+    limit = max(UNPACKED_AT_LEAST, _UNPACKED_TIMES * file.stat().st_size)
     parts, size = [], 0
     while part := source.read(_BLOCK):
         size += len(part)

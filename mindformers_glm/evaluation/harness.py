@@ -56,7 +56,7 @@ class Harness:
         """
         together: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
         for number, (context, continuation) in enumerate(pairs):
-            before, after = self._pair(context, continuation)
+            before, after = self.pair_ids(context, continuation)
             together.setdefault(tuple(before), []).append((number, after))
         requests = [Score(list(before), [after for _, after in asked]) for before, asked in together.items()]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
@@ -90,7 +90,7 @@ class Harness:
         found = [""] * len(asked)
         for numbers in groups.values():
             config, ends = self._settings(asked[numbers[0]][1])
-            prompts = {number: self._prompt(asked[number][0], config.max_new_tokens) for number in numbers}
+            prompts = {number: self.prompt_ids(asked[number][0], config.max_new_tokens) for number in numbers}
             order = sorted(numbers, key=lambda number: -len(prompts[number]))
             for begin in range(0, len(order), self.batch_size):
                 part = order[begin : begin + self.batch_size]
@@ -107,7 +107,8 @@ class Harness:
         self._rendered[text] = list(ids)
         return text
 
-    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def pair_ids(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Ids of a context and of its continuation, the context cut on its left to fit the model."""
         chat = self._chat_ids(context)
         if chat is None:
             request, cut = encoded(self.tokenizer, context, [continuation], self.max_length)
@@ -124,7 +125,8 @@ class Harness:
             logger.warning("A context of more than %d tokens was cut on the left", self.max_length)
         return before, after
 
-    def _prompt(self, context: str, new: int) -> list[int]:
+    def prompt_ids(self, context: str, new: int) -> list[int]:
+        """Ids of a prompt that leave room for `new` tokens."""
         chat = self._chat_ids(context)
         prefix, rest = (list(self.tokenizer.get_prefix_tokens()), context) if chat is None else chat
         ids = [*prefix, *(self.tokenizer.vocabulary.encode(rest) if rest else ())]

@@ -31,7 +31,7 @@ from mindformers_glm.generation.scoring import Scorer
 from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
-_IDLE_SECONDS = 2.0
+IDLE_SECONDS = 2.0
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -245,7 +245,7 @@ class Engine:
         while True:
             with self._lock:
                 if not self._arrived and not self._scheduler.has_work and not self._closed:
-                    self._lock.wait(_IDLE_SECONDS)
+                    self._lock.wait(IDLE_SECONDS)
                 arrived = list(self._arrived)
                 self._arrived.clear()
                 if self._closed or not (arrived or self._scheduler.has_work):

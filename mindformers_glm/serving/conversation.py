@@ -146,7 +146,7 @@ class Conversation:
 
     def _stream(self, prompt: list[int], said: list[dict[str, Any]]) -> Iterator[str]:
         stream, times, is_whole = ReplyStream(self.tokenizer, tools=self._names), [time.perf_counter()], False
-        self._ticket = ticket = self.engine.submit(prompt, self._turn_config(), reuse_prefix=True)
+        self._ticket = ticket = self.engine.submit(prompt, self.turn_config(), reuse_prefix=True)
         try:
             for token in ticket:
                 times.append(time.perf_counter())
@@ -178,7 +178,7 @@ class Conversation:
         self.messages += [*said, answer]
         return True
 
-    def _turn_config(self) -> GenerationConfig:
+    def turn_config(self) -> GenerationConfig:
         """The settings; with a seed every turn draws other numbers, the same ones in every run."""
         if self.config.seed is None:
             return self.config

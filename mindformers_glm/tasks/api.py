@@ -207,7 +207,7 @@ class Trainer:
         self._values = _base_values(args, known, pet_method)
         for key, value in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if isinstance(value, (str, Path)):
-                self._set(f"{key}.data_loader.dataset_dir", str(value))
+                self.set_key(f"{key}.data_loader.dataset_dir", str(value))
         if wrapper is not None:
             if not isinstance(wrapper, Mapping):
                 raise ConfigError("wrapper", wrapper, "Give a mapping with the keys of runner_wrapper.")
@@ -216,7 +216,7 @@ class Trainer:
             given = {"type": compute_metrics} if isinstance(compute_metrics, str) else dict(compute_metrics)
             self._values["metric"] = given
         if device_target is not None:
-            self._set("context.device_target", device_target)
+            self.set_key("context.device_target", device_target)
         if save_config:
             self.config("predict").dump(Path(self._values.get("output_dir") or "output") / "trainer_config.yaml")
 
@@ -336,7 +336,8 @@ class Trainer:
     def _trainer(self, config: RunConfig) -> Any:
         return TRAINERS.get(config.trainer.type, "trainer.type")(config, **self._parts)
 
-    def _set(self, key: str, value: Any) -> None:
+    def set_key(self, key: str, value: Any) -> None:
+        """Sets one key of the configuration, such as `runner_config.epochs`, for the runs that follow."""
         self._values = merge(self._values, nest([(key, value)]))
 
 

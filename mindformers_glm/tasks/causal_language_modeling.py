@@ -148,7 +148,7 @@ class CausalLanguageModelingTrainer:
         if self._benchmarks is not None:
             self.config = self._benchmarks.lengthened
         tokenizer = self._ready_to_evaluate()
-        return self._evaluate(self._loaded_network(), tokenizer)
+        return self.evaluate_network(self._loaded_network(), tokenizer)
 
     def predict(self) -> list[dict[str, list[str]]]:
         """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
@@ -275,7 +275,7 @@ class CausalLanguageModelingTrainer:
             tokenizer = self._ready_to_evaluate()
 
             def evaluate() -> dict[str, float]:
-                return self._evaluate(network, tokenizer)
+                return self.evaluate_network(network, tokenizer)
 
         callbacks = build_callbacks(
             [*config.callbacks, *(self._callbacks or [])],
@@ -306,7 +306,8 @@ class CausalLanguageModelingTrainer:
             self._data_for(metric)
         return self.tokenizer
 
-    def _evaluate(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
+    def evaluate_network(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
+        """Figures of a loaded network: those of the benchmarks, or of the metrics on the evaluation dataset."""
         if self._benchmarks is not None:
             folder = self.output if self.config.run_mode == "eval" else None
             return self._benchmarks.figures(network, tokenizer, self._share(), output_dir=folder)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mindformers_glm.assembly.origin import _origin, origin_of
+from mindformers_glm.assembly.origin import origin_by_names, origin_of
 from mindformers_glm.config.names import MODEL_NAMES, published_length
 
 
@@ -31,7 +31,7 @@ def test_every_name_has_a_length():
     ],
 )
 def test_what_a_name_tells(name, stated, origin):
-    assert _origin([None, name], stated, None, None) == (*origin, None)
+    assert origin_by_names([None, name], stated, None, None) == (*origin, None)
 
 
 def test_a_name_whose_yaml_states_rows_of_training():

@@ -8,10 +8,13 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-from mindformers_glm.benchmark import against, chart, command, worker
+from mindformers_glm.benchmark import against, chart, command, start, worker
+from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.operators import Operators
 from mindformers_glm.benchmark.running import Decode
 from mindformers_glm.benchmark.settings import Settings, Shape
@@ -51,15 +54,24 @@ def peer(tmp_path) -> str:
     return f"--peer_python {sys.executable} --peer_script {script}"
 
 
+MACHINE = cache(Machine.measure)
+
+
 @pytest.fixture
-def in_this_process(monkeypatch):
-    """Measures without a process for each run, which the other tests have."""
+def one_machine(monkeypatch):
+    """Its limits are measured once for all that is measured in this process: a gigabyte is read for them."""
+    monkeypatch.setattr(Machine, "measure", MACHINE)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, one_machine):
+    """Measures without a process for each run, which training and prefill have."""
 
     def measure(settings: Settings) -> dict:
-        return {**worker.run(settings, begun=time.monotonic()), "others_share": None}
+        return {**worker.run(settings, begun=time.monotonic()), "others_share": 0.0}
 
-    monkeypatch.setattr(against, "measure", measure)
-    monkeypatch.setattr(chart, "measure", measure)
+    for module in (against, chart, command):
+        monkeypatch.setattr(module, "measure", measure)
 
 
 def check(found: dict, *, what: str, tokens: int) -> None:
@@ -105,6 +117,7 @@ def test_prefill(figures, capsys):
     assert "batch 2  prompt 40  1 thread\n" in shown
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_decode(figures, capsys):
     shown = run(f"decode --shape {SHAPE} --context 20 --batch 3 --steps 6 --json {figures}", capsys)
     found = json.loads(figures.read_text())
@@ -115,6 +128,7 @@ def test_decode(figures, capsys):
     assert "of memory speed" in shown
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_ops(figures, capsys):
     shown = run(f"ops --shape {SHAPE} --batch 1 --seq 16 --steps 2 --only gate_up,norm,head --json {figures}", capsys)
     found = json.loads(figures.read_text())
@@ -146,13 +160,24 @@ def test_attention_is_timed_as_the_layer_trains(monkeypatch):
     assert whole.cell(*whole.inputs).shape == (2 * 16, 32)
 
 
-def test_start(figures, capsys):
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_start(figures, capsys, monkeypatch, compiles):
+    """The cold start finds no bytecode, and compiles MindSpore's too: for long proofs alone, else it is told to."""
+    run_program, told = start.run_program, []
+
+    def with_bytecode(words, *, environment, **settings):
+        told.append({name: list(Path(folder).iterdir()) for name, folder in environment.items()})
+        return run_program(words, **settings)
+
+    if not compiles:
+        monkeypatch.setattr(start, "run_program", with_bytecode)
     shown = run(f"start --model glm2_tiny --steps 1 --json {figures}", capsys)
     found = json.loads(figures.read_text())
     assert found["cold_s"] > 0
     assert found["warm_s"] == pytest.approx(found["import_s"] + found["load_s"] + found["token_s"])
     assert len(found["runs"]) == 2
     assert "start to first token  glm2_tiny" in shown
+    assert told == ([] if compiles else [{}, {"PYTHONPYCACHEPREFIX": []}])
 
 
 def test_start_of_an_unknown_model_is_one_line(capsys):
@@ -179,6 +204,7 @@ def test_in_turn_with_a_peer(figures, peer, capsys):
     assert "small 1.0" in shown
 
 
+@pytest.mark.usefixtures("one_machine")
 def test_training_adapters_only():
     settings = Settings(what="train", shape=Shape.read(SHAPE), batch=1, length=8, steps=1, lora=True)
     found = worker.run(settings, begun=time.monotonic())

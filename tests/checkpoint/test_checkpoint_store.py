@@ -300,7 +300,7 @@ def network_of(folder, rank=0, prefix="CKP"):
 def dies_before_the_network(store, moment, monkeypatch):
     """A save that is cut off between its two files."""
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write_beside", lambda *_: None)
+        patch.setattr(store, "write_beside", lambda *_: None)
         store.save(moment)
 
 

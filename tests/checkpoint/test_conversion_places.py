@@ -1,6 +1,7 @@
 """Where conversions write: places that are taken, interruptions, two writers, a full disk."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from conversions import assert_same, job
@@ -40,7 +41,7 @@ def test_overwriting_replaces_the_whole_folder(ours, tmp_path):
 
 def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
     written = []
-    original = convert._write_safetensors
+    original = convert.write_safetensors
 
     def stop_at_third(plan, file, out, progress):
         if len(written) == 2:
@@ -48,7 +49,7 @@ def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
         written.append(file.name)
         original(plan, file, out, progress)
 
-    monkeypatch.setattr(convert, "_write_safetensors", stop_at_third)
+    monkeypatch.setattr(convert, "write_safetensors", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         job(ours, tmp_path / "x", "hf", shard_size=2000)
     assert not (tmp_path / "x").exists()
@@ -56,7 +57,7 @@ def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
         read_weights(tmp_path / "x.unfinished")
     first, before = list(written), (tmp_path / "x.unfinished" / written[0]).stat().st_mtime_ns
     written.clear()
-    monkeypatch.setattr(convert, "_write_safetensors", lambda *a: (written.append(a[1].name), original(*a)))
+    monkeypatch.setattr(convert, "write_safetensors", lambda *a: (written.append(a[1].name), original(*a)))
     done = []
     run_plan(plan := plan_job(ours, tmp_path / "x", "hf", shard_size=2000), progress=done.append)
     assert not set(first) & set(written)
@@ -70,7 +71,7 @@ def test_an_interrupted_conversion_goes_on(ours, tmp_path, monkeypatch):
 def test_an_interrupted_single_file_leaves_the_old_one(ours, tmp_path, monkeypatch):
     out = job(ours, tmp_path / "x.ckpt", "mindformers")
     before = out.read_bytes()
-    original, written = convert._write_ckpt_tensor, []
+    original, written = convert.write_ckpt_tensor, []
 
     def stop_at_third(plan, tensor, file, progress):
         if len(written) == 2:
@@ -78,7 +79,7 @@ def test_an_interrupted_single_file_leaves_the_old_one(ours, tmp_path, monkeypat
         written.append(tensor.name)
         original(plan, tensor, file, progress)
 
-    monkeypatch.setattr(convert, "_write_ckpt_tensor", stop_at_third)
+    monkeypatch.setattr(convert, "write_ckpt_tensor", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan_job(ours, out, "mindformers", dtype="fp16"), overwrite=True)
     assert out.read_bytes() == before
@@ -90,7 +91,7 @@ def test_an_interrupted_single_file_leaves_the_old_one(ours, tmp_path, monkeypat
 
 def test_another_conversion_does_not_take_up_its_files(ours, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(convert, "_write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(convert, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         job(ours, tmp_path / "x", "hf", shard_size=2000)
     job(ours, tmp_path / "x", "hf", dtype="fp16", shard_size=2000)
     assert read_weights(tmp_path / "x").dtype("transformer.output_layer.weight") == "float16"
@@ -115,6 +116,6 @@ def test_a_full_disk(ours, tmp_path, monkeypatch):
             job(ours, tmp_path / "x", "hf")
     assert not (tmp_path / "x").exists()
     job(ours, tmp_path / "x", "hf")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     with pytest.raises(CheckpointError, match="1 free"):
         job(ours, tmp_path / "y", "hf")

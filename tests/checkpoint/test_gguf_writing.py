@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.formats.dtypes import convert_bits
-from mindformers_glm.checkpoint.formats.gguf import _Reader
+from mindformers_glm.checkpoint.formats.gguf import Reader
 from mindformers_glm.checkpoint.load.model_files import model_files
 from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.cli.convert import main
@@ -31,7 +31,7 @@ def converted(source, out, *arguments):
 def entries(path):
     """The metadata of a file."""
     with open(path, "rb") as file:
-        reader = _Reader(file, path)
+        reader = Reader(file, path)
         file.seek(16)
         return reader.entries(reader.number("<u8"))
 
@@ -129,11 +129,11 @@ def test_a_byte_level_vocabulary_inside_becomes_ranks(tmp_path):
     """As llama.cpp's converter writes GLM-4's: bytes spelled as characters, special tokens behind them."""
     import base64  # noqa: PLC0415
 
-    from mindformers_glm.checkpoint.formats.gguf_vocabulary import _byte_of_character, vocabulary_of  # noqa: PLC0415
+    from mindformers_glm.checkpoint.formats.gguf_vocabulary import byte_of_character, vocabulary_of  # noqa: PLC0415
     from mindformers_glm.tokenizers.chatglm4 import GLM4_SPECIALS, ChatGLM4Tokenizer  # noqa: PLC0415
 
     pieces = [*(bytes([byte]) for byte in range(256)), b" a", "你".encode()[:2], "你".encode()]
-    spelled = {byte: character for character, byte in _byte_of_character().items()}
+    spelled = {byte: character for character, byte in byte_of_character().items()}
     tokens = ["".join(spelled[byte] for byte in piece) for piece in pieces] + list(GLM4_SPECIALS)
     values = {
         "tokenizer.ggml.model": "gpt2",

@@ -4,6 +4,7 @@ import socket
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_modelscope_is_tried_where_the_hub_cannot_be_reached(monkeypatch, tmp_pa
     monkeypatch.delenv("MINDFORMERS_GLM_DOWNLOAD")
 
     def unreachable(*_):
-        raise module._Unreachable("huggingface.co: no route")
+        raise module.Unreachable("huggingface.co: no route")
 
     def fetched(repository, work, revision, only):
         for name in ("config.json", "model.safetensors"):
@@ -170,11 +171,11 @@ def test_modelscope_is_tried_where_the_hub_cannot_be_reached(monkeypatch, tmp_pa
 
     from mindformers_glm.checkpoint.load import hub as module
 
-    monkeypatch.setattr(module, "_from_hub", unreachable)
-    monkeypatch.setattr(module, "_from_modelscope", fetched)
+    monkeypatch.setattr(module, "from_hub", unreachable)
+    monkeypatch.setattr(module, "from_modelscope", fetched)
     assert verify(resolve("glm2_6b").weights).faults == []
     assert "hub cannot be reached (huggingface.co: no route); trying modelscope" in caplog.text
-    monkeypatch.setattr(module, "_from_modelscope", unreachable)
+    monkeypatch.setattr(module, "from_modelscope", unreachable)
     with pytest.raises(CheckpointError, match="could not be fetched from the hub and ModelScope") as caught:
         resolve("glm3_6b")
     assert "\n" not in str(caught.value)
@@ -190,7 +191,7 @@ def test_a_repository_without_weights(hub):
 def test_a_disk_that_is_too_small(hub, monkeypatch):
     import shutil
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(CheckpointError, match="1,000 free"):
         download_model(REPOSITORY, "here")
 

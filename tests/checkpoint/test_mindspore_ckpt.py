@@ -6,7 +6,7 @@ import pytest
 
 from mindformers_glm.checkpoint.formats import mindspore_ckpt
 from mindformers_glm.checkpoint.formats.dtypes import bfloat16, typed
-from mindformers_glm.checkpoint.formats.mindspore_ckpt import _value_head, crc_of, open_ckpt, save_ckpt
+from mindformers_glm.checkpoint.formats.mindspore_ckpt import crc_of, open_ckpt, save_ckpt, value_head
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {
@@ -60,7 +60,7 @@ def test_we_write_what_mindspore_writes(tmp_path):
 
 @pytest.mark.parametrize("limit", [64, 100, 257])
 def test_large_tensors_are_cut_and_joined(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(mindspore_ckpt, "_SLICE_BYTES", limit)
+    monkeypatch.setattr(mindspore_ckpt, "SLICE_BYTES", limit)
     arrays = {"a": np.arange(7 * 11, dtype=np.float32).reshape(7, 11), "b": np.arange(5, dtype=np.int64)}
     save_ckpt(tmp_path / "x.ckpt", arrays)
     assert len(open_ckpt(tmp_path / "x.ckpt").entries["a"].spans) > 1
@@ -138,7 +138,7 @@ def test_a_part_that_does_not_fit_is_named(tmp_path, second, word):
     save_ckpt(path, {"w": np.ones(2, np.float32)})
     name, dims, dtype = second
     with open(path, "ab") as file:
-        file.write(_value_head(name, dims, dtype, 8) + bytes(8))
+        file.write(value_head(name, dims, dtype, 8) + bytes(8))
     with pytest.raises(CheckpointError, match=word):
         open_ckpt(path)
 
@@ -146,5 +146,5 @@ def test_a_part_that_does_not_fit_is_named(tmp_path, second, word):
 def test_a_text_and_a_tensor_of_one_name(tmp_path):
     save_ckpt(tmp_path / "x.ckpt", {}, {"w": "text"})
     with open(tmp_path / "x.ckpt", "ab") as file:
-        file.write(_value_head("w", [2], "Float32", 8) + bytes(8))
+        file.write(value_head("w", [2], "Float32", 8) + bytes(8))
     assert open_ckpt(tmp_path / "x.ckpt").entries["w"].shape == (2,)

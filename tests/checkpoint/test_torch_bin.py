@@ -275,7 +275,7 @@ def test_a_small_pickle_takes_little(tmp_path, name):
 
 
 def test_operations_have_a_largest_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickle_machine, "_MAX_OPERATIONS", 1000)
+    monkeypatch.setattr(pickle_machine, "MAX_OPERATIONS", 1000)
     with pytest.raises(CheckpointError, match="more than 1,000 operations"):
         open_torch_bin(legacy_with(tmp_path / "x.bin", b"\x80\x02" + b"N0" * 501 + b"}."))
 

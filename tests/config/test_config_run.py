@@ -139,7 +139,7 @@ def test_several_devices_without_a_launcher_are_said(written, monkeypatch):
 
 
 def test_notes_are_logged_once(written, monkeypatch, caplog):
-    monkeypatch.setattr(log, "_said", set())
+    log.forget_told()
     monkeypatch.setattr(log.logger, "propagate", True)
     with caplog.at_level("INFO", logger=log.logger.name):
         for _ in range(2):

@@ -41,7 +41,7 @@ def check(name, **changes):
 def quick(tmp_path, monkeypatch):
     """Checks by name through a worker that knows no MindSpore: outcomes as (name, state, fault)."""
     (tmp_path / "quick_worker.py").write_text(WORKER)
-    monkeypatch.setattr(runner, "_MODULE", "quick_worker")
+    monkeypatch.setattr(runner, "MODULE", "quick_worker")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
     def run(*names, seconds=60.0):
@@ -67,7 +67,7 @@ def test_a_process_that_hangs_is_ended(quick):
 
 
 def test_what_ends_a_process_at_its_start_ends_every_check(quick, monkeypatch):
-    monkeypatch.setattr(runner, "_MODULE", "no_such_worker")
+    monkeypatch.setattr(runner, "MODULE", "no_such_worker")
     found = quick("one", "two")
     assert [state for _, state, _ in found] == ["fail", "fail"]
     assert "No module named no_such_worker" in found[1][2]

@@ -112,7 +112,7 @@ def test_what_is_no_data_is_told_in_one_line(tmp_path, name, content, words):
 
 
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused_by_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindformers_glm.data.source._UNPACKED_AT_LEAST", 1 << 20)
+    monkeypatch.setattr("mindformers_glm.data.source.UNPACKED_AT_LEAST", 1 << 20)
     with pytest.raises(DataError, match="unpacks to more than 1 MB"):
         ADGenDataLoader(str(write(tmp_path, gzip.compress(b" " * (3 << 20)), "a.json.gz")))
 

@@ -1,9 +1,8 @@
 """What inspect-data says of a file."""
 
 import json
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 
@@ -62,18 +61,12 @@ def test_text_and_tools(tmp_path, vocab):
 
 
 def test_the_command(tmp_path, root):
-    command = [
-        sys.executable,
-        "tools/inspect_data.py",
-        str(write(tmp_path, ROW, ROW)),
-        "--png",
-        str(tmp_path / "a.png"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    command = ["tools/inspect_data.py", write(tmp_path, ROW, ROW), "--png", tmp_path / "a.png"]
+    done = forked.run(command, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "2 usable, 0 skipped" in done.stdout
     assert "name the vocabulary of your model with --tokenizer" in done.stdout
     assert (tmp_path / "a.png").is_file()
-    done = subprocess.run([*command[:2], "none.json"], capture_output=True, text=True, cwd=root, check=False)
+    done = forked.run([command[0], "none.json"], cwd=root)
     assert done.returncode == 2
     assert "there is no such data file" in done.stderr

@@ -70,6 +70,6 @@ def test_an_error_inside_a_block_reads_nothing_more():
 
 
 def test_an_element_without_an_end_is_given_up(monkeypatch):
-    monkeypatch.setattr(json_rows, "_LONGEST", 1000)
+    monkeypatch.setattr(json_rows, "LONGEST", 1000)
     with pytest.raises(DataError, match="breaks at line 1"):
         list(elements(Path("a.json"), '["', 1, more=lambda: "a" * 64))

@@ -79,7 +79,7 @@ def work(folder: Path, variant: str) -> None:
     trainer, ranks = CausalLanguageModelingTrainer(config), ranks_of(config, training=True)
     network = build_network(config, training=True, ranks=ranks)
     load_weights(network, config, ranks)
-    found["loss while training"] = trainer._evaluate(network, trainer.tokenizer)
+    found["loss while training"] = trainer.evaluate_network(network, trainer.tokenizer)
     predict = ("run_mode=predict", f"input_data={json.dumps(PROMPTS, ensure_ascii=False)}", "predict_batch_size=2")
     config = config_of(folder, variant, *predict, f"save_file={folder / variant}.txt")
     results = CausalLanguageModelingTrainer(config).predict()

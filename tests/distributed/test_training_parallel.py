@@ -102,17 +102,24 @@ def check_files(folder, variant):
 
 
 @pytest.mark.dist
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize(
+    ("reference", "variants"),
+    [
+        ("dp=1,layers=1", ("tp=2,layers=1", "dp=2,sharded,layers=1")),
+        pytest.param("dp=1", ("dp=2,accumulate=2", "tp=2", "dp=2,sharded"), marks=pytest.mark.slow),
+    ],
+    ids=["one layer", "two layers"],
+)
+def test_two_processes_equal_one(tmp_path, reference, variants):
     """Twenty steps: two data ranks (accumulating), two tensor ranks, two data ranks with divided state."""
-    variants = ("dp=2,accumulate=2", "tp=2", "dp=2,sharded")
-    run(tmp_path, 2, "dp=1", *variants)
+    run(tmp_path, 2, reference, *variants)
     for variant in variants:
-        compare(tmp_path, "dp=1", variant)
+        compare(tmp_path, reference, variant)
         check_files(tmp_path, variant)
-    divided = load(tmp_path, "dp=2,sharded")
+    divided = load(tmp_path, variants[-1])
     table = "adam_m.transformer.embedding.embedding_table"
     assert [rank[table].shape[0] for rank in divided] == [52, 52]
-    first = load(tmp_path, "dp=1")[0]["losses"]
+    first = load(tmp_path, reference)[0]["losses"]
     assert first[-1] < first[0]
 
 

@@ -79,9 +79,9 @@ def test_a_conversation_stands_for_its_exact_ids(tiny):
     messages = [{"role": "user", "content": "你好"}]
     text = tiny.chat(messages)
     ids = tiny.renderer.prompt(messages)
-    assert tiny._prompt(text, 4) == list(ids)
-    assert tiny._prompt(text + "答", 4)[: len(ids)] == list(ids)
-    before, after = tiny._pair(text, " A")
+    assert tiny.prompt_ids(text, 4) == list(ids)
+    assert tiny.prompt_ids(text + "答", 4)[: len(ids)] == list(ids)
+    before, after = tiny.pair_ids(text, " A")
     assert before == list(ids)
     assert after
     assert isinstance(tiny.texts([(text, {"max_gen_toks": 4})])[0], str)

@@ -97,6 +97,7 @@ def test_a_prompt_that_does_not_fit(r08):
         r08[0].generate([5] * 40)
 
 
+@pytest.mark.slow_where(lambda kernels: kernels == "off")
 def test_mixtures_chunks_and_prefixes_change_nothing(glm2):
     """Random requests together and in pieces, against each one alone without a cache."""
     random = np.random.default_rng(7)
@@ -138,6 +139,7 @@ def test_nothing_is_compiled_again_for_new_lengths(glm2, kernels):
     assert glm2.engine.network.compilations == compiled == (0 if kernels == "auto" else 3)
 
 
+@pytest.mark.slow_where(lambda kernels: kernels == "off")
 def test_training_in_between_is_noticed(glm2):
     """A kept prefix is not used with other weights."""
     prompt, config = glm2.prompts[0], GenerationConfig(max_new_tokens=3)
@@ -152,6 +154,7 @@ def test_training_in_between_is_noticed(glm2):
     assert generate(glm2.engine, [prompt], config)[0].ids == first.ids
 
 
+@pytest.mark.slow_where(lambda kernels: kernels == "off")
 def test_repetition_penalty_spares_padding(glm2):
     """A padded row is penalised like the same row without padding."""
     prompt = glm2.prompts[0]
@@ -172,6 +175,7 @@ def test_logprobs_are_those_of_the_network(glm2):
     np.testing.assert_allclose(result.logprobs, expected, atol=1e-4)
 
 
+@pytest.mark.slow_where(lambda kernels: kernels == "auto")  # the kernels know no modes
 def test_pynative_mode_generates_the_same(glm2):
     runtime.set_up({"mode": 1, "device_target": "CPU"})
     engine = MindSporeEngine(glm2.model)

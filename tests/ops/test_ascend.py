@@ -271,15 +271,16 @@ def test_mindspore_infers_and_differentiates_the_calls(on_ascend, tmp_path):
 
 
 @pytest.mark.parametrize("recomputed", [{}, {"recompute": True}, {"select_recompute": True}])
+@pytest.mark.slow_where(lambda recomputed: "recompute" not in recomputed)
 def test_a_whole_network_uses_them_forward_and_backward(on_ascend, tmp_path, recomputed):
-    network = random_network(recompute_config=recomputed, **HALVES).set_train()
+    network = random_network(recompute_config=recomputed, num_layers=1, **HALVES).set_train()
     tokens = Tensor(TOKENS)
     _, forward = graph(network, tokens, tokens, tmp_path=tmp_path)
     assert {name: forward[name] for name in OPERATORS} == {
-        "RmsNorm": 5,
-        "Swiglu": 2,
-        "RotaryPositionEmbedding": 4,
-        "FlashAttentionScore": 2,
+        "RmsNorm": 3,
+        "Swiglu": 1,
+        "RotaryPositionEmbedding": 2,
+        "FlashAttentionScore": 1,
     }
     _, backward = graph(LossSlope(network), tokens, tokens, tmp_path=tmp_path)
     assert {name: backward[name] for name in GRADIENTS} == {name + "Grad": forward[name] for name in OPERATORS}
@@ -310,7 +311,7 @@ def test_the_key_of_the_configuration_decides_about_attention(on_ascend, monkeyp
     ],
 )
 def test_asking_in_vain_is_told(on_ascend, monkeypatch, changes):
-    monkeypatch.setattr(log, "_said", set())
+    log.forget_told()
     said = []
     monkeypatch.setattr(log.logger, "log", lambda level, text, **_: said.append(text))
     random_network(**HALVES | changes)
@@ -344,6 +345,7 @@ SIZES = [(1, 2, 1, 1, 16), (2, 9, 4, 2, 16), (3, 33, 6, 2, 32), (1, 8, 4, 4, 48)
 
 @pytest.mark.parametrize("kind", [ms.float16, ms.bfloat16])
 @pytest.mark.parametrize(("batch", "tokens", "heads", "kv_heads", "channels"), SIZES)
+@pytest.mark.slow_where(lambda kind, tokens: kind == ms.bfloat16 and tokens != 9)
 def test_attention_means_the_formulas(documented, pynative, batch, tokens, heads, kv_heads, channels, kind):
     sizes = {"heads": heads, "kv_heads": kv_heads, "channels": channels}
     cos, sin, mask = places(tokens=tokens, **sizes)
@@ -369,6 +371,7 @@ def test_so_do_the_gradients_of_attention(documented, pynative, batch, tokens, h
 
 
 @pytest.mark.parametrize("recomputed", [{}, {"recompute": True}])
+@pytest.mark.slow_where(lambda recomputed: not recomputed)
 def test_a_network_trains_as_by_formulas(documented, pynative, recomputed):
     labels = np.where(TOKENS % 3 == 0, -100, TOKENS)
     by_operators = loss_and_gradients(random_network(recompute_config=recomputed, **HALVES).set_train(), TOKENS, labels)

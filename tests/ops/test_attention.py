@@ -60,10 +60,12 @@ class Cubed(nn.Cell):
 
 # Not with one token: MindSpore 2.10 in PyNative mode derives a wrong softmax gradient from then on, in all shapes.
 @pytest.mark.parametrize("size", [(1, 2, 1, 1, 4), (2, 7, 4, 2, 8)])
+@pytest.mark.slow_where(lambda mode, size: mode == "graph" and size[1] == 2)
 def test_the_gradient_by_hand_is_the_derived_one(size, mode):
     both_gradients(Cubed(Attention()), Cubed(AttentionWithGradient()), *inputs(*size))
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_gradient_is_a_derivative():
     q, k, v, mask = inputs(1, 4, 2, 1, 4)
 
@@ -79,6 +81,7 @@ def test_the_gradient_is_a_derivative():
 
 
 @pytest.mark.parametrize("cut", [1, 3, 6])
+@pytest.mark.usefixtures("pynative")
 def test_blocks_of_keys_give_what_one_block_gives(cut):
     q, k, v, mask = inputs(2, 7, 4, 2, 8)
     whole = AttentionWithGradient()(q, k, v, mask)[0].asnumpy()
@@ -96,6 +99,7 @@ def test_unused_slots_do_not_count():
     )
 
 
+@pytest.mark.usefixtures("pynative")
 def test_a_large_score_does_not_overflow():
     q, k, v, mask = inputs(1, 5, 2, 1, 4)
     out = AttentionWithGradient()(q * 1000, k, v, mask)[0].asnumpy()

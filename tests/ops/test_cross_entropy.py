@@ -40,6 +40,7 @@ class Whole(nn.Cell):
 
 
 @pytest.mark.parametrize("rows, vocabulary", [(1, 2), (5, 7), (64, 1001)])
+@pytest.mark.slow_where(lambda mode, rows: mode == "graph" and rows != 64)
 def test_the_loss_equals_numpy(rows, vocabulary, mode):
     hidden, weight, labels = batch(rows, vocabulary)
     logits = hidden.asnumpy() @ weight.asnumpy().T
@@ -48,6 +49,7 @@ def test_the_loss_equals_numpy(rows, vocabulary, mode):
     assert float(HeadCrossEntropy()(hidden, weight, labels)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_an_impossible_target_has_its_true_loss():
     logits = np.zeros((2, 5), np.float32)
     logits[:, 0] = 500
@@ -63,6 +65,7 @@ def test_nothing_supervised_is_zero_with_a_zero_gradient(mode):
         assert not any(slope.any() for slope in gradients(cell, hidden, weight, labels))
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_gradient_is_softmax_minus_target():
     hidden, weight, labels = batch(6, 9)
     logits = Tensor(hidden.asnumpy() @ weight.asnumpy().T)
@@ -74,6 +77,7 @@ def test_the_gradient_is_softmax_minus_target():
     np.testing.assert_allclose(slope, probs * kept[:, None] / (kept.sum() + 1e-5), atol=1e-6)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_gradients_are_derivatives():
     assert_derivative(Whole(), *batch(5, 11))
     assert_derivative(HeadCrossEntropy(), *batch(5, 11))
@@ -86,7 +90,8 @@ def test_chunks_change_nothing(chunk, monkeypatch):
     both_gradients(Whole(), HeadCrossEntropy(), *batch(5, 11))
 
 
-def test_what_comes_back_scales_the_gradient():
+@pytest.mark.slow_where(lambda mode: mode == "graph")
+def test_what_comes_back_scales_the_gradient(mode):
     hidden, weight, labels = batch(5, 11)
 
     class Scaled(nn.Cell):
@@ -103,6 +108,7 @@ def test_what_comes_back_scales_the_gradient():
             np.testing.assert_allclose(one * 1024, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_half_precision_rows_give_a_float32_loss():
     hidden, weight, labels = batch(8, 50)
     loss = HeadCrossEntropy()(hidden.astype(ms.float16), weight, labels)
@@ -110,6 +116,7 @@ def test_half_precision_rows_give_a_float32_loss():
     assert float(loss) == pytest.approx(float(Whole()(hidden, weight, labels)), rel=5e-3)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_labels_of_64_bits_are_the_same_labels():
     hidden, weight, labels = batch(6, 50)
     wide = ms.Tensor(labels.asnumpy().astype(np.int64))
@@ -119,6 +126,7 @@ def test_labels_of_64_bits_are_the_same_labels():
 
 @pytest.mark.skipif(library() is None, reason="the kernels are not built")
 @pytest.mark.parametrize("wrong", [-1, 50, -(2**31)])
+@pytest.mark.usefixtures("pynative")
 def test_a_label_beyond_the_vocabulary_is_an_error_and_writes_nowhere(wrong):
     hidden, weight, labels = batch(6, 50)
     numbers = labels.asnumpy().copy()

@@ -119,14 +119,14 @@ def broken(tmp_path, monkeypatch):
 
 
 def test_a_library_that_does_not_load_leaves_the_formulas(broken):
-    assert library._load.__wrapped__("auto") is None
+    assert library.load_variant.__wrapped__("auto") is None
     (line,) = broken
     assert "libglm_portable-00000000.so" in line and "formulas are used" in line and "\n" not in line
 
 
 def test_a_chosen_library_that_does_not_load_is_an_error(broken):
     with pytest.raises(ConfigError, match="^GLM_KERNELS: got 'portable'. It does not load: "):
-        library._load.__wrapped__("portable")
+        library.load_variant.__wrapped__("portable")
     assert broken == []
 
 
@@ -164,7 +164,7 @@ def test_a_library_with_other_structures_is_refused_with_one_line(change, monkey
     assert structures.differences("\n".join(lines)) == ["Linear"]
     monkeypatch.setattr(library, "differences", lambda told: ["Linear", "GlmStep"])
     with pytest.raises(ConfigError, match="it lays out Linear, GlmStep otherwise than this package"):
-        library._load.__wrapped__(build.variants()[-1].name)
+        library.load_variant.__wrapped__(build.variants()[-1].name)
 
 
 @pytest.mark.slow

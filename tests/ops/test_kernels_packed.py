@@ -17,7 +17,7 @@ SHAPES = ((1, 16, 16), (5, 32, 32), (16, 48, 16), (31, 160, 32), (33, 64, 64), (
 
 def loaded(path) -> ctypes.CDLL:
     kernels = ctypes.CDLL(str(path))
-    library._declare(kernels)
+    library.declare(kernels)
     kernels.glm_set_threads(2)
     return kernels
 

@@ -117,6 +117,7 @@ def test_operators_have_the_gradients_of_the_formula(mode):
         ms.set_context(mode=before)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_gradients_are_slopes():
     random = np.random.RandomState(3)
     shapes = ((9, 20), (7, 20), (7,), (9, 7))

@@ -84,6 +84,7 @@ def test_the_error_is_the_relative_distance():
 @pytest.mark.parametrize(
     ("tokens", "rows", "columns", "group"), [(1, 5, 32, 32), (3, 33, 96, 16), (7, 40, 160, 32), (19, 70, 384, 128)]
 )
+@pytest.mark.slow_where(lambda mode, tokens: mode == ms.GRAPH_MODE and tokens != 3)
 def test_the_operator_is_the_formula(mode, bits, tokens, rows, columns, group):
     """Within what rounding activations to 8 bits does."""
     before = ms.get_context("mode")

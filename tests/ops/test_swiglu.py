@@ -31,10 +31,12 @@ def test_rows_equal_numpy(count, half):
 
 
 @pytest.mark.parametrize("count, half", [(1, 1), (65, 48)])
+@pytest.mark.slow_where(lambda mode, count: mode == "graph" and count == 1)
 def test_the_gradient_by_hand_is_the_derived_one(count, half, mode):
     both_gradients(Cubed(SwiGLU()), Cubed(SwiGLUWithGradient()), rows(count, half))
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_gradient_is_a_derivative():
     assert_derivative(Cubed(SwiGLUWithGradient()), rows(3, 4))
 

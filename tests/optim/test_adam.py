@@ -38,7 +38,8 @@ def mode(request):
 
 def step(optimizer, grads, rate):
     optimizer.learning_rate.set_data(Tensor(rate, ms.float32))
-    optimizer(tuple(Tensor(grads[p.name]) for p in optimizer.parameters))
+    # mutable: a tuple of tensors would be a constant of the graph, which is compiled anew for each
+    optimizer(ms.mutable(tuple(Tensor(grads[p.name]) for p in optimizer.parameters)))
 
 
 @pytest.mark.parametrize("name", CASES)

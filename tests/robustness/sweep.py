@@ -85,7 +85,7 @@ def _one(given: Input) -> Result:
             status, out, err = done.returncode, done.stdout, done.stderr
         except subprocess.TimeoutExpired as over:
             status, out, err = None, over.stdout or "", over.stderr or ""
-        lost = _lost(before, _files(folder), given, refused=bool(status))
+        lost = lost_files(before, _files(folder), given, refused=bool(status))
         return Result(given, judge(given, Done(status, out, err, tuple(lost))))
 
 
@@ -103,7 +103,7 @@ def _files(folder: Path) -> dict[str, str]:
     return found
 
 
-def _lost(before: dict[str, str], after: dict[str, str], given: Input, *, refused: bool) -> list[str]:
+def lost_files(before: dict[str, str], after: dict[str, str], given: Input, *, refused: bool) -> list[str]:
     """What was there and is not, or not as it was; and what a refused command left half-made."""
     kept = {name: held for name, held in before.items() if refused or not name.startswith(given.replaced or ("\0",))}
     lost = [f"{name} is gone or changed" for name, held in kept.items() if after.get(name) != held]

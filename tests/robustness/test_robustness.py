@@ -107,9 +107,11 @@ def test_the_rule_of_messages(said, fault):
 def test_lost_and_half_made_files_are_seen():
     given = Input("f", "n", replaced=("ours/",))
     before = {"a": "1", "b": "2", "ours/c": "3"}
-    assert sweep._lost(before, {"b": "9", "ours/c": "4"}, given, refused=False) == [
+    assert sweep.lost_files(before, {"b": "9", "ours/c": "4"}, given, refused=False) == [
         "a is gone or changed",
         "b is gone or changed",
     ]
-    assert sweep._lost(before, {**before, "x.ckpt": "5", "output/log": "6"}, given, refused=True) == ["x.ckpt was left"]
-    assert sweep._lost(before, {**before, "ours/c": "4"}, given, refused=True) == ["ours/c is gone or changed"]
+    assert sweep.lost_files(before, {**before, "x.ckpt": "5", "output/log": "6"}, given, refused=True) == [
+        "x.ckpt was left"
+    ]
+    assert sweep.lost_files(before, {**before, "ours/c": "4"}, given, refused=True) == ["ours/c is gone or changed"]

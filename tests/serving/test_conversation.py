@@ -170,12 +170,12 @@ def test_options_that_sample(engine):
 
 def test_a_seed_moves_with_the_conversation(engine, network, glm2):
     talk = Conversation(engine, glm2, chat_config(engine, seed=7))
-    assert talk._turn_config().seed == 7
+    assert talk.turn_config().seed == 7
     network.say([*words(glm2, "好"), 2])
     list(talk.ask("?"))
-    assert talk._turn_config().seed == 9
+    assert talk.turn_config().seed == 9
     talk.clear()
-    assert talk._turn_config().seed == 7
+    assert talk.turn_config().seed == 7
 
 
 def test_tools_from_a_file(tmp_path):

@@ -28,9 +28,9 @@ def trainer(tmp_path, monkeypatch):
     made = Trainer(task="text_generation", model="glm2_tiny", train_dataset="data.json", eval_dataset="data.json")
     for section, values in CHANGES.items():
         for name, value in values.items() if isinstance(values, dict) else ():
-            made._set(f"{section}.{name}", value)
+            made.set_key(f"{section}.{name}", value)
         if not isinstance(values, dict):
-            made._set(section, values)
+            made.set_key(section, values)
     return made
 
 
@@ -52,7 +52,7 @@ def test_train_evaluate_and_predict(trainer, tmp_path):
 
 def test_training_goes_on_from_the_newest_checkpoint(trainer):
     trainer.train()
-    trainer._set("runner_config.epochs", 2)
+    trainer.set_key("runner_config.epochs", 2)
     assert trainer.train(resume_training=True).global_step == 4
 
 

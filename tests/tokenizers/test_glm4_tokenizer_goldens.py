@@ -1,14 +1,30 @@
 """GLM-4's tokenizers and chats against the official ones: every text, every reply's bytes, every conversation."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-from mindformers_glm.tokenizers import ChatGLM4Tokenizer, Renderer, TextStream
+from mindformers_glm.tokenizers import ChatGLM4Tokenizer, Renderer, TextStream, byte_pairs, chatglm4
 
 pytest.importorskip("tiktoken")
 pytest.importorskip("tokenizers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pieces_are_read_once():
+    """The tokenizers below differ in their chat format: the 150,000 pieces of a file need not be read for each."""
+    reading = {"read_json_vocabulary": lru_cache(byte_pairs.read_json_vocabulary)}
+    reading["read_ranks"] = lru_cache(byte_pairs.read_ranks)
+
+    def once(name):
+        return lambda path, *rest, **settings: reading[name](path.resolve(), *rest, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in reading:
+            patch.setattr(chatglm4, name, once(name))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ def glm3(folder):
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(log, "_said", set())
+def said(caplog):
+    log.forget_told()
     log.logger.propagate = True
     caplog.set_level(logging.INFO, "mindformers_glm")
     return caplog

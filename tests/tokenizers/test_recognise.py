@@ -76,8 +76,8 @@ def test_files_tell_before_names(tmp_path, files, number):
     assert tokenizer_class(folder_with(tmp_path / "chatglm2-6b", **files)) == f"ChatGLM{number}Tokenizer"
 
 
-def test_what_nothing_tells_is_said(tmp_path, caplog, monkeypatch, root):
-    monkeypatch.setattr(log, "_said", set())
+def test_what_nothing_tells_is_said(tmp_path, caplog, root):
+    log.forget_told()
     log.logger.propagate = True
     caplog.set_level(logging.INFO, "mindformers_glm")
     place = folder_with(tmp_path / "my-sft", FIRST_RELEASE, {"_name_or_path": "my", "seq_length": 32768})

@@ -128,6 +128,7 @@ def test_losses_and_state_of_full_fine_tuning(folder, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "name", "changes"), [("full", "glm2-6b", {}), ("lora", "glm2-6b-lora", {"pet_config": LORA})]
 )
+@pytest.mark.slow_where(lambda kind: kind == "full")
 def test_losses_resumed_from_a_checkpoint_of_mindformers(folder, tmp_path, kind, name, changes):
     data, state = prepare(folder, tmp_path, **changes)
     path = folder / f"{kind}/output/checkpoint/rank_0/{name}_rank_0-1_8.ckpt"

@@ -83,7 +83,7 @@ def test_lines_go_above_a_progress_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(tqdm, "write", lambda text: found.append(text))
     set_up_logging(tmp_path)
     bar, monitor = build_callbacks([])[0], MFLossMonitor()
-    bar._force = True
+    bar.force = True
     monkeypatch.setattr(sys, "stderr", open(tmp_path / "err", "w"))  # noqa: SIM115
     state = RunState(step=None, plan=make_plan(batches=3), output_dir=tmp_path)
     bar.on_train_begin(state)

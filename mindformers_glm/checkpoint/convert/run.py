@@ -56,8 +56,8 @@ def run_plan(
         for file in plan.files:
             if folder.has(file.name):
                 progress(file.size)
-            folder.add(file.name, lambda out, file=file: _write_safetensors(plan, file, out, progress))
-        _write_index(plan, folder)
+            folder.add(file.name, lambda out, file=file: write_safetensors(plan, file, out, progress))
+        write_index(plan, folder)
         _write_beside(plan, folder)
     return plan.out
 
@@ -145,7 +145,8 @@ def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
     return values.reshape(-1, columns)
 
 
-def _write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
+def write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
+    """Writes one safetensors file of the plan, tensor by tensor in blocks."""
     tensors = sorted(file.tensors, key=lambda t: -DTYPES[t.dtype].storage.itemsize)  # wide types first: aligned
     out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}))
     for tensor in tensors:
@@ -160,7 +161,7 @@ def _write_ckpt_file(plan: ConversionPlan, overwrite: bool, progress: Callable[[
     try:
         with atomic_write(plan.out) as file:
             for tensor in plan.files[0].tensors:
-                _write_ckpt_tensor(plan, tensor, file, progress)
+                write_ckpt_tensor(plan, tensor, file, progress)
         if plan.config is not None and plan.config_is_exact and (overwrite or not yaml_path.exists()):
             write_text(yaml_path, config_file(plan.config, "mf10", plan.naming)[1])
     except OSError as error:
@@ -177,7 +178,8 @@ def _check_place(plan: ConversionPlan, overwrite: bool) -> None:
         raise CheckpointError(str(plan.out), "it exists already", "Choose another name, or allow overwriting it.")
 
 
-def _write_ckpt_tensor(plan: ConversionPlan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
+def write_ckpt_tensor(plan: ConversionPlan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
+    """Writes one tensor into a MindSpore .ckpt file, in the slices of its format."""
     heads = iter(value_heads(tensor.name, tensor.dtype, tensor.shape))
     left = 0
     for block in _blocks(plan, tensor):
@@ -192,7 +194,8 @@ def _write_ckpt_tensor(plan: ConversionPlan, tensor: OutTensor, file, progress: 
             data, left = data[taken:], left - taken
 
 
-def _write_index(plan: ConversionPlan, folder: FolderWriter) -> None:
+def write_index(plan: ConversionPlan, folder: FolderWriter) -> None:
+    """Adds the table that tells which file holds which tensor, where there are several files."""
     if len(plan.files) == 1:
         return
     table = {tensor.name: file.name for file in plan.files for tensor in file.tensors}

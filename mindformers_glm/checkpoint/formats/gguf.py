@@ -43,7 +43,7 @@ def open_gguf(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        reader = _Reader(file, path)
+        reader = Reader(file, path)
         if file.read(4) != MAGIC:
             raise damaged(path, "no GGUF file")
         version = reader.number("<u4")
@@ -69,7 +69,7 @@ def open_gguf(path: str | Path) -> TensorFile:
     return table
 
 
-class _Reader:
+class Reader:
     """Values of the table, each size compared with what is left of the file."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
@@ -78,20 +78,24 @@ class _Reader:
         self._limit = min(self.size, _TABLE_BYTES)
 
     def number(self, kind: str) -> Any:
+        """The next number, of a NumPy type."""
         return np.frombuffer(self.bytes(np.dtype(kind).itemsize), kind)[0].item()
 
     def bytes(self, count: int) -> bytes:
+        """The next bytes; fewer are an error."""
         if count < 0 or self.file.tell() + count > self._limit:
             raise damaged(self.path, f"the GGUF table needs {count:,} bytes more than there are")
         return self.file.read(count)
 
     def text(self, limit: int = _TEXT_BYTES) -> str:
+        """The next text; bytes that are no UTF-8 are kept as surrogates."""
         length = self.number("<u8")
         if length > limit:
             raise damaged(self.path, f"a text of {length:,} bytes in the GGUF table")
         return self.bytes(length).decode("utf-8", "surrogateescape")
 
     def entries(self, count: int) -> dict[str, Any]:
+        """The next `count` pairs of name and value."""
         values: dict[str, Any] = {}
         for _ in range(count):
             name = self.text(_NAME_BYTES)
@@ -101,6 +105,7 @@ class _Reader:
         return values
 
     def value(self, kind: int) -> Any:
+        """The next value, of a type of GGUF: a number, a text, or a list of either."""
         if kind == _TEXT:
             return self.text()
         if kind in _NUMBERS:
@@ -115,6 +120,7 @@ class _Reader:
         return np.frombuffer(self.bytes(count * np.dtype(_NUMBERS[inner]).itemsize), _NUMBERS[inner])
 
     def tensor(self) -> Stored:
+        """What the table says of the next tensor."""
         name, axes = self.text(_NAME_BYTES), self.number("<u4")
         if not 0 < axes <= _MOST_AXES:
             raise damaged(self.path, f"tensor {shorten(name)} has {axes:,} axes")

@@ -54,7 +54,7 @@ def _ranks(path: Path, values: dict[str, Any], tokens: Sequence[str]) -> dict[st
     types = values.get("tokenizer.ggml.token_type")
     if types is None or len(types) != len(tokens):
         raise damaged(path, "its vocabulary has not one type for each token")
-    table = _byte_of_character()
+    table = byte_of_character()
     lines = []
     for rank, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         if kind != _NORMAL:
@@ -68,7 +68,7 @@ def _ranks(path: Path, values: dict[str, Any], tokens: Sequence[str]) -> dict[st
     return {_FILE: b"".join(lines)}
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The byte that each character of a byte-level BPE stands for: printable ones themselves, others from 256 on."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]

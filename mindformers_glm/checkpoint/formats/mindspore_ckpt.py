@@ -20,7 +20,7 @@ from mindformers_glm.checkpoint.formats.tensor_file import MOST_TENSORS, Entry, 
 from mindformers_glm.errors import CheckpointError, shorten
 from mindformers_glm.files import atomic_write, open_regular
 
-_SLICE_BYTES = 512 * 1024 * 1024
+SLICE_BYTES = 512 * 1024 * 1024
 _ENCRYPTED = (0x7F3A5ED8).to_bytes(4, "little")  # first bytes of every block that MindSpore encrypts
 _WINDOW = 4096
 _LONGEST_TEXT = 1 << 26
@@ -79,14 +79,14 @@ def write_ckpt(file: IO[bytes], arrays: Mapping[str, Any], metadata: Mapping[str
         write_tensor(file, name, dtype, array.shape, _dense_bytes(bits_of(array)))
     for name, text in (metadata or {}).items():
         content = np.array(str(text)).tobytes()
-        file.write(_value_head(name, [0], "str", len(content)) + content)
+        file.write(value_head(name, [0], "str", len(content)) + content)
 
 
 def write_tensor(file: IO[bytes], name: str, dtype: str, shape: tuple[int, ...], data: memoryview) -> None:
     """Writes one tensor from its bytes, cut into values as MindSpore cuts it."""
     dims = list(shape) or [0]
     for size in slice_sizes(shape, dtype):
-        file.write(_value_head(name, dims, DTYPES[dtype].mindspore, size))
+        file.write(value_head(name, dims, DTYPES[dtype].mindspore, size))
         file.write(data[:size])
         data = data[size:]
 
@@ -94,13 +94,13 @@ def write_tensor(file: IO[bytes], name: str, dtype: str, shape: tuple[int, ...],
 def value_heads(name: str, dtype: str, shape: tuple[int, ...]) -> list[tuple[bytes, int]]:
     """(bytes to write, content size that follows) for each value of a tensor: for writers that stream the content."""
     dims = list(shape) or [0]
-    return [(_value_head(name, dims, DTYPES[dtype].mindspore, size), size) for size in slice_sizes(shape, dtype)]
+    return [(value_head(name, dims, DTYPES[dtype].mindspore, size), size) for size in slice_sizes(shape, dtype)]
 
 
 def slice_sizes(shape: tuple[int, ...], dtype: str) -> list[int]:
     """Bytes of each value of a tensor: whole rows, the first ones longer by a row, as numpy.array_split cuts."""
     total = Entry("", dtype, tuple(shape), ()).size
-    count = math.ceil(total / _SLICE_BYTES)
+    count = math.ceil(total / SLICE_BYTES)
     if count <= 1:
         return [total]
     row = total // shape[0]
@@ -284,7 +284,7 @@ def _dense_bytes(bits: np.ndarray) -> memoryview:
     return memoryview(np.ascontiguousarray(bits).reshape(-1)).cast("B") if bits.size else memoryview(b"")
 
 
-def _value_head(name: str, dims: list[int], dtype: str, size: int) -> bytes:
+def value_head(name: str, dims: list[int], dtype: str, size: int) -> bytes:
     """Everything of one value before its content, which is the last field of the last message."""
     inner = b"".join(b"\x08" + _varint(dim) for dim in dims)
     inner += b"\x12" + _varint(len(dtype)) + dtype.encode() + b"\x1a" + _varint(size)

@@ -17,7 +17,7 @@ from mindformers_glm.errors import shorten
 
 _COPIED = 4096  # bytes that are copied out of a mapped file
 _MAX_DEPTH = 100_000
-_MAX_OPERATIONS = 1_000_000  # a tensor takes some thirty
+MAX_OPERATIONS = 1_000_000  # a tensor takes some thirty
 
 
 class Refused(Exception):
@@ -59,7 +59,7 @@ class PickleMachine:
             Refused: an operation, class or function that is not allowed, or a damaged pickle.
         """
         try:
-            for _ in range(_MAX_OPERATIONS):
+            for _ in range(MAX_OPERATIONS):
                 code = self._take(1)
                 if code == b".":
                     return self._pop()
@@ -69,7 +69,7 @@ class PickleMachine:
                 operation(self)
                 if len(self.stack) > _MAX_DEPTH:
                     raise Refused("a stack of more than 100,000 objects")
-            raise Refused(f"more than {_MAX_OPERATIONS:,} operations")
+            raise Refused(f"more than {MAX_OPERATIONS:,} operations")
         except (IndexError, struct.error, UnicodeDecodeError, TypeError, ValueError, KeyError) as error:
             raise Refused(f"a damaged pickle (byte {self.position:,})") from error
 

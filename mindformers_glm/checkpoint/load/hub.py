@@ -56,7 +56,7 @@ def download_model(
     for number, place in enumerate(sources):
         try:
             return _download(repository, folder, place, revision, only)
-        except _Unreachable as error:
+        except Unreachable as error:
             if number + 1 == len(sources):
                 raise _failed(repository, [*sources[:number], place], error) from error
             logger.warning("%s cannot be reached (%s); trying %s", place, error, sources[number + 1])
@@ -69,7 +69,7 @@ def _download(repository: str, folder: Path, source: str, revision: str | None, 
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(str(work), f"cannot be made ({error.strerror})", "Start in a folder of yours.") from error
-    fetch = {"hub": _from_hub, "modelscope": _from_modelscope}[source]
+    fetch = {"hub": from_hub, "modelscope": from_modelscope}[source]
     try:
         files = fetch(repository, work, revision, only)
     except BaseException:
@@ -86,7 +86,7 @@ def _download(repository: str, folder: Path, source: str, revision: str | None, 
     return folder
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """A hub that did not answer, or not as it should."""
 
 
@@ -98,7 +98,8 @@ def wanted(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in _SMALL] + weights
 
 
-def _from_hub(repository: str, work: Path, revision: str | None, only: Sequence[str] | None) -> list[RemoteFile]:
+def from_hub(repository: str, work: Path, revision: str | None, only: Sequence[str] | None) -> list[RemoteFile]:
+    """Fetches the files of a repository from the Hugging Face hub into `work`; what was announced of them."""
     try:
         import huggingface_hub as hub  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -114,11 +115,12 @@ def _from_hub(repository: str, work: Path, revision: str | None, only: Sequence[
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - the package's errors differ between its versions
-        raise _Unreachable(f"{endpoint or 'huggingface.co'}: {_reason(error)}") from error
+        raise Unreachable(f"{endpoint or 'huggingface.co'}: {_reason(error)}") from error
     return files
 
 
-def _from_modelscope(repository: str, work: Path, revision: str | None, only: Sequence[str] | None) -> list[RemoteFile]:
+def from_modelscope(repository: str, work: Path, revision: str | None, only: Sequence[str] | None) -> list[RemoteFile]:
+    """The same from ModelScope."""
     try:
         from modelscope.hub.api import HubApi  # noqa: PLC0415 - an extra
         from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415
@@ -135,7 +137,7 @@ def _from_modelscope(repository: str, work: Path, revision: str | None, only: Se
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - the package raises what its transport raises
-        raise _Unreachable(f"modelscope.cn: {_reason(error)}") from error
+        raise Unreachable(f"modelscope.cn: {_reason(error)}") from error
     return files
 
 

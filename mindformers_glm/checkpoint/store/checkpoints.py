@@ -95,7 +95,7 @@ class CheckpointStore:
         if noted == {"file": file, "division": state.data.get("division")} and all(p.is_file() for p in wanted):
             return False
         try:
-            self._write_beside(state, file)
+            self.write_beside(state, file)
         except OSError as error:
             raise disk_fault(self.folder, error) from error
         logger.info("Wrote %s again: they were not of %s.", " and ".join(map(str, wanted)), file)
@@ -117,7 +117,7 @@ class CheckpointStore:
             CheckpointError: the disk is full or not writable.
         """
         try:
-            self._write_beside(state, file)
+            self.write_beside(state, file)
         except OSError as error:
             raise disk_fault(self.folder, error) from error
 
@@ -202,12 +202,12 @@ class CheckpointStore:
         try:
             save_ckpt(path, arrays, texts)
             self._write_meta()
-            self._write_beside(state, path.name)
+            self.write_beside(state, path.name)
             self._drop_old(path)
         except OSError as error:
             raise disk_fault(path, error) from error
 
-    def _write_beside(self, state: TrainState, file: str) -> None:
+    def write_beside(self, state: TrainState, file: str) -> None:
         """The weights of the checkpoint `file`, and then a note that they are its weights."""
         if self.save_network:
             save_ckpt(self._network_path, state.weights)

@@ -102,7 +102,7 @@ def check_mode(chosen: argparse.Namespace) -> None:
         if not user_path(chosen.ceval_dataset).is_dir():
             raise ConfigError("--ceval_dataset", chosen.ceval_dataset, "There is no such folder.")
     if chosen.mode == "performance":
-        check_pairs(*_lengths(chosen), longest=environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN)
+        check_pairs(*lengths(chosen), longest=environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN)
 
 
 def _load(words: argparse.Namespace) -> Loaded:
@@ -173,7 +173,7 @@ def _performance(chosen: argparse.Namespace) -> None:
     from mindformers_glm.benchmark.pairs import append_line, measure_pair, warm_up  # noqa: PLC0415 - needs MindSpore
 
     longest = environment.max_seq_len() or environment.USUAL_MAX_SEQ_LEN
-    pairs = check_pairs(*_lengths(chosen), longest=longest)
+    pairs = check_pairs(*lengths(chosen), longest=longest)
     loaded = _load(_chat_words(chosen, "--seq_length", str(longest)))
     prompts = [_ids(loaded.tokenizer, text) for text in itertools.islice(itertools.cycle(_ASKED), chosen.batch)]
     print("warm up start")
@@ -187,7 +187,8 @@ def _performance(chosen: argparse.Namespace) -> None:
             print([loaded.tokenizer.decode(ids) for ids in replies])
 
 
-def _lengths(chosen: argparse.Namespace) -> tuple[list[int], list[int]]:
+def lengths(chosen: argparse.Namespace) -> tuple[list[int], list[int]]:
+    """Tokens of prompts and of answers, pair by pair: those given, or powers of two in the ranges."""
     ranges = (chosen.seqlen_in_range, chosen.seqlen_out_range)
     if chosen.set_case_pair == 1 or (chosen.set_case_pair is None and ranges == (None, None)):
         return chosen.seqlen_in_pair, chosen.seqlen_out_pair

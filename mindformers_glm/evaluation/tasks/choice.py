@@ -53,10 +53,11 @@ class ChoiceTask:
 
     def steps(self, row: Row) -> Steps:
         """See Task."""
-        return self.way.steps(row.fields, self._subject[row.subject])
+        return self.way.steps(row.fields, self.shown_subjects[row.subject])
 
     @cached_property
-    def _subject(self) -> dict[str, Subject]:
+    def shown_subjects(self) -> dict[str, Subject]:
+        """Subjects by name, with the examples that prompts show."""
         return {
             name: Subject(name, self.known[name]["name"], self._examples(name) if self.num_fewshot else ())
             for name in self.subjects

@@ -26,7 +26,7 @@ def library() -> ctypes.CDLL | None:
     mindspore = sys.modules.get("mindspore")
     if mindspore is not None and mindspore.get_context("device_target") != "CPU":
         return None
-    found = _load(os.environ.get(SWITCH, "auto"))
+    found = load_variant(os.environ.get(SWITCH, "auto"))
     if found is not None:
         found.glm_set_threads(num_threads())
     return found
@@ -62,7 +62,8 @@ def features() -> frozenset[str]:
 
 
 @cache
-def _load(wanted: str) -> ctypes.CDLL | None:
+def load_variant(wanted: str) -> ctypes.CDLL | None:
+    """The library of a variant, "auto" for the best that this CPU can run, "off" for none; loaded once."""
     from mindformers_glm.ops.kernels import build  # noqa: PLC0415 - it is a program too: `python -m`
 
     if wanted == "off":
@@ -84,7 +85,7 @@ def _load(wanted: str) -> ctypes.CDLL | None:
         return None
     found = _open(there[0], wanted)
     if found is not None:
-        _declare(found)
+        declare(found)
     return found
 
 
@@ -105,7 +106,8 @@ def _open(path: Path, wanted: str) -> ctypes.CDLL | None:
     return None
 
 
-def _declare(found: ctypes.CDLL) -> None:
+def declare(found: ctypes.CDLL) -> None:
+    """Tells ctypes the types of arguments and results."""
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     found.glm_new_workspace.restype = pointer
     found.glm_free_workspace.argtypes = [pointer]

@@ -136,13 +136,13 @@ class ProgressBar(Callback):
     """A tqdm bar on rank 0 when the error stream is a terminal; log lines are written above it."""
 
     def __init__(self, *, force: bool = False) -> None:
-        self._force = force
+        self.force = force
         self._stack = contextlib.ExitStack()
         self._bar: tqdm | None = None
 
     def on_train_begin(self, state: RunState) -> None:
         """Shows the bar."""
-        if state.rank == 0 and (self._force or sys.stderr.isatty()):
+        if state.rank == 0 and (self.force or sys.stderr.isatty()):
             self._stack.enter_context(console_above(tqdm.write))
             bar = tqdm(total=state.plan.total_steps, initial=state.done, unit="step", dynamic_ncols=True)
             self._bar = self._stack.enter_context(bar)

@@ -76,7 +76,7 @@ def test_ranges_are_powers_of_two(monkeypatch):
     chosen = atb.parser().parse_args(
         ["--model_path", "m", "--seqlen_in_range", "5,6", "--seqlen_out_range", "3,4", "--set_case_pair", "0"]
     )
-    assert list(zip(*atb._lengths(chosen), strict=True)) == [(32, 8), (32, 16), (64, 8), (64, 16)]
+    assert list(zip(*atb.lengths(chosen), strict=True)) == [(32, 8), (32, 16), (64, 8), (64, 16)]
     with pytest.raises(ConfigError, match="MAX_SEQ_LEN"):
         check_pairs([32], [16], longest=47)
 

@@ -44,7 +44,7 @@ def test_contexts_and_ids_of_the_harness(suite, shots, tokenizer, benchmark, fol
     own = {(row.subject, row.number): row for row in task.rows()}
     for expected in rows:
         row = own[expected["subject"], expected["doc_id"]]
-        assert task.way.context(row.fields, task._subject[row.subject]) == expected["context"]
+        assert task.way.context(row.fields, task.shown_subjects[row.subject]) == expected["context"]
         request = next(task.steps(row))
         assert sha(request.context) == expected["context_ids_sha256"]
         assert request.continuations == expected["continuation_ids"]
@@ -140,7 +140,7 @@ def test_modellinks_mmlu(limit, engine, tokenizer, benchmark, folder):
     verdicts = {(row.subject, row.number): (row, verdict) for row, verdict in answer(task, engine).judged}
     for expected in rows:
         row, verdict = verdicts[expected["subject"], expected["idx"]]
-        assert task.way.prompt(row.fields, task._subject[row.subject]) == expected["prompt"]
+        assert task.way.prompt(row.fields, task.shown_subjects[row.subject]) == expected["prompt"]
         assert sha(verdict.details["prompt_ids"]) == expected["ids_sha256"]
         assert verdict.details["response_ids"] == [expected["generated_id"]]
         assert verdict.details["prediction"] == expected["extracted"]
