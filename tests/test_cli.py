@@ -38,8 +38,21 @@ def write_lines(path: Path, count: int) -> Path:
 @pytest.fixture
 def workplace(tmp_path) -> Path:
     """A folder with 16 training lines, 4 evaluation lines and a configuration of a very small network."""
-    write_lines(tmp_path / "train.json", 16)
-    write_lines(tmp_path / "dev.json", 4)
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Such a folder after two epochs of training, which tests go on with."""
+    folder = furnished(tmp_path_factory.mktemp("trained"))
+    done = run(folder, "--epochs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def furnished(folder: Path) -> Path:
+    write_lines(folder / "train.json", 16)
+    write_lines(folder / "dev.json", 4)
     config = {
         "base_config": str(ROOT / "configs/tiny/run_glm2_tiny_finetune.yaml"),
         "model": {"model_config": {**SHAPE, "checkpoint_name_or_path": ""}},
@@ -54,8 +67,8 @@ def workplace(tmp_path) -> Path:
         "eval_dataset": {"data_loader": {"dataset_dir": "dev.json"}, "max_source_length": 48, "max_target_length": 32},
         "runner_config": {"batch_size": 4, "sink_mode": False},
     }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    return tmp_path
+    (folder / "run.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return folder
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess:
@@ -82,9 +95,8 @@ def test_a_failure_is_one_line_and_a_status_in_the_shell(workplace):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_train_evaluate_predict_and_resume(workplace):
-    done = run(workplace, "--epochs", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_train_evaluate_predict_and_resume(trained):
+    workplace = trained
     output = workplace / "output"
     told = (output / "log/rank_0/info.log").read_text(encoding="utf-8")
     assert len(re.findall(r"\{ Epoch:\[ +\d/ +2\], step:\[ +\d/ +4\], loss:\[", told)) == 8
@@ -93,12 +105,6 @@ def test_train_evaluate_predict_and_resume(workplace):
     for path in (saved, weights, output / "log/rank_0/info.log", output / "log/rank_0/error.log"):
         assert path.is_file(), path
     assert yaml.safe_load((output / "train_config.yaml").read_text(encoding="utf-8"))["runner_config"]["epochs"] == 2
-
-    done = run(workplace, "--epochs", "3", "--resume_training", "True")
-    assert done.returncode == 0, done.stdout + done.stderr
-    resumed = (output / "log/rank_0/info.log").read_text(encoding="utf-8").removeprefix(told)
-    assert len(re.findall(r"step:\[ +\d/ +4\], loss:\[", resumed)) == 4
-    assert (output / "checkpoint/rank_0/glm2-tiny_rank_0-3_4.ckpt").is_file()
 
     checkpoint = ("--load_checkpoint", str(weights))
     done = run(workplace, "--run_mode", "eval", *checkpoint)
@@ -113,6 +119,12 @@ def test_train_evaluate_predict_and_resume(workplace):
     assert results.count("text_generation_text") == 2
     assert "你好" in results
 
+    done = run(workplace, "--epochs", "3", "--resume_training", "True")
+    assert done.returncode == 0, done.stdout + done.stderr
+    resumed = (output / "log/rank_0/info.log").read_text(encoding="utf-8").removeprefix(told)
+    assert len(re.findall(r"step:\[ +\d/ +4\], loss:\[", resumed)) == 4
+    assert (output / "checkpoint/rank_0/glm2-tiny_rank_0-3_4.ckpt").is_file()
+
 
 def test_perplexity_and_evaluation_while_training(workplace):
     same = ["eval_dataset.max_source_length=31", "eval_dataset.data_loader.phase=train", "metric.type=PerplexityMetric"]
@@ -121,9 +133,8 @@ def test_perplexity_and_evaluation_while_training(workplace):
     assert len(re.findall(r"Eval result: \{.*PPL.*\}, eval time is ", done.stdout)) == 2
 
 
-def test_lora_trains_the_adapter_alone(workplace):
-    assert run(workplace).returncode == 0
-    weights = workplace / "output/checkpoint_network/rank_0/glm2-tiny_rank_0-network.ckpt"
+def test_lora_trains_the_adapter_alone(trained, workplace):
+    weights = trained / "output/checkpoint_network/rank_0/glm2-tiny_rank_0-network.ckpt"
     pet = json.dumps({"pet_type": "lora", "lora_rank": 2, "lora_alpha": 4, "target_modules": ".*query_key_value*"})
     words = ["--run_mode", "finetune", "--load_checkpoint", str(weights), "--output_dir", "lora"]
     done = run(workplace, *words, "--model.model_config.pet_config", pet)

@@ -87,4 +87,5 @@ def test_commands_run_as_written(folder):
     programs = [text for kind, text in blocks("README.md") if kind == "python"]
     for number, text in enumerate(programs):
         (folder / f"program_{number}.py").write_text(text, encoding="utf-8")
-        assert run([sys.executable, f"program_{number}.py"], folder).stdout.strip()
+        done = forked.run([f"program_{number}.py"], cwd=folder)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr[-3000:]
