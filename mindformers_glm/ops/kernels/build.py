@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -179,15 +178,11 @@ def check(chosen: tuple[Variant, ...] | None = None) -> list[str]:
         raise FileNotFoundError("no C++ compiler (g++, c++ or clang++) was found")
     sources = sorted(str(path) for path in SOURCE.glob("*.cpp"))
     checked = [flag for flag in _FLAGS if flag not in ("-shared", "-O3")]
-
-    def warnings(variant: Variant, source: str) -> list[str]:
-        command = [*program, *checked, *_WARNINGS, "-Werror", *variant.flags, "-fsyntax-only", source]
+    found = []
+    for variant in chosen or variants():
+        command = [*program, *checked, *_WARNINGS, "-Werror", *variant.flags, "-fsyntax-only", *sources]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        return [line for line in done.stderr.splitlines() if "error" in line]
-
-    jobs = [(variant, source) for variant in chosen or variants() for source in sources]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [line for lines in pool.map(warnings, *zip(*jobs, strict=True)) for line in lines]
+        found += [line for line in done.stderr.splitlines() if "error" in line]
     formatter = shutil.which(
         "clang-format", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     )
