@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -54,10 +53,8 @@ def full_forwards(model, prompt, count):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cached_generation_is_that_of_full_forwards(variant):
     model = random_model(**VARIANTS[variant])
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     prompts = [[1, 2, 3, 4, 5], [9], list(range(30, 42))]
     expected = [full_forwards(model, prompt, 8) for prompt in prompts]
-    ms.set_context(mode=ms.GRAPH_MODE)
     model.set_train(True)  # in the middle of training: nothing may be dropped out
     engine = MindSporeEngine(model, chunk=7)
     results = generate(engine, prompts, GenerationConfig(max_new_tokens=8))

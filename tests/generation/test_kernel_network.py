@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -33,9 +35,6 @@ SHAPE = {
 ADAPTERS = "query_key_value|dense|dense_h_to_4h|dense_4h_to_h"
 STEPS = ([150, 3, 0], [1, 70, 5], [1, 1, 1], [2, 0, 1])  # new tokens of three rows
 here = [variant.name for variant in build.variants() if set(variant.features) <= library.features()]
-
-
-NEWEST = here[0]  # the build that this processor takes by itself; the others are its code for fewer instructions
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +100,26 @@ def test_the_same_logits_and_cache_as_the_operators(changes):
         np.testing.assert_allclose(values, cache.values[:, row, :, :length], atol=1e-4)
 
 
+@cache
+def whole():
+    """A network, and what the operators answer with it: the same for every build."""
+    model = network()
+    return model, answers(MindSporeNetwork(model))[0]
+
+
+@cache
+def quantized(bits):
+    """A network of integers, and what the operators answer with it, and with its weights as they were."""
+    model = network(ffn_hidden_size=160)
+    plain, _ = answers(MindSporeNetwork(model))
+    quantize_model(model, bits=bits)
+    with formulas_only(model):
+        return model, answers(MindSporeNetwork(model))[0], plain
+
+
 @pytest.mark.parametrize("variant", here)
 def test_every_build_that_this_processor_can_run(variant, monkeypatch):
-    model = network()
-    expected, _ = answers(MindSporeNetwork(model))
+    model, expected = whole()
     monkeypatch.setenv("GLM_KERNELS", variant)
     assert library.library_file().name.startswith(f"libglm_{variant}-")
     found, _ = answers(KernelNetwork(model))
@@ -115,11 +130,7 @@ def test_every_build_that_this_processor_can_run(variant, monkeypatch):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integer_weights(bits, variant, monkeypatch):
     """Integer arithmetic rounds activations to 8 bits: less than what quantising the weights did."""
-    model = network(ffn_hidden_size=160)
-    plain, _ = answers(MindSporeNetwork(model))
-    quantize_model(model, bits=bits)
-    with formulas_only(model):
-        expected, _ = answers(MindSporeNetwork(model))
+    model, expected, plain = quantized(bits)
     monkeypatch.setenv("GLM_KERNELS", variant)
     found, _ = answers(KernelNetwork(model))
     rounding = np.std(np.concatenate([(a - b).ravel() for a, b in zip(found, expected, strict=True)]))
