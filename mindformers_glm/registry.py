@@ -105,7 +105,7 @@ class Registry:
         if not isinstance(spec, Mapping):
             return [ConfigError(key, spec, "Expected a mapping with `type`.")]
         if "type" not in spec:
-            return [ConfigError(f"{key}.type", None, f"Name a {self.kind}: {', '.join(self.names())}.")]
+            return [ConfigError(f"{key}.type", None, f"Name a {self.kind}: {listed(self.names(), MOST_NAMED)}.")]
         try:
             factory = self.get(spec["type"], f"{key}.type")
         except ConfigError as error:

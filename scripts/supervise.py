@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 _TICK = 0.2
 _STOP_SECONDS = 60.0  # how long ranks may save after Ctrl-C, unless MF_STOP_SECONDS says otherwise
@@ -127,6 +127,22 @@ def start(command: list[str], log: Path, *, death_signal: int, **environment: st
         )
 
 
+_Rank = TypeVar("_Rank")
+
+
+def first_of(codes: dict[_Rank, int | None]) -> tuple[_Rank, int] | tuple[None, None]:
+    """Who failed first, and its status as a shell counts it, among exit codes that were seen at the same moment.
+
+    One that a signal ended goes before one that ended by itself: a rank whose neighbour has been killed ends with an
+    error of its own, and may do so before anybody looks.
+    """
+    failed = {rank: shell_status(code) for rank, code in codes.items() if code}
+    if not failed:
+        return None, None
+    rank = next((rank for rank, status in failed.items() if status > 128), next(iter(failed)))
+    return rank, failed[rank]
+
+
 class Ranks:
     """One process for each rank and device, as a rank table lists them."""
 
@@ -145,10 +161,8 @@ class Ranks:
 
     def failure(self) -> Failure | None:
         """The first rank that ended with a status other than 0."""
-        for rank, process in self._running.items():
-            if process.poll():
-                return Failure(f"rank {rank}", shell_status(process.returncode), self.logs[rank])
-        return None
+        rank, status = first_of({rank: process.poll() for rank, process in self._running.items()})
+        return None if status is None else Failure(f"rank {rank}", status, self.logs[rank])
 
     def hold(self) -> None:
         """Nothing beside the ranks could interfere with their end."""
@@ -217,9 +231,9 @@ class Msrun:
         for process in self._schedulers:
             if ended_status(process):
                 return self._scheduler_failure(ended_status(process))
-        for process, rank in self._workers.items():
-            if ended_status(process):
-                return self._worker_failure(rank, ended_status(process))
+        process, status = first_of({process: ended_status(process) for process in self._workers})
+        if status is not None:
+            return self._worker_failure(self._workers[process], status)
         text = self._own_log.read_text(errors="replace") if self._own_log.exists() else ""
         match = _FAILURE.search(text)
         if match:

@@ -182,7 +182,10 @@ def _keys(text: str, bench: Path) -> Iterator[Input]:
     yield from drawn(every, 60, "boundless")
 
 
-_TEXTS = {row.name for row in all_keys() if "text" in row.values or row.values == "any"}  # a file may be called so
+_TEXTS = {  # a file may be called so
+    *(row.name for row in all_keys() if "text" in row.values or row.values == "any"),
+    *("callbacks.1.prefix", "processor.tokenizer.vocab_file", "train_dataset.data_loader.dataset_dir"),
+}
 
 
 def _names(key: str, value: str) -> tuple[str, ...]:

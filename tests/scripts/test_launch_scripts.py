@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -167,6 +168,22 @@ def test_a_rank_that_dies_ends_the_job_and_is_named(job):
     assert "rank 3 ended with exit status 1" in done.stderr
     assert "ValueError: this rank is tired" in done.stderr
     assert not job.survivors()
+
+
+@pytest.mark.parametrize(
+    ("codes", "first"),
+    [
+        ({0: 1, 1: -9}, (1, 137)),  # the neighbour of a killed rank fails too, before anybody looks
+        ({0: -9, 1: 1}, (0, 137)),
+        ({0: None, 1: 3, 2: 4}, (1, 3)),
+        ({0: 0, 1: None}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_a_killed_rank_is_named_before_its_neighbours(root, monkeypatch, codes, first):
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    supervise = importlib.import_module("supervise")
+    assert supervise.first_of(codes) == first
 
 
 def test_ctrl_c_lets_every_rank_save(job):
