@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--targets", default="all-linear")
     p.add_argument("--compute_dtype", default="float32")
     p.add_argument("--embedding_type", default="float32")
+    p.add_argument("--recompute", choices=("none", "select", "all"), default="none", help="layers computed again")
     p.add_argument("--learning_rate", type=float, default=1e-4)
     p.add_argument("--data", help="ADGEN rows, with --vocab")
     p.add_argument("--vocab", help="tokenizer.model")
@@ -91,6 +92,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         compute_dtype=given.compute_dtype,
         embedding_type=given.embedding_type,
         quantization_bit=int(given.bits),
+        recompute_config={"recompute": given.recompute == "all", "select_recompute": given.recompute == "select"},
         pet_config={
             "pet_type": "lora",
             "lora_rank": given.rank,

@@ -6,21 +6,16 @@ import ctypes
 import platform
 import resource
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
 
 from mindformers_glm.ops.kernels.library import library
+from mindformers_glm.ops.speed import best_seconds, matrix_speed
 
 _READ_BYTES = 1 << 30  # several times what the caches of current CPUs hold
-_SIZE = 2048
-_SECONDS = 0.5
-_MIN_ROUNDS = 3
 
 
 class Machine(NamedTuple):
@@ -44,17 +39,9 @@ def memory_speed(threads: int) -> tuple[float, str]:
     numbers = np.ones(min(_READ_BYTES, _available_bytes() // 4) // 4, np.int32)
     kernels = library()
     if kernels is None:
-        return numbers.nbytes / _best(lambda: _read_with_numpy(numbers, threads)), "numpy"
+        return numbers.nbytes / best_seconds(lambda: _read_with_numpy(numbers, threads)), "numpy"
     kernels.glm_read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    return numbers.nbytes / _best(lambda: kernels.glm_read_memory(numbers.ctypes.data, numbers.size)), "kernels"
-
-
-def matrix_speed() -> float:
-    """Operations per second (a multiplication and an addition are two) of MindSpore's float32 matrix product."""
-    product = _Product()
-    x = Tensor(np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32))
-    product(x, x).asnumpy()
-    return 2 * _SIZE**3 / _best(lambda: product(x, x).asnumpy())
+    return numbers.nbytes / best_seconds(lambda: kernels.glm_read_memory(numbers.ctypes.data, numbers.size)), "kernels"
 
 
 def processor_name() -> str:
@@ -102,15 +89,6 @@ def kernel_name() -> str:
     return "off" if found is None else Path(found._name).stem.removeprefix("libglm_").rpartition("-")[0]
 
 
-class _Product(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.product = ops.MatMul(transpose_b=True)
-
-    def construct(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.product(a, b)
-
-
 def _read_with_numpy(numbers: np.ndarray, threads: int) -> None:
     workers = [
         threading.Thread(target=np.bitwise_xor.reduce, args=(part,)) for part in np.array_split(numbers, threads)
@@ -119,16 +97,6 @@ def _read_with_numpy(numbers: np.ndarray, threads: int) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-
-
-def _best(work: Callable[[], Any]) -> float:
-    """Seconds of the quickest of several rounds."""
-    times: list[float] = []
-    while len(times) < _MIN_ROUNDS or sum(times) < _SECONDS:
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def _available_bytes() -> int:

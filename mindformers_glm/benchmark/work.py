@@ -10,6 +10,7 @@ import math
 from mindspore import Parameter, nn
 
 from mindformers_glm.benchmark.settings import Settings
+from mindformers_glm.parallel.work import attention_flop, head_weights, layer_weights, training_flop
 
 _EMBEDDING = "embedding_table"
 _ITEM_BYTES = {"Float32": 4, "Float16": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Int32": 4, "Int64": 8}
@@ -32,34 +33,17 @@ def parameter_count(settings: Settings) -> int:
     return 2 * v * d + layers * (qkv * d + qkv + d * d + 3 * ffn * d + 2 * d) + d
 
 
-def layer_weights(settings: Settings) -> int:
-    """Numbers in the matrices of all layers, the output layer not among them."""
-    _, d, layers, _, groups, ffn = settings.shape
-    return layers * (d * (d + 2 * groups * settings.shape.head_dim) + d * d + 3 * d * ffn)
-
-
-def attention_flop(settings: Settings, *, new: int, past: int) -> int:
-    """Operations of attention forward for one sequence: 4 H E per layer for a new token and each one it sees."""
-    pairs = new * past + new * (new + 1) // 2
-    return 4 * settings.shape.hidden * pairs * settings.shape.layers
-
-
 def train_flop(settings: Settings, *, trained_numbers: int) -> int:
-    """Operations of a training step: 2 per weight and token forward, 2 for the input's gradient, 2 for the weight's.
-
-    With LoRA only the adapters' weights have the last. Nothing is counted twice where activations are recomputed.
-    """
-    tokens = settings.batch * settings.length
-    weights = layer_weights(settings) + settings.shape.vocab * settings.shape.hidden
-    per_token = 4 * weights + 6 * trained_numbers if settings.lora else 6 * weights
-    attention = 3 * settings.batch * attention_flop(settings, new=settings.length, past=0)
-    return per_token * tokens + attention
+    """Operations of a training step (parallel/work.py)."""
+    adapters = trained_numbers if settings.lora else 0
+    return training_flop(settings.config(), sequences=settings.batch, length=settings.length, adapter_numbers=adapters)
 
 
 def prefill_flop(settings: Settings) -> int:
     """Operations of a prompt: every layer for every token, the output layer for the last."""
-    per_row = 2 * layer_weights(settings) * settings.length + 2 * settings.shape.vocab * settings.shape.hidden
-    return settings.batch * (per_row + attention_flop(settings, new=settings.length, past=0))
+    config = settings.config()
+    per_row = 2 * layer_weights(config) * settings.length + 2 * head_weights(config)
+    return settings.batch * (per_row + attention_flop(config, new=settings.length, past=0))
 
 
 def decode_bytes(model: nn.Cell, settings: Settings, *, cache_bytes_per_token: int) -> int:

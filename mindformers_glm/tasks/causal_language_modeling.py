@@ -32,6 +32,7 @@ from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
+from mindformers_glm.parallel.work import training_flop
 from mindformers_glm.registry import TRAINERS
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -209,6 +210,8 @@ class CausalLanguageModelingTrainer:
             accumulation=accumulation,
             reduction=ranks.reduction(optimizer),
         )
+        tuned = self.config.network.config.get("pet_config")
+        adapters = sum(parameter.size for parameter in optimizer.parameters) if tuned else 0
         plan = make_plan(
             batches=len(dataset),
             epochs=runner.epochs,
@@ -230,6 +233,9 @@ class CausalLanguageModelingTrainer:
             on_disk=ranks.on_disk(network),
             from_disk=lambda saved, path: ranks.state_of_all(saved, path, network),
             describe=partial(self._describe, ranks),
+            work=lambda sequences, length: training_flop(
+                ranks.config, sequences=sequences, length=length, adapter_numbers=adapters
+            ),
             shows_scale=settings.shows_scale,
             resume_hint="the same command with --resume_training true goes on from there",
         )

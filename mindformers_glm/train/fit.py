@@ -64,6 +64,7 @@ def _run(
     for batches, data_seconds in _micro_batches(state, dataset):
         _announce(state, batches)
         state.tokens = sum(batch.input_ids.size for batch in batches)
+        state.sequence_length = batches[0].input_ids.shape[1]
         begin, rate = time.perf_counter(), schedule(state.updates)
         result = state.step(batches, rate, stop=interrupt.requested)
         state.first_step = state.result is None

@@ -45,6 +45,7 @@ class RunState:
     describe: Callable[[Path], None] | None = None  # writes what makes a folder of these weights a model
     on_disk: Callable[[Arrays], Arrays] | None = None  # what this rank writes, from what it keeps in memory
     from_disk: Callable[[TrainState, Path], TrainState] | None = None  # the way back, for a state read from a file
+    work: Callable[[int, int], float] | None = None  # operations of a step of (sequences, tokens of each) on all ranks
 
     done: int = 0
     updates: int = 0
@@ -53,6 +54,7 @@ class RunState:
     data_seconds: float = 0.0
     overflows: int = 0
     tokens: int = 0  # of the last step on this rank, padding included
+    sequence_length: int = 0  # tokens of a sequence of the last step
     evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (completed steps, result)
     best: dict[str, Any] | None = None  # the best checkpoint: step, metric, value, prefix and (epoch, step) of its file
     loaded_best: bool = False  # the network holds its weights, not those of the last step

@@ -114,6 +114,21 @@ def test_the_end_names_weights_and_commands(tmp_path):
     assert best_evaluation(state) == (2, "rouge-1", 4.0)
 
 
+def test_the_end_says_the_speed_of_all_but_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindformers_glm.train.callbacks.ending.matrix_speed", lambda: 5e9)
+    state = played(MFLossMonitor(), tmp_path)
+    state.tokens, state.sequence_length, state.batch_size, state.data_ranks, state.rank_size = 4096, 512, 8, 2, 4
+    state.work = lambda sequences, length: sequences * length * 1e6
+    ending = Ending()
+    for first, step_seconds in ((True, 100.0), (False, 3.0), (False, 5.0)):
+        state.first_step, state.step_seconds, state.data_seconds = first, step_seconds, 0.0
+        ending.on_step_end(state)
+    assert ending.lines(state)[1] == "  speed:           512 tokens/s/p, 1.00 samples/s/p, 4000.0 ms per step"
+    ending.on_step_end(state)  # 13 seconds: long enough for MFU
+    (line,) = (line for line in ending.lines(state) if "speed" in line)
+    assert line.endswith("4333.3 ms per step, MFU 9.5 % of 5 GFLOP/s")  # 16 x 512 x 1e6 / 4.3333 / 4 ranks / 5e9
+
+
 def test_the_curve_has_norm_and_evaluation(tmp_path):
     records = [
         {"step": n, "loss": 3.0 / n, "learning_rate": 0.1, "grad_norm": None if n == 2 else 1.0} for n in (1, 2, 3)

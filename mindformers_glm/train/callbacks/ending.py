@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindformers_glm.log import logger
+from mindformers_glm.ops.speed import matrix_speed
 from mindformers_glm.train.callbacks.base import Callback
 from mindformers_glm.train.goal import Best, Goal, plain
 from mindformers_glm.train.state import RunState
+
+_LONG_SECONDS = 10.0  # of training, from which on the half second is spent that MFU's denominator takes
 
 
 class Ending(Callback):
@@ -17,6 +20,12 @@ class Ending(Callback):
 
     def __init__(self, *, config: Callable[[], Path] | None = None, program: str = "mindformers-glm") -> None:
         self.config, self.program = config, program
+        self._seconds, self._steps = 0.0, 0  # of all steps but the first of a process, which compiles
+
+    def on_step_end(self, state: RunState) -> None:
+        """Counts the time of steps."""
+        if not state.first_step:
+            self._seconds, self._steps = self._seconds + state.step_seconds + state.data_seconds, self._steps + 1
 
     def on_train_end(self, state: RunState) -> None:
         """Says them."""
@@ -29,6 +38,8 @@ class Ending(Callback):
         out = state.output_dir
         loss = "" if state.result is None else f"; the last loss is {state.result.loss:.4f}"
         said = [f"Trained {state.done} steps{loss}."]
+        if self._steps:
+            said.append(f"  speed:           {self._speed(state)}")
         best = best_evaluation(state)
         if best is not None:
             step, name, value = best
@@ -52,6 +63,19 @@ class Ending(Callback):
             said.append(f"  evaluate:        {self.program} {words}")
             said.append(f"  train on:        {self.program} run --config {name} --resume_training true --epochs N")
         return said
+
+    def _speed(self, state: RunState) -> str:
+        """Means over the run, in the units of docs/migration.md; MFU where a run was long enough to measure it for."""
+        seconds, share = self._seconds / self._steps, state.data_ranks / max(state.rank_size, 1)
+        said = (
+            f"{state.tokens / seconds * share:.0f} tokens/s/p, {state.batch_size / seconds * share:.2f} samples/s/p, "
+            f"{seconds * 1e3:.1f} ms per step"
+        )
+        if state.work is None or self._seconds < _LONG_SECONDS or not state.sequence_length:
+            return said
+        sequences = state.tokens * state.data_ranks // state.sequence_length
+        done, limit = state.work(sequences, state.sequence_length) / seconds / max(state.rank_size, 1), matrix_speed()
+        return f"{said}, MFU {100 * done / limit:.1f} % of {limit / 1e9:.0f} GFLOP/s"
 
 
 def best_evaluation(state: RunState) -> Best | None:
