@@ -21,7 +21,9 @@ venv:
 demo: venv
 	@$(PY) demo/run_demo.py $${PRODUCT:+--product "$$PRODUCT"}
 
-# two workers; what starts processes of its own stays in one of them (tests/conftest.py)
+# two workers; what starts processes of its own stays in one of them (tests/conftest.py). Bytecode is kept whatever the
+# environment says: a hundred processes import the package
+test: export PYTHONDONTWRITEBYTECODE =
 test: venv
 	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 10
 

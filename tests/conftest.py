@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiers
 
 from mindformers_glm.log import logger
 
 ROOT = Path(__file__).resolve().parents[1]
+EARLY = (ROOT / "tests", ROOT / "tests/serving/http")  # their groups are the longest
 REQUIRED = "GLM_REQUIRE_ALL"  # set by .ci/run: what a test needs and does not find is a failure, not a skip
 os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network; those of downloads have their own hub
 
@@ -20,29 +20,23 @@ os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network;
 def pytest_configure(config: pytest.Config) -> None:
     """Marks that are known without pytest-xdist too."""
     config.addinivalue_line("markers", "xdist_group(name): tests of one group share a worker")
-    config.addinivalue_line(
-        "markers", "slow_where(condition): slow for the parameters, asked by name, for which the condition holds"
-    )
+    tiers.register(config)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two workers a file stays whole, for its fixtures; all that start several processes share one worker.
+    """With two workers a file stays whole, for its fixtures; all that start several processes share one worker, and all
+    that ask the same servers.
 
-    Those come first, then the files of this folder, which run whole commands: what is long must not be begun last.
+    Those come first, then the files of this folder, which run whole commands, and the servers: what is long must not be
+    begun last.
     """
     for item in items:
-        if any(_holds(mark.args[0], item) for mark in item.iter_markers("slow_where")):
-            item.add_marker(pytest.mark.slow)
-        name = "dist" if item.get_closest_marker("dist") else item.path.name
+        tiers.sort_out(item)
+        folder = item.path.parent.name
+        name = "dist" if item.get_closest_marker("dist") else folder if folder == "http" else item.path.name
         item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: (not item.get_closest_marker("dist"), item.path.parent != ROOT / "tests"))
-
-
-def _holds(condition: Callable[..., bool], item: pytest.Item) -> bool:
-    """The answer of a condition on the parameters of a test, those of its fixtures among them."""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return bool(condition(*(parameters[name] for name in inspect.signature(condition).parameters)))
+    items.sort(key=lambda item: (not item.get_closest_marker("dist"), item.path.parent not in EARLY))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import forked
 import lite_environment
 import pytest
 
@@ -153,18 +154,11 @@ def test_pipeline_with_backend_mslite(folder, lite_python, model):
 
 
 def test_the_terminal_chat_talks_to_an_exported_model(folder, lite_python, model, root):
-    words = [sys.executable, str(root / "tools/chat.py"), "--lite", str(folder), "--lite_python", lite_python]
-    done = subprocess.run(
-        [*words, "--temperature", "0", "--max_new_tokens", "16"],
-        input="你好\n",
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    words = [root / "tools/chat.py", "--lite", folder, "--lite_python", lite_python]
+    done = forked.run([*words, "--temperature", "0", "--max_new_tokens", "16"], input="你好\n")
     assert done.returncode == 0, done.stderr
     prompt = AutoTokenizer.from_pretrained("glm2_tiny").build_prompt("你好")
     assert expected(model, prompt, 16)[len(prompt) :].strip() in done.stdout
-    refused = subprocess.run([*words, "--adapter", "x"], capture_output=True, text=True, timeout=120, check=False)
+    refused = forked.run([*words, "--adapter", "x"])
     assert refused.returncode == 2
     assert "export again" in refused.stderr
