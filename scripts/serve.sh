@@ -29,6 +29,10 @@ if [ "$count" -gt 1 ]; then
     command -v vllm-router >/dev/null || fail "vllm-router is not installed: pip install 'mindformers_glm[router]'"
 fi
 
+# A server that dies is noticed within a second, and asked again two seconds after its last failure.
+ROUTER_OPTIONS=(--health-check-interval-secs 1 --health-failure-threshold 1 --health-success-threshold 1
+    --cb-timeout-duration-secs 2)
+
 pids=()
 stop() {
     trap '' TERM INT
@@ -63,7 +67,8 @@ else
         pids+=($!)
         urls+=("http://127.0.0.1:$own")
     done
-    vllm-router --worker-urls "${urls[@]}" --policy "${ROUTER_POLICY:-cache_aware}" --host "$host" --port "$port" &
+    vllm-router --worker-urls "${urls[@]}" --policy "${ROUTER_POLICY:-cache_aware}" "${ROUTER_OPTIONS[@]}" \
+        --host "$host" --port "$port" --prometheus-port "${ROUTER_PROMETHEUS_PORT:-29000}" &
     pids+=($!)
 fi
 wait

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mindspore import nn
 
@@ -18,17 +20,27 @@ def adapted(base: nn.Cell, adapter: str | Path, *, lora_alpha: float | None = No
 
     `adapter` is a PEFT folder, a run's folder or a checkpoint; `lora_alpha` the alpha of a LoRA where no file tells it.
 
+    The base may be of integers.
+
     Raises:
-        UserError: it is no adapter, or does not fit this base.
+        UserError: it is no adapter, holds other weights too, or does not fit this base.
     """
     if base.config.pet_config:
         raise CheckpointError(
             str(adapter), "the base has an adapter already", "Serve the base without one, or merge it"
         )
-    if base.config.quantization_bit:
-        raise CheckpointError(str(adapter), "an adapter needs the base's own weights", "Leave out --quantization_bit")
     source, pet_config = read_adapter(resolve(str(adapter)), base.config, lora_alpha)
-    network = empty_network(changed(base.config, {"pet_config": pet_config}))
+    if source.kind != "adapter":  # they would go into the base, which others use
+        fix = "Take the adapter out of it: mindformers-glm convert --to peft."
+        raise CheckpointError(str(adapter), "it holds weights of the network beside the adapter", fix)
+    network = over(base, pet_config)
+    load_into(network, source)
+    return network
+
+
+def over(base: nn.Cell, pet_config: Mapping[str, Any]) -> nn.Cell:
+    """A network with such an adapter, whose values are still missing, over the very parameters of `base`."""
+    network = empty_network(changed(base.config, {"pet_config": dict(pet_config)}))
     own = dict(base.parameters_and_names())
     for place, cell in network.cells_and_names():
         for parameter in cell.get_parameters(expand=False):
@@ -36,5 +48,4 @@ def adapted(base: nn.Cell, adapter: str | Path, *, lora_alpha: float | None = No
             path = f"{place}.{name}" if place else name
             if path in own and DELTA not in path:
                 setattr(cell, name, own[path])
-    load_into(network, source)
     return network

@@ -41,6 +41,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokenizer", help="tokenizer instead of the model's own: name, folder or tokenizer.model")
     p.add_argument("--seq_length", type=whole(), help="longest conversation in tokens, answer included (the model's)")
     p.add_argument("--quantization_bit", type=int, choices=(4, 8), help="weights of so many bits")
+    p.add_argument(
+        "--backend",
+        choices=("kernels", "graph", "lite"),
+        help="C++ kernels, MindSpore's graphs, or MindSpore Lite for an export (the quicker of the first two)",
+    )
+    p.add_argument("--cache_dtype", choices=("float32", "float16", "int8"), help="keys and values in the cache")
+    p.add_argument("--cache_tokens", type=whole(), help="tokens that all answers and kept prefixes may hold together")
+    p.add_argument("--lite_python", metavar="PYTHON", help="interpreter with mindspore_lite for --backend lite")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")
     add_tp_size(p)
     p.add_argument("--served_model_name", action="append", metavar="NAME", help="what clients call the model")
@@ -181,8 +189,10 @@ def load_served(
     Raises:
         UserError: whatever is missing or does not fit.
     """
+    if chosen.backend == "lite":
+        return load_export(chosen, settings, adapters)
     from mindformers_glm.assembly.adapted import adapted  # noqa: PLC0415
-    from mindformers_glm.generation.generate import MindSporeEngine  # noqa: PLC0415 - MindSpore takes its time
+    from mindformers_glm.generation.generate import MindSporeEngine, attach  # noqa: PLC0415 - MindSpore takes its time
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
@@ -190,9 +200,14 @@ def load_served(
         "tokenizer": chosen.tokenizer,
         "seq_length": chosen.seq_length,
         "device_target": chosen.device_target,
-        "max_rows": chosen.max_rows,
         "quantization_bit": chosen.quantization_bit,
         "tp_size": chosen.tp_size,
+        "engine": {
+            "max_rows": chosen.max_rows,
+            "backend": chosen.backend,
+            "cache_dtype": chosen.cache_dtype,
+            "cache_tokens": chosen.cache_tokens,
+        },
     }
     if chosen.tp_size > 1 and (adapters or chosen.quantization_bit):
         fix = "Adapters by name and --quantization_bit need the whole network in one process: leave them out."
@@ -204,9 +219,48 @@ def load_served(
         if chosen.tp_size > 1:
             raise ConfigError("--tp_size", chosen.tp_size, "Adapters by name need the whole network in one process.")
         network = adapted(loaded.network, path, lora_alpha=chosen.lora_alpha)
-        engine = MindSporeEngine(network, max_rows=chosen.max_rows)
-        return Served(name, engine, loaded.tokenizer, root=path, parent=base.name)
+        number = attach(loaded.engine, network)
+        engine = loaded.engine if number is not None else MindSporeEngine(network, **options["engine"])
+        return Served(name, engine, loaded.tokenizer, root=path, parent=base.name, adapter=number or 0)
 
     others = [load_adapter(name, path) for name, path in adapters.items()]
     print(f"loaded {chosen.model}", file=sys.stderr, flush=True)
     return base, others, load_adapter
+
+
+def load_export(
+    chosen: argparse.Namespace, settings: ServerSettings, adapters: dict[str, str]
+) -> tuple[Served, list[Served]]:
+    """An exported model in MindSpore Lite.
+
+    Raises:
+        UserError: it is none, Lite cannot run it, or an option that an export cannot follow.
+    """
+    from mindformers_glm.export.lite.engine import open_lite  # noqa: PLC0415
+    from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
+
+    baked = "The export holds the network as it is: choose this when you export."
+    for name in ("quantization_bit", "cache_dtype", "cache_tokens", "lora_alpha"):
+        if getattr(chosen, name) is not None:
+            raise ConfigError(f"--{name}", getattr(chosen, name), baked)
+    if adapters:
+        raise ConfigError("--adapter", ", ".join(adapters), "Merge it before you export: merge-lora.")
+    if chosen.tp_size > 1:
+        raise ConfigError("--tp_size", chosen.tp_size, "An export runs in one process.")
+    target = (chosen.device_target or "CPU").lower()
+    lite = open_lite(
+        chosen.model,
+        tokenizer=chosen.tokenizer,
+        lite_python=chosen.lite_python,
+        target=target,
+        max_rows=chosen.max_rows,
+    )
+    try:
+        if lite.tokenizer is None:
+            raise ConfigError("--tokenizer", None, "The export has no tokenizer: name tokenizer.model.")
+        if chosen.seq_length not in (None, lite.config.seq_length):
+            raise ConfigError("--seq_length", chosen.seq_length, f"It was exported with {lite.config.seq_length}.")
+    except ConfigError:
+        lite.close()
+        raise
+    return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), []

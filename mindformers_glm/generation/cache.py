@@ -126,20 +126,23 @@ class KVCache:
 
 
 class PrefixStore:
-    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all."""
+    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all.
+
+    Each belongs to an adapter of the network, by its number, and serves no other.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._entries: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, tuple[int, ...]], KVCache] = OrderedDict()
 
     @property
     def tokens(self) -> int:
         """Tokens held."""
-        return sum(len(ids) for ids in self._entries)
+        return sum(len(ids) for _, ids in self._entries)
 
     def blocks(self, size: int) -> int:
         """Blocks of `size` tokens that the entries take, shared ones counted for each."""
-        return sum(-(-len(ids) // size) for ids in self._entries)
+        return sum(-(-len(ids) // size) for _, ids in self._entries)
 
     def give_up_oldest(self) -> bool:
         """Forgets the entry that was not used for the longest time; False where there is none."""
@@ -152,11 +155,16 @@ class PrefixStore:
         """Forgets everything."""
         self._entries.clear()
 
-    def take(self, ids: Sequence[int]) -> tuple[int, KVCache | None]:
+    def drop(self, adapter: int) -> None:
+        """Forgets what belongs to an adapter."""
+        for known in [known for known in self._entries if known[0] == adapter]:
+            del self._entries[known]
+
+    def take(self, ids: Sequence[int], adapter: int = 0) -> tuple[int, KVCache | None]:
         """How many first tokens of `ids` are known, at most all but the last, and a cache of exactly these."""
         best, found = 0, None
         for known in self._entries:
-            length = _common(known, ids, len(ids) - 1)
+            length = _common(known[1], ids, len(ids) - 1) if known[0] == adapter else 0
             if length > best:
                 best, found = length, known
         if found is None:
@@ -164,16 +172,16 @@ class PrefixStore:
         self._entries.move_to_end(found)
         return best, self._entries[found].row(0, best)
 
-    def put(self, ids: Sequence[int], cache: KVCache, row: int) -> None:
+    def put(self, ids: Sequence[int], cache: KVCache, row: int, adapter: int = 0) -> None:
         """Keeps the cache of `ids`, which row `row` holds; what these continue is given up for them."""
         ids = tuple(ids)
         if not 0 < len(ids) <= self.capacity:
             return
-        for known in [known for known in self._entries if known == ids[: len(known)]]:
+        for known in [known for known in self._entries if known == (adapter, ids[: len(known[1])])]:
             del self._entries[known]
         while self._entries and self.tokens + len(ids) > self.capacity:
             self._entries.popitem(last=False)
-        self._entries[ids] = cache.row(row, len(ids))
+        self._entries[adapter, ids] = cache.row(row, len(ids))
 
 
 def _common(known: Sequence[int], ids: Sequence[int], limit: int) -> int:

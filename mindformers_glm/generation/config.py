@@ -69,6 +69,7 @@ class GenerationConfig:
 
     `output_logprobs` adds log softmax of the unprocessed logits for each chosen token, `top_logprobs` the same for
     so many best ids. `logits_processor` holds functions (ids (1, T), logits (1, V)) -> logits, called before sampling.
+    `token_mask` is asked before each token: (new ids) -> bits (uint8), bit i of byte j is 1 where id 8 j + i may come.
     """
 
     max_length: int | None = None
@@ -96,6 +97,7 @@ class GenerationConfig:
     output_logprobs: bool = False
     top_logprobs: int = 0
     logits_processor: Sequence[Callable] = ()
+    token_mask: Callable[[Sequence[int]], np.ndarray] | None = None
     renormalize_logits: bool = False
     encoder_repetition_penalty: float = 1.0
     is_sample_acceleration: bool = False
@@ -199,6 +201,8 @@ class GenerationConfig:
         return int(np.random.randint(2**31)) if self.seed is None else self.seed
 
     def _agree(self) -> None:
+        if self.token_mask is not None and self.num_beams * self.num_return_sequences > 1:
+            raise _wrong("token_mask", self.token_mask, "It follows one sequence: no beams, one result.")
         if self.num_return_sequences > 1:
             if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
                 raise _wrong(
@@ -312,10 +316,13 @@ def _functions(name: str, value: Any) -> tuple[Callable, ...]:
     return functions
 
 
-def _function(name: str, value: Any) -> Callable:
-    if not callable(value):
-        raise _wrong(name, value, "Give a function of the new ids that returns True to end the row.")
-    return value
+def _function(gives: str) -> Callable[[str, Any], Callable]:
+    def check(name: str, value: Any) -> Callable:
+        if not callable(value):
+            raise _wrong(name, value, f"Give a function of the new ids that returns {gives}.")
+        return value
+
+    return check
 
 
 def _listed(name: str, value: Any) -> list[Any]:
@@ -324,7 +331,7 @@ def _listed(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-_OPTIONAL = {*_LENGTHS, "eos_token_id", "bos_token_id", "stop", "seed"}
+_OPTIONAL = {*_LENGTHS, "eos_token_id", "bos_token_id", "stop", "seed", "token_mask"}
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(
         ("max_length", "max_new_tokens", "max_decode_length", "num_beams", "num_return_sequences"), _integer(1)
@@ -341,6 +348,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "early_stopping": _early,
     "eos_token_id": _ids,
     "bad_words_ids": _words,
-    "stop": _function,
+    "stop": _function("True to end the row"),
+    "token_mask": _function("a bit for each id"),
     "logits_processor": _functions,
 }

@@ -14,37 +14,25 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.beam import BeamSearch
-from mindformers_glm.generation.cache import KVCache, PrefixStore
+from mindformers_glm.generation.cache import PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.failures import let_go
 from mindformers_glm.generation.interface import Network
 from mindformers_glm.generation.paged_cache import BLOCK
-from mindformers_glm.generation.sampling import best_ids, log_probabilities
-from mindformers_glm.generation.scheduler import Job, Scheduler, check_numbers
-from mindformers_glm.generation.scoring import Scorer
+from mindformers_glm.generation.scheduler import Job, Scheduler
+from mindformers_glm.generation.scoring import Score, Scorer, score
 from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
 IDLE_SECONDS = 2.0
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-class Score(NamedTuple):
-    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all.
-
-    `best` holds for each token the best ids of its place with their log-probabilities, where they were asked for.
-    """
-
-    logprobs: np.ndarray
-    is_greedy: bool
-    best: list[tuple[tuple[int, float], ...]] | None = None
 
 
 class Engine:
@@ -70,6 +58,7 @@ class Engine:
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
         self._chunk, self._prefix_tokens = chunk, self.max_length if prefix_tokens is None else prefix_tokens
         self._closed = False
+        self._adapters = {0}
         self._begin()
         _engines.add(self)
 
@@ -89,16 +78,19 @@ class Engine:
         *,
         index: int = 0,
         reuse_prefix: bool = False,
+        adapter: int = 0,
         listener: Callable[[Item], None] | None = None,
     ) -> Ticket:
         """A ticket that yields tokens as they come; `index` tells apart the random numbers of prompts of one call.
 
-        With `reuse_prefix` the prompt starts from a kept cache where one fits, and leaves its own behind.
+        With `reuse_prefix` the prompt starts from a kept cache where one fits, and leaves its own behind. `adapter` is
+        a number from `add_adapter`; requests of all adapters share batches.
 
         Raises:
-            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows.
+            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows; no such
+                adapter.
         """
-        job = self._job(prompt, config, index, listener, reuse_prefix=reuse_prefix)
+        job = self._job(prompt, config, index, listener, reuse_prefix=reuse_prefix, adapter=adapter)
         self._hand_over(job)
         return job.ticket
 
@@ -118,8 +110,26 @@ class Engine:
         self._hand_over(*jobs)
         return [job.ticket for job in jobs]
 
+    def add_adapter(self, adapter: Any) -> int:
+        """The number by which requests choose an adapter of the network (see AdaptedNetwork) from now on."""
+        number = self._ask(self.network.add_adapter, adapter)
+        with self._lock:
+            self._adapters.add(number)
+        return number
+
+    def remove_adapter(self, number: int) -> None:
+        """Refuses an adapter to new requests; what has it is finished, and then its memory is given back."""
+        with self._lock:
+            self._adapters.discard(number)
+        self._ask(self._scheduler.retire, number)
+
     def score(
-        self, context: Sequence[int], continuations: Sequence[Sequence[int]], *, top_logprobs: int = 0
+        self,
+        context: Sequence[int],
+        continuations: Sequence[Sequence[int]],
+        *,
+        top_logprobs: int = 0,
+        adapter: int = 0,
     ) -> list[Score]:
         """How probable each continuation is after the context, which is computed once.
 
@@ -137,7 +147,7 @@ class Engine:
             raise GenerationError(f"score: {longest} tokens and the model's seq_length is {self.max_length}")
         for ids in (context, *continuations):
             self._check_ids(ids, 0)
-        return self._ask(self._score, context, continuations, top_logprobs)
+        return self._ask(self._score, context, continuations, top_logprobs, adapter)
 
     def score_batch(self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]) -> list[tuple[np.ndarray, int]]:
         """For each context the log-probability of each single id in `wanted`, and the most probable id.
@@ -156,8 +166,9 @@ class Engine:
             self._check_ids(ids, number)
         return self._ask(self._score_singles, contexts, wanted)
 
-    def _score(self, context: list[int], continuations: list[list[int]], top: int) -> list[Score]:
-        return score(self._scheduler, context, continuations, top)
+    def _score(self, context: list[int], continuations: list[list[int]], top: int, adapter: int) -> list[Score]:
+        self._check_adapter(adapter)
+        return score(self._scheduler, context, continuations, top, adapter)
 
     def _score_singles(
         self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]
@@ -189,6 +200,7 @@ class Engine:
         listener: Callable[[Item], None] | None,
         *,
         reuse_prefix: bool = False,
+        adapter: int = 0,
     ) -> Job:
         prompt = [int(token) for token in prompt]
         limits = config.limits(prompt, seq_length=self.max_length, row=index)
@@ -199,7 +211,8 @@ class Engine:
             search = Samples(prompt, config, limits, index=index)
         if search.num_rows > self.max_rows:
             raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
-        job = Job(prompt, search, Ticket(search, listener), use_past=config.use_past, reuse_prefix=reuse_prefix)
+        ticket = Ticket(search, listener)
+        job = Job(prompt, search, ticket, use_past=config.use_past, reuse_prefix=reuse_prefix, adapter=adapter)
         pool = getattr(self.network, "blocks", None)
         if pool is not None and pool.max_blocks is not None and job.blocks > pool.max_blocks:
             tokens, room = len(prompt) + limits.max_new, pool.max_blocks * BLOCK
@@ -217,6 +230,10 @@ class Engine:
                 "Do tokenizer and model belong together?"
             )
 
+    def _check_adapter(self, adapter: int) -> None:
+        if adapter not in self._adapters:
+            raise GenerationError(f"adapter {adapter}: there is none of this number any more")
+
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives in the owner thread."""
         call = _Call(function, arguments)
@@ -232,6 +249,9 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise GenerationError("this engine is closed")
+            for item in items:
+                if isinstance(item, Job):
+                    self._check_adapter(item.adapter)
             self._arrived.extend(items)
             if self._owner is None:
                 self._owner = threading.Thread(target=self._own, name="generation", daemon=True)
@@ -314,44 +334,6 @@ class _Call:
             return self._value
         finally:
             del self
-
-
-def score(scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0) -> list[Score]:
-    """See Engine.score; the continuations run as rows of one batch after a common cache."""
-    first, cache = scheduler.prefill(context, scheduler.network.new_cache(1))
-    check_numbers(first)
-    scores: list[Score] = []
-    for begin in range(0, len(continuations), scheduler.max_rows):
-        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows], top)
-    return scores
-
-
-def _score_rows(
-    scheduler: Scheduler, first: np.ndarray, context: KVCache, rows: list[list[int]], top: int
-) -> list[Score]:
-    tops: list[list[tuple[tuple[int, float], ...]]] = [best_ids(first, top) for _ in rows]
-    logprobs = [[log_probabilities(first, np.asarray(row[:1]))] for row in rows]
-    greedy = [row[0] == int(first[0].argmax()) for row in rows]
-    width = max(len(row) for row in rows) - 1
-    cache = scheduler.network.new_cache(len(rows))
-    if width:
-        for target in range(len(rows)):
-            cache.copy_row(target, context, 0)
-    for begin in range(0, width, scheduler.chunk):
-        pieces = [row[begin : min(begin + scheduler.chunk, len(row) - 1)] for row in rows]
-        wanted = [(index, place) for index, piece in enumerate(pieces) for place in range(len(piece))]
-        logits = scheduler.forward(pieces, cache, wanted)
-        check_numbers(logits)
-        targets = np.asarray([rows[index][begin + place + 1] for index, place in wanted])
-        found = log_probabilities(logits, targets)
-        best = logits.argmax(-1) == targets
-        for index in range(len(rows)):
-            mine = [place for place, (owner, _) in enumerate(wanted) if owner == index]
-            logprobs[index].append(found[mine])
-            tops[index] += best_ids(logits[mine], top)
-            greedy[index] = greedy[index] and bool(best[mine].all())
-    rows_of = zip(logprobs, greedy, tops, strict=True)
-    return [Score(np.concatenate(parts), flag, best if top else None) for parts, flag, best in rows_of]
 
 
 @atexit.register

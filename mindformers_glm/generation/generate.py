@@ -26,6 +26,7 @@ from mindformers_glm.ops.kernels import library
 from mindformers_glm.registry import SERVICES
 from mindformers_glm.signals import terminated_as_interrupted
 
+BACKENDS = ("kernels", "graph")
 OnToken = Callable[[int, Token], None]
 # Arguments of transformers' generate that callers of it write, and why they do nothing here.
 _ELSEWHERE = {
@@ -40,16 +41,35 @@ class MindSporeEngine(Engine):
     """The engine over a MindSpore model on this process's device. Options as for Engine, and those of KernelNetwork:
     the type of the cache and how many tokens it may hold.
 
+    `backend` is `kernels`, `graph` (MindSpore's operators) or None, the quicker of both that can compute this model.
+
     Raises:
-        ConfigError: an option of the cache that is unknown, or that this model cannot have here.
+        ConfigError: a backend or an option of the cache that is unknown, or that this model cannot have here.
     """
 
     def __init__(
-        self, model: nn.Cell, *, cache_dtype: str | None = None, cache_tokens: int | None = None, **options: Any
+        self,
+        model: nn.Cell,
+        *,
+        backend: str | None = None,
+        cache_dtype: str | None = None,
+        cache_tokens: int | None = None,
+        **options: Any,
     ) -> None:
         defaults = GenerationConfig.from_model(model.config)
-        super().__init__(_network(model, cache_dtype, cache_tokens), defaults=defaults, **options)
+        super().__init__(_network(model, backend, cache_dtype, cache_tokens), defaults=defaults, **options)
         self.parameters = _identity(model)
+
+
+def attach(engine: Engine, adapted: nn.Cell) -> int | None:
+    """The number by which requests choose the adapter of a network over the very weights of the engine's.
+
+    None where the engine's network cannot compute adapters beside each other, or this is none of LoRA: it then needs
+    an engine of its own.
+    """
+    if not isinstance(engine.network, KernelNetwork) or adapted.prefix_encoder is not None or obstacles(adapted):
+        return None
+    return engine.add_adapter(adapted)
 
 
 def generate(
@@ -227,21 +247,32 @@ def _rows(value: Any, name: str) -> list[list[int]]:
     return [[int(item) for item in row] for row in rows]
 
 
-def _network(model: nn.Cell, cache_dtype: str | None, cache_tokens: int | None) -> Network:
+def _network(model: nn.Cell, backend: str | None, cache_dtype: str | None, cache_tokens: int | None) -> Network:
     """The quickest way to compute this model on this device, together with the ranks that hold the rest of it."""
+    if backend not in (None, *BACKENDS):
+        raise ConfigError("backend", backend, f"Use one of {', '.join(BACKENDS)}.")
     axis = getattr(model, "led_over", None)
     if axis is not None:
-        return LeadingNetwork(MindSporeNetwork(model), axis)
-    if getattr(model, "pipe", None) is not None:  # a stage of a pipeline
-        return MindSporeNetwork(model)
-    found = ["there are no kernels for this device"] if library.library() is None else obstacles(model)
+        found = ["it is divided among processes"]
+    elif getattr(model, "pipe", None) is not None:
+        found = ["it is a stage of a pipeline"]
+    elif backend == "graph":
+        found = ["backend is graph"]
+    elif library.library() is None:
+        found = ["there are no kernels for this device"]
+    else:
+        found = obstacles(model)
     if not found:
         return KernelNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
     reasons = "; ".join(found[:3])
+    if backend == "kernels":
+        raise ConfigError("backend", backend, f"The kernels cannot run this: {reasons}.")
     for key, value in (("cache_dtype", cache_dtype), ("cache_tokens", cache_tokens)):
         if value is not None:
             raise ConfigError(key, value, f"Only the kernels have such a cache, and they cannot run this: {reasons}.")
-    if library.library() is not None:
+    if axis is not None:
+        return LeadingNetwork(MindSporeNetwork(model), axis)
+    if library.library() is not None and backend is None and getattr(model, "pipe", None) is None:
         log_once(f"MindSpore's operators generate, several times slower than the kernels would: {reasons}")
     return MindSporeNetwork(model)
 

@@ -80,3 +80,13 @@ class Network(Protocol):
 
     def version(self) -> Hashable:
         """Something that changes when the weights do."""
+
+
+class AdaptedNetwork(Network, Protocol):
+    """A network whose rows may each have another adapter: the cache's `adapters` holds its number for each row."""
+
+    def add_adapter(self, adapter: Any) -> int:
+        """The number of an adapter from now on, above 0 and never used again."""
+
+    def remove_adapter(self, number: int) -> None:
+        """Forgets an adapter that no row has."""

@@ -15,6 +15,7 @@ from mindspore import Parameter, nn
 
 from mindformers_glm.adapters.lora import LoraLinear, QuantizedLoraLinear
 from mindformers_glm.errors import ConfigError, GenerationError
+from mindformers_glm.generation.adapters import AdapterTable, linear_layers
 from mindformers_glm.generation.network import version_of
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.linear import Linear, Norm
@@ -68,7 +69,7 @@ def obstacles(model: nn.Cell) -> list[str]:
 
 
 class KernelNetwork:
-    """A network of any family behind the engine's `Network`, with adapters if it has some.
+    """A network of any family behind the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
 
     Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
     into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.
@@ -128,7 +129,7 @@ class KernelNetwork:
         blocks = cache.prepare(counts)
         places = np.ascontiguousarray([] if wanted is None else wanted, np.int32)
         logits = np.empty((len(places), self.vocab_size), np.float32)
-        given = (tokens, counts, cache.lengths, blocks, places, logits)
+        given = (tokens, counts, cache.lengths, cache.adapters, blocks, places, logits)
         step = StepStruct(rows, width, len(places), blocks.shape[1], *(address(array) for array in given))
         step.cache_kind = CACHE_KINDS[self.cache_dtype]
         self._aim(starts=bool(((cache.lengths == 0) & (counts > 0)).any()))
@@ -140,6 +141,14 @@ class KernelNetwork:
             raise MemoryError(f"There is no memory left for {rows} rows of {width} tokens in one step.")
         cache.advance(counts)
         return None if wanted is None else logits
+
+    def add_adapter(self, adapter: nn.Cell) -> int:
+        """See AdaptedNetwork. `adapter` is a network with LoRA over the very weights of this one (`adapted`)."""
+        return self._map.adapters.add(linear_layers(adapter.parts))
+
+    def remove_adapter(self, number: int) -> None:
+        """See AdaptedNetwork."""
+        self._map.adapters.remove(number)
 
     def _unknown_id(self, tokens: np.ndarray, counts: np.ndarray) -> GenerationError:
         there = np.arange(tokens.shape[1]) < counts[:, None]
@@ -166,6 +175,7 @@ class _Map:
         self._functions = functions
         self._pointers: list[tuple[ctypes.Structure, str, Parameter]] = []
         self._packed: list[_Packed | _Merged] = []
+        self.adapters = AdapterTable(())
 
     def aim(self) -> None:
         """Sets every pointer."""
@@ -198,18 +208,19 @@ class _Map:
             layer=layers,
         )
         self._matrix(made.embedding, parts.table)
-        self._linear(made.head, parts.head)
+        blocks = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
+        self.adapters = AdapterTable([made.head, *blocks])
+        for place, (structure, cell) in enumerate(zip([made.head, *blocks], linear_layers(parts), strict=True)):
+            self._linear(structure, cell, place)
         if parts.final_norm is not None:
             self._norm(made.final_norm, parts.final_norm)
         for structure, block in zip(layers, parts.blocks, strict=True):
             for name in ("attention_norm", "mlp_norm", "after_attention", "after_mlp"):
                 if getattr(block, name) is not None:
                     self._norm(getattr(structure, name), getattr(block, name))
-            for name in ("qkv", "out", "gate_up", "down"):
-                self._linear(getattr(structure, name), getattr(block, name))
         return made
 
-    def _linear(self, structure: LinearStruct, cell: nn.Cell) -> None:
+    def _linear(self, structure: LinearStruct, cell: nn.Cell, place: int) -> None:
         has_magnitude = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
         if isinstance(cell, IntegerWeight):
             self._packed.append(_Packed(structure, cell))
@@ -224,8 +235,7 @@ class _Map:
             down, up = LinearStruct(), LinearStruct()
             self._matrix(down, cell.mindpet_delta_lora_a)
             self._matrix(up, cell.mindpet_delta_lora_b)
-            structure.lora_a, structure.lora_b = ctypes.pointer(down), ctypes.pointer(up)
-            structure.lora_scale = cell.scale
+            self.adapters.put_own(place, down, up, cell.scale)
 
     def _matrix(self, structure: LinearStruct, parameter: Parameter) -> None:
         structure.rows, structure.columns = parameter.shape

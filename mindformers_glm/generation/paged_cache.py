@@ -80,7 +80,8 @@ class BlockPool:
 
 
 class PagedCache:
-    """Rows of different lengths, each a list of blocks; `lengths[row]` tokens are there.
+    """Rows of different lengths, each a list of blocks; `lengths[row]` tokens are there, which the network computed and
+    goes on with as its adapter `adapters[row]` (0: as it is).
 
     Rows that are copied share their blocks; a shared block is copied when a row writes into it (`prepare`).
     """
@@ -88,6 +89,7 @@ class PagedCache:
     def __init__(self, pool: BlockPool, rows: int) -> None:
         self.pool = pool
         self.lengths = np.zeros(rows, np.int32)
+        self.adapters = np.zeros(rows, np.int32)
         self._blocks: list[list[Block]] = [[] for _ in range(rows)]
         self._addresses: np.ndarray | None = None
 
@@ -152,7 +154,8 @@ class PagedCache:
             self._drop(blocks)
         kept = self._blocks[:rows]
         self._blocks = kept + [[] for _ in range(rows - len(kept))]
-        self.lengths = np.concatenate((self.lengths[:rows], np.zeros(rows - len(kept), np.int32)))
+        for name in ("lengths", "adapters"):
+            setattr(self, name, np.concatenate((getattr(self, name)[:rows], np.zeros(rows - len(kept), np.int32))))
         self._addresses = None
 
     def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
@@ -160,25 +163,26 @@ class PagedCache:
         moved = [(target, source) for target, source in zip(targets, sources, strict=True) if target != source]
         found = [self._shared(self._blocks[source], int(self.lengths[source])) for _, source in moved]
         lengths = [int(self.lengths[source]) for _, source in moved]
-        for (target, _), blocks, length in zip(moved, found, lengths, strict=True):
-            self._put(target, blocks, length)
+        adapters = [int(self.adapters[source]) for _, source in moved]
+        for (target, _), blocks, length, adapter in zip(moved, found, lengths, adapters, strict=True):
+            self._put(target, blocks, length, adapter)
 
     def copy_row(self, target: int, other: PagedCache, source: int) -> None:
         """Row `target` becomes row `source` of another cache of the same pool."""
         length = int(other.lengths[source])
-        self._put(target, self._shared(other._blocks[source], length), length)
+        self._put(target, self._shared(other._blocks[source], length), length, int(other.adapters[source]))
 
     def row(self, source: int, length: int) -> PagedCache:
         """A cache of its own with the first `length` tokens of one row."""
         one = PagedCache(self.pool, 1)
-        one._put(0, self._shared(self._blocks[source], length), length)
+        one._put(0, self._shared(self._blocks[source], length), length, int(self.adapters[source]))
         return one
 
     def forget(self, rows: Iterable[int]) -> None:
         """Rows that nobody uses are empty, and give their blocks back."""
         for row in rows:
             if self._blocks[row]:
-                self._put(row, [], 0)
+                self._put(row, [], 0, 0)
 
     def own_blocks(self) -> None:
         """Gives every row memory of its own; for measurements."""
@@ -197,9 +201,9 @@ class PagedCache:
     def _shared(self, blocks: list[Block], length: int) -> list[Block]:
         return [self.pool.share(block) for block in blocks[: -(-length // BLOCK)]]
 
-    def _put(self, row: int, blocks: list[Block], length: int) -> None:
+    def _put(self, row: int, blocks: list[Block], length: int, adapter: int) -> None:
         self._drop(self._blocks[row])
-        self._blocks[row], self.lengths[row] = blocks, length
+        self._blocks[row], self.lengths[row], self.adapters[row] = blocks, length, adapter
         self._addresses = None
 
     def _drop(self, blocks: list[Block]) -> None:

@@ -15,7 +15,7 @@ from mindformers_glm.ops.kernels import choosing
 from mindformers_glm.ops.kernels.library import library
 
 FORBIDDEN = -np.inf
-_ALL_FORBIDDEN = "bad_words_ids and no_repeat_ngram_size together forbid every token"
+_ALL_FORBIDDEN = "token_mask, bad_words_ids and no_repeat_ngram_size together forbid every token"
 _CANDIDATES = 256  # top-p looks at so many best tokens before it sorts the whole vocabulary
 
 
@@ -29,13 +29,14 @@ class Choice(NamedTuple):
 
 class Row(NamedTuple):
     """A sequence that gets a token: its ids without padding, how many of them are new and how many at least must be,
-    and the number in [0, 1) that decides where it samples.
+    the number in [0, 1) that decides where it samples, and the bits of the ids that may come (None: all).
     """
 
     ids: Sequence[int]
     num_new: int
     min_new: int
     uniform: float = 0.0
+    mask: np.ndarray | None = None
 
 
 def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfig) -> list[Choice]:
@@ -47,7 +48,8 @@ def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfi
     kernels = None if config.logits_processor else library()
     if kernels is None:
         processed = [
-            process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new) for i, row in enumerate(rows)
+            process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new, mask=row.mask)
+            for i, row in enumerate(rows)
         ]
         uniforms = np.asarray([row.uniform for row in rows])
         return choose(logits, np.stack(processed), [config] * len(rows), uniforms)
@@ -73,15 +75,25 @@ def _wish(row: Row, config: GenerationConfig) -> choosing.Wish:
         penalty=config.repetition_penalty,
         wants_logprob=config.output_logprobs,
         num_best=config.top_logprobs,
+        mask=row.mask,
     )
 
 
 def process(
-    logits: np.ndarray, ids: Sequence[int], config: GenerationConfig, *, num_new: int, min_new: int
+    logits: np.ndarray,
+    ids: Sequence[int],
+    config: GenerationConfig,
+    *,
+    num_new: int,
+    min_new: int,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The logits (V,) of a row after penalties and bans: a new array where something changed.
+    """The logits (V,) of a row after penalties, mask and bans: a new array where something changed.
 
     `ids` are prompt and new tokens of this row alone, without padding; `num_new` of them are new.
+
+    Raises:
+        GenerationError: every token is forbidden, or a user's function returned no logits.
     """
     if config.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, ids, config.repetition_penalty)
@@ -92,12 +104,22 @@ def process(
             raise GenerationError(f"logits_processor: it returned {fault}, not logits (1, {len(logits)})")
         logits = changed.reshape(logits.shape)
     ends = banned(ids, config, num_new=num_new, min_new=min_new)
-    if ends:
+    if ends or mask is not None:
         logits = logits.copy()
+        if mask is not None:
+            logits[~_allowed(mask, len(logits))] = FORBIDDEN
         logits[[token for token in ends if token < len(logits)]] = FORBIDDEN
         if logits.max() == FORBIDDEN:
             raise GenerationError(_ALL_FORBIDDEN)
     return logits
+
+
+def _allowed(mask: np.ndarray, size: int) -> np.ndarray:
+    """A flag for each id; what lies beyond the mask is not allowed."""
+    flags = np.zeros(size, bool)
+    bits = np.unpackbits(mask, bitorder="little")[:size]
+    flags[: len(bits)] = bits
+    return flags
 
 
 def banned(ids: Sequence[int], config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
@@ -154,7 +176,7 @@ def sample(logits: np.ndarray, config: GenerationConfig, uniform: float) -> int:
     """A token drawn from logits (V,): the inverse of the distribution function at `uniform`, ids best first."""
     ids, probabilities = distribution(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     place = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
-    return int(ids[min(place, len(ids) - 1)])
+    return int(ids[min(place, int(np.flatnonzero(probabilities)[-1]))])  # a sum of rounded numbers may end below 1
 
 
 def distribution(logits: np.ndarray, *, temperature: float, top_k: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,34 +15,11 @@ import numpy as np
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import KVCache, PrefixStore
-from mindformers_glm.generation.interface import Network, Search, Step
+from mindformers_glm.generation.interface import Network, Step
+from mindformers_glm.generation.job import Job
 from mindformers_glm.generation.paged_cache import BLOCK
-from mindformers_glm.generation.ticket import Ticket
 
 _FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
-
-
-class Job:
-    """A request on its way."""
-
-    def __init__(
-        self, prompt: list[int], search: Search, ticket: Ticket, *, use_past: bool, reuse_prefix: bool
-    ) -> None:
-        self.prompt, self.search, self.ticket = prompt, search, ticket
-        self.use_past, self.reuse_prefix = use_past, reuse_prefix
-        self.cache: KVCache | None = None  # while the prompt goes in: one row
-        self.slots: list[int] = []  # afterwards: the group's rows, in the order of the search's open rows
-        self.tokens: list[int] = []  # the newest token of each open row
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of a paged cache that it may need at most."""
-        return self.search.num_rows * -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
-
-    @property
-    def done(self) -> int:
-        """Prompt tokens in the cache."""
-        return 0 if self.cache is None else int(self.cache.lengths[0])
 
 
 class _Group:
@@ -86,6 +63,7 @@ class Scheduler:
         self._prompts: list[Job] = []
         self._uncached: list[Job] = []
         self._groups: dict[int, _Group] = {}
+        self._retired: set[int] = set()  # adapters that go when no job has them any more
         self._version = None
         self._failures: list[BaseException] = []
 
@@ -110,6 +88,11 @@ class Scheduler:
         for level in sorted(self._groups):
             group = self._groups[level]
             self._guarded(list(group.jobs), self._step_group, level)
+        self._remove_adapters()
+
+    def retire(self, adapter: int) -> None:
+        """Lets the network forget an adapter when the jobs that have it are over."""
+        self._retired.add(adapter)
 
     def abandon(self, arrived: list[Job], error: BaseException | None = None) -> None:
         """Ends every job as cancelled, or with an error."""
@@ -122,6 +105,13 @@ class Scheduler:
         """The errors that ended jobs since the last call."""
         failures, self._failures = self._failures, []
         return failures
+
+    def new_cache(self, adapters: Sequence[int]) -> KVCache:
+        """An empty cache with a row for each of these adapters."""
+        cache = self.network.new_cache(len(adapters))
+        if any(adapters):
+            cache.adapters[:] = adapters
+        return cache
 
     # --- forwards ----------------------------------------------------------------------------------------------
 
@@ -177,7 +167,7 @@ class Scheduler:
         if version != self._version:
             self.prefixes.clear()
             self._version = version
-        job.cache = self.prefixes.take(job.prompt)[1]
+        job.cache = self.prefixes.take(job.prompt, job.adapter)[1]
 
     def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:
         """The first prompt's next piece, with other prompts that are short and just begin."""
@@ -195,7 +185,7 @@ class Scheduler:
     def _step_prompt(self, jobs: list[Job]) -> None:
         job = jobs[0]
         if job.cache is None:
-            job.cache = self.network.new_cache(1)
+            job.cache = self.new_cache([job.adapter])
         piece = job.prompt[job.done : job.done + self.chunk]
         last = job.done + len(piece) == len(job.prompt)
         logits = self.forward([piece], job.cache, [(0, len(piece) - 1)] if last else [])
@@ -203,7 +193,7 @@ class Scheduler:
             self._begin(job, logits, job.cache, 0)
 
     def _step_prompts(self, jobs: list[Job]) -> None:
-        cache = self.network.new_cache(len(jobs))
+        cache = self.new_cache([job.adapter for job in jobs])
         prompts = [job.prompt for job in jobs]
         logits = self.forward(prompts, cache, [(row, len(prompt) - 1) for row, prompt in enumerate(prompts)])
         for row, job in enumerate(jobs):
@@ -277,7 +267,7 @@ class Scheduler:
         """One token for the rows of a job without a cache: everything is computed again."""
         opened = len(job.tokens) or 1
         ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
-        cache = self.network.new_cache(opened)
+        cache = self.new_cache([job.adapter] * opened)
         logits = self.forward(ids, cache, [(row, len(ids[row]) - 1) for row in range(opened)])
         step = self._advance(job, logits)
         if step is not None and not step.parents:
@@ -310,7 +300,13 @@ class Scheduler:
         """Remembers the cache of the first result; its newest token was never computed."""
         if job.reuse_prefix and job.search.num_rows == 1:
             ids = [*job.prompt, *job.search.results()[0].ids]
-            self.prefixes.put(ids[: int(cache.lengths[row])], cache, row)
+            self.prefixes.put(ids[: int(cache.lengths[row])], cache, row, job.adapter)
+
+    def _remove_adapters(self) -> None:
+        for adapter in self._retired - {job.adapter for job in self._all()}:
+            self._retired.remove(adapter)
+            self.prefixes.drop(adapter)
+            self.network.remove_adapter(adapter)
 
     def _tidy(self, level: int) -> None:
         group = self._groups.get(level)

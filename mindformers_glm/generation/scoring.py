@@ -7,14 +7,26 @@ row. Where every continuation is one id, one forward pass of a context serves th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mindformers_glm.generation.cache import KVCache
-from mindformers_glm.generation.sampling import log_probabilities
+from mindformers_glm.generation.sampling import best_ids, log_probabilities
 from mindformers_glm.generation.scheduler import Scheduler, check_numbers
 
 _WORTH_SHARING = 16  # ids: a shorter common beginning is computed with the rest
+
+
+class Score(NamedTuple):
+    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all.
+
+    `best` holds for each token the best ids of its place with their log-probabilities, where they were asked for.
+    """
+
+    logprobs: np.ndarray
+    is_greedy: bool
+    best: list[tuple[tuple[int, float], ...]] | None = None
 
 
 class Scorer:
@@ -70,6 +82,46 @@ class Scorer:
         self.scheduler.prefill(ids[known:], cache)
         self._ids, self._cache = ids, cache
         return cache
+
+
+def score(
+    scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0, adapter: int = 0
+) -> list[Score]:
+    """See Engine.score; the continuations run as rows of one batch after a common cache."""
+    first, cache = scheduler.prefill(context, scheduler.new_cache([adapter]))
+    check_numbers(first)
+    scores: list[Score] = []
+    for begin in range(0, len(continuations), scheduler.max_rows):
+        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows], top)
+    return scores
+
+
+def _score_rows(
+    scheduler: Scheduler, first: np.ndarray, context: KVCache, rows: list[list[int]], top: int
+) -> list[Score]:
+    tops: list[list[tuple[tuple[int, float], ...]]] = [best_ids(first, top) for _ in rows]
+    logprobs = [[log_probabilities(first, np.asarray(row[:1]))] for row in rows]
+    greedy = [row[0] == int(first[0].argmax()) for row in rows]
+    width = max(len(row) for row in rows) - 1
+    cache = scheduler.network.new_cache(len(rows))
+    if width:
+        for target in range(len(rows)):
+            cache.copy_row(target, context, 0)
+    for begin in range(0, width, scheduler.chunk):
+        pieces = [row[begin : min(begin + scheduler.chunk, len(row) - 1)] for row in rows]
+        wanted = [(index, place) for index, piece in enumerate(pieces) for place in range(len(piece))]
+        logits = scheduler.forward(pieces, cache, wanted)
+        check_numbers(logits)
+        targets = np.asarray([rows[index][begin + place + 1] for index, place in wanted])
+        found = log_probabilities(logits, targets)
+        best = logits.argmax(-1) == targets
+        for index in range(len(rows)):
+            mine = [place for place, (owner, _) in enumerate(wanted) if owner == index]
+            logprobs[index].append(found[mine])
+            tops[index] += best_ids(logits[mine], top)
+            greedy[index] = greedy[index] and bool(best[mine].all())
+    rows_of = zip(logprobs, greedy, tops, strict=True)
+    return [Score(np.concatenate(parts), flag, best if top else None) for parts, flag, best in rows_of]
 
 
 def _common(rows: Sequence[list[int]]) -> int:

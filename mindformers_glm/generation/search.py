@@ -63,7 +63,8 @@ class Samples:
         uniform = 0.0 if self.config.greedy else row.random.random()
         edits = self.config.edits_logits or len(row.new) < self.limits.min_new
         ids = [*self.prompt, *row.new] if edits else ()
-        return Row(ids, len(row.new), self.limits.min_new, uniform)
+        mask = None if self.config.token_mask is None else self.config.token_mask(row.new)
+        return Row(ids, len(row.new), self.limits.min_new, uniform, mask)
 
     def _result(self, row: _Row) -> Generation:
         told, best = self.config.output_logprobs or self.config.top_logprobs, self.config.top_logprobs

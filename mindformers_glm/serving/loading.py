@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mindspore import nn
@@ -28,13 +29,13 @@ def load(
     *,
     seq_length: int | None = None,
     quantization_bit: int | None = None,
-    max_rows: int | None = None,
+    engine: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Loaded:
     """Engine and tokenizer of whatever `load_model` takes, with its options.
 
-    `seq_length` and `quantization_bit` None are the model's own; `max_rows` answers are on their way at
-    once. With `tp_size` above 1 the engine is that of rank 0; the other ranks work here until it ends, and end.
+    `seq_length` and `quantization_bit` None are the model's own; `engine` are options of MindSporeEngine. With
+    `tp_size` above 1 the engine is that of rank 0; the other ranks work here until it ends, and end.
 
     Raises:
         UserError: whatever is missing or does not fit, before anything is compiled.
@@ -46,11 +47,10 @@ def load(
     if axis is not None and axis.rank > 0:
         follow(MindSporeNetwork(loaded.network), axis)
         raise SystemExit(0)
-    options_of_engine = {} if max_rows is None else {"max_rows": max_rows}
-    engine = MindSporeEngine(loaded.network, **options_of_engine) if options_of_engine else engine_of(loaded.network)
+    made = MindSporeEngine(loaded.network, **engine) if engine else engine_of(loaded.network)
     if axis is not None:
-        atexit.register(_let_go, engine)
-    return Loaded(engine, *reversed(loaded))
+        atexit.register(_let_go, made)
+    return Loaded(made, *reversed(loaded))
 
 
 def _let_go(engine: Engine) -> None:

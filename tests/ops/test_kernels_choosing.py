@@ -18,11 +18,34 @@ pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not b
 def both(logits, rows, config):
     by_kernel = next_tokens(logits, rows, config)
     processed = [
-        sampling.process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new)
+        sampling.process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new, mask=row.mask)
         for i, row in enumerate(rows)
     ]
     uniforms = np.asarray([row.uniform for row in rows])
     return by_kernel, sampling.choose(logits, np.stack(processed), [config] * len(rows), uniforms)
+
+
+def mask(random, size, share):
+    """Bits of which some allow an id, at least one; sometimes fewer than there are ids."""
+    if share is None:
+        return None
+    bits = random.random(size) < share
+    bits[random.integers(0, max(size - 9, 1))] = True
+    packed = np.packbits(bits, bitorder="little")
+    return packed[: max(1, len(packed) - int(random.integers(0, 2)))]
+
+
+def test_nothing_comes_that_a_mask_does_not_allow():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(1, 5001)).astype(np.float32) * 4
+    for draw in range(200):
+        allowed = mask(random, 5001, 0.002)
+        config = GenerationConfig(do_sample=True, top_k=0, top_p=[1.0, 0.9][draw % 2], temperature=3)
+        token = next_tokens(logits, [Row((), 0, 0, 1 - 1e-16, allowed)], config)[0].token
+        assert allowed[token // 8] >> token % 8 & 1
+    nothing = Row((), 0, 0, 0.5, np.zeros(626, np.uint8))
+    with pytest.raises(GenerationError, match="forbid every token"):
+        next_tokens(logits, [nothing], config)
 
 
 @settings(max_examples=100, deadline=None)
@@ -34,10 +57,11 @@ def both(logits, rows, config):
     temperature=st.sampled_from([0.2, 1.0, 3.0]),
     penalty=st.sampled_from([1.0, 1.3, 0.8]),
     ties=st.booleans(),
+    masked=st.sampled_from([None, 0.5, 0.01, 1.0]),
     best=st.sampled_from([0, 1, 5]),
     seed=st.integers(0, 999),
 )
-def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty, ties, best, seed):
+def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty, ties, masked, best, seed):
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, size)).astype(np.float32) * 4
     if ties:
@@ -51,7 +75,8 @@ def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty
         top_logprobs=min(best, size),
         output_logprobs=best > 0,
     )
-    given_rows = [Row(random.integers(0, size, 20).tolist(), 3, 0, float(random.random())) for _ in range(rows)]
+    masks = [mask(random, size, masked) for _ in range(rows)]
+    given_rows = [Row(random.integers(0, size, 20).tolist(), 3, 0, float(random.random()), one) for one in masks]
     for one, other in zip(*both(logits, given_rows, config), strict=True):
         assert one.token == other.token
         if best:

@@ -14,7 +14,8 @@ from mindformers_glm.ops.kernels.structures import ChoiceStruct, address
 class Wish(NamedTuple):
     """How a row chooses; what the fields mean is stated in generation/sampling.py.
 
-    `seen` (int32) are the ids that the penalty concerns, `banned` (int32) those that are never chosen.
+    `seen` (int32) are the ids that the penalty concerns, `banned` (int32) those that are never chosen. Bit i of byte j
+    of `mask` (uint8) is 1 where id 8 j + i may be chosen; None allows all.
     """
 
     seen: np.ndarray
@@ -27,6 +28,7 @@ class Wish(NamedTuple):
     penalty: float = 1.0
     wants_logprob: bool = False
     num_best: int = 0
+    mask: np.ndarray | None = None
 
 
 class Found(NamedTuple):
@@ -52,6 +54,8 @@ def choose(functions: ctypes.CDLL, logits: np.ndarray, wishes: Sequence[Wish]) -
     for struct, wish, ids, values in zip(structs, wishes, best, logprobs, strict=True):
         struct.seen, struct.num_seen = address(wish.seen), len(wish.seen)
         struct.banned, struct.num_banned = address(wish.banned), len(wish.banned)
+        if wish.mask is not None:
+            struct.mask, struct.mask_bytes = address(wish.mask), len(wish.mask)
         struct.best, struct.best_logprobs, struct.num_best = address(ids), address(values), len(ids)
         struct.uniform, struct.temperature, struct.top_p = wish.uniform, wish.temperature, wish.top_p
         struct.penalty, struct.top_k, struct.is_greedy = wish.penalty, wish.top_k, wish.is_greedy

@@ -27,19 +27,22 @@ class LinearStruct(ctypes.Structure):
     """A weight with what belongs to it."""
 
 
+class LoraStruct(ctypes.Structure):
+    """An adapter of a weight; without `a` and `b` it does nothing."""
+
+    _fields_ = [
+        ("a", ctypes.POINTER(LinearStruct)),
+        ("b", ctypes.POINTER(LinearStruct)),
+        ("factor", _pointer),
+        ("scale", ctypes.c_float),
+    ]
+
+
 LinearStruct._fields_ = [
-    ("weight", _pointer),
-    ("scale", _pointer),
-    ("bias", _pointer),
-    ("lora_a", ctypes.POINTER(LinearStruct)),
-    ("lora_b", ctypes.POINTER(LinearStruct)),
-    ("rows", _size),
-    ("columns", _size),
-    ("kind", _int),
-    ("group", _int),
-    ("bias_kind", _int),
-    ("layout", _int),
-    ("lora_scale", ctypes.c_float),
+    *[(name, _pointer) for name in ("weight", "scale", "bias")],
+    ("loras", ctypes.POINTER(LoraStruct)),
+    *[(name, _size) for name in ("rows", "columns", "num_loras")],
+    *[(name, _int) for name in ("kind", "group", "bias_kind", "layout")],
 ]
 
 
@@ -92,7 +95,7 @@ class StepStruct(ctypes.Structure):
 
     _fields_ = [
         *[(name, _size) for name in ("rows", "width", "num_wanted", "row_blocks")],
-        *[(name, _pointer) for name in ("tokens", "counts", "lengths", "blocks", "wanted", "logits")],
+        *[(name, _pointer) for name in ("tokens", "counts", "lengths", "adapters", "blocks", "wanted", "logits")],
         ("cache_kind", _int),
     ]
 
@@ -103,6 +106,8 @@ class ChoiceStruct(ctypes.Structure):
     _fields_ = [
         *[(name, _pointer) for name in ("seen", "banned")],
         *[(name, _size) for name in ("num_seen", "num_banned", "num_best")],
+        ("mask", _pointer),
+        ("mask_bytes", _size),
         *[(name, ctypes.c_double) for name in ("uniform", "temperature", "top_p", "penalty")],
         *[(name, _int) for name in ("top_k", "is_greedy", "wants_logprob", "token")],
         ("logprob", ctypes.c_double),
@@ -112,6 +117,7 @@ class ChoiceStruct(ctypes.Structure):
 
 _NAMES = {
     LinearStruct: "Linear",
+    LoraStruct: "Lora",
     NormStruct: "GlmNorm",
     LayerStruct: "GlmLayer",
     NetworkStruct: "GlmNetwork",

@@ -52,6 +52,8 @@ def make_endpoints(service: Service) -> dict[str, Any]:
         if served is None or served.parent is None:
             raise ApiError(404, f"No adapter {name!r} is served", param="lora_name", code="adapter_not_found")
         del service.models[name]  # answers on their way are finished with it
+        if served.adapter:
+            await anyio.to_thread.run_sync(served.engine.remove_adapter, served.adapter)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     return {"load": load, "unload": unload}

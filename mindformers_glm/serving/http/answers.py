@@ -13,7 +13,7 @@ from mindformers_glm.generation.sampling import Choice
 from mindformers_glm.generation.ticket import Ticket
 from mindformers_glm.log import logger
 from mindformers_glm.serving.http.errors import ApiError, failed, too_long
-from mindformers_glm.serving.http.sampling import Processor, Sampling
+from mindformers_glm.serving.http.sampling import Sampling, TokenMask
 from mindformers_glm.serving.http.service import Served, Service
 from mindformers_glm.serving.http.writer import Piece, Source, StopStrings, Writer
 from mindformers_glm.tokenizers.reply import ToolCall
@@ -27,7 +27,7 @@ class Wanted:
     source: Source
     end_ids: Sequence[int]
     draw: int = 0
-    processors: Sequence[Processor] = ()
+    mask: TokenMask | None = None
     reuse_prefix: bool = True
 
 
@@ -120,7 +120,7 @@ class Answers:
                     engine.defaults,
                     item.prompt,
                     end_ids=end_ids,
-                    processors=item.processors,
+                    mask=item.mask,
                     stop=writer.stop,
                     limit=limit,
                 )
@@ -131,6 +131,7 @@ class Answers:
                     config.updated(seed=seed),
                     index=item.draw,
                     reuse_prefix=item.reuse_prefix,
+                    adapter=self._served.adapter,
                     listener=writer,
                 )
             except UserError as error:

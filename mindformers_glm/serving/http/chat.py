@@ -20,7 +20,7 @@ from mindformers_glm.serving.http.messages import read_chat, read_tools
 from mindformers_glm.serving.http.responses import DONE, EventStream, answer, event, unless_gone
 from mindformers_glm.serving.http.sampling import Sampling, check_lengths, read_sampling
 from mindformers_glm.serving.http.service import Served, Service
-from mindformers_glm.serving.http.structured import NOTHING, Wish, constrain, force_call, read_wish
+from mindformers_glm.serving.http.structured import Wish, constrain, force_call, read_wish
 from mindformers_glm.serving.http.tokens import chat_logprobs
 from mindformers_glm.serving.http.writer import ChatReply, Piece
 from mindformers_glm.tokenizers.chat import Renderer
@@ -162,7 +162,7 @@ def _wanted(chat: ChatRequest) -> list[Wanted]:
             ChatReply(tokenizer, tools=names, given=given, one_call=chat.one_call),
             tokenizer.stop_ids,
             draw=draw,
-            processors=constraint(len(prompt)) if constraint is not None else NOTHING,
+            mask=None if constraint is None else constraint(),
         )
         for draw in range(chat.sampling.n)
     ]

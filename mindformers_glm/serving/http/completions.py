@@ -19,7 +19,7 @@ from mindformers_glm.serving.http.errors import refused, wrong
 from mindformers_glm.serving.http.responses import DONE, EventStream, answer, event, unless_gone
 from mindformers_glm.serving.http.sampling import Sampling, check_lengths, read_sampling
 from mindformers_glm.serving.http.service import Served, Service
-from mindformers_glm.serving.http.structured import NOTHING, Wish, constrain, read_wish
+from mindformers_glm.serving.http.structured import Wish, constrain, read_wish
 from mindformers_glm.serving.http.tokens import encode, token_text
 from mindformers_glm.serving.http.writer import PlainText
 
@@ -142,7 +142,7 @@ def _wanted(asked: CompletionRequest) -> list[Wanted]:
             PlainText(tokenizer, after=prompt, skip_special_tokens=skip),
             [*asked.served.engine.defaults.stop_ids, tokenizer.eos_token_id],
             draw=draw,
-            processors=constraint(len(prompt)) if constraint is not None else NOTHING,
+            mask=None if constraint is None else constraint(),
         )
         for prompt in asked.prompts
         for draw in range(asked.candidates)
@@ -164,7 +164,9 @@ async def _echoed(asked: CompletionRequest) -> list[list[Choice]] | None:
             told.append([first])
             continue
         [score] = await anyio.to_thread.run_sync(
-            lambda prompt=prompt: engine.score(prompt[:1], [prompt[1:]], top_logprobs=asked.logprobs),
+            lambda prompt=prompt: engine.score(
+                prompt[:1], [prompt[1:]], top_logprobs=asked.logprobs, adapter=asked.served.adapter
+            ),
             abandon_on_cancel=True,
         )
         best = score.best or [()] * len(score.logprobs)

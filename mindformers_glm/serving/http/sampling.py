@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.serving.http.body import Body, flag, ids, mapping, number, text, texts, whole
 from mindformers_glm.serving.http.errors import refused, wrong
@@ -13,7 +15,7 @@ from mindformers_glm.serving.http.logits import Bias, Penalties
 
 MOST_STOPS, LONGEST_STOP = 16, 1024
 _DRAWS = ("temperature", "top_p", "top_k", "seed")  # any of them, and an answer is drawn
-Processor = Callable[[Any, Any], Any]
+TokenMask = Callable[[Sequence[int]], np.ndarray]  # from new ids to the bits of those that may come
 
 
 @dataclass
@@ -43,12 +45,12 @@ class Sampling:
         prompt: Sequence[int],
         *,
         end_ids: Sequence[int],
-        processors: Sequence[Processor] = (),
+        mask: TokenMask | None = None,
         stop: Callable[[list[int]], bool],
         limit: int,
     ) -> GenerationConfig:
         """The engine's settings for one answer of at most `limit` tokens."""
-        edits: list[Processor] = []
+        edits: list[Callable[[Any, Any], Any]] = []
         if self.biases:
             edits.append(Bias(self.biases))
         if self.presence or self.frequency:
@@ -60,7 +62,8 @@ class Sampling:
             max_new_tokens=limit,
             min_new_tokens=min(self.min_tokens, limit),
             eos_token_id=list(end_ids),
-            logits_processor=[*edits, *processors],
+            logits_processor=edits,
+            token_mask=mask,
             stop=stop,
             output_logprobs=self.logprobs,
             top_logprobs=self.top_logprobs,

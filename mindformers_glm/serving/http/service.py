@@ -21,13 +21,17 @@ State = Literal["loading", "ready", "draining", "failed"]
 
 @dataclass
 class Served:
-    """A model under a name: the base, or an adapter on it (`parent` is the base's name, `root` where it came from)."""
+    """A model under a name: the base, or an adapter on it (`parent` is the base's name, `root` where it came from).
+
+    `adapter` is its number in the base's engine; 0 where it has an engine of its own.
+    """
 
     name: str
     engine: Engine
     tokenizer: GLMTokenizer
     root: str = ""
     parent: str | None = None
+    adapter: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     open: int = 0
 
@@ -115,14 +119,21 @@ class Service:
             self.open_answers -= answers
             served.open -= answers
 
+    def _running(self) -> int:
+        """Answers that have a row, as far as rows suffice."""
+        open_of: dict[int, tuple[int, int]] = {}
+        for served in {id(served): served for served in self.models.values()}.values():
+            rows, taken = open_of.get(id(served.engine), (served.engine.max_rows, 0))
+            open_of[id(served.engine)] = rows, taken + served.open
+        return sum(min(pair) for pair in open_of.values())
+
     def figures(self) -> str:
         """The metrics as text."""
         gauges: list[tuple[str, float, dict[str, str]]] = []
         gauges.append(("glm:server_ready", float(self.state == "ready"), {}))
         if self.models:
             name = self.settings.names[0]
-            rows = self.base.engine.max_rows
-            running = sum(min(served.open, rows) for served in {id(m): m for m in self.models.values()}.values())
+            running = self._running()
             loaded = [key for key, served in self.models.items() if served.parent]
             gauges.append(("vllm:lora_requests_info", len(loaded), {"loaded_lora_adapters": ",".join(loaded)}))
             gauges.append(("vllm:num_requests_running", running, {"model_name": name}))

@@ -17,12 +17,11 @@ import numpy as np
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.serving.http.body import Body, flag, mapping, one_of, text, texts
 from mindformers_glm.serving.http.errors import ApiError, refused, wrong
-from mindformers_glm.serving.http.sampling import Processor, Sampling
+from mindformers_glm.serving.http.sampling import Sampling, TokenMask
 from mindformers_glm.serving.http.service import Served
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
-NOTHING: Sequence[Processor] = ()
-Constraint = Callable[[int], Sequence[Processor]]  # from the prompt's length
+Constraint = Callable[[], TokenMask]  # a new mask for each answer
 _LONGEST = 200_000  # characters of a schema or grammar
 # White space of JSON: a space or an indented line, so that no answer is lost in blanks. Escapes: those of Python.
 _JSON_MANNERS = {"whitespace_pattern": "( |\\n {0,16})?", "json_allowed_escapes": 'nrbtf\\"'}
@@ -215,21 +214,18 @@ def _compiled(served: Served, grammar: str, param: str) -> Constraint:
         reason = (text_[0] if text_ else "").strip().splitlines()
         raise ApiError(400, f"{param}: {(reason or ['it makes no sense'])[0][:300]}", param=param, code="invalid_value")
 
-    def processors(prompt_tokens: int) -> Sequence[Processor]:
-        return (_Mask(guidance.LLMatcher(tokens, compiled), prompt_tokens),)
-
-    return processors
+    return lambda: _Mask(guidance.LLMatcher(tokens, compiled))
 
 
 class _Mask:
-    """Forbids every token after which no answer of the form is possible."""
+    """Forbids every token after which no answer of the form is possible; the sampler applies it."""
 
-    def __init__(self, matcher: Any, prompt_tokens: int) -> None:
-        self._matcher, self._done = matcher, prompt_tokens
+    def __init__(self, matcher: Any) -> None:
+        self._matcher, self._done = matcher, 0
 
-    def __call__(self, ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Logits (1, V)."""
-        new = [int(token) for token in ids[0, self._done :]]
+    def __call__(self, ids: Sequence[int]) -> np.ndarray:
+        """Bits (uint8) of the ids that may come after these new ones."""
+        new = list(ids[self._done :])
         if new and not self._matcher.consume_tokens(new):
             raise GenerationError(f"structured output: {self._matcher.get_error() or 'a token does not fit'}")
         self._done += len(new)
@@ -237,9 +233,7 @@ class _Mask:
         fault = self._matcher.get_error()
         if fault:
             raise GenerationError(f"structured output: {fault}")
-        allowed = np.unpackbits(bits, bitorder="little", count=logits.shape[1]).astype(bool)
-        logits[0, ~allowed] = -np.inf
-        return logits
+        return bits
 
 
 def _llguidance(param: str) -> Any:

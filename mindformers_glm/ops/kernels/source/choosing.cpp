@@ -135,14 +135,33 @@ int32_t draw(const float* x, int64_t size, const GlmChoice& row, Scratch& space)
     passed += weights[i] / sum;
     if (passed > row.uniform) return ids[i];
   }
-  return ids.back();
+  size_t last = ids.size() - 1;  // sums of rounded numbers may end below 1
+  while (last > 0 && weights[last] == 0) --last;
+  return ids[last];
 }
 
-// Logits after the penalty and the bans: the row itself where there are none.
+// Forbids what the mask does not allow.
+void apply_mask(float* x, int64_t size, const GlmChoice& row) {
+  int64_t known = std::min(size, row.mask_bytes * 8);
+  for (int64_t byte = 0; byte * 8 < known; ++byte) {
+    uint8_t bits = row.mask[byte];
+    if (bits == 0xff) continue;
+    int64_t end = std::min<int64_t>(known, byte * 8 + 8);
+    if (bits == 0) {
+      std::fill(x + byte * 8, x + end, -INFINITY);
+      continue;
+    }
+    for (int64_t i = byte * 8; i < end; ++i)
+      if (!((bits >> (i - byte * 8)) & 1)) x[i] = -INFINITY;
+  }
+  std::fill(x + known, x + size, -INFINITY);
+}
+
+// Logits after the penalty, the mask and the bans: the row itself where there are none.
 const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch& space) {
   float penalty = float(row.penalty);
   bool penalised = penalty != 1.0f && row.num_seen > 0;
-  if (!penalised && row.num_banned == 0) return x;
+  if (!penalised && row.num_banned == 0 && row.mask == nullptr) return x;
   space.logits.assign(x, x + size);
   if (penalised) {
     space.is_seen.assign(size_t(size), 0);
@@ -154,6 +173,7 @@ const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch&
       v = v < 0 ? v * penalty : v / penalty;
     }
   }
+  if (row.mask != nullptr) apply_mask(space.logits.data(), size, row);
   for (int64_t i = 0; i < row.num_banned; ++i)
     if (row.banned[i] >= 0 && row.banned[i] < size) space.logits[size_t(row.banned[i])] = -INFINITY;
   return space.logits.data();
@@ -162,7 +182,7 @@ const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch&
 void choose(const float* raw, int64_t size, GlmChoice& row) {
   static thread_local Scratch space;
   const float* x = edited(raw, size, row, space);
-  if (row.num_banned > 0 && largest(x, size) == -INFINITY) {
+  if ((row.num_banned > 0 || row.mask != nullptr) && largest(x, size) == -INFINITY) {
     row.token = -1;
     return;
   }

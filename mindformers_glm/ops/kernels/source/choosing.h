@@ -7,6 +7,9 @@ extern "C" {
 struct GlmChoice {
   const int32_t *seen, *banned;  // ids of the sequence so far, which `penalty` makes less likely; ids never chosen
   int64_t num_seen, num_banned, num_best;
+  const uint8_t*
+      mask;  // (mask_bytes): bit i of byte j is 1 where id 8 j + i may come; ids beyond it may not. Null: all
+  int64_t mask_bytes;
   double uniform;  // in [0, 1): where the draw falls
   double temperature, top_p, penalty;
   int32_t top_k;  // 0: all

@@ -90,6 +90,13 @@ void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Work
   }
 }
 
+// The adapter of some rows; null where they have none here.
+const Lora* lora_of(const Linear& w, const Share& share) {
+  if (share.adapter < 0 || share.adapter >= w.num_loras) return nullptr;
+  const Lora* lora = w.loras + share.adapter;
+  return lora->a == nullptr ? nullptr : lora;
+}
+
 void finish_rows(const Linear& w, const float* found, int64_t m, float* y, Finish finish) {
   int64_t n = w.rows, half = n / 2;
   static thread_local std::vector<float> bias;
@@ -114,6 +121,28 @@ void finish_rows(const Linear& w, const float* found, int64_t m, float* y, Finis
       }
     }
   });
+}
+
+// What the adapters make of found (m, w.rows) = x W^T.
+void adapt(const float* x, const std::vector<Share>& shares, const Linear& w, float* found, Workspace& space) {
+  int64_t n = w.rows, k = w.columns;
+  for (const Share& share : shares) {
+    const Lora* lora = lora_of(w, share);
+    if (lora == nullptr) continue;
+    int64_t m = share.end - share.begin, rank = lora->a->rows;
+    float* low = space.low.take(m * (rank + n));
+    float* delta = low + m * rank;
+    plain(x + share.begin * k, m, *lora->a, low, rank, space);
+    plain(low, m, *lora->b, delta, n, space);
+    float* rows = found + share.begin * n;
+    parallel_ranges(m, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t i = 0; i < n; ++i) rows[t * n + i] += lora->scale * delta[t * n + i];
+        if (lora->factor == nullptr) continue;
+        for (int64_t i = 0; i < n; ++i) rows[t * n + i] *= lora->factor[i];
+      }
+    });
+  }
 }
 
 }  // namespace
@@ -142,9 +171,13 @@ void read_row(const Linear& w, int64_t row, float* out) {
   read_numbers(static_cast<const char*>(w.weight) + row * w.columns * size, w.kind, w.columns, out);
 }
 
-void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space) {
+void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space,
+            const std::vector<Share>* shares) {
+  const std::vector<Share> own = shares == nullptr ? std::vector<Share>{{0, m, 0}} : std::vector<Share>{};
+  if (shares == nullptr) shares = &own;
+  bool adapted = std::any_of(shares->begin(), shares->end(), [&](const Share& s) { return lora_of(w, s) != nullptr; });
   bool integers = w.kind >= kInt8, halves_are_panels = finish != kSwiglu || w.rows % 32 == 0;
-  if (integers && w.lora_a == nullptr && halves_are_panels) {
+  if (integers && !adapted && halves_are_panels) {
     linear_integers(x, m, w, y, finish, space);
     return;
   }
@@ -153,19 +186,11 @@ void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish,
   if (integers) {
     Linear bare = w;
     bare.bias = nullptr;
-    bare.lora_a = nullptr;
     linear_integers(x, m, bare, found, kWrite, space);
   } else {
     plain(x, m, w, found, w.rows, space);
   }
-  if (w.lora_a != nullptr) {
-    int64_t rank = w.lora_a->rows;
-    float* low = space.low.take(m * (rank + w.rows));
-    float* delta = low + m * rank;
-    plain(x, m, *w.lora_a, low, rank, space);
-    plain(low, m, *w.lora_b, delta, w.rows, space);
-    for (int64_t i = 0; i < m * w.rows; ++i) found[i] += w.lora_scale * delta[i];
-  }
+  if (adapted) adapt(x, *shares, w, found, space);
   if (!direct) finish_rows(w, found, m, y, finish);
 }
 

@@ -9,19 +9,32 @@ namespace glm {
 
 // A weight (N, K). Floats are in row-major order. Integers carry one float16 scale for each `group` columns (a multiple
 // of 16) and lie in rows, int8 as they are, int4 as 128 columns in 64 bytes, the first 64 in the low halves, 8 meaning
-// 0 (ops/quantized.py), or in panels (packing.h), which products read faster. `lora_a` (rank, K) and `lora_b` (N, rank)
-// are added times `lora_scale` where they are given.
+// 0 (ops/quantized.py), or in panels (packing.h), which products read faster. `loras` holds an adapter for each number.
 enum Layout : int32_t { kRows = 0, kPanels = 1 };
+
+struct Lora;
 
 struct Linear {
   const void* weight;
   const uint16_t* scale;
   const void* bias;
-  const Linear* lora_a;
-  const Linear* lora_b;
-  int64_t rows, columns;
+  const Lora* loras;
+  int64_t rows, columns, num_loras;
   int32_t kind, group, bias_kind, layout;
-  float lora_scale;
+};
+
+// What an adapter makes of y = x W^T: y + scale * (x a^T) b^T, of which `factor` (N) multiplies every row where it is
+// given (DoRA), before the bias. Without `a` (rank, K) and `b` (N, rank) it does nothing.
+struct Lora {
+  const Linear *a, *b;
+  const float* factor;
+  float scale;
+};
+
+// Rows [begin, end) of x belong to the adapter of this number.
+struct Share {
+  int64_t begin, end;
+  int32_t adapter;
 };
 
 // Memory that is kept from call to call.
@@ -36,8 +49,10 @@ struct Workspace {
 
 enum Finish { kWrite, kAdd, kSwiglu };
 
-// y (M, N): written, or added to what is there; with kSwiglu y (M, N / 2) = silu(first half) * second half.
-void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space);
+// y (M, N): written, or added to what is there; with kSwiglu y (M, N / 2) = silu(first half) * second half. Without
+// `shares` every row belongs to adapter 0.
+void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space,
+            const std::vector<Share>* shares = nullptr);
 
 // The numbers of row `row` of a weight of floats as float32.
 void read_row(const Linear& w, int64_t row, float* out);

@@ -2,6 +2,7 @@
 #include "network.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "cached_attention.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct Memory {
   Workspace linear;
+  std::vector<Share> shares;  // of the step's tokens
   Buffer stream, normed, heads, q, mixed, inner, branch;
 };
 
@@ -92,11 +94,11 @@ void place(const GlmNetwork& net, const CacheForm& form, int64_t layer, const st
 void add_branch(const GlmNetwork& net, const float* from, int64_t n, const Linear& weight, const GlmNorm& after,
                 float* x, Memory& memory) {
   if (after.weight == nullptr) {
-    linear(from, n, weight, x, kAdd, memory.linear);
+    linear(from, n, weight, x, kAdd, memory.linear, &memory.shares);
     return;
   }
   float* branch = memory.branch.take(n * net.hidden);
-  linear(from, n, weight, branch, kWrite, memory.linear);
+  linear(from, n, weight, branch, kWrite, memory.linear, &memory.shares);
   norm(after, branch, n, net.hidden, net.epsilon, branch);
   for (int64_t i = 0; i < n * net.hidden; ++i) x[i] += branch[i];
 }
@@ -111,7 +113,7 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   float* q = memory.q.take(n * h * e);
   float* mixed = memory.mixed.take(n * h * e);
   norm(layer.attention_norm, x, n, d, net.epsilon, normed);
-  linear(normed, n, layer.qkv, projected, kWrite, memory.linear);
+  linear(normed, n, layer.qkv, projected, kWrite, memory.linear, &memory.shares);
   place(net, form, index, sequences, owner, projected, q);
   const float* prefix = net.prefix + index * 2 * k * net.prefix_length * e;
   Attention shape = {h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length};
@@ -120,9 +122,18 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   add_branch(net, mixed, n, layer.out, layer.after_attention, x, memory);
   norm(layer.mlp_norm, x, n, d, net.epsilon, normed);
   float* inner = memory.inner.take(n * net.ffn);
-  linear(normed, n, layer.gate_up, inner, kSwiglu, memory.linear);
+  linear(normed, n, layer.gate_up, inner, kSwiglu, memory.linear, &memory.shares);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
   add_branch(net, inner, n, layer.down, layer.after_mlp, x, memory);
+}
+
+// Adds rows of an adapter to the shares; neighbours of the same become one.
+void share(std::vector<Share>& shares, int64_t begin, int64_t count, int32_t adapter) {
+  if (!shares.empty() && shares.back().adapter == adapter) {
+    shares.back().end = begin + count;
+  } else {
+    shares.push_back({begin, begin + count, adapter});
+  }
 }
 
 }  // namespace
@@ -143,7 +154,12 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
   std::vector<int64_t> first(size_t(step->rows), 0);
   std::vector<Sequence> sequences;
   std::vector<int32_t> owner;  // of every token, its sequence
-  for (int64_t r = 0; r < step->rows; ++r) {
+  auto adapter = [&](int64_t r) { return step->adapters == nullptr ? 0 : step->adapters[r]; };
+  std::vector<int64_t> order(size_t(step->rows), 0);  // rows of an adapter stand together
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return adapter(a) < adapter(b); });
+  memory.shares.clear();
+  for (int64_t r : order) {
     first[size_t(r)] = n;
     if (step->counts[r] == 0) continue;
     for (int64_t t = 0; t < step->counts[r]; ++t) {
@@ -152,6 +168,7 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
     }
     owner.insert(owner.end(), size_t(step->counts[r]), int32_t(sequences.size()));
     sequences.push_back({n, step->counts[r], step->lengths[r], step->blocks + r * step->row_blocks});
+    share(memory.shares, n, step->counts[r], adapter(r));
     n += step->counts[r];
   }
   float* x = memory.stream.take(n * d);
@@ -161,12 +178,14 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
   for (int64_t i = 0; i < net.layers; ++i) run_layer(net, form, i, sequences, owner, x, memory);
   if (step->num_wanted == 0) return 0;
   float* wanted = memory.normed.take((n + step->num_wanted) * d) + n * d;
+  memory.shares.clear();
   for (int64_t i = 0; i < step->num_wanted; ++i) {
     int64_t row = step->wanted[i] / step->width, from = first[size_t(row)] + step->wanted[i] % step->width;
     std::copy(x + from * d, x + (from + 1) * d, wanted + i * d);
+    share(memory.shares, i, 1, adapter(row));
   }
   if (net.has_final_norm) norm(net.final_norm, wanted, step->num_wanted, d, net.epsilon, wanted);
-  linear(wanted, step->num_wanted, net.head, step->logits, kWrite, memory.linear);
+  linear(wanted, step->num_wanted, net.head, step->logits, kWrite, memory.linear, &memory.shares);
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;

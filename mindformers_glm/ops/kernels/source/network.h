@@ -40,6 +40,7 @@ struct GlmNetwork {
 struct GlmStep {
   int64_t rows, width, num_wanted, row_blocks;
   const int32_t *tokens, *counts, *lengths;  // (R, width), (R), (R): tokens in the cache already
+  const int32_t* adapters;                   // (R): number of each row's adapter; null: 0 for all
   char* const* blocks;                       // (R, row_blocks): cached_attention.h; enough of them for the new tokens
   const int32_t* wanted;                     // flat places row * width + token
   float* logits;                             // (num_wanted, V)

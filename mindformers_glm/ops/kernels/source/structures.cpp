@@ -8,6 +8,7 @@
 namespace {
 
 using glm::Linear;
+using glm::Lora;
 
 struct Field {
   const char* name;
@@ -26,9 +27,10 @@ std::string line(const char* name, size_t size, std::initializer_list<Field> fie
 
 std::string all_lines() {
   return line("Linear", sizeof(Linear),
-              {F(Linear, weight), F(Linear, scale), F(Linear, bias), F(Linear, lora_a), F(Linear, lora_b),
-               F(Linear, rows), F(Linear, columns), F(Linear, kind), F(Linear, group), F(Linear, bias_kind),
-               F(Linear, layout), F(Linear, lora_scale)}) +
+              {F(Linear, weight), F(Linear, scale), F(Linear, bias), F(Linear, loras), F(Linear, rows),
+               F(Linear, columns), F(Linear, num_loras), F(Linear, kind), F(Linear, group), F(Linear, bias_kind),
+               F(Linear, layout)}) +
+         line("Lora", sizeof(Lora), {F(Lora, a), F(Lora, b), F(Lora, factor), F(Lora, scale)}) +
          line("GlmNorm", sizeof(GlmNorm), {F(GlmNorm, weight), F(GlmNorm, bias), F(GlmNorm, kind)}) +
          line("GlmLayer", sizeof(GlmLayer),
               {F(GlmLayer, attention_norm), F(GlmLayer, qkv), F(GlmLayer, out), F(GlmLayer, after_attention),
@@ -55,13 +57,14 @@ std::string all_lines() {
                                                  F(GlmNetwork, prefix_length)}) +
          line("GlmStep", sizeof(GlmStep),
               {F(GlmStep, rows), F(GlmStep, width), F(GlmStep, num_wanted), F(GlmStep, row_blocks), F(GlmStep, tokens),
-               F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, blocks), F(GlmStep, wanted), F(GlmStep, logits),
-               F(GlmStep, cache_kind)}) +
+               F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, adapters), F(GlmStep, blocks), F(GlmStep, wanted),
+               F(GlmStep, logits), F(GlmStep, cache_kind)}) +
          line("GlmChoice", sizeof(GlmChoice),
               {F(GlmChoice, seen), F(GlmChoice, banned), F(GlmChoice, num_seen), F(GlmChoice, num_banned),
-               F(GlmChoice, num_best), F(GlmChoice, uniform), F(GlmChoice, temperature), F(GlmChoice, top_p),
-               F(GlmChoice, penalty), F(GlmChoice, top_k), F(GlmChoice, is_greedy), F(GlmChoice, wants_logprob),
-               F(GlmChoice, token), F(GlmChoice, logprob), F(GlmChoice, best), F(GlmChoice, best_logprobs)});
+               F(GlmChoice, num_best), F(GlmChoice, mask), F(GlmChoice, mask_bytes), F(GlmChoice, uniform),
+               F(GlmChoice, temperature), F(GlmChoice, top_p), F(GlmChoice, penalty), F(GlmChoice, top_k),
+               F(GlmChoice, is_greedy), F(GlmChoice, wants_logprob), F(GlmChoice, token), F(GlmChoice, logprob),
+               F(GlmChoice, best), F(GlmChoice, best_logprobs)});
 }
 
 }  // namespace

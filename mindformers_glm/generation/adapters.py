@@ -1,0 +1,85 @@
+"""LoRA adapters over one base, computed beside each other by the kernels: rows of a batch are grouped by adapter, the
+base is multiplied once for all of them and each group by its own small matrices (Chen et al., Punica, 2023).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from mindspore import Parameter, nn
+
+from mindformers_glm.adapters.lora import LoraLinear
+from mindformers_glm.models.interface import NetworkParts
+from mindformers_glm.ops.kernels.structures import KINDS, LinearStruct, LoraStruct, address
+
+_ROOM = 4  # adapters that an array has room for at first
+
+
+def linear_layers(parts: NetworkParts) -> list[nn.Cell]:
+    """Every linear layer in a fixed order: the head, then those of each block."""
+    names = ("qkv", "out", "gate_up", "down")
+    return [parts.head, *(getattr(block, name) for block in parts.blocks for name in names)]
+
+
+class AdapterTable:
+    """The adapters of every linear layer, by number, in arrays that the kernels index. Number 0 is the network's own.
+
+    Weights are read where the parameters lie when an adapter is added: nothing of them is copied.
+    """
+
+    def __init__(self, structures: Sequence[LinearStruct]) -> None:
+        self._structures = list(structures)
+        self._arrays = [(LoraStruct * _ROOM)() for _ in self._structures]
+        self._kept: dict[int, list[object]] = {}
+        self._next = 1
+        self._link()
+
+    def put_own(self, place: int, down: LinearStruct, up: LinearStruct, scale: float) -> None:
+        """The network's own adapter of the layer at `place` of `linear_layers`."""
+        self._put(0, place, down, up, scale)
+
+    def add(self, cells: Sequence[nn.Cell]) -> int:
+        """The number of an adapter that the linear layers of a network over the same base have."""
+        number, self._next = self._next, self._next + 1
+        if number >= len(self._arrays[0]):
+            self._grow()
+        self._kept[number] = []
+        for place, cell in enumerate(cells):
+            if isinstance(cell, LoraLinear):
+                down, up = _matrix(cell.mindpet_delta_lora_a), _matrix(cell.mindpet_delta_lora_b)
+                self._put(number, place, down, up, cell.scale)
+                self._kept[number].append(cell)
+                if cell.mindpet_delta_lora_m is not None:
+                    factor = cell.mindpet_delta_lora_m.asnumpy() / cell.sizes().asnumpy()
+                    self._kept[number].append(factor := np.ascontiguousarray(factor, np.float32))
+                    self._arrays[place][number].factor = address(factor)
+        return number
+
+    def remove(self, number: int) -> None:
+        """Forgets an adapter; its number is not used again."""
+        for array in self._arrays:
+            array[number] = LoraStruct()
+        self._kept.pop(number, None)
+
+    def _put(self, number: int, place: int, down: LinearStruct, up: LinearStruct, scale: float) -> None:
+        self._kept.setdefault(number, []).extend((down, up))
+        entry = self._arrays[place][number]
+        entry.a, entry.b, entry.scale = ctypes.pointer(down), ctypes.pointer(up), scale
+
+    def _grow(self) -> None:
+        for place, old in enumerate(self._arrays):
+            self._arrays[place] = (LoraStruct * (2 * len(old)))(*old)
+        self._link()
+
+    def _link(self) -> None:
+        for structure, array in zip(self._structures, self._arrays, strict=True):
+            structure.loras, structure.num_loras = array, len(array)
+
+
+def _matrix(parameter: Parameter) -> LinearStruct:
+    rows, columns = parameter.shape
+    made = LinearStruct(rows=rows, columns=columns, kind=KINDS[str(parameter.dtype)])
+    made.weight = parameter.data_ptr()
+    return made

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Measures our server and llama-cpp-python's in turn on one shape and type: 288 million random weights, 2 threads.
+
+    python tools/measure_serving_peer.py ENV/bin/python --bits 8          # ENV has llama-cpp-python[server] and gguf
+
+Tokens per second of 1, 4 and 16 clients together, prompts of 128 tokens and answers of 64; a JSON line for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from measure_serving import Server, ours
+
+_GGUF = """
+import ctypes, sys, gguf, llama_cpp, numpy as np
+base, path, kind = sys.argv[1:4]
+vocab, h, layers, heads, groups, ffn = 65024, 1024, 12, 16, 2, 3424
+d, rng = h // heads, np.random.default_rng(0)
+w = gguf.GGUFWriter(base, "chatglm")
+w.add_context_length(2048), w.add_embedding_length(h), w.add_feed_forward_length(ffn), w.add_block_count(layers)
+w.add_head_count(heads), w.add_head_count_kv(groups), w.add_layer_norm_rms_eps(1e-5)
+w.add_rope_dimension_count(d // 2), w.add_rope_freq_base(10000.0), w.add_file_type(0), w.add_vocab_size(vocab)
+w.add_tokenizer_model("llama"), w.add_add_bos_token(False), w.add_bos_token_id(1), w.add_eos_token_id(2)
+words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *(f"w{i}" for i in range(259, vocab))]
+w.add_token_list(words), w.add_token_scores([0.0] * vocab)
+w.add_token_types([2, 3, 3] + [6] * 256 + [1] * (vocab - 259))
+r = lambda *s: rng.standard_normal(s, dtype=np.float32) * 0.02
+w.add_tensor("token_embd.weight", r(vocab, h)), w.add_tensor("output.weight", r(vocab, h))
+w.add_tensor("output_norm.weight", np.ones(h, np.float32))
+for i in range(layers):
+    b = f"blk.{i}."
+    for name in ("attn_norm", "ffn_norm"):
+        w.add_tensor(f"{b}{name}.weight", np.ones(h, np.float32))
+    w.add_tensor(b + "attn_qkv.weight", r(h + 2 * groups * d, h))
+    w.add_tensor(b + "attn_qkv.bias", r(h + 2 * groups * d))
+    w.add_tensor(b + "attn_output.weight", r(h, h))
+    w.add_tensor(b + "ffn_up.weight", r(2 * ffn, h)), w.add_tensor(b + "ffn_down.weight", r(h, ffn))
+w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+q = llama_cpp.llama_model_quantize_default_params()
+q.ftype, q.nthread = {"8": 7, "4": 2}[kind], 2
+assert llama_cpp.llama_model_quantize(base.encode(), path.encode(), ctypes.byref(q)) == 0
+"""
+
+
+def llama(chosen: argparse.Namespace) -> Server:
+    """llama-cpp-python's server on the same shape and type, with random weights."""
+    folder = Path(tempfile.gettempdir())
+    base, path = folder / "glm_served_f32.gguf", folder / f"glm_served_{chosen.quantization_bit}.gguf"
+    if not path.exists():
+        words = [chosen.llama_python, "-c", _GGUF, str(base), str(path), str(chosen.quantization_bit)]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    port = "18765"
+    words = [chosen.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "2048", "--port", port]
+    return Server([*words, "--n_threads", "2", "--n_threads_batch", "2", "--verbose", "false"], int(port))
+
+
+async def _throughput(address: str, clients: int, more: dict[str, Any], *, new: int = 64) -> float:
+    """Tokens/s of all clients together, each with prompts of 128 tokens that nobody asked before."""
+    draw, made = random.Random(clients), 0
+
+    async def one(http: httpx.AsyncClient, rounds: int) -> None:
+        nonlocal made
+        for _ in range(rounds):
+            text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=127))
+            prompt = text if "model" not in more else [draw.randrange(300, 1000) for _ in range(128)]
+            asked = {"prompt": prompt, "max_tokens": new, "temperature": 0, **more}
+            made += (await http.post("/v1/completions", json=asked)).json()["usage"]["completion_tokens"]
+
+    async with httpx.AsyncClient(base_url=address, timeout=600) as http:
+        await one(http, 1)
+        made, begin = 0, time.perf_counter()
+        await asyncio.gather(*(one(http, max(1, 8 // clients)) for _ in range(clients)))
+        return made / (time.perf_counter() - begin)
+
+
+def measure_compare(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Both servers in turn, A B A B: medians."""
+    chosen.model = "shape"
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(2):
+        for name in ("ours", "llama.cpp"):
+            server = ours(chosen) if name == "ours" else llama(chosen)
+            more = {"model": "model", "ignore_eos": True} if name == "ours" else {}
+            try:
+                for clients in (1, 4, 16):
+                    rate = asyncio.run(_throughput(server.address, clients, more))
+                    found.setdefault((name, clients), []).append(rate)
+            finally:
+                server.stop()
+    rows = []
+    for clients in (1, 4, 16):
+        mine, theirs = (statistics.median(found[name, clients]) for name in ("ours", "llama.cpp"))
+        told = {
+            "ours tokens/s": round(mine, 1),
+            "llama.cpp tokens/s": round(theirs, 1),
+            "ratio": round(mine / theirs, 2),
+        }
+        rows.append({"bits": chosen.quantization_bit, "clients": clients, **told})
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures and prints."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("llama_python", help="interpreter with llama-cpp-python[server] and gguf")
+    p.add_argument("--bits", type=int, choices=(4, 8), default=8, dest="quantization_bit")
+    chosen = p.parse_args(argv)
+    for row in measure_compare(chosen):
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
