@@ -11,8 +11,8 @@ from mindformers_glm.adapters.lora import DELTA
 from mindformers_glm.assembly.adapted import over
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.generation.generate import MindSporeEngine, attach
+from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.quantization import quantize_model
 
