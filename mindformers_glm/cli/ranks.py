@@ -25,6 +25,7 @@ from mindformers_glm.runtime import rank_size
 MOST = 64
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+_others: list[subprocess.Popen] = []  # what `start` started
 
 
 def add_tp_size(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,16 @@ def start(size: int, command: str, words: Sequence[str]) -> None:
         own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
         children.append(_child(program, {**os.environ, **shared, **own}, Path(logs.name, f"rank_{rank}.log")))
     os.environ.update({**shared, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0", "RANK_ID": "0", "DEVICE_ID": "0"})
+    _others[:] = children
     atexit.register(_end, children, logs)
+
+
+def lost() -> str | None:
+    """Which of the processes that `start` started has ended; None while all run. Work of rank 0 then waits for ever."""
+    for rank, child in enumerate(_others):
+        if child.poll() is not None:
+            return f"rank {rank}" if rank else "the scheduler"
+    return None
 
 
 def _threads(size: int) -> str:

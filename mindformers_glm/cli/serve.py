@@ -13,11 +13,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, number, whole
-from mindformers_glm.cli.ranks import add_tp_size, start
+from mindformers_glm.cli.ranks import add_tp_size, lost, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
 from mindformers_glm.runtime import rank
@@ -88,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     if chosen.tp_size > 1 and rank() > 0:
         load_served(chosen, settings, names)  # works for rank 0 until that ends
         return 0
-    return serve(lambda: load_served(chosen, settings, names), settings, host=chosen.host, port=chosen.port)
+    load = partial(load_served, chosen, settings, names)
+    return serve(load, settings, host=chosen.host, port=chosen.port, lost=lost)
 
 
 def fastchat_worker(argv: list[str] | None = None) -> int:

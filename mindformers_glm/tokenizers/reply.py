@@ -91,6 +91,11 @@ class ReplyStream:
             return text
         return self._take(self._text.push(index))
 
+    @property
+    def open_call(self) -> tuple[str, str] | None:
+        """Name and text so far of a call of an offered tool while it is written."""
+        return (self._name, self._body) if self._state == "call" and self._name in self._tools else None
+
     def finish(self) -> str:
         """The rest of the text, when no token ended the reply."""
         return "" if self._state == "closed" else self._close()

@@ -54,6 +54,53 @@ def is_official_call(text: str) -> bool:
     return (fenced.group(1) if fenced else text).strip().startswith("tool_call(")
 
 
+def begun_arguments(text: str) -> dict[str, Any] | None:
+    """The arguments that are complete in a call that is still being written, in order; None while it is no call yet.
+
+    A call is certain when `tool_call(` or the `{` of its arguments is written. An object that may be `{"name": ...,
+    "arguments": ...}` is read at its end only.
+    """
+    body = re.sub(r"\A\s*```[ \t]*\w*[ \t]*\r?\n", "", text).lstrip()
+    if body.startswith("tool_call("):
+        opening, closing, depth = "tool_call(", ")", 1
+    elif body.startswith("{"):
+        opening, closing, depth = "{", "}", 1
+    else:
+        return None
+    end = _last_comma(body, len(opening), depth)
+    if end is None or re.match(r'\{\s*"(name|arguments|parameters)"', body):
+        return {}
+    try:
+        return read_arguments(body[:end] + closing)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _last_comma(body: str, start: int, depth: int) -> int | None:
+    """Where the last argument that is complete ends: at a comma or bracket of the call itself, outside strings."""
+    quote, escaped, last = "", False, None
+    for place in range(start, min(len(body), LONGEST)):
+        character = body[place]
+        if quote:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == quote:
+                quote = ""
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth == 0:
+                return place
+        elif character == "," and depth == 1:
+            last = place
+    return last
+
+
 def _from_json(body: str) -> dict[str, Any]:
     value = json.loads(body, strict=False, parse_constant=_no_constant)
     if not isinstance(value, dict):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +21,8 @@ from mindformers_glm.serving.http.sampling import Sampling, check_lengths, read_
 from mindformers_glm.serving.http.service import Served, Service
 from mindformers_glm.serving.http.structured import Wish, constrain, force_call, read_wish
 from mindformers_glm.serving.http.tokens import chat_logprobs
-from mindformers_glm.serving.http.writer import ChatReply, Piece
+from mindformers_glm.serving.http.writer import ChatReply, Piece, dump_arguments
 from mindformers_glm.tokenizers.chat import Renderer
-from mindformers_glm.tokenizers.reply import ToolCall
 
 
 @dataclass
@@ -187,7 +185,7 @@ def _choice(chat: ChatRequest, index: int, found: Answer) -> dict[str, Any]:
         message["reasoning_content"] = found.reasoning
     if found.calls:
         message["content"] = found.text or None
-        message["tool_calls"] = [_call(call) for call in found.calls]
+        message["tool_calls"] = [_call(call.name, dump_arguments(call.arguments)) for call in found.calls]
     logprobs = None
     if chat.sampling.logprobs:
         logprobs = {"content": chat_logprobs(chat.served.tokenizer, found.choices), "refusal": None}
@@ -198,8 +196,8 @@ def _reason(found: Answer) -> str | None:
     return "tool_calls" if found.calls and found.finish == "stop" else found.finish
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
@@ -210,6 +208,7 @@ async def _events(chat: ChatRequest, answers: Answers) -> AsyncIterator[bytes]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**head, "choices": [choice]})
 
+    calls = [_Calls() for _ in answers.answers]
     for index in range(len(answers.answers)):
         yield chunk(index, {"role": "assistant", "content": ""})
     async for piece in answers.pieces():
@@ -220,17 +219,47 @@ async def _events(chat: ChatRequest, answers: Answers) -> AsyncIterator[bytes]:
             logprobs = {"content": chat_logprobs(chat.served.tokenizer, [piece.choice]), "refusal": None}
         if delta or logprobs:
             yield chunk(piece.index, delta, logprobs=logprobs)
-        for place, call in enumerate(piece.calls, len(found.calls) - len(piece.calls)):
-            told = _call(call)
-            arguments = told["function"]["arguments"]
-            opened = {"index": place, **told, "function": {**told["function"], "arguments": ""}}
-            yield chunk(piece.index, {"tool_calls": [opened]})
-            yield chunk(piece.index, {"tool_calls": [{"index": place, "function": {"arguments": arguments}}]})
+        for delta in calls[piece.index].deltas(piece, len(found.calls)):
+            yield chunk(piece.index, {"tool_calls": [delta]})
         if piece.finish is not None:
             yield chunk(piece.index, {}, _reason(found))
     if chat.sampling.include_usage:
         yield event({**head, "choices": [], "usage": answers.usage()})
     yield DONE
+
+
+class _Calls:
+    """Calls of one answer as a stream tells them: the name when it is certain, then each argument when it is whole."""
+
+    def __init__(self) -> None:
+        self._open, self._told = False, ""  # whether the newest call was begun, and what was told of its arguments
+        self._faults = 0  # calls that were begun and could not be read to their end
+
+    def deltas(self, piece: Piece, calls: int) -> Iterator[dict[str, Any]]:
+        """What a piece adds; `calls` are the complete ones with it."""
+        for place, call in enumerate(piece.calls, calls - len(piece.calls) + self._faults):
+            yield from self._begin(place, call.name)
+            whole = dump_arguments(call.arguments)
+            yield from self._tell(place, whole if whole.startswith(self._told) else self._told + "}")
+            self._open, self._told = False, ""
+        place = calls + self._faults
+        if piece.begun is not None:
+            name, arguments = piece.begun
+            yield from self._begin(place, name)
+            yield from self._tell(place, arguments)
+        elif self._open and piece.finish != "length":  # its text is told too
+            yield from self._tell(place, self._told + ("}" if self._told else "{}"))
+            self._open, self._told, self._faults = False, "", self._faults + 1
+
+    def _begin(self, place: int, name: str) -> Iterator[dict[str, Any]]:
+        if not self._open:
+            self._open = True
+            yield {"index": place, **_call(name, "")}
+
+    def _tell(self, place: int, arguments: str) -> Iterator[dict[str, Any]]:
+        if len(arguments) > len(self._told) and arguments.startswith(self._told):
+            yield {"index": place, "function": {"arguments": arguments[len(self._told) :]}}
+            self._told = arguments
 
 
 def _delta(piece: Piece) -> dict[str, Any]:

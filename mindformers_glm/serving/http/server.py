@@ -24,11 +24,18 @@ from mindformers_glm.serving.http.settings import ServerSettings
 Load = Callable[[], tuple[Any, ...]]  # base, adapters, and where there is one what loads more of them
 
 
-def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+def serve(
+    load: Load,
+    settings: ServerSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    lost: Callable[[], str | None] = lambda: None,
+) -> int:
     """Serves what `load` gives until SIGTERM or SIGINT, after which what is on its way is finished; the exit status.
 
     Loading happens in this thread, which MindSpore wants to be the main one; HTTP has another. A second signal ends
-    the process at once.
+    the process at once. `lost` names what this process cannot work without any more: then it ends with status 1.
 
     Raises:
         UserError: the address cannot be taken, or whatever `load` raises.
@@ -37,7 +44,7 @@ def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port
     service = Service(settings)
     if settings.log_requests:
         set_up_access_log()
-    process = _Process(service)
+    process = _Process(service, lost)
     process.watch_signals()
     process.start(listening)
     try:
@@ -58,8 +65,8 @@ def serve(load: Load, settings: ServerSettings, *, host: str = "127.0.0.1", port
 class _Process:
     """The server's thread, and its end."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, lost: Callable[[], str | None]) -> None:
+        self._service, self._lost = service, lost
         self._stopping = threading.Event()
         self._signals = 0
         self._registration: Registration | None = None
@@ -114,18 +121,27 @@ class _Process:
         while not self._stopping.wait(0.5):
             if self._thread is None or not self._thread.is_alive():
                 return 1
+            self._check_lost()
         self._service.state = "draining"
         if self._registration is not None:
             self._registration.end()
         until = time.monotonic() + self._service.settings.drain_seconds
         print(f"draining: {self._service.open_answers} answers are on their way", file=sys.stderr, flush=True)
         while self._service.open_answers and time.monotonic() < until:
+            self._check_lost()
             time.sleep(0.02)
         left = self._service.open_answers
         self.end()
         if left:
             print(f"{left} answers were cut off after {self._service.settings.drain_seconds:g} s", file=sys.stderr)
         return 1 if left else 0
+
+    def _check_lost(self) -> None:
+        """Ends the process when another one that it needs has ended; its engine would wait for that and never stop."""
+        lost = self._lost()
+        if lost is not None:
+            print(f"serve: {lost} has ended; the server cannot go on", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def end(self) -> None:
         """Closes the sockets."""

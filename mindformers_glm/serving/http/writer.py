@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,27 +12,38 @@ from mindformers_glm.generation.ticket import Item
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.reply import ReplyStream, ToolCall
 from mindformers_glm.tokenizers.stream import TextStream
+from mindformers_glm.tokenizers.toolcall import begun_arguments
 
 Finish = Literal["stop", "length", "cancelled"]
 _BROKEN = "\ufffd"
 
 
 class Piece(NamedTuple):
-    """What one more token brought to answer `index`; the last piece has `finish` or `error` and no token."""
+    """What one more token brought to answer `index`; the last piece has `finish` or `error` and no token.
+
+    `begun` is the call that is being written: its name, and the beginning of its arguments as JSON.
+    """
 
     index: int
     text: str = ""
     reasoning: str = ""
     calls: Sequence[ToolCall] = ()
+    begun: tuple[str, str] | None = None
     choice: Choice | None = None
     finish: Finish | None = None
     error: BaseException | None = None
+
+
+def dump_arguments(arguments: dict[str, Any]) -> str:
+    """Arguments of a call as JSON."""
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 class Source(Protocol):
     """Reads ids as they come."""
 
     calls: list[ToolCall]
+    begun: tuple[str, str] | None  # see Piece
     reasoning: str
     is_over: bool  # nothing more is wanted
 
@@ -50,7 +62,7 @@ class PlainText:
         for token in after[-8:]:
             self._stream.push(token)
         self.calls: list[ToolCall] = []
-        self.reasoning, self.is_over = "", False
+        self.begun, self.reasoning, self.is_over = None, "", False
 
     def push(self, token: int) -> str:
         """See Source."""
@@ -71,7 +83,8 @@ class ChatReply:
         self, tokenizer: GLMTokenizer, *, tools: Sequence[str] = (), given: Sequence[int] = (), one_call: bool = False
     ) -> None:
         self._stream, self._tools, self._one_call = ReplyStream(tokenizer, tools=tools), set(tools), one_call
-        self._seen = 0
+        self._code_tools, self._seen = tokenizer.rules.code_tools, 0
+        self.begun: tuple[str, str] | None = None
         self.calls: list[ToolCall] = []
         for token in given:
             self._stream.push(token)
@@ -88,10 +101,24 @@ class ChatReply:
 
     def push(self, token: int) -> str:
         """See Source."""
-        return self._sorted(self._stream.push(token))
+        text = self._sorted(self._stream.push(token))
+        self.begun = None if self.is_over else self._begun()
+        return text
+
+    def _begun(self) -> tuple[str, str] | None:
+        opened = self._stream.open_call
+        if opened is None:
+            return None
+        name, body = opened
+        if name in self._code_tools:
+            written = body.strip()
+            return (name, dump_arguments({"code": written})[:-2]) if written else None
+        arguments = begun_arguments(body)
+        return None if arguments is None else (name, dump_arguments(arguments)[:-1] if arguments else "")
 
     def finish(self) -> str:
         """See Source."""
+        self.begun = None
         return self._sorted(self._stream.finish())
 
     def _sorted(self, text: str) -> str:
@@ -185,7 +212,7 @@ class Writer:
     def _piece(self, text: str, **more: Any) -> Piece:
         calls, reasoning = self._source.calls[self._calls :], self._source.reasoning[self._reasoning :]
         self._calls, self._reasoning = self._calls + len(calls), self._reasoning + len(reasoning)
-        return Piece(self.index, text, reasoning, tuple(calls), **more)
+        return Piece(self.index, text, reasoning, tuple(calls), self._source.begun, **more)
 
     def _end(self, error: BaseException | None) -> Piece:
         if error is not None:

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = "GLM_ENVIRONMENTS"
-CLIENTS = ("GLM_CLIENTS_PYTHON", "clients", ["lm_eval[api]>=0.4.9", "langchain-openai", "openai", "schemathesis>=4"])
+CLIENTS = (
+    "GLM_CLIENTS_PYTHON",
+    "clients",
+    ["lm_eval[api]>=0.4.9", "langchain-openai", "openai", "schemathesis>=4", "selenium>=4"],
+)
 ROUTER = ("GLM_ROUTER_PYTHON", "router", ["vllm-router>=0.1.17"])
 LLAMA = ("GLM_LLAMA_PYTHON", "llama", ["llama-cpp-python[server]"])
 FASTCHAT = (  # its streams fail with pydantic 2, and its own dependencies would bring torch

@@ -1,9 +1,10 @@
-"""Serves a ParrotNetwork: python parrot_server.py [--max_queue N] [--key KEY] [--admin KEY] [--drain SECONDS]."""
+"""Serves a ParrotNetwork: python parrot_server.py [--max_queue N] [--key KEY] [--admin KEY] [--drain SECONDS] ..."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from parrot_network import ParrotNetwork
 
@@ -32,6 +33,8 @@ if __name__ == "__main__":
     p.add_argument("--drain", type=float, default=30)
     p.add_argument("--port", type=int, default=0)
     p.add_argument("--controller")
+    p.add_argument("--cors", action="append", default=[])
+    p.add_argument("--load_seconds", type=float, default=0)
     chosen = p.parse_args()
     settings = ServerSettings(
         names=("parrot", "the-other-name"),
@@ -43,5 +46,11 @@ if __name__ == "__main__":
         ping_seconds=0.2,
         log_requests=True,
         controller=chosen.controller,
+        cors_origins=tuple(chosen.cors),
     )
-    sys.exit(serve(load, settings, port=chosen.port))
+
+    def loaded():
+        time.sleep(chosen.load_seconds)
+        return load()
+
+    sys.exit(serve(loaded, settings, port=chosen.port))

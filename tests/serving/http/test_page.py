@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from server_process import ServerProcess
 
+if importlib.util.find_spec("selenium") is None and os.environ.get("GLM_CLIENTS_PYTHON"):  # the one of the clients
+    sys.path += map(str, Path(os.environ["GLM_CLIENTS_PYTHON"]).parent.parent.glob("lib/python*/site-packages"))
 pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -151,8 +156,11 @@ def test_a_tool_is_called_and_its_typed_result_answered(page):
 
 
 def test_a_long_answer_is_whole(page):
-    long = "嗯" * 1500
+    long = "".join(f"{number}嗯" for number in range(2100))
+    assert len(long) > 10_000
     assert page.ask("say " + json.dumps(long, ensure_ascii=False)) == long
+    page.driver.refresh()
+    page.until(lambda: page.answers() == [long])
 
 
 def test_language_theme_and_phone(page):
