@@ -316,6 +316,7 @@ async function answer(parent) {
     if (error.kind === "gone") watch();
   } finally {
     delete node.open;
+    if (node.calls) cut(node);
     if (usage) node.figures = figures(usage.completion_tokens, begin, first ?? performance.now());
     working = null;
     keep();
@@ -329,6 +330,20 @@ function take(node, call) {
   if (call.id) mine.id = call.id;
   mine.name += call.function?.name ?? "";
   mine.arguments += call.function?.arguments ?? "";
+}
+
+// A call that was stopped in its arguments is text: nobody can answer it.
+function cut(node) {
+  const isWhole = (call) => {
+    try {
+      return Boolean(JSON.parse(call.arguments));
+    } catch {
+      return false;
+    }
+  };
+  for (const call of node.calls.filter((call) => !isWhole(call))) node.content += `${call.name}\n${call.arguments}`;
+  node.calls = node.calls.filter(isWhole);
+  if (!node.calls.length) delete node.calls;
 }
 
 function figures(tokens, begin, first) {
