@@ -133,6 +133,7 @@ class PrefixStore:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.asked_tokens = self.found_tokens = 0  # of all prompts that looked here, and of these what was kept
         self._entries: OrderedDict[tuple[int, tuple[int, ...]], KVCache] = OrderedDict()
 
     @property
@@ -167,6 +168,7 @@ class PrefixStore:
             length = _common(known[1], ids, len(ids) - 1) if known[0] == adapter else 0
             if length > best:
                 best, found = length, known
+        self.asked_tokens, self.found_tokens = self.asked_tokens + len(ids), self.found_tokens + best
         if found is None:
             return 0, None
         self._entries.move_to_end(found)

@@ -178,6 +178,20 @@ class Engine:
             self._scoring = (version, Scorer(self._scheduler))
         return self._scoring[1].singles(contexts, wanted)
 
+    @property
+    def prefix_figures(self) -> tuple[int, int]:
+        """Tokens of the prompts that looked for a kept prefix so far, and how many of them were found."""
+        return self._scheduler.prefixes.asked_tokens, self._scheduler.prefixes.found_tokens
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache in use, 0 to 1: of its bound, or of what `max_rows` of the model's length would take."""
+        pool = getattr(self.network, "blocks", None)
+        if pool is None:
+            return 0.0
+        most = pool.max_blocks or max(1, self.max_rows * self.max_length // BLOCK)
+        return min(pool.used_blocks / most, 1.0)
+
     def forget(self) -> None:
         """Drops the kept prefixes, as a change of weights does."""
         self._scoring = None

@@ -99,7 +99,7 @@ class Answers:
         seed = sampling.drawn.get("seed")
 
         def put(piece: Piece) -> None:  # in the engine's thread
-            loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+            self._service.mailbox.send(loop, self._pieces, piece)
 
         for index, item in enumerate(self._wanted):
             room = engine.max_length - len(item.prompt)

@@ -35,6 +35,11 @@ class Metrics:
         with self._lock:
             self._counters[key] = self._counters.get(key, 0) + value
 
+    def assign(self, name: str, value: float, **labels: str) -> None:
+        """What a counter of `COUNTERS` stands at, where somebody else counts."""
+        with self._lock:
+            self._counters[name, tuple(labels.items())] = value
+
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Adds to a histogram of `HISTOGRAMS`."""
         key = name, tuple(labels.items())
@@ -70,12 +75,15 @@ class Metrics:
 GAUGES = {
     "vllm:num_requests_running": "Answers that the engine works at.",
     "vllm:num_requests_waiting": "Answers that wait for a place in the engine.",
+    "vllm:kv_cache_usage_perc": "Share of the cache of keys and values in use, 1 being all.",
     "vllm:lora_requests_info": "Adapters that are loaded.",
     "glm:server_ready": "1 when requests are taken, 0 while loading or draining.",
 }
 COUNTERS = {
     "vllm:prompt_tokens_total": "Tokens of prompts.",
     "vllm:generation_tokens_total": "Tokens of answers.",
+    "vllm:prefix_cache_queries_total": "Tokens of prompts that looked for a kept prefix.",
+    "vllm:prefix_cache_hits_total": "Those of them that were found.",
     "vllm:request_success_total": "Answers that ended, by how they did.",
     "vllm:admission_rejections_total": "Requests that were sent away, by why.",
     "glm:requests_cancelled_total": "Requests whose client went away.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mindformers_glm.errors import shorten
 from mindformers_glm.generation.engine import Engine
@@ -36,11 +39,36 @@ class Served:
     open: int = 0
 
 
+class Mailbox:
+    """Pieces from the engine's thread to the event loop, which is woken once for all that came meanwhile."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+        self._lock = threading.Lock()
+        self._is_called = False
+
+    def send(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], item: Any) -> None:
+        """Puts an item into a queue of the loop, from any thread."""
+        with self._lock:
+            self._waiting.append((queue, item))
+            if self._is_called:
+                return
+            self._is_called = True
+        loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            self._is_called = False
+            found, self._waiting = self._waiting, deque()
+        for queue, item in found:
+            queue.put_nowait(item)
+
+
 class Service:
     """One server's models and figures. Everything but `metrics` belongs to the event loop's thread."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.settings, self.metrics = settings, Metrics()
+        self.settings, self.metrics, self.mailbox = settings, Metrics(), Mailbox()
         self.state: State = "loading"
         self.models: dict[str, Served] = {}
         self.open_answers = 0
@@ -137,5 +165,11 @@ class Service:
             loaded = [key for key, served in self.models.items() if served.parent]
             gauges.append(("vllm:lora_requests_info", len(loaded), {"loaded_lora_adapters": ",".join(loaded)}))
             gauges.append(("vllm:num_requests_running", running, {"model_name": name}))
+            engines = {id(served.engine): served.engine for served in self.models.values()}.values()
+            usage = max(engine.cache_usage for engine in engines)
+            gauges.append(("vllm:kv_cache_usage_perc", usage, {"model_name": name}))
+            asked, found = (sum(figure) for figure in zip(*(one.prefix_figures for one in engines), strict=True))
+            self.metrics.assign("vllm:prefix_cache_queries_total", asked, model_name=name)
+            self.metrics.assign("vllm:prefix_cache_hits_total", found, model_name=name)
             gauges.append(("vllm:num_requests_waiting", self.open_answers - running, {"model_name": name}))
         return self.metrics.text(gauges)

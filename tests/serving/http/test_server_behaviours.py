@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 import socket
 import threading
 from pathlib import Path
@@ -64,6 +65,12 @@ def test_a_kept_prefix_changes_nothing(http):
     for _ in range(3):
         told = http.post("/v1/chat/completions", json={"messages": longer, "temperature": 0}).json()
         assert told["choices"][0]["message"]["content"] == "你说 再来"
+    figures = http.get("/metrics").text
+    asked, found = (
+        int(re.search(rf"^vllm:prefix_cache_{name}_total{{.*}} (\d+)$", figures, re.M).group(1))
+        for name in ("queries", "hits")
+    )
+    assert asked > found > 0 and re.search(r"^vllm:kv_cache_usage_perc{.*} \S+$", figures, re.M)
 
 
 def test_an_answer_may_be_asked_for_beyond_the_context(tiny):
