@@ -111,7 +111,7 @@ def test_the_page_needs_no_key_and_listed_pages_may_ask():
         with httpx.Client(base_url=server.address, timeout=60) as http:
             page = http.get("/")
             assert page.status_code == 200 and "script-src 'self'" in page.headers["content-security-policy"]
-            paths = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+            paths = re.findall(r'(?:src|href)="(/[^"#]+)"', page.text)
             assert len(paths) >= 2 and [http.get(path).status_code for path in paths] == [200] * len(paths)
             assert http.get("/v1/models").status_code == 401
             asked = {"origin": "https://my.page", "access-control-request-method": "POST"}
