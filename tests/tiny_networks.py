@@ -67,6 +67,16 @@ def hf_network(folder: Path, **changes) -> ChatGLM2ForConditionalGeneration:
     return model.set_train(False)
 
 
+def logits_of(model, input_ids) -> np.ndarray:
+    """Logits (B, T, V) of ids (B, T), operator by operator: for tests of weights, which need no compiled graph."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        return model(Tensor(np.asarray(input_ids, np.int32))).asnumpy()
+    finally:
+        ms.set_context(mode=before)
+
+
 def shift(labels: np.ndarray) -> np.ndarray:
     """Labels for the next token, as the dataset gives them, from labels in place."""
     shifted = np.full_like(labels, -100)

@@ -15,6 +15,7 @@ TOKENS = np.array([[5, 17, 99, 3], [42, 8, 0, 1]], np.int32)
 
 
 @pytest.mark.parametrize("changes", [{"pre_seq_len": 6}, {"pet_config": {"pet_type": "ptuning2", "pre_seq_len": 6}}])
+@pytest.mark.slow_where(lambda mode, changes: mode == "graph" and "pre_seq_len" in changes)
 def test_only_the_prefix_is_trained(changes, mode):
     model = random_network(**changes)
     assert [parameter.name for parameter in model.trainable_params()] == [TABLE]
@@ -23,6 +24,7 @@ def test_only_the_prefix_is_trained(changes, mode):
     assert np.isfinite(loss) and gradients[TABLE].any(axis=1).all()
 
 
+@pytest.mark.usefixtures("pynative")
 def test_the_prefix_changes_every_token_and_no_position():
     model, plain = random_network(pre_seq_len=3), random_network()
     for name, value in plain.parameters_dict().items():

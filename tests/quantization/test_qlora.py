@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from tiny_networks import TINY, loss_and_gradients, random_network
+from tiny_networks import TINY, logits_of, loss_and_gradients, random_network
 
 from mindformers_glm import runtime
 from mindformers_glm.adapters.lora import QuantizedLoraLinear, merge
@@ -71,6 +71,8 @@ class Against(nn.Cell):
 @pytest.mark.parametrize("rows", [1, 5, 300])
 @pytest.mark.parametrize(("bits", "columns", "group"), [(8, 48, 16), (4, 96, 32), (4, 416, 32), (4, 256, 128)])
 def test_products_are_those_of_the_floats_that_integers_stand_for(rows, bits, columns, group):
+    if (rows, columns) != (5, 96):  # one of them in a graph, as training has it
+        ms.set_context(mode=ms.PYNATIVE_MODE)
     random = np.random.default_rng(0)
     weight = random.standard_normal((70, columns)).astype(np.float32)
     whole = quantize(weight, bits=bits, group_size=group)
@@ -90,6 +92,7 @@ def test_products_are_those_of_the_floats_that_integers_stand_for(rows, bits, co
 def test_loss_and_gradients_are_those_of_the_dequantised_network(bits):
     model, plain = pair(bits)
     loss, gradients = loss_and_gradients(model.set_train(True), IDS, LABELS)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
     wanted, official = loss_and_gradients(plain.set_train(True), IDS, LABELS)
     assert loss == pytest.approx(wanted, rel=1e-5)
     assert set(gradients) == set(official) and len(gradients) == 8
@@ -101,7 +104,7 @@ def test_the_engine_computes_lora_on_integers():
     model, plain = pair(4)
     network = KernelNetwork(model)
     found = network.forward(IDS[:1], np.array([4]), network.new_cache(1), np.array([3]))[0]
-    wanted = plain(Tensor(IDS[:1])).asnumpy()[0, -1]
+    wanted = logits_of(plain, IDS[:1])[0, -1]
     assert np.linalg.norm(found - wanted) < 0.03 * np.linalg.norm(wanted)
 
 
