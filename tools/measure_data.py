@@ -66,7 +66,7 @@ def tokens(vocabulary: str, names: list[str]) -> None:
     """Speed of preprocess beside that of sentencepiece, in turn."""
     from mindformers_glm.data.preprocess.handlers import HANDLERS  # noqa: PLC0415
     from mindformers_glm.data.preprocess.run import preprocess  # noqa: PLC0415
-    from mindformers_glm.tokenizers.chatglm import tokenizer_from  # noqa: PLC0415
+    from mindformers_glm.models.recognise import tokenizer_from  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -162,7 +162,7 @@ def loader(names: list[str], steps: int) -> None:
     from mindformers_glm.data.build import build_dataset  # noqa: PLC0415
     from mindformers_glm.data.preprocess.handlers import HANDLERS  # noqa: PLC0415
     from mindformers_glm.data.preprocess.run import preprocess  # noqa: PLC0415
-    from mindformers_glm.tokenizers.chatglm import tokenizer_from  # noqa: PLC0415
+    from mindformers_glm.models.recognise import tokenizer_from  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as name:
         handler = HANDLERS.get("GeneralPretrainHandler")(tokenizer_from(str(TINY)), append_eod=True)

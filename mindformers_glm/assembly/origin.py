@@ -17,6 +17,7 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.names import published_length
 from mindformers_glm.files import read_json
 from mindformers_glm.models.family import FAMILIES, Family
+from mindformers_glm.models.recognise import family_named
 
 _MOST = 131072  # the rotary table is made for every position; nothing that is evaluated is longer
 _YAML = (".yaml", ".yml")
@@ -67,7 +68,7 @@ def origin_by_names(names: Sequence[Any], stated: int, base: Resolved | None, to
     names = [name for name in names if isinstance(name, str) and name]
     known = [length for name in names if (length := published_length(name)) is not None]
     length = min(max([*known, stated]), max(_MOST, stated)) if known else None
-    family = told or next((found for name in names if (found := _by_name(name))), None)
+    family = told or next((found.name for name in names if (found := family_named(name))), None)
     return Origin(length, family, None if base is None else _stamp(base.weights))
 
 
@@ -93,10 +94,3 @@ def _by_config(base: Resolved) -> str | None:
         return None
     family: Family = FAMILIES.of_config(read_json(base.files.config_path))
     return None if family.name == "chatglm2" else family.name
-
-
-def _by_name(name: str) -> str | None:
-    """The family that the last part of a name tells; None where it tells none, or families of two tokenizers."""
-    last = Path(name).name.lower()
-    found = [family for family in FAMILIES if any(mark in last for mark in family.marks)]
-    return found[-1].name if len({family.tokenizer for family in found}) == 1 else None

@@ -16,10 +16,10 @@ from mindformers_glm.config.names import CONFIGS_DIR, DOWNLOAD_DIR
 from mindformers_glm.config.vocabulary import FILE, beside, of_model
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
+from mindformers_glm.models.recognise import tokenizer_class
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.files import SETTINGS, VOCABULARIES, vocabulary_in
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 _YAML = (".yaml", ".yml")
 _FETCHED = tuple((name, SETTINGS) for name in VOCABULARIES)

@@ -16,10 +16,11 @@ from mindformers_glm.errors import ConfigError, UserError
 from mindformers_glm.evaluation.predict import read_inputs
 from mindformers_glm.export.lite.engine import LiteChat, open_lite
 from mindformers_glm.generation.config import GenerationConfig, make_config
+from mindformers_glm.models.recognise import family_named
 from mindformers_glm.serving.typed import BOM, Lines
 from mindformers_glm.tokenizers.stream import TextStream
 
-_MODELS = ("common", "glm2", "glm3")
+_ANY = "common"  # the name of no family
 _ASK = 'Please enter your predict data (exit ends; [Round 1] to 答： is one prompt, others of several lines in """): '
 _ROUND, _REPLY = "[Round ", "答："  # a text of rounds as it is pasted: it ends where the model is to answer
 _SETTINGS = ("do_sample", "top_k", "top_p", "repetition_penalty", "temperature")
@@ -84,8 +85,8 @@ def open_model(args: argparse.Namespace) -> LiteChat:
     path = args.model_dir or args.prefill_model_path or args.increment_model_path
     if not path:
         raise ConfigError("--model_dir", None, "Name the folder of an export, or a graph with --prefill_model_path.")
-    if args.model_name.partition("_")[0] not in _MODELS:
-        raise ConfigError("--model_name", args.model_name, f"Begin it with one of {', '.join(_MODELS)}.")
+    if args.model_name != _ANY and family_named(args.model_name) is None:
+        raise ConfigError("--model_name", args.model_name, f"Use {_ANY}, or a name such as glm2_6b, glm3_6b, glm4_9b.")
     lite = open_lite(
         path,
         increment=args.increment_model_path,
@@ -111,9 +112,9 @@ def check(lite: LiteChat, args: argparse.Namespace) -> None:
         raise ConfigError("--tokenizer_path", None, "The export has no tokenizer: name tokenizer.model.")
     if args.seq_length not in (None, lite.config.seq_length):
         raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {lite.config.seq_length}.")
-    third = lite.tokenizer.rules.has_roles
-    if args.model_name.partition("_")[0] not in ("common", "glm3" if third else "glm2"):
-        raise ConfigError("--model_name", args.model_name, f"This is a model of ChatGLM{3 if third else 2}.")
+    family, own = family_named(args.model_name), type(lite.tokenizer).__name__
+    if family is not None and family.tokenizer != own:
+        raise ConfigError("--model_name", args.model_name, f"The export has a {own}, which that model has not.")
     if args.prompt and "{}" not in args.prompt:
         raise ConfigError("--prompt", args.prompt, "It needs {} where the text goes.")
     settings_of(lite, args)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.auto import AutoTokenizer
 from mindformers_glm.cli import preview_data
@@ -18,6 +19,7 @@ from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.data.inspection import draw_lengths, inspect_data
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import set_up_logging
+from mindformers_glm.registry import TOKENIZERS
 
 _PREVIEWS = ("--config", "--data", "--line", "--index")
 _SHIPPED = "glm2_tiny"
@@ -28,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument("file", help="data file, folder or pattern")
     p.add_argument("--tokenizer", help="name of a model, or folder or file of a vocabulary")
-    p.add_argument("--tokenizer_type", choices=("ChatGLM2Tokenizer", "ChatGLM3Tokenizer"), help="where it is not told")
+    p.add_argument("--tokenizer_type", help="ChatGLM2Tokenizer or another class, where nothing tells it")
     p.add_argument("--seq_length", type=whole(4), help="length to judge by; the suggested one without it")
     p.add_argument("--png", help="also draw the lengths into this picture")
     return p
@@ -46,9 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Lengths are in tokens of {_SHIPPED}; name the vocabulary of your model with --tokenizer.")
     name = chosen.tokenizer or _SHIPPED
     if chosen.tokenizer_type:
-        import mindformers_glm.tokenizers as tokenizers  # noqa: PLC0415
-
-        tokenizer = getattr(tokenizers, chosen.tokenizer_type).from_pretrained(name)
+        kind: Any = TOKENIZERS.get(chosen.tokenizer_type, "--tokenizer_type")
+        tokenizer = kind.from_pretrained(name)
     else:
         tokenizer = AutoTokenizer.from_pretrained(name)
     picture = Path(chosen.png) if chosen.png else None

@@ -20,7 +20,7 @@ from mindformers_glm.data.preprocess.handlers import HANDLERS, Handler
 from mindformers_glm.data.preprocess.run import Counts, Engine, outputs_of, preprocess
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
-from mindformers_glm.tokenizers.chatglm import tokenizer_from
+from mindformers_glm.models.recognise import tokenizer_from
 
 _TOKENIZERS = ("PretrainedFromHF", "SentencePiece")
 _IGNORED = {  # ModelLink's arguments that change nothing here -> why

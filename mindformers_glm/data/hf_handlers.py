@@ -18,9 +18,9 @@ from mindformers_glm.data.records import judge
 from mindformers_glm.errors import ConfigError, DataError, kind_of
 from mindformers_glm.files import user_path
 from mindformers_glm.log import log_once, logger
+from mindformers_glm.models.recognise import tokenizer_from
 from mindformers_glm.registry import DATA_HANDLERS, TOKENIZERS
 from mindformers_glm.tokenizers import GLMTokenizer, Message, Renderer
-from mindformers_glm.tokenizers.chatglm import tokenizer_from
 
 
 class Tokens(NamedTuple):

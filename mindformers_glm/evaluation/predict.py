@@ -12,13 +12,14 @@ from mindformers_glm.files import read_small, write_text
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import log_once, logger
+from mindformers_glm.models.recognise import family_named
+from mindformers_glm.tokenizers import formats
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 if TYPE_CHECKING:
     from mindspore import nn
 
 RESULT_NAME = "text_generation_result.txt"
-_WITH_ROLES = ("glm3", "glm4")  # families whose prompts are messages; "glm32k" is ChatGLM3-6B-32k
 _ROLE_MARKS = ("<|user|>", "<|assistant|>", "<|system|>", "<|observation|>")
 _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 
@@ -84,8 +85,8 @@ def prompt_ids(
         ConfigError: a name of another family than the tokenizer's.
     """
     has_roles = hasattr(tokenizer, "build_chat_ids")
-    family = str(model_name or "common").lower().removeprefix("chat").partition("_")[0].partition("-")[0]
-    if family.startswith(_WITH_ROLES):
+    family = family_named(model_name)
+    if family is not None and formats.has_roles(family.chat_format):
         if not has_roles:
             fix = "Its chat form has roles, and this tokenizer has none: leave it out, or give the right tokenizer."
             raise ConfigError("model_name", model_name, fix)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from mindformers_glm.errors import CheckpointError, ConfigError
 
@@ -36,7 +36,9 @@ class Family:
     - `infers`: what makes a configuration of the shapes of weights alone;
     - `adapted`: the layers that LoRA adapts where nobody says another;
     - `tokenizer`, `chat_format`: registered names; `stop_tokens` end a reply;
-    - `marks`: words in the last part of a model's name.
+    - `vocabulary`: "sentencepiece" or "byte pairs";
+    - `marks`: patterns of the last part of a model's name, in lower case; `words`: what only its chat template or its
+      tokenizer's code says; `context`: whether the lengths of a config.json are those that it was published with.
     """
 
     name: str
@@ -57,7 +59,10 @@ class Family:
     tokenizer: str
     chat_format: str
     stop_tokens: tuple[str, ...]
+    vocabulary: Literal["sentencepiece", "byte pairs"] = "sentencepiece"
     marks: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    context: Callable[[Mapping[str, Any]], bool] = lambda given: False
 
     def config_class(self) -> type:
         """The class of its configuration."""

@@ -6,7 +6,6 @@ from mindformers_glm.tokenizers.chatglm import (
     ChatGLM3Tokenizer,
     GLMTokenizer,
     check_fits,
-    tokenizer_from,
 )
 from mindformers_glm.tokenizers.chatglm4 import ChatGLM4Tokenizer
 from mindformers_glm.tokenizers.messages import Message, read_messages
@@ -31,5 +30,4 @@ __all__ = [
     "parse_reply",
     "read_messages",
     "stream_text",
-    "tokenizer_from",
 ]

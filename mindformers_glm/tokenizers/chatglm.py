@@ -7,18 +7,15 @@ text "[gMASK]" or "<|user|>" is encoded as ordinary characters, so that a messag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import TOKENIZERS
-from mindformers_glm.tokenizers import files
 from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.encoding import Encoding
 from mindformers_glm.tokenizers.formats.rounds import prompt_text
 from mindformers_glm.tokenizers.glm import GLM2_SPECIALS, GLMTokenizer
 from mindformers_glm.tokenizers.messages import read_messages
-from mindformers_glm.tokenizers.recognise import tokenizer_class
 
 History = Sequence[Any]  # pairs (query, reply) or messages {role, content, ...}
 UNUSED_IDS = 1024  # how many rows of an embedding may lie beyond the last id of its tokenizer
@@ -114,15 +111,3 @@ def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
             f"to train another from scratch, set padded_vocab_size to {-(-size // 64) * 64}."
         )
         raise ConfigError("model.model_config.padded_vocab_size", padded_vocab_size, fix)
-
-
-def tokenizer_from(path: str | Path) -> GLMTokenizer:
-    """The tokenizer of a folder, of the class that its files tell; see tokenizers/recognise.py.
-
-    Raises:
-        DataError: no vocabulary there.
-        ConfigError: the folder belongs to another tokenizer.
-    """
-    vocab_file, _ = files.load(Path(path))
-    kind: Any = TOKENIZERS.get(tokenizer_class(vocab_file.parent), "tokenizer_class")
-    return kind.from_pretrained(path)

@@ -17,7 +17,7 @@ from mindformers_glm.errors import DataError, UserError
 from mindformers_glm.files import parse_json, read_small, user_path
 
 VOCABULARY, JSON_VOCABULARY = VOCABULARIES = FILES
-SETTINGS = "tokenizer_config.json"
+SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{2,}={0,2}")
 Kind = Literal["sentencepiece", "ranks", "json"]
 
@@ -92,6 +92,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise DataError(str(path), "expected a JSON object", "Delete or repair the file")
     return config
+
+
+def text(path: Path) -> str:
+    """What a text file says; "" where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def place(path: str | Path, subfolder: str = "") -> Path:

@@ -13,10 +13,9 @@ from mindformers_glm.registry import unknown_key
 from mindformers_glm.tokenizers import files, snippets
 from mindformers_glm.tokenizers.calls import PublishedCalls
 from mindformers_glm.tokenizers.encoding import Side, as_rows
-from mindformers_glm.tokenizers.formats import FORMATS
+from mindformers_glm.tokenizers.formats import FORMATS, chat_format_in
 from mindformers_glm.tokenizers.formats import chat_format as rules_of
 from mindformers_glm.tokenizers.formats.base import ChatFormat
-from mindformers_glm.tokenizers.recognise import chat_format_in
 from mindformers_glm.tokenizers.vocabulary import Vocabulary
 
 GLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")

@@ -11,8 +11,8 @@ from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.hf_loader import HFDataLoader
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.models.recognise import tokenizer_from
 from mindformers_glm.tokenizers import Message, Renderer
-from mindformers_glm.tokenizers.chatglm import tokenizer_from
 
 ROWS = [
     {"instruction": f"说第 {i} 句", "input": "快" * (i % 3), "output": f"第 {i} 句" * (i % 4 + 1)} for i in range(12)

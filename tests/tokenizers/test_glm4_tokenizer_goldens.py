@@ -130,7 +130,7 @@ def test_damaged_vocabularies_are_named(tokenizer, tmp_path):
 
 
 def test_folders_tell_their_tokenizer_and_its_chat_format(tokenizer, tmp_path):
-    from mindformers_glm.tokenizers import tokenizer_from
+    from mindformers_glm.models.recognise import tokenizer_from
 
     (tmp_path / tokenizer.vocab_file.rsplit("/")[-1]).symlink_to(tokenizer.vocab_file)
 

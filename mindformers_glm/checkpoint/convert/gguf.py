@@ -24,7 +24,7 @@ from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import atomic_write
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.naming import expected_shapes, gguf_name, is_head
-from mindformers_glm.tokenizers.chatglm import tokenizer_from
+from mindformers_glm.models.recognise import tokenizer_from
 from mindformers_glm.tokenizers.files import VOCABULARY, kind
 
 TYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
@@ -186,7 +186,7 @@ def _vocabulary(folder: Path | None, rows: int) -> list[Value]:
         Value(
             "tokenizer.ggml.pre",
             "text",
-            "chatglm-spm" if type(tokenizer).__name__.startswith("ChatGLM3") else "default",
+            "chatglm-spm" if tokenizer.rules.has_roles else "default",
         ),
         Value("tokenizer.ggml.tokens", "text", tokens),
         Value("tokenizer.ggml.scores", "float32", scores),

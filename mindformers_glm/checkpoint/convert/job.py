@@ -31,7 +31,8 @@ from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
 from mindformers_glm.errors import CheckpointError, ConfigError, listed, shown
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS, tokenizer_from
+from mindformers_glm.models.recognise import tokenizer_from
+from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
 from mindformers_glm.tokenizers.files import VOCABULARY, kind, vocabulary_in
 
 KV_CHANNELS = 128

@@ -21,6 +21,7 @@ from mindformers_glm.checkpoint.formats.ggml_file import Stored, ggml_tensors
 from mindformers_glm.checkpoint.formats.gguf_vocabulary import vocabulary_of
 from mindformers_glm.checkpoint.formats.tensor_file import MOST_TENSORS, TensorFile, damaged
 from mindformers_glm.errors import CheckpointError, shorten
+from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.naming import from_gguf
 
 MAGIC = b"GGUF"
@@ -30,9 +31,9 @@ _TABLE_BYTES = 256 << 20  # of metadata and tensors; 151,552 token texts take 4 
 _NUMBERS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))
 _NUMBERS |= {10: "<u8", 11: "<i8", 12: "<f8"}
 _TEXT, _LIST = 8, 9
+_PUBLISHED = {"chatglm2": "chatglm2-6b", "chatglm3": "chatglm3-6b", "glm4": "glm-4-9b"}  # family -> its name
 
 _PART = re.compile(r"(.*\.self_attn\.)[qkv]_proj(\.\w+)")
-_GLM4_ROWS = 151552  # of the embedding of every GLM-4
 
 
 def open_gguf(path: str | Path) -> TensorFile:
@@ -216,11 +217,11 @@ def _scaling(path: Path, kind: Any, values: dict[str, Any], architecture: str) -
 
 def _family(values: dict[str, Any], rows: int) -> str:
     """A name of the family, which the network's sizes do not tell."""
-    name = str(values.get("general.name", "")).lower()
-    if rows == _GLM4_ROWS or "glm-4" in name or "glm4" in name:
-        return "glm-4-9b"
-    is_third = "glm3" in name or values.get("tokenizer.ggml.pre") == "chatglm-spm"
-    return "chatglm3-6b" if is_third else "chatglm2-6b"
+    given = {"model_type": "chatglm", "padded_vocab_size": rows, "_name_or_path": values.get("general.name")}
+    named = FAMILIES.of_config(given).name
+    if named == "chatglm2" and values.get("tokenizer.ggml.pre") == "chatglm-spm":
+        named = "chatglm3"
+    return _PUBLISHED.get(named, _PUBLISHED["chatglm2"])
 
 
 def _renamed(one: Stored, is_split: bool) -> Stored:

@@ -19,7 +19,8 @@ from mindformers_glm.errors import UserError
 from mindformers_glm.files import atomic_write
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.tokenizers.chatglm import check_fits, tokenizer_from
+from mindformers_glm.models.recognise import tokenizer_from
+from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.files import SETTINGS
 
 _CACHE = "mindformers_glm"

@@ -30,8 +30,8 @@ def of_model(model: str, *, bases: Iterable[str], device_target: str, seq_length
     """
     from mindformers_glm.assembly.parts import parts_of  # noqa: PLC0415 - brings what reads weights
     from mindformers_glm.checkpoint.load.model_files import to_yaml  # noqa: PLC0415
+    from mindformers_glm.models.recognise import tokenizer_class  # noqa: PLC0415
     from mindformers_glm.tokenizers.files import vocabulary_in  # noqa: PLC0415
-    from mindformers_glm.tokenizers.recognise import tokenizer_class  # noqa: PLC0415
 
     base = parts_of(model).base
     found = base.files

@@ -21,6 +21,7 @@ from mindformers_glm.generation.cache import CacheShape
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
+from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -233,7 +234,7 @@ def _tokenizer(
             return None
         return TOKENIZERS.get(own.type, "tokenizer").from_pretrained(check_file(folder, own).parent)
     if not isinstance(given, GLMTokenizer):
-        kind = own.type if own else "ChatGLM2Tokenizer"
+        kind = own.type if own else FAMILIES.default().tokenizer
         given = TOKENIZERS.get(kind, "tokenizer").from_pretrained(given)
     check_tokenizer(given.vocab_size, config, place=given.vocab_file)
     if own is not None and sha256(Path(given.vocab_file)) != own.sha256:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.tokenizers.recognise import named_model
+from mindformers_glm.models.recognise import family_named
 
 _SHAPE = [
     "num_layers",
@@ -63,7 +63,8 @@ _OTHERS = {
     "tie_word_embeddings": False,
     "rope_scaling": None,
 }
-_METHODS = {2: "linear", 3: "base", 4: "base"}  # by the generation of the model: the official code differs
+# what the official code of a family does with rope_ratio
+_METHODS = {"chatglm2": "linear", "codegeex2": "linear", "chatglm3": "base", "glm4": "base", "glm4_0414": "base"}
 
 
 def from_hf(given: Mapping[str, Any], *, ask_later: bool = False, **overrides: Any) -> ChatGLM2Config:
@@ -94,7 +95,8 @@ def from_hf(given: Mapping[str, Any], *, ask_later: bool = False, **overrides: A
     values.update(param_init_type=dtype, compute_dtype=dtype)
     values.update(overrides)
     if values.get("rope_ratio", 1) != 1 and "rope_method" not in values:
-        values["rope_method"] = _METHODS.get(named_model(given.get("_name_or_path")), "unknown")
+        family = family_named(given.get("_name_or_path"))
+        values["rope_method"] = "unknown" if family is None else _METHODS.get(family.name, "unknown")
     config = ChatGLM2Config(**values)
     return config if ask_later else config.settled()
 

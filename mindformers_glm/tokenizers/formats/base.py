@@ -20,6 +20,15 @@ class Rendered(NamedTuple):
     labels: list[int]
 
 
+class Signs(NamedTuple):
+    """What lies beside a tokenizer: its chat template, the names of the model in lower case, config.json."""
+
+    byte_pairs: bool
+    template: str
+    name: str
+    config: Mapping[str, Any]
+
+
 class ChatFormat(ABC):
     """Messages -> ids by the rules of one kind of model. Subclasses say the rules.
 
@@ -55,6 +64,11 @@ class ChatFormat(ABC):
     def text(self, ids: list[int]) -> str:
         """The text that stands for ids, special tokens by name where the model's own code prints them."""
         return self.tokenizer.decode(ids)
+
+    @classmethod
+    def is_told(cls, signs: Signs) -> bool:
+        """Whether these files are those of a model with this format; False where only the tokenizer's class tells."""
+        return False
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.tokenizers.formats.base import IGNORED, ChatFormat, Rendered
+from mindformers_glm.tokenizers.formats.base import IGNORED, ChatFormat, Rendered, Signs
 from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION, Message
 
 
 class CodeGeeX2(ChatFormat):
     """CodeGeeX2."""
+
+    @classmethod
+    def is_told(cls, signs: Signs) -> bool:
+        """See ChatFormat."""
+        return not signs.byte_pairs and ("codegeex2" in signs.name or "rotary_percent" in signs.config)
 
     def check(self, messages: list[Message]) -> None:
         """Raises GenerationError for tools."""

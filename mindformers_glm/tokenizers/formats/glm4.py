@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.tokenizers.formats.base import functions
+from mindformers_glm.tokenizers.formats.base import Signs, functions
 from mindformers_glm.tokenizers.formats.roles import Marked, Roles
 from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION, Message
 
@@ -27,6 +27,11 @@ _INTRODUCTION = (
 
 class Glm4(Roles):
     """GLM-4-9B-chat."""
+
+    @classmethod
+    def is_told(cls, signs: Signs) -> bool:
+        """See ChatFormat; the formats after it are asked first."""
+        return signs.byte_pairs and bool(signs.template)
 
     code_tools = ("interpreter", "python")
     heading = f"{_INTRODUCTION}\n\n# 可用工具"

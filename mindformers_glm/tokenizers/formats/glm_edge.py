@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from mindformers_glm.errors import GenerationError
+from mindformers_glm.tokenizers.formats.base import Signs
 from mindformers_glm.tokenizers.formats.glm4 import Glm4
 from mindformers_glm.tokenizers.formats.roles import Marked
 from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION
 
+_ROWS = 59264  # of the embedding of every GLM-Edge
+
 
 class GlmEdge(Glm4):
     """GLM-Edge."""
+
+    @classmethod
+    def is_told(cls, signs: Signs) -> bool:
+        """See ChatFormat: a template without the prefix of the others, or the size of its vocabulary."""
+        if signs.template:
+            return signs.byte_pairs and "[gMASK]" not in signs.template
+        named = "edge" in signs.name or signs.config.get("model_type") == "glm"
+        return signs.byte_pairs and named and signs.config.get("vocab_size", _ROWS) == _ROWS
 
     def prefix(self) -> list[int]:
         """Nothing."""

@@ -8,9 +8,11 @@ one, because the prompt has opened it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from mindformers_glm.tokenizers.formats.glm4_0414 import Glm40414
+from mindformers_glm.tokenizers.formats.base import Signs
+from mindformers_glm.tokenizers.formats.glm4_0414 import Glm40414, is_0414
 from mindformers_glm.tokenizers.formats.roles import Marked
 from mindformers_glm.tokenizers.messages import Message
 
@@ -26,6 +28,13 @@ class GlmZ1(Glm40414):
 
     thinks = True
     heading = f"{_INTRODUCTION}\n\n# 可用工具"
+
+    @classmethod
+    def is_told(cls, signs: Signs) -> bool:
+        """See ChatFormat: thoughts in the template, or its name."""
+        if signs.template:
+            return signs.byte_pairs and OPEN in signs.template
+        return signs.byte_pairs and is_0414(signs) and bool(re.search(r"(?<![a-z])z1(?![0-9])", signs.name))
 
     def opening(self) -> list[int]:
         """The assistant's role, and an opened thought."""

@@ -10,7 +10,7 @@ from mindformers_glm.data.indexed.pair import IndexedPair
 from mindformers_glm.data.preprocess.handlers import HANDLERS
 from mindformers_glm.data.preprocess.run import preprocess
 from mindformers_glm.errors import DataError
-from mindformers_glm.tokenizers.chatglm import tokenizer_from
+from mindformers_glm.models.recognise import tokenizer_from
 
 SYSTEM = (
     "\nBelow is an instruction that describes a task, paired with an input that provides further context. Write a "

@@ -17,7 +17,7 @@ from mindformers_glm.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def tokenizer(root):
-    from mindformers_glm.tokenizers.chatglm import tokenizer_from
+    from mindformers_glm.models.recognise import tokenizer_from
 
     return tokenizer_from(str(root / "mindformers_glm/assets/glm2_tiny"))
 

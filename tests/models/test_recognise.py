@@ -6,31 +6,36 @@ import logging
 import pytest
 
 from mindformers_glm import log
-from mindformers_glm.tokenizers import tokenizer_from
-from mindformers_glm.tokenizers.recognise import named_model, tokenizer_class
+from mindformers_glm.models.recognise import family_named, tokenizer_class, tokenizer_from
 
 
 @pytest.mark.parametrize(
-    ("path", "number"),
+    ("path", "name"),
     [
-        ("THUDM/chatglm2-6b-32k", 2),
-        ("/data/ChatGLM3/models/chatglm2-6b-32k", 2),
-        ("/data/ChatGLM2-6B/ptuning/chatglm3-6b-32k/", 3),
-        ("D:\\models\\chatglm3-6b\\checkpoint-500", 3),
-        ("models--THUDM--chatglm2-6b-32k/snapshots/0123456789abcdef0123456789abcdef01234567", 2),
-        ("zai-org/glm-4-9b-chat", 4),
-        ("glm3_6b", 3),
-        ("codegeex2-6b", 2),
+        ("THUDM/chatglm2-6b-32k", "chatglm2"),
+        ("/data/ChatGLM3/models/chatglm2-6b-32k", "chatglm2"),
+        ("/data/ChatGLM2-6B/ptuning/chatglm3-6b-32k/", "chatglm3"),
+        ("D:\\models\\chatglm3-6b\\checkpoint-500", "chatglm3"),
+        ("models--THUDM--chatglm2-6b-32k/snapshots/0123456789abcdef0123456789abcdef01234567", "chatglm2"),
+        ("zai-org/glm-4-9b-chat", "glm4"),
+        ("glm3_6b", "chatglm3"),
+        ("codegeex2-6b", "codegeex2"),
         ("/data/ChatGLM3/output/my-sft", None),
         ("chatglm-6b", None),
         ("chatglm2-to-chatglm3", None),
         ("glm-40b", None),
+        ("glm32k", "chatglm3"),
+        ("GLM-4-9B-0414", "glm4_0414"),
+        ("THUDM/GLM-Z1-9B-0414", "glm_z1"),
+        ("glm-edge-4b-chat", "glm_edge"),
+        ("chatglm3-6b-knowledge-0414", "chatglm3"),
         ("", None),
         (None, None),
     ],
 )
-def test_the_last_part_of_a_path_names_the_model(path, number):
-    assert named_model(path) == number
+def test_the_last_part_of_a_path_names_the_family(path, name):
+    family = family_named(path)
+    assert (family and family.name) == name
 
 
 FIRST_RELEASE = {"tokenizer_class": "ChatGLMTokenizer", "name_or_path": "/data/output/my-sft"}
