@@ -33,6 +33,14 @@ _WORDS = {
 }
 
 
+class Checked(Mapping[str, Any]):
+    """A description that has been checked and knows how it is built."""
+
+    def build(self, **runtime: Any) -> Any:
+        """The component; `runtime` are objects that YAML cannot name."""
+        raise NotImplementedError
+
+
 class Registry:
     """Name -> class or function of one kind, or where it is ("module:name"), to be imported when it is asked for.
 
@@ -97,6 +105,16 @@ class Registry:
         """The arguments that the class or function of a name takes; None when it takes any."""
         return _accepted(self.get(name))
 
+    def parsed(self, spec: Mapping[str, Any], key: str) -> tuple[pydantic.BaseModel | None, list[ConfigError]]:
+        """The model that a `spec` of a registered pydantic class describes, or None and its faults.
+
+        None without a fault: the class is no model, and whoever asks builds it.
+        """
+        factory = self.get(spec.get("type"), f"{key}.type") if spec.get("type") in self else None
+        if not (isinstance(factory, type) and issubclass(factory, pydantic.BaseModel)):
+            return None, []
+        return _model(factory, {name: value for name, value in spec.items() if name != "type"}, key)
+
     def check(self, spec: Any, key: str, *, runtime: Iterable[str] = ()) -> list[ConfigError]:
         """Faults of `spec` (a mapping with `type`), none when it can be built.
 
@@ -112,15 +130,19 @@ class Registry:
             return [error]
         given = {name: value for name, value in spec.items() if name != "type"}
         if isinstance(factory, type) and issubclass(factory, pydantic.BaseModel):
-            return _model_faults(factory, given, key)
+            return _model(factory, given, key)[1]
         return _signature_faults(factory, given, key, set(runtime))
 
     def build(self, spec: Mapping[str, Any], key: str, **runtime: Any) -> Any:
         """The component that `spec` describes; `runtime` are objects that YAML cannot name.
 
+        A description of a run's configuration (`config.spec.Spec`) has been checked and is not checked again.
+
         Raises:
             ConfigError: `type` is missing or unknown, or an argument is unknown, missing or of a wrong type.
         """
+        if isinstance(spec, Checked):
+            return spec.build(**runtime)
         faults = self.check(spec, key, runtime=runtime)
         if faults:
             raise faults[0]
@@ -234,14 +256,15 @@ def _accepted(factory: Callable) -> set[str] | None:
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _model_faults(model: type[pydantic.BaseModel], given: dict[str, Any], key: str) -> list[ConfigError]:
+def _model(
+    model: type[pydantic.BaseModel], given: dict[str, Any], key: str
+) -> tuple[pydantic.BaseModel | None, list[ConfigError]]:
     try:
-        model.model_validate(given)
+        return model.model_validate(given), []
     except pydantic.ValidationError as error:
-        return pydantic_faults(error, key, model.model_fields)
+        return None, pydantic_faults(error, key, model.model_fields)
     except ConfigError as error:
-        return [ConfigError(f"{key}.{error.key}", error.got, error.fix)]
-    return []
+        return None, [ConfigError(f"{key}.{error.key}", error.got, error.fix)]
 
 
 def _signature_faults(factory: Callable, given: dict[str, Any], key: str, runtime: set[str]) -> list[ConfigError]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from mindformers_glm.errors import ConfigError, DeviceError
 
@@ -19,11 +19,52 @@ _WAIT_SECONDS = 1800  # for slower ranks, as HCCL does; MCCL gives up after 30, 
 _chosen: tuple[str, int | None] | None = None  # the device that set_up has selected
 
 
-def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None, use_parallel: bool = False) -> None:
+class Context(Protocol):
+    """What is read of the section `context`: `config.context`, which has been checked."""
+
+    @property
+    def mode(self) -> int:
+        """0 graph, 1 PyNative."""
+        ...
+
+    @property
+    def device_target(self) -> str:
+        """CPU or Ascend."""
+        ...
+
+    @property
+    def device_id(self) -> int:
+        """Number of the device."""
+        ...
+
+    @property
+    def max_call_depth(self) -> int | None:
+        """Of functions while a graph is compiled."""
+        ...
+
+    @property
+    def max_device_memory(self) -> str | None:
+        """Such as 30GB."""
+        ...
+
+
+class _Given(NamedTuple):
+    """A context from Python."""
+
+    mode: int
+    device_target: str
+    device_id: int = 0
+    max_call_depth: int | None = None
+    max_device_memory: str | None = None
+
+
+def set_up(
+    context: Context | Mapping[str, Any] | None = None, *, seed: int | None = None, use_parallel: bool = False
+) -> None:
     """Selects mode and device, starts communication when asked, and seeds every generator.
 
-    `context` is the YAML section of that name. Keys that mean nothing on the chosen device are the
-    configuration's affair (config/legacy.py) and are ignored here.
+    `context` is the section of that name, or a mapping with some of its keys. Keys that mean nothing on the chosen
+    device are the configuration's affair (config/legacy.py) and are ignored here.
 
     Raises:
         ConfigError: an unknown mode or device name.
@@ -31,27 +72,36 @@ def set_up(context: Mapping[str, Any] | None = None, *, seed: int | None = None,
     """
     import mindspore as ms  # noqa: PLC0415
 
-    context = dict(context or {})
-    mode = context.get("mode", GRAPH_MODE)
-    if mode not in _MODES:
-        raise ConfigError("context.mode", mode, "Use 0 (graph mode) or 1 (PyNative).")
-    target = context.get("device_target", "CPU")
-    if target not in _TARGETS:
-        raise ConfigError("context.device_target", target, f"Use one of {', '.join(_TARGETS)}.")
+    wanted = _checked(context or {}) if context is None or isinstance(context, Mapping) else context
+    target = wanted.device_target
     require_device(target)
     device_id = _variable("DEVICE_ID", 0) if target == "Ascend" else 0
-    if device_id is None:
-        device_id = int(context.get("device_id") or 0)
-    ms.set_context(mode=_MODES[mode])
-    _choose_device(target, device_id)
-    if context.get("max_call_depth"):
-        ms.set_recursion_limit(int(context["max_call_depth"]))
-    if target == "Ascend" and str(context.get("max_device_memory", "")).endswith("GB"):
-        ms.runtime.set_memory(max_size=context["max_device_memory"])
+    ms.set_context(mode=wanted.mode)
+    _choose_device(target, wanted.device_id if device_id is None else device_id)
+    if wanted.max_call_depth:
+        ms.set_recursion_limit(wanted.max_call_depth)
+    if target == "Ascend" and wanted.max_device_memory and wanted.max_device_memory.endswith("GB"):
+        ms.runtime.set_memory(max_size=wanted.max_device_memory)
     if use_parallel and rank_size() > 1:
         _start_communication()
     if seed is not None:
         set_seed(seed)
+
+
+def _checked(context: Mapping[str, Any]) -> _Given:
+    mode, target = context.get("mode", GRAPH_MODE), context.get("device_target", "CPU")
+    if mode not in _MODES:
+        raise ConfigError("context.mode", mode, "Use 0 (graph mode) or 1 (PyNative).")
+    if target not in _TARGETS:
+        raise ConfigError("context.device_target", target, f"Use one of {', '.join(_TARGETS)}.")
+    depth, memory = context.get("max_call_depth"), context.get("max_device_memory")
+    return _Given(
+        mode=_MODES[mode],
+        device_target=target,
+        device_id=int(context.get("device_id") or 0),
+        max_call_depth=int(depth) if depth else None,
+        max_device_memory=str(memory) if memory else None,
+    )
 
 
 def set_up_if_needed() -> None:

@@ -93,7 +93,7 @@ def _from_yaml(
             **({"context": {"device_target": target}} if target else {}),
         }
     )
-    runtime.set_up(config.context.to_dict(), seed=config.seed, use_parallel=mesh.size > 1)
+    runtime.set_up(config.context, seed=config.seed, use_parallel=mesh.size > 1)
     tokenizer = build_tokenizer(config)
     network = build_network(config, training=False).set_train(False)
     load_weights(network, config, adapter=adapter)

@@ -37,12 +37,12 @@ def ranks_of(config: RunConfig, *, training: bool) -> Ranks:
     Raises:
         ConfigError: a value of `model` is wrong, or it cannot be divided among the processes as the file says.
     """
-    network = config.network.config
+    network = config.network.config.build()
     if training:
-        known = RecomputeConfig.model_fields
-        wanted = {name: value for name, value in config.recompute_config.to_dict().items() if name in known}
-        network = network.changed(recompute_config=wanted)
-    return Ranks.of(config, network.build())
+        section = config.recompute_config
+        given = {name: getattr(section, name) for name in RecomputeConfig.model_fields}
+        network = network.model_copy(update={"recompute_config": RecomputeConfig.model_construct(**given)})
+    return Ranks.of(config, network)
 
 
 def build_network(config: RunConfig, *, training: bool, ranks: Ranks | None = None) -> nn.Cell:
@@ -128,8 +128,8 @@ def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> 
     tokenizer = tokenizer_of(section.tokenizer, config) if section.tokenizer else None
     data = mesh_from_config(config, rank=runtime.rank(), world=runtime.rank_size()).data
     return build_dataset(
-        {**section.to_dict(), "data_loader": loader.to_dict()},
-        task=task.to_dict(),
+        section.model_copy(update={"data_loader": loader}),
+        task=task,
         seed=config.seed,
         rank=data.rank if phase == "train" else 0,  # batches of an evaluation are shared out whole: evaluation/share.py
         rank_size=data.size if phase == "train" else 1,

@@ -49,8 +49,7 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
         config, _ = parse_command_line(["--config", chosen.config, *others])
         key = f"{chosen.phase}_dataset"
         found, kind = config.dataset(chosen.phase)
-        task, seed = kind.to_dict(), config.seed
-        dataset = build_dataset(found.to_dict(), task=task, seed=seed, batch_size=1, phase=chosen.phase)
+        dataset = build_dataset(found, task=kind, seed=config.seed, batch_size=1, phase=chosen.phase)
         return dataset, dataset.tokenizer or built_tokenizer(found.tokenizer, f"{key}.tokenizer")
     if not chosen.data or not chosen.tokenizer:
         raise ConfigError("--data", chosen.data, "Give --config FILE, or --data FILE and --tokenizer FOLDER.")

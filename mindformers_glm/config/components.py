@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.ranges import range_faults
 from mindformers_glm.config.schema import DatasetSection, known_keys
-from mindformers_glm.config.spec import PLACES, inner_names, named
+from mindformers_glm.config.spec import PLACES, Place, inner_names, named
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import DATASETS, TRAINERS, Registry, unknown_key
 
@@ -21,8 +23,12 @@ _NUMBERS = {  # components that may also be a number
 }
 
 
-def check_components(values: Values) -> list[ConfigError]:
-    """Faults of every component that is given and whose registry has been filled."""
+def check_components(values: Values, parsed: dict[str, BaseModel] | None = None) -> list[ConfigError]:
+    """Faults of every component that is given and whose registry has been filled.
+
+    `parsed` receives, by key, what the classes that are models made of their values, so that none is read twice.
+    """
+    parsed = {} if parsed is None else parsed
     faults = _check_name(TRAINERS, values.get("trainer"), "trainer")
     for key, place in PLACES.items():
         given = lookup(values, key)
@@ -30,7 +36,7 @@ def check_components(values: Values) -> list[ConfigError]:
             given = named(given)
         specs = [(f"{key}.{n}", one) for n, one in enumerate(given)] if isinstance(given, list) else [(key, given)]
         for at, spec in specs if place.is_list or not isinstance(given, list) else []:
-            faults += _check(place.registry, _without(spec, inner_names(key)), at, place.runtime)
+            faults += _check(place, _without(spec, inner_names(key)), at, parsed)
         if key in _NUMBERS and not isinstance(given, Mapping):
             faults += _number_faults(given, key)
     for name in ("train_dataset", "eval_dataset"):
@@ -63,15 +69,22 @@ def _check_dataset(section: Values, task: Values, name: str) -> list[ConfigError
     return faults + by_class + [fault for fault in found if fault not in by_class and "Unknown key" in fault.fix]
 
 
-def _check(registry: Registry, spec: Any, key: str, runtime: tuple[str, ...] = ()) -> list[ConfigError]:
+def _check(place: Place, spec: Any, key: str, parsed: dict[str, BaseModel]) -> list[ConfigError]:
     """Faults of a component; none where it is absent or no mapping (the schema says so).
 
     Its class is checked where classes are registered.
     """
     if not isinstance(spec, Mapping):
         return []
+    registry = place.registry
     faults = range_faults(registry.kind, spec, key)
-    return faults + registry.check(spec, key, runtime=runtime) if registry.names() else faults
+    if not registry.names():
+        return faults
+    model, found = registry.parsed(spec, key)
+    if model is not None:
+        parsed[key] = model
+        return faults
+    return faults + (found or registry.check(spec, key, runtime=place.runtime))
 
 
 def _check_name(registry: Registry, section: Any, key: str) -> list[ConfigError]:

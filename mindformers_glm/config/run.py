@@ -85,7 +85,8 @@ class RunConfig(RunSchema):
         Raises:
             ConfigError: nothing is named and random weights were not asked for, as in a run that was to be resumed.
         """
-        name = _named_weights(self.to_dict())
+        shape = None if self.model is None else self.model.config
+        name = _named_weights(self.load_checkpoint, self.allow_random_weights and self.trains, shape)
         if name is None and not self.allow_random_weights:
             fix = "There is nothing to start from: name a model, file or folder, or set allow_random_weights: True."
             raise ConfigError("load_checkpoint", self.load_checkpoint, fix)
@@ -193,11 +194,12 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     schema, faults = check_schema(values)
     known = _quantised(schema.to_dict()) if schema else values
     notes += [*drop_of_tokenizers(known), *fit_to_metric(known)]
-    faults = _first_of_each_key([*faults, *boundless(values), *check_rules(known), *check_components(known)])
+    parsed: dict[str, BaseModel] = {}
+    faults = _first_of_each_key([*faults, *boundless(values), *check_rules(known), *check_components(known, parsed)])
     if faults:
         raise ConfigErrors(source, faults)
     notes += [*_settle(known), *without_effect(known)]
-    config = _constructed(RunConfig, known, "")
+    config = _constructed(RunConfig, known, "", parsed)
     config._source, config._notes = source, tuple(notes)
     return config
 
@@ -229,21 +231,22 @@ def _first_of_each_key(faults: Sequence[ConfigError]) -> list[ConfigError]:
 M = TypeVar("M", bound=BaseModel)
 
 
-def _constructed(model: type[M], values: Mapping[str, Any], above: str) -> M:
+def _constructed(model: type[M], values: Mapping[str, Any], above: str, parsed: Mapping[str, BaseModel]) -> M:
     """The typed section of values that have been checked; components become Specs that know their place."""
-    return model.model_construct(None, **{key: _at(value, f"{above}{key}") for key, value in values.items()})
+    return model.model_construct(None, **{key: _at(value, f"{above}{key}", parsed) for key, value in values.items()})
 
 
-def _at(value: Any, key: str) -> Any:
+def _at(value: Any, key: str, parsed: Mapping[str, BaseModel]) -> Any:
     if isinstance(value, Mapping):
         section = section_of(tuple(key.split(".")))
         if section is not None:
-            return _constructed(section, value, f"{key}.")
-        return Spec(value, key) if place_of(key) else copy.deepcopy(dict(value))
+            return _constructed(section, value, f"{key}.", parsed)
+        return Spec(value, key, parsed.get(key)) if place_of(key) else copy.deepcopy(dict(value))
     if isinstance(value, (list, tuple)):
         is_components = key in PLACES
         items = [
-            _at(item, f"{key}.{index}") if is_components else copy.deepcopy(item) for index, item in enumerate(value)
+            _at(item, f"{key}.{index}", parsed) if is_components else copy.deepcopy(item)
+            for index, item in enumerate(value)
         ]
         return tuple(items) if is_components else items
     return value
@@ -262,7 +265,8 @@ def _settle(values: dict[str, Any]) -> list[str]:
         dataset["batch_size"], dataset["seed"] = size, values["seed"]
         if values[task] is None:
             values[task] = {"type": "KeyWordGenDataset"}
-    weights = _named_weights(values)
+    random = values["allow_random_weights"] and values["run_mode"] in TRAINING
+    weights = _named_weights(values["load_checkpoint"], random, lookup(values, "model.model_config"))
     fill_vocabularies(values, weights)
     if values["profile"] and not any(spec.get("type") == PROFILER for spec in values["callbacks"]):
         values["callbacks"].append({"type": PROFILER, **profiler_settings(values)})
@@ -276,12 +280,10 @@ def _settle(values: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _named_weights(values: Mapping[str, Any]) -> str | None:
-    if values["load_checkpoint"]:
-        return values["load_checkpoint"]
-    if values["allow_random_weights"] and values["run_mode"] in TRAINING:
-        return None
-    return lookup(values, "model.model_config.checkpoint_name_or_path") or None
+def _named_weights(load_checkpoint: str | None, is_random: bool, shape: Mapping[str, Any] | None) -> str | None:
+    if load_checkpoint or is_random:
+        return load_checkpoint or None
+    return (shape or {}).get("checkpoint_name_or_path") or None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -26,6 +26,7 @@ from mindformers_glm.config.sections import (
     RunnerSection,
     SectionModel,
     TrainerSection,
+    plain,
 )
 from mindformers_glm.config.spec import Spec, named
 from mindformers_glm.errors import ConfigError
@@ -93,10 +94,15 @@ class DatasetSection(SectionModel):
     profile: bool = False
     do_eval: bool = False
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that were given, components as Specs; what was not is left to the dataset class."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {**given, **(self.model_extra or {})}
+
     def to_dict(self) -> dict[str, Any]:
-        """The keys that were given; what was not is left to the dataset class."""
-        given = self.model_fields_set | set(self.model_extra or {})
-        return {key: value for key, value in super().to_dict().items() if key in given}
+        """The same as plain values."""
+        return {key: plain(value) for key, value in self.arguments.items()}
 
 
 class DatasetTaskSection(SectionModel):

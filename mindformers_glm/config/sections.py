@@ -175,14 +175,19 @@ class ParallelSizesSection(SectionModel):
     micro_batch_interleave_num: Count = 1
 
 
-class RecomputeSection(SectionModel):
-    """`recompute_config`: which activations are computed again in the backward pass."""
+class RecomputeKeys(SectionModel):
+    """What a network is told of recomputation: `recompute_config` of a run, and of `model_config`."""
 
     recompute: bool | int | list[int] = False
     select_recompute: bool | int | list[int] = False
     parallel_optimizer_comm_recompute: bool = False
     mp_comm_recompute: bool = True
     recompute_slice_activation: bool = False
+
+
+class RecomputeSection(RecomputeKeys):
+    """`recompute_config`: which activations are computed again in the backward pass."""
+
     select_comm_recompute: bool | list[Any] | None = None
     select_recompute_exclude: bool | list[Any] | None = None
 

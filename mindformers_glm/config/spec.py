@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from mindformers_glm.registry import (
@@ -22,6 +22,7 @@ from mindformers_glm.registry import (
     TOKENIZERS,
     TRACKERS,
     WRAPPERS,
+    Checked,
     Registry,
 )
 
@@ -74,7 +75,7 @@ def inner_names(key: str) -> set[str]:
     return {name.removeprefix(f"{key}.") for name in PLACES if name.startswith(f"{key}.")}
 
 
-class Spec(Mapping[str, Any]):
+class Spec(Checked):
     """A checked description: `type`, `arguments`, and `build()`. It is frozen; as a mapping it reads as written.
 
     >>> config.optimizer.type
@@ -82,11 +83,12 @@ class Spec(Mapping[str, Any]):
     >>> config.optimizer.build(params=groups)
     """
 
-    __slots__ = ("_values", "key")
+    __slots__ = ("_parsed", "_values", "key")
 
-    def __init__(self, values: Mapping[str, Any], key: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], key: str = "", parsed: BaseModel | None = None) -> None:
+        """`parsed` is what checking has made of the values already, where the class is a model."""
         inner = inner_names(key) if key else set()
-        self.key = key
+        self.key, self._parsed = key, parsed
         self._values = {
             name: Spec(value, f"{key}.{name}") if name in inner and isinstance(value, Mapping) else copy.deepcopy(value)
             for name, value in values.items()
@@ -109,6 +111,8 @@ class Spec(Mapping[str, Any]):
             ConfigError: a value that only the class itself can judge.
             LookupError: the description stands at no place of a run's file.
         """
+        if self._parsed is not None:
+            return self._parsed.model_copy(deep=True)  # whoever builds one may change it
         place = place_of(self.key)
         if place is None:
             raise LookupError(f"{self.key or 'this description'} is no component of a run")

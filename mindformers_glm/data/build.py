@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mindformers_glm.config.schema import DatasetSection, DatasetTaskSection
+from mindformers_glm.config.spec import Spec
 from mindformers_glm.data.choose import chosen
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.packing import PackedDataset
@@ -18,9 +20,9 @@ _PHASES = ("train", "eval")
 
 
 def build_dataset(
-    section: Mapping[str, Any] | None,
+    section: DatasetSection | Mapping[str, Any] | None,
     *,
-    task: Mapping[str, Any],
+    task: DatasetTaskSection | Mapping[str, Any],
     seed: int | None,
     rank: int = 0,
     rank_size: int = 1,
@@ -29,8 +31,9 @@ def build_dataset(
     tokenizer: Any = None,
     labels: bool | None = None,
 ) -> TokenDataset:
-    """The dataset that `section` describes, of the kind `task["type"]`, for one rank.
+    """The dataset that `section` describes, of the kind that `task` names, for one rank.
 
+    The sections of a run's configuration have been checked and are not checked again; those of a mapping are.
     `batch_size` and `seed` of the run replace those of the section, as in MindFormers. `phase` only fills in
     where the data loader names none. `tokenizer`, when given, replaces the section's. `labels` says what an evaluation
     does with the rows, whatever phase the loader names: True computes their loss (rows as in training), False
@@ -44,11 +47,8 @@ def build_dataset(
     key = f"{phase}_dataset"
     if phase not in _PHASES:
         raise ConfigError("phase", phase, "Use train or eval.")
-    given = dict(section or task.get("dataset_config") or {})
-    if not given:
-        raise ConfigError(key, section, "Describe the data: data_loader, tokenizer, lengths.")
-    if "type" not in task:
-        raise ConfigError(f"{key}_task.type", None, f"Name a dataset: {', '.join(DATASETS.names())}.")
+    is_checked = isinstance(section, DatasetSection)
+    given, kind = _described(section, task, key)
     runtime: dict[str, Any] = {"rank": rank, "rank_size": rank_size}
     if seed is not None:
         runtime["seed"] = seed
@@ -57,7 +57,7 @@ def build_dataset(
     if tokenizer is not None:
         runtime["tokenizer"] = tokenizer
     given["data_loader"] = _with_phase(given.get("data_loader"), phase, labels, key)
-    given, kind = chosen(given, task["type"], key)
+    given, kind = chosen(given, kind, key)
     for name, value in getattr(_class_of(kind), "in_a_run", {}).items():
         if given.get(name) is None:
             given[name] = value
@@ -65,7 +65,7 @@ def build_dataset(
         given["generates"] = True
     spec = {name: value for name, value in given.items() if name not in runtime and value is not None}
     try:
-        dataset = DATASETS.build({**spec, "type": kind}, key, **runtime)
+        dataset = (DATASETS.create if is_checked else DATASETS.build)({**spec, "type": kind}, key, **runtime)
     except ConfigError as error:
         if error.key.startswith(key):
             raise
@@ -79,16 +79,31 @@ def build_dataset(
     return dataset
 
 
+def _described(
+    section: DatasetSection | Mapping[str, Any] | None, task: DatasetTaskSection | Mapping[str, Any], key: str
+) -> tuple[dict[str, Any], str]:
+    """The arguments of the dataset, and its class."""
+    if isinstance(section, DatasetSection) and isinstance(task, DatasetTaskSection):
+        return dict(section.arguments), task.type
+    words = task.model_dump() if isinstance(task, DatasetTaskSection) else task
+    given = dict(section or words.get("dataset_config") or {})
+    if not given:
+        raise ConfigError(key, section, "Describe the data: data_loader, tokenizer, lengths.")
+    if "type" not in words:
+        raise ConfigError(f"{key}_task.type", None, f"Name a dataset: {', '.join(DATASETS.names())}.")
+    return given, words["type"]
+
+
 def _with_phase(loader: Any, phase: str, labels: bool | None, key: str) -> Any:
     if not isinstance(loader, Mapping):
         return loader
-    given = {"phase": phase, **loader}
+    added = {} if "phase" in loader else {"phase": phase}
     if labels is not None:
         needed = "train" if labels else "eval"
-        if given["phase"] != needed:
+        if loader.get("phase", phase) != needed:
             logger.info("%s.data_loader.phase is %s here, as the metric needs it", key, needed)
-        given = {"shuffle": False, **given, "phase": needed}
-    return given
+        added = {"phase": needed} if "shuffle" in loader else {"phase": needed, "shuffle": False}
+    return loader.changed(**added) if isinstance(loader, Spec) else {**loader, **added}
 
 
 def _class_of(name: Any) -> Any:

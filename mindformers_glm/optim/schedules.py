@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.registry import LR_SCHEDULES
+from mindformers_glm.registry import LR_SCHEDULES, Checked
 
 Schedule = Callable[[int], float]
 _f32 = np.float32
@@ -36,13 +36,14 @@ def build_schedule(spec: Any, key: str = "lr_schedule", *, total_steps: int = -1
         return spec
     if not isinstance(spec, Mapping):
         return Constant(learning_rate=_number(spec, key))
-    spec = {name: value for name, value in spec.items() if value is not None}
-    factory = LR_SCHEDULES.get(spec.get("type"), f"{key}.type")
+    given = {name: value for name, value in spec.items() if value is not None}
+    factory = LR_SCHEDULES.get(given.get("type"), f"{key}.type")
     if isinstance(factory, type) and issubclass(factory, ConstantWarmUpLR):
-        if spec.get("total_steps", -1) == -1:
-            spec["total_steps"] = total_steps
-        _settle_warm_up(spec, key, steps_per_epoch)
-    return LR_SCHEDULES.build(spec, key, place=key)
+        if given.get("total_steps", -1) == -1:
+            given["total_steps"] = total_steps
+        _settle_warm_up(given, key, steps_per_epoch)
+    make = LR_SCHEDULES.create if isinstance(spec, Checked) else LR_SCHEDULES.build
+    return make(given, key, place=key)
 
 
 @LR_SCHEDULES.register("constant")

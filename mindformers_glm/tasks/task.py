@@ -41,6 +41,6 @@ def prepare(config: RunConfig) -> None:
     except OSError as error:
         fix = f"Nothing can be written there ({error.strerror}): name another folder with --output_dir."
         raise ConfigError("output_dir", config.output_dir, fix) from error
-    runtime.set_up(config.context.to_dict(), seed=config.seed, use_parallel=config.use_parallel)
+    runtime.set_up(config.context, seed=config.seed, use_parallel=config.use_parallel)
     logger.info("run_mode %s, %s, configuration %s", config.run_mode, config.context.device_target, config.source)
     config.log_notes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mindformers_glm.config.spec import Spec
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.optim import LossScale, build_loss_scale
 from mindformers_glm.registry import WRAPPERS
@@ -27,7 +26,7 @@ def build_wrapper(spec: Mapping[str, Any] | None) -> StepSettings:
     Raises:
         ConfigError: unknown name or argument, or a value that cannot be honoured.
     """
-    return spec.build() if isinstance(spec, Spec) else WRAPPERS.build(spec or {"type": "TrainOneStepCell"}, _KEY)
+    return WRAPPERS.build(spec or {"type": "TrainOneStepCell"}, _KEY)
 
 
 @WRAPPERS.register("mf_wrapper")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, read_pet_config
+from mindformers_glm.config.sections import RecomputeKeys
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.models.family import imported
 from mindformers_glm.ops.yarn import Yarn
@@ -50,21 +60,13 @@ class RopeScaling(BaseModel):
         return Yarn(self.factor, original, self.beta_fast, self.beta_slow, self.attention_factor)
 
 
-class RecomputeConfig(BaseModel):
+class RecomputeConfig(RecomputeKeys):
     """Which layers compute their activations again in the backward pass instead of keeping them.
 
     `recompute`: all (True), none, or the number of layers counted from the first; a list gives that number for each
     pipeline stage. `select_recompute` recomputes attention scores and the MLP's activation only, in the same forms.
     The three flags about communication are MindFormers' and act in its automatic parallel mode only.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    recompute: bool | int | list[int] = False
-    select_recompute: bool | int | list[int] = False
-    parallel_optimizer_comm_recompute: bool = False
-    mp_comm_recompute: bool = True
-    recompute_slice_activation: bool = False
 
     def layers(self, form: bool | int | list[int], num_layers: int) -> range:
         """Indices of the layers that one of the two keys selects."""
@@ -214,6 +216,8 @@ class ChatGLM2Config(BaseModel):
     post_mlp_layernorm: bool = False
     parallel_config: dict[str, Any] | None = None
 
+    _adapter: tuple[Any, Any] = PrivateAttr((None, None))  # pet_config, and what was read from it
+
     @field_validator("*", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
@@ -223,11 +227,12 @@ class ChatGLM2Config(BaseModel):
     @classmethod
     def _pet(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value:
-            read_pet_config(value)
+            read_pet_config(value)  # its faults are told with those of the other keys
         return value or None
 
     @model_validator(mode="after")
     def _fits(self) -> ChatGLM2Config:
+        self._adapter = (self.pet_config, read_pet_config(self.pet_config)) if self.pet_config else (None, None)
         faults = list(self._contradictions())
         if faults:
             raise ConfigErrors("ChatGLM2Config", faults)
@@ -326,7 +331,8 @@ class ChatGLM2Config(BaseModel):
     def adapter(self) -> LoraConfig | PrefixConfig | None:
         """The adapter that `pet_config`, or `pre_seq_len` alone, asks for."""
         if self.pet_config:
-            return read_pet_config(self.pet_config)
+            given, adapter = self._adapter
+            return adapter if given == self.pet_config else read_pet_config(self.pet_config)  # a copy was changed
         return PrefixConfig(pre_seq_len=self.pre_seq_len) if self.pre_seq_len else None
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mindformers_glm.config.spec import Spec
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import CALLBACKS
 from mindformers_glm.train.callbacks.base import Callback
@@ -35,7 +34,7 @@ def build_callbacks(
         ConfigError: unknown name or argument, an optional package is missing, or there is nothing to compare.
     """
     chosen = [
-        spec if isinstance(spec, Callback) else _built(spec, f"callbacks.{index}")
+        spec if isinstance(spec, Callback) else CALLBACKS.build(spec, f"callbacks.{index}")
         for index, spec in enumerate(specs or [])
     ]
     callbacks = [ProgressBar(), *chosen, LossHistory()]
@@ -52,10 +51,6 @@ def build_callbacks(
             name = type(callback).__name__ + (".keep_best" if isinstance(callback, CheckpointMonitor) else "")
             raise ConfigError(f"callbacks.{name}", None, "It compares evaluations: set do_eval: True.")
     return callbacks
-
-
-def _built(spec: Mapping[str, Any], key: str) -> Callback:
-    return spec.build() if isinstance(spec, Spec) else CALLBACKS.build(spec, key)
 
 
 def _load_best(callbacks: Sequence[Callback]) -> None:
