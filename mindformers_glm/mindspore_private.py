@@ -33,6 +33,17 @@ def __getattr__(name: str) -> Any:
     return found if attribute is None else getattr(found, attribute)
 
 
+def missing() -> list[str]:
+    """The names that this MindSpore has not where NAMES says, each with that place."""
+    lost = []
+    for name, (module, attribute) in NAMES.items():
+        try:
+            __getattr__(name)
+        except (ImportError, AttributeError):
+            lost.append(f"{name}: {module}{f'.{attribute}' if attribute else ''}")
+    return lost
+
+
 def compiled_graphs(cell: Any) -> int:
     """How many graphs MindSpore keeps for a Cell: one for each set of input shapes."""
     return len(cell.compile_cache)

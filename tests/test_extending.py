@@ -50,15 +50,66 @@ print("told", found)
 """
 
 
+KERNEL = """
+import sys
+
+import mindspore as ms
+import numpy as np
+
+sys.path.insert(0, "beside")
+import recipe_kernel
+from mindformers_glm import runtime
+from mindformers_glm.ops.kernels.operators import use_formulas
+
+runtime.set_up()
+x = ms.Tensor(np.linspace(-5, 5.1, 3 * 7).reshape(3, 7).astype(np.float32))
+cell, formula = recipe_kernel.HardSwish(), recipe_kernel.HardSwish()
+use_formulas(formula)
+assert cell.kernel_fits(x) and not formula.kernel_fits(x) and recipe_kernel.LIBRARY.parent.name == "beside"
+np.testing.assert_allclose(cell(x).asnumpy(), formula(x).asnumpy(), rtol=1e-6, atol=1e-6)
+found, wanted = (ms.grad(one)(x).asnumpy() for one in (cell, formula))  # of the sum of what it gives
+np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+again = recipe_kernel.compiled("beside/recipe_kernel.cpp")
+assert again == recipe_kernel.LIBRARY
+print("told", again.name)
+"""
+
+NEXT_MINDSPORE = """
+import sys, types
+
+import mindspore.ops.functional as functional
+
+moved = types.ModuleType("mindspore.ops.shapes")
+moved.is_sequence_value_unknown = functional.is_sequence_value_unknown
+sys.modules["mindspore.ops.shapes"] = moved
+del functional.is_sequence_value_unknown
+from mindformers_glm.mindspore_private import missing
+
+assert missing() == ["is_sequence_value_unknown: mindspore.ops.functional.is_sequence_value_unknown"], missing()
+sys.path.insert(0, "beside")
+import recipe_mindspore
+
+assert missing() == []
+from mindformers_glm import AutoModel, AutoTokenizer
+
+model, tokenizer = (kind.from_pretrained("glm2_tiny") for kind in (AutoModel, AutoTokenizer))
+ids = model.generate(tokenizer.encode("类型#上衣"), max_new_tokens=4, do_sample=False)[0]
+print("told", len(ids))
+"""
+
+
 @pytest.fixture
 def place(root, tmp_path):
     """A folder with the programs of the document in mine/, its YAML for a smaller network, and rows."""
     text = (root / "docs/extending.md").read_text(encoding="utf-8")
-    programs = dict(re.findall(r"^```python (\w+)\n(.*?)^```", text, re.M | re.S))
-    assert set(programs) == {*ONE_RUN, "format", "family", "task"}
-    (tmp_path / "mine").mkdir()
-    for name, program in programs.items():
-        (tmp_path / f"mine/recipe_{name}.py").write_text(program, encoding="utf-8")
+    programs = re.findall(r"^```(python|cpp) (\w+)\n(.*?)^```", text, re.M | re.S)
+    assert {name for _, name, _ in programs} == {*ONE_RUN, "format", "family", "task", "kernel", "mindspore"}
+    for folder in ("mine", "beside"):
+        (tmp_path / folder).mkdir()
+    for kind, name, program in programs:
+        suffix = {"python": "py", "cpp": "cpp"}[kind]
+        folder = "beside" if name in ("kernel", "mindspore") else "mine"  # the rest is what register_path reads
+        (tmp_path / folder / f"recipe_{name}.{suffix}").write_text(program, encoding="utf-8")
     config = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```", text, re.M | re.S).group(1))
     config["base_config"] = str(root / config["base_config"])
     config |= {
@@ -97,6 +148,13 @@ def test_a_family_its_chat_format_and_a_benchmark(root, shared, place):
     (place / "parrot.py").write_text(PARROT, encoding="utf-8")
     vocabulary = root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"
     done = forked.run([place / "parrot.py", shared / "golden/hf_glm3_tiny", vocabulary], cwd=place)
+    assert done.returncode == 0 and "told" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("program", [KERNEL, NEXT_MINDSPORE], ids=["kernel", "next MindSpore"])
+def test_a_kernel_and_the_next_mindspore(place, program):
+    (place / "follow.py").write_text(program, encoding="utf-8")
+    done = forked.run([place / "follow.py"], cwd=place)
     assert done.returncode == 0 and "told" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
 
 

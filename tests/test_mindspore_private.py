@@ -62,6 +62,16 @@ def test_this_mindspore_has_it(name):
     assert getattr(mindspore_private, name) is not None
 
 
+def test_what_is_missing_is_named_with_its_place(monkeypatch):
+    assert mindspore_private.missing() == []
+    monkeypatch.setitem(mindspore_private.NAMES, "bfloat16", ("mindspore.common.np_dtype", "bfloat17"))
+    monkeypatch.setitem(mindspore_private.NAMES, "mind_ir_pb2", ("mindspore.train.no_such_module", None))
+    assert mindspore_private.missing() == [
+        "bfloat16: mindspore.common.np_dtype.bfloat17",
+        "mind_ir_pb2: mindspore.train.no_such_module",
+    ]
+
+
 def test_what_depends_on_how_a_name_behaves():
     import mindspore as ms
     import numpy as np

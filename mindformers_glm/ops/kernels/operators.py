@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -18,14 +19,17 @@ from mindformers_glm.ops import ascend
 from mindformers_glm.ops.kernels.library import library_file
 
 
-def operator(name: str, shape: Callable[..., Any], dtype: Any = ms.float32) -> ops.Custom | None:
+def operator(
+    name: str, shape: Callable[..., Any], dtype: Any = ms.float32, *, library: Path | None = None
+) -> ops.Custom | None:
     """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
 
-    None where there is no library for this device.
+    `library` is another one (plugin.py). None where there is no library for this device, or kernels are switched off.
     """
-    path = library_file()
-    if path is None:
+    own = library_file()
+    if own is None:
         return None
+    path = own if library is None else library
     kind = tuple(dtype) if isinstance(dtype, (tuple, list)) else dtype
     return _Operator(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
 
