@@ -12,7 +12,7 @@ from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
 from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.assembly.weights import SourceArrays, whole_weights
-from mindformers_glm.checkpoint.convert.plan import check_fits
+from mindformers_glm.checkpoint.convert.checks import check_fits
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import read_config
 from mindformers_glm.checkpoint.load.resolve import Resolved

@@ -15,15 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf
 from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
 from mindformers_glm.checkpoint.convert.megatron import check_writing, rank_parts, write_megatron
 from mindformers_glm.checkpoint.convert.plan import FORMS, ConversionPlan
 from mindformers_glm.checkpoint.formats.dtypes import float_name
 from mindformers_glm.checkpoint.load.model_files import Storage, read_config
+from mindformers_glm.cli.conversions import bar, carried_out
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.errors import ConfigError
 
@@ -93,18 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     plan = plan_of(args)
     source = plan.source
     print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
-    for line in plan.lines():
-        print(line)
-    if args.dry_run:
-        print("dry run: nothing was written")
-        return
-    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
-        try:
-            path = run_plan(plan, overwrite=args.overwrite, progress=bar.update)
-        except KeyboardInterrupt:
-            print("convert: the same command goes on from here, or writes a single .ckpt anew", file=sys.stderr)
-            raise
-    print(f"written {path}")
+    try:
+        carried_out(plan, dry_run=args.dry_run, overwrite=args.overwrite)
+    except KeyboardInterrupt:
+        print("convert: the same command goes on from here, or writes a single .ckpt anew", file=sys.stderr)
+        raise
 
 
 def _write_gguf(args: argparse.Namespace) -> None:
@@ -122,8 +113,8 @@ def _write_gguf(args: argparse.Namespace) -> None:
     if args.dry_run:
         print("dry run: nothing was written")
         return
-    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
-        print(f"written {write_gguf(plan, overwrite=args.overwrite, progress=bar.update)}")
+    with bar(plan.size) as progress:
+        print(f"written {write_gguf(plan, overwrite=args.overwrite, progress=progress)}")
 
 
 def _write_megatron(args: argparse.Namespace) -> None:

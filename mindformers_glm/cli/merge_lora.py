@@ -12,15 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from mindformers_glm.checkpoint.convert import run_plan
 from mindformers_glm.checkpoint.convert.job import open_checkpoint
 from mindformers_glm.checkpoint.convert.merge import MergedSource, logits_differ
 from mindformers_glm.checkpoint.convert.plan import FORMS, plan_conversion
 from mindformers_glm.checkpoint.load.names import LORA_NAME
 from mindformers_glm.checkpoint.load.peft import CONFIG, base_of, other_base
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds, read_weights
+from mindformers_glm.cli.conversions import carried_out
 from mindformers_glm.cli.options import Parser, number
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
@@ -80,15 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
         + (f" (of {trained_on})" if trained_on else "")
         + f": {len(merged.layers)} layers, scale {merged.scale:g}"
     )
-    for line in plan.lines():
-        print(line)
-    if args.dry_run:
-        print("dry run: nothing was written")
-        return
-    with tqdm(total=plan.size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as bar:
-        path = run_plan(plan, overwrite=args.overwrite, progress=bar.update)
-    print(f"written {path}")
-    compare(merged, path, args.verify, config, pet_config, exact=base.exact)
+    path = carried_out(plan, dry_run=args.dry_run, overwrite=args.overwrite)
+    if path is not None:
+        compare(merged, path, args.verify, config, pet_config, exact=base.exact)
 
 
 def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dict, *, exact: bool) -> None:

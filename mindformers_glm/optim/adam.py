@@ -37,16 +37,17 @@ class DecoupledAdam(nn.Cell):
     def __init__(
         self,
         params: Sequence[Any],
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        state_dtype: str = "float32",
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        state_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__(auto_prefix=False)
         self.beta1, self.beta2 = _inside("beta1", beta1), _inside("beta2", beta2)
         self.eps = _above_zero("eps", eps)
+        self.eps_tensor = Tensor(self.eps, ms.float32)
         rows = flatten(params, _not_negative("weight_decay", weight_decay))
         self.parameters = ParameterTuple([row.parameter for row in rows])
         self.decays = tuple(row.weight_decay * row.lr_ratio for row in rows)  # times the run's learning rate
@@ -131,17 +132,8 @@ class DecoupledAdam(nn.Cell):
 class CorrectedAdam(DecoupledAdam):
     """Adam whose moments are corrected for their zero start; `global_step` counts the updates made."""
 
-    def __init__(
-        self,
-        params: Sequence[Any],
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        state_dtype: str = "float32",
-    ) -> None:
-        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay, state_dtype)
+    def __init__(self, params: Sequence[Any], **settings: Any) -> None:
+        super().__init__(params, **settings)
         self.log_beta1, self.log_beta2 = math.log(self.beta1), math.log(self.beta2)
         self.global_step = Parameter(Tensor([0], ms.int32), name="global_step", requires_grad=False)
 
@@ -159,19 +151,6 @@ class FP32StateAdamWeightDecay(DecoupledAdam):
 
     `AdamWeightDecay` (alias `adamw`) of MindSpore has the same formula. For the published one use `AdamW`.
     """
-
-    def __init__(
-        self,
-        params: Sequence[Any],
-        learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        state_dtype: Literal["float32", "bfloat16"] = "float32",
-    ) -> None:
-        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay, state_dtype)
-        self.eps_tensor = Tensor(self.eps, ms.float32)
 
     def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
         """Updates in place from factor * gradients; returns the learning rate."""
@@ -195,7 +174,8 @@ class AdamW(CorrectedAdam):
         weight_decay: float = 0.01,
         state_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
-        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay, state_dtype)
+        settings = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, learning_rate=learning_rate, state_dtype=state_dtype, **settings)
 
     def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
         """Updates in place from factor * gradients; returns the learning rate."""

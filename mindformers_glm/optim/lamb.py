@@ -34,7 +34,8 @@ class Lamb(CorrectedAdam):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, learning_rate, beta1, beta2, eps, weight_decay)
+        settings = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, learning_rate=learning_rate, **settings)
 
     def scaled(self, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
         """Updates in place from factor * gradients; returns the learning rate."""

@@ -24,9 +24,7 @@ class _Decay:
     place: str = "lr_schedule"  # where the YAML has it, for messages
 
     def __post_init__(self) -> None:
-        as_numbers(self)
-        if self.decay_steps < 1:
-            raise ConfigError(f"{self.place}.decay_steps", self.decay_steps, "Use 1 or more.")
+        as_numbers(self, at_least_one="decay_steps")
 
     def periods(self, step: int) -> float:
         """Decay periods that are behind; whole ones with `is_stair`."""
@@ -72,9 +70,7 @@ class CosineDecayLR:
     place: str = "lr_schedule"  # where the YAML has it, for messages
 
     def __post_init__(self) -> None:
-        as_numbers(self)
-        if self.decay_steps < 1:
-            raise ConfigError(f"{self.place}.decay_steps", self.decay_steps, "Use 1 or more.")
+        as_numbers(self, at_least_one="decay_steps")
         if not 0 <= self.min_lr < self.max_lr:
             raise ConfigError(f"{self.place}.min_lr", self.min_lr, f"Use 0 or more, below max_lr ({self.max_lr}).")
 
@@ -100,9 +96,7 @@ class PolynomialDecayLR:
     place: str = "lr_schedule"  # where the YAML has it, for messages
 
     def __post_init__(self) -> None:
-        as_numbers(self)
-        if self.decay_steps < 1:
-            raise ConfigError(f"{self.place}.decay_steps", self.decay_steps, "Use 1 or more.")
+        as_numbers(self, at_least_one="decay_steps")
 
     def __call__(self, step: int) -> float:
         """Rate of this update."""
@@ -123,9 +117,7 @@ class WarmUpLR:
     place: str = "lr_schedule"  # where the YAML has it, for messages
 
     def __post_init__(self) -> None:
-        as_numbers(self)
-        if self.warmup_steps < 1:
-            raise ConfigError(f"{self.place}.warmup_steps", self.warmup_steps, "Use 1 or more.")
+        as_numbers(self, at_least_one="warmup_steps")
 
     def __call__(self, step: int) -> float:
         """Rate of this update."""

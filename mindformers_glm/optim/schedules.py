@@ -185,9 +185,7 @@ class WarmUpDecayLR:
     place: str = "lr_schedule"  # where the YAML has it, for messages
 
     def __post_init__(self) -> None:
-        as_numbers(self)
-        if self.decay_steps < 1:
-            raise ConfigError(f"{self.place}.decay_steps", self.decay_steps, "Use 1 or more.")
+        as_numbers(self, at_least_one="decay_steps")
 
     def __call__(self, step: int) -> float:
         """Rate of this update."""
@@ -230,13 +228,19 @@ def _share(ratio: float, total_steps: int, key: str) -> int:
     return int(total_steps * ratio)
 
 
-def as_numbers(schedule: Any) -> None:
-    """Gives every field the number that its annotation names, so that `1e-5` read from YAML as text works."""
+def as_numbers(schedule: Any, *, at_least_one: str | None = None) -> None:
+    """Gives every field the number that its annotation names, so that `1e-5` read from YAML as text works.
+
+    Raises:
+        ConfigError: a field is no number, or the field of that name is below 1.
+    """
     kinds = {"int": int, "float": float, "float | None": float}
     for field in fields(schedule):
         value, kind = getattr(schedule, field.name), kinds.get(str(field.type))
         if kind is not None and value is not None:
             setattr(schedule, field.name, kind(_number(value, f"{schedule.place}.{field.name}")))
+    if at_least_one is not None and getattr(schedule, at_least_one) < 1:
+        raise ConfigError(f"{schedule.place}.{at_least_one}", getattr(schedule, at_least_one), "Use 1 or more.")
 
 
 def _half_wave(angle: np.float32) -> np.float32:

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 
 from mindformers_glm.checkpoint.convert import run_plan, save_directory  # noqa: E402
-from mindformers_glm.checkpoint.convert.plan import ArraySource, plan_conversion  # noqa: E402
+from mindformers_glm.checkpoint.convert.arrays import ArraySource  # noqa: E402
+from mindformers_glm.checkpoint.convert.plan import plan_conversion  # noqa: E402
 from mindformers_glm.checkpoint.convert.verify import verify  # noqa: E402
 from mindformers_glm.checkpoint.load.source import read_weights  # noqa: E402
 from mindformers_glm.checkpoint.store import CheckpointStore  # noqa: E402

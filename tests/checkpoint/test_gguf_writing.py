@@ -73,8 +73,8 @@ def test_our_model_goes_there_and_back_with_its_vocabulary(tmp_path):
 
 
 def test_a_network_with_four_norms_is_a_glm4_file(golden, tmp_path):
+    from mindformers_glm.checkpoint.convert.arrays import ArraySource  # noqa: PLC0415
     from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf  # noqa: PLC0415
-    from mindformers_glm.checkpoint.convert.plan import ArraySource  # noqa: PLC0415
     from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: PLC0415
     from mindformers_glm.models.glm.weights import expected_shapes  # noqa: PLC0415
 

@@ -12,9 +12,9 @@ import pytest
 from conversions import TINY, tiny_arrays
 
 from mindformers_glm.checkpoint.convert import save_directory
+from mindformers_glm.checkpoint.convert.checks import check_fits
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.convert.megatron import MegatronWeights, write_megatron
-from mindformers_glm.checkpoint.convert.plan import check_fits
 from mindformers_glm.checkpoint.convert.verify import verify
 from mindformers_glm.checkpoint.formats.folder import JOURNAL, UNFINISHED, read_manifest
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt

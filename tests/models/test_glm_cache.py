@@ -9,7 +9,7 @@ from mindspore import Tensor
 from tiny_networks import random_network
 
 from mindformers_glm import runtime
-from mindformers_glm.models.glm.model import Cached
+from mindformers_glm.models.glm.cached import Cached
 
 ROWS, SLOTS, LENGTH = 3, 48, 30
 

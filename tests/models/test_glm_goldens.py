@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor
 from tiny_networks import hf_network, loss_and_gradients, shift
 
-from mindformers_glm.models.glm.model import Cached
+from mindformers_glm.models.glm.cached import Cached
 from mindformers_glm.models.glm.weights import rename
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.convert.plan import Source, check_complete
+from mindformers_glm.checkpoint.convert.arrays import Source
+from mindformers_glm.checkpoint.convert.checks import check_complete
 from mindformers_glm.checkpoint.convert.run import float_rows
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, converted
 from mindformers_glm.checkpoint.formats.folder import disk_fault

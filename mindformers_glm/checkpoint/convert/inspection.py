@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
 from mindformers_glm.checkpoint.convert.job import Opened, open_checkpoint, vocabulary_size
-from mindformers_glm.checkpoint.convert.plan import check_adapter, check_complete
 from mindformers_glm.checkpoint.formats.blocks import converted
 from mindformers_glm.checkpoint.load.model_files import check_tokenizer
 from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME, is_adapter

@@ -8,15 +8,9 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.convert.checks import check_adapter, refuse_packed
 from mindformers_glm.checkpoint.convert.megatron import MegatronWeights
-from mindformers_glm.checkpoint.convert.plan import (
-    FORMS,
-    SHARD_BYTES,
-    ConversionPlan,
-    check_adapter,
-    plan_conversion,
-    refuse_packed,
-)
+from mindformers_glm.checkpoint.convert.plan import FORMS, SHARD_BYTES, ConversionPlan, plan_conversion
 from mindformers_glm.checkpoint.load.adapter import adapter_settings
 from mindformers_glm.checkpoint.load.folders import is_megatron
 from mindformers_glm.checkpoint.load.model_files import (

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.convert.plan import ArraySource, Source, check_complete
+from mindformers_glm.checkpoint.convert.arrays import ArraySource, Source
+from mindformers_glm.checkpoint.convert.checks import check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks, converted
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of, typed
 from mindformers_glm.checkpoint.formats.folder import PREVIOUS, UNFINISHED, disk_fault

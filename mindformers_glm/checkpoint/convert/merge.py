@@ -10,7 +10,7 @@ import numpy as np
 from mindformers_glm.adapters.config import scaling_of
 from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.checkpoint import peft
-from mindformers_glm.checkpoint.convert.plan import check_adapter, check_complete
+from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, float_name
 from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter

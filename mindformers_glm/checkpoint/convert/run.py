@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.convert.arrays import ArraySource, Source
 from mindformers_glm.checkpoint.convert.integers import Part, packing_of
 from mindformers_glm.checkpoint.convert.plan import (
     FORMS,
     SHARD_BYTES,
-    ArraySource,
     ConversionPlan,
     OutFile,
     OutTensor,
-    Source,
     plan_conversion,
 )
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, HashingFile, array_blocks, converted

@@ -17,8 +17,9 @@ from mindformers_glm.conformance import reference_network as ref
 from mindformers_glm.conformance.check import KINDS, Answer, check
 from mindformers_glm.conformance.device import array, tensor
 from mindformers_glm.conformance.inputs import numbers, skip_on_cpu, whole
+from mindformers_glm.models.glm.cached import HiddenStates
 from mindformers_glm.models.glm.config import ChatGLM2Config
-from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration, Stream
+from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.ops.kernels.operators import use_formulas
 
 SIZE = ref.Size()
@@ -119,7 +120,7 @@ def _layer_formula(kind: str) -> Answer:
 )
 def _network(kind: str) -> Answer:
     skip_on_cpu(kind, runtime.device_target())
-    found = Stream(network(kind))(tensor(ids()))
+    found = HiddenStates(network(kind))(tensor(ids()))
     wanted = ref.states(ids(), weights(), SIZE)
     names = ["embedding", *(f"layer {number}" for number in range(SIZE.layers))]
     return Answer(

@@ -16,6 +16,7 @@ from mindformers_glm.adapters.lora import add_lora
 from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
+from mindformers_glm.models.glm.cached import Cached, HiddenStates
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import Block, Recomputed
 from mindformers_glm.models.glm.stages import Part
@@ -310,69 +311,8 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         return self._cached(input_ids, positions, past_length, key_cache, value_cache, last)
 
     def hidden_states(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """The stream (B, T, D) after the embedding and after each layer, before the final norm."""
-        return Stream(self)(input_ids)
-
-
-class Cached(nn.Cell):
-    """The network over a cache that is an argument: `forward_cached` as a Cell, to compile and to export.
-
-    One graph serves every length once `set_inputs` has declared the dimensions that vary.
-    """
-
-    def __init__(self, model: ChatGLM2ForConditionalGeneration):
-        super().__init__(auto_prefix=False)
-        self.transformer, self.prefix_encoder = model.transformer, model.prefix_encoder
-        self.slots = model.transformer.slots
-
-    def construct(
-        self,
-        input_ids: Tensor,
-        positions: Tensor,
-        past_length: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
-        last: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `ChatGLM2ForConditionalGeneration.forward_cached`."""
-        model, batch = self.transformer, input_ids.shape[0]
-        x, (cos, sin, mask) = model.embedding(input_ids), model.turned(positions)
-        hidden = self.slots[: key_cache.shape[3]].reshape(1, 1, 1, -1) >= past_length.reshape(-1, 1, 1, 1)
-        past_mask = ops.cast(hidden, ms.float32) * MASKED
-        prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        keys, values = (), ()
-        for i, layer in enumerate(model.encoder.layers):
-            past = ((key_cache[i], value_cache[i], past_mask),)
-            if prefix is not None:
-                past = ((prefix[i, 0], prefix[i, 1], None), *past)
-            x, key, value = layer.cached(x, cos, sin, mask, batch, past)
-            keys += (key.expand_dims(0),)
-            values += (value.expand_dims(0),)
-        if last is not None:
-            x = ops.gather(x, ops.arange(batch).astype(ms.int32) * input_ids.shape[1] + last, 0)
-        logits = ops.cast(model.output_layer(model.encoder.norm(x)), ms.float32)
-        if last is None:
-            logits = logits.reshape(batch, -1, logits.shape[-1])
-        return logits, ops.concat(keys), ops.concat(values)
-
-
-class Stream(nn.Cell):
-    """The residual stream at every depth: `hidden_states` as a Cell."""
-
-    def __init__(self, model: ChatGLM2ForConditionalGeneration):
-        super().__init__(auto_prefix=False)
-        self.transformer, self.prefix_encoder = model.transformer, model.prefix_encoder
-
-    def construct(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """Token ids (B, T) -> L + 1 times (B, T, D)."""
-        model, (batch, tokens) = self.transformer, input_ids.shape
-        x, (cos, sin, mask) = model.embedding(input_ids), model.place(input_ids)
-        states = (x.reshape(batch, tokens, -1),)
-        prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        for i in range(len(model.encoder.layers)):
-            x = model.encoder.step(i, x, cos, sin, mask, batch, prefix)
-            states += (x.reshape(batch, tokens, -1),)
-        return states
+        """The hidden states (B, T, D) after the embedding and after each layer, before the final norm."""
+        return HiddenStates(self)(input_ids)
 
 
 def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
