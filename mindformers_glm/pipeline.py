@@ -64,8 +64,8 @@ class TextGenerationPipeline:
             GenerationError: a setting or prompt that the model cannot honour.
         """
         settings = {"batch_size": self.batch_size, **self.settings, **settings}
-        ends = {*GenerationConfig.from_model(self.model.config).stop_ids, *self.tokenizer.stop_ids}
-        settings.setdefault("eos_token_id", sorted(ends))
+        ends = GenerationConfig.from_model(self.model.config).ending_also(self.tokenizer.stop_ids)
+        settings.setdefault("eos_token_id", list(ends.stop_ids))
         return predict(self.model, self.tokenizer, texts_of(inputs), **settings)
 
 

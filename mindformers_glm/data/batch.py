@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-IGNORED = -100  # the label of a position whose prediction does not count
 FILLER = 0  # the line number of a row that only evens out the ranks
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.forms import Form
 from mindformers_glm.data.loaders import FileLoader, whole_text
@@ -18,6 +18,7 @@ from mindformers_glm.data.records import judge
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.data.source import data_file, lines_of, read_data, refuse_encoding, suffix_of
 from mindformers_glm.errors import DataError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.registry import DATA_LOADERS, DATASETS
 
 _CHUNK = 1000  # documents tokenised at a time

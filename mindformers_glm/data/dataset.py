@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mindformers_glm.data.batch import FILLER, IGNORED, Batch, Example, Statistics
+from mindformers_glm.data.batch import FILLER, Batch, Example, Statistics
 from mindformers_glm.data.order import NOTHING, Order
 from mindformers_glm.data.prefetch import ahead
 from mindformers_glm.errors import DataError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 
 _PROBED = 64  # rows looked at before anything compiles

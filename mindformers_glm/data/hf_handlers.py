@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.packing import Ids, join, sequential, stream
 from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import judge
 from mindformers_glm.errors import ConfigError, DataError, kind_of
 from mindformers_glm.files import user_path
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.recognise import tokenizer_from
 from mindformers_glm.registry import DATA_HANDLERS, TOKENIZERS

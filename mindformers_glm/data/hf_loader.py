@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.gather import sources
 from mindformers_glm.data.hf_handlers import Tokens, as_tokens
 from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import judge, read_records
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.registry import DATA_HANDLERS, DATA_LOADERS
 

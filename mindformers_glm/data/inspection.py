@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.conversations import Conversation
 from mindformers_glm.data.gather import sources
 from mindformers_glm.data.recognised import AutoDataLoader, as_conversation, recognise
 from mindformers_glm.data.record import Fault
 from mindformers_glm.errors import DataError, GenerationError
 from mindformers_glm.files import atomic_write
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.tokenizers import Renderer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 

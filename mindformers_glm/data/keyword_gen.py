@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.loaders import Pair, Rounds
 from mindformers_glm.data.order import Order
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATASETS
 

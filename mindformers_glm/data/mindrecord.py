@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 from mindformers_glm.registry import DATA_LOADERS
 

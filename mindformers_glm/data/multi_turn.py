@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.conversations import Conversation
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.order import Order
@@ -13,6 +13,7 @@ from mindformers_glm.data.record import Fault
 from mindformers_glm.data.records import judge
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import DataError, GenerationError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.registry import DATASETS
 from mindformers_glm.tokenizers import Renderer
 

@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 
 Strategy = Literal["neat", "sequential"]

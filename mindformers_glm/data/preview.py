@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import DataError
+from mindformers_glm.labels import IGNORED
 
 
 def table(dataset: TokenDataset, index: int, tokenizer: Any, *, limit: int | None = None) -> str:

@@ -138,13 +138,12 @@ def _texts(
         groups.setdefault(tuple(settings), []).append(number)
     found = []
     for (new, whole, ends), group in groups.items():
-        config = engine.defaults.updated(
+        config = engine.defaults.ending_also(ends).updated(
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
             max_length=whole,
             max_new_tokens=new,
-            eos_token_id=sorted({*engine.defaults.stop_ids, *ends}),
         )
         for begin in range(0, len(group), batch_size):
             part = group[begin : begin + batch_size]

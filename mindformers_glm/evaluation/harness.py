@@ -167,13 +167,12 @@ class Harness:
             text = self.tokenizer.decode(ids[-(_TAIL + 2 * longest) :], skip_special_tokens=True)
             return any(end in text for end in ends)
 
-        config = defaults.updated(
+        config = defaults.ending_also(self.tokenizer.stop_ids).updated(
             do_sample=do_sample,
             num_beams=1,
             repetition_penalty=1.0,
             max_length=None,
             max_new_tokens=new,
-            eos_token_id=sorted({*defaults.stop_ids, *self.tokenizer.stop_ids}),
             stop=ended if ends else None,
         )
         return (config.updated(**settings) if settings else config), ends

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindformers_glm.data.batch import FILLER, IGNORED, Batch, Dataset
+from mindformers_glm.data.batch import FILLER, Batch, Dataset
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.share import ALL, Share
@@ -22,6 +22,7 @@ from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate, read_prompts
 from mindformers_glm.generation.interface import Generation
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 

@@ -48,7 +48,7 @@ def stream_reply(
 
     The tokenizer's stop ids end the reply besides those of `config`, and the caches of earlier turns are reused.
     """
-    config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
+    config = config.ending_also(tokenizer.stop_ids)
     ticket = engine.submit(prompt, config, reuse_prefix=True)
     stream = ReplyStream(tokenizer, tools=tools)
     try:

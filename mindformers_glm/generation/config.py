@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -146,6 +146,10 @@ class GenerationConfig:
         if _LENGTHS & set(changes):
             changes = {**dict.fromkeys(_LENGTHS), **changes}
         return replace(self, **changes)
+
+    def ending_also(self, ids: Iterable[int]) -> GenerationConfig:
+        """The same settings with more ids that end a row: those of a tokenizer (`stop_ids`), of a task."""
+        return self.updated(eos_token_id=sorted({*self.stop_ids, *ids}))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -99,9 +99,13 @@ class Speaking(TorchManners):
         }
         return service("stream_chat")(self, tokenizer, query, history, **options, **settings)
 
+    def num_parameters(self, *, trained: bool = False) -> int:
+        """How many numbers its parameters hold, or those of them that are trained."""
+        return sum(parameter.size for parameter in (self.trainable_params() if trained else self.get_parameters()))
+
     def __repr__(self) -> str:
         config = self.config
-        count = sum(parameter.size for parameter in self.get_parameters())
+        count = self.num_parameters()
         heads = f"{config.num_attention_heads} heads" + (
             f" in {config.num_kv_heads} groups" if config.num_kv_heads != config.num_attention_heads else ""
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindformers_glm.labels import COUNT_EPSILON, IGNORED
 from mindformers_glm.ops.kernels.operators import Chosen, operator
 
-IGNORED = -100
 CHUNK_LOGITS = 2**25
 
 _times, _forward, _back = ops.MatMul(transpose_b=True), ops.MatMul(), ops.MatMul(transpose_a=True)
@@ -17,7 +17,7 @@ _sum, _mean, _highest = ops.ReduceSum(), ops.ReduceMean(keep_dims=True), ops.Arg
 class CrossEntropy(nn.Cell):
     """Mean of -log softmax(logits)[label] over labels that are not -100: a float32 scalar, 0 where none is left.
 
-    The divisor is count + 1e-5, as in MindFormers. `smoothing` s counts in training alone: a row's loss is (1 - s) of
+    The divisor is count + COUNT_EPSILON. `smoothing` s counts in training alone: a row's loss is (1 - s) of
     that plus s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
     """
 
@@ -108,7 +108,7 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Labels as columns (N, 1), 0 for ignored ones, and what each row counts (N, 1): 1 / count or 0."""
     kept = (labels != IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
-    return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + 1e-5)
+    return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + COUNT_EPSILON)
 
 
 def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float) -> Tensor:

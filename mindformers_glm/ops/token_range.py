@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.errors import DataError
-
-IGNORED = -100
+from mindformers_glm.labels import IGNORED
 
 
 def require_token_range(input_ids: Any, labels: Any, vocabulary: int, *, rows: Any = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindformers_glm.ops.cross_entropy import IGNORED
+from mindformers_glm.labels import COUNT_EPSILON, IGNORED
 from mindformers_glm.parallel.collectives import CopyToRanks, GatherFromRanks, ReduceFromRanks, StackFromRanks
 from mindformers_glm.parallel.mesh import Axis
 
@@ -77,7 +77,7 @@ class ShareOfLoss(nn.Cell):
         """The rank's mean loss (), its labels (...) -> the mean () of all ranks."""
         count = _sum(ops.cast(labels != IGNORED, ms.float32))
         total = ops.stop_gradient(self.over_data(count))
-        return self.over_data(loss * ((count + 1e-5) / (total + 1e-5)))
+        return self.over_data(loss * ((count + COUNT_EPSILON) / (total + COUNT_EPSILON)))
 
 
 class ParallelHead(nn.Cell):
@@ -99,7 +99,7 @@ class ParallelCrossEntropy(nn.Cell):
     """Mean over the whole job of -log softmax(logits)[label], with classes divided over `tensor` and rows over `data`.
 
     Equal to the loss of one process with all rows in one batch: the divisor counts the labels of all data ranks
-    (+ 1e-5), so the gradients of the data ranks are to be added up and not averaged.
+    (+ COUNT_EPSILON), so the gradients of the data ranks are to be added up and not averaged.
     """
 
     def __init__(self, tensor: Axis, data: Axis):
@@ -117,7 +117,7 @@ class ParallelCrossEntropy(nn.Cell):
             logits = logits[:, classes * self.tensor_rank : classes * (self.tensor_rank + 1)]
         kept = labels != IGNORED
         weight = ops.cast(kept, ms.float32)
-        weight = weight / (ops.stop_gradient(self.over_data(_sum(weight))) + 1e-5)
+        weight = weight / (ops.stop_gradient(self.over_data(_sum(weight))) + COUNT_EPSILON)
         target = ops.cast(kept, ms.int32) * labels
         return -self.over_data(_sum(self.log_probability(ops.cast(logits, ms.float32), target) * weight))
 

@@ -76,7 +76,7 @@ class Conversation:
     ) -> None:
         self.engine, self.tokenizer = engine, tokenizer
         config = config or chat_config(engine)
-        self.config = config.updated(eos_token_id=sorted({*config.stop_ids, *tokenizer.stop_ids}))
+        self.config = config.ending_also(tokenizer.stop_ids)
         self.system, self.tools = system, tools or None
         self._renderer = Renderer(tokenizer)
         self._names = offered_tools(read_messages([], system=system, tools=self.tools))

@@ -186,7 +186,7 @@ class CausalLanguageModelingTrainer:
         first, include, exclude = config.freeze_first_layers, config.freeze_include, config.freeze_exclude
         if first or include:
             frozen = change.freeze(network, first_layers=first, include=include, exclude=exclude)
-            trained = sum(parameter.size for parameter in network.trainable_params())
+            trained = network.num_parameters(trained=True)
             logger.info("Froze %d parameters more; %d numbers are trained.", len(frozen), trained)
         alpha, smoothing = config.neftune_noise_alpha, config.label_smoothing_factor
         if first or include or alpha or smoothing:
@@ -340,8 +340,7 @@ class CausalLanguageModelingTrainer:
 
     def _generation(self, network: nn.Cell, tokenizer: GLMTokenizer) -> GenerationConfig:
         """The settings of model_config; a reply also ends where the tokenizer says that a turn does."""
-        settings = GenerationConfig.from_model(network.config)
-        return settings.updated(eos_token_id=sorted({*settings.stop_ids, *tokenizer.stop_ids}))
+        return GenerationConfig.from_model(network.config).ending_also(tokenizer.stop_ids)
 
     def _prompts(self) -> str | list[str]:
         if self.config.input_data is not None:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from mindformers_glm.errors import ConfigError, GenerationError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.tokenizers.formats import chat_format
-from mindformers_glm.tokenizers.formats.base import IGNORED, Rendered
+from mindformers_glm.tokenizers.formats.base import Rendered
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.messages import Message, read_messages
 

@@ -98,14 +98,19 @@ class ChatGLM3Tokenizer(RoleTokenizer):
     gives_positions = True
 
 
+def belongs(vocab_size: int, padded_vocab_size: int) -> bool:
+    """Whether so many ids are those of an embedding of so many rows: every id has one, and few rows are left over."""
+    return vocab_size <= padded_vocab_size <= vocab_size + UNUSED_IDS
+
+
 def check_fits(tokenizer: GLMTokenizer, padded_vocab_size: int) -> None:
     """Passes when every id of the tokenizer has a row in the model's embedding, and few rows are left over.
 
     Raises:
         ConfigError: the tokenizer is larger than the model's vocabulary, or far smaller: that of another model.
     """
-    size, rows = tokenizer.vocab_size, padded_vocab_size
-    if size > rows or rows - size > UNUSED_IDS:
+    size = tokenizer.vocab_size
+    if not belongs(size, padded_vocab_size):
         fix = (
             f"The tokenizer {tokenizer.vocab_file} has {size} ids: use the tokenizer that belongs to this model, or, "
             f"to train another from scratch, set padded_vocab_size to {-(-size // 64) * 64}."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mindformers_glm.errors import ConfigError, kind_of
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once
 
 Side = Literal["left", "right"]
@@ -19,7 +20,7 @@ _PADDINGS = {
     "max_length": "max_length",
     "do_not_pad": "do_not_pad",
 }
-_FILL = {"attention_mask": 0, "position_ids": 0, "labels": -100}
+_FILL = {"attention_mask": 0, "position_ids": 0, "labels": IGNORED}
 
 
 class Encoding(dict):

@@ -14,12 +14,11 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindformers_glm.assembly.reduction import Reduction
-from mindformers_glm.data.batch import IGNORED, Batch
+from mindformers_glm.data.batch import Batch
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.labels import COUNT_EPSILON, IGNORED
 from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.optim import LossScale, SquaredNorm, build_loss_scale, clip_coefficient, scale_gradients
-
-_COUNT_EPSILON = 1e-5  # the loss divides by count + 1e-5
 
 
 class StepResult(NamedTuple):
@@ -223,7 +222,7 @@ class Share(nn.Cell):
         count = (labels != IGNORED).astype(ms.float32).sum()
         if self.labels is not None:
             count = self.labels(count)
-        return (count + _COUNT_EPSILON) * unit, count * unit  # the loss is divided by count + epsilon
+        return (count + COUNT_EPSILON) * unit, count * unit  # the loss is divided by count + epsilon
 
 
 class Sums(nn.Cell):
@@ -277,7 +276,7 @@ class Apply(nn.Cell):
         super().__init__(auto_prefix=False)
         self.over_stages = over_stages
         self.sums, self.update, self.size = sums, update, len(sums.grads)
-        self.epsilon = _COUNT_EPSILON if token_weighted else 0.0
+        self.epsilon = COUNT_EPSILON if token_weighted else 0.0
 
     def construct(self, scale: Tensor, learning_rate: Tensor, stop: Tensor, unit: Tensor) -> Tensor:
         """See the class."""

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from toy_networks import LENGTH, VOCABULARY, SquareRoot, Toy
 
-from mindformers_glm.data.batch import IGNORED, Batch
+from mindformers_glm.data.batch import Batch
 from mindformers_glm.data.order import Order
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.optim import FP32StateAdamWeightDecay, decay_groups
 from mindformers_glm.train.plan import make_plan
 from mindformers_glm.train.state import RunState, data_identity

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from mindformers_glm.data.batch import IGNORED, Batch
+from mindformers_glm.data.batch import Batch
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.optim import AdamW, build_loss_scale
 from mindformers_glm.registry import OPTIMIZERS
 from mindformers_glm.train.step import Reduction, TrainStep

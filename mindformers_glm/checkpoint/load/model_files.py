@@ -20,7 +20,7 @@ from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.registry import CONFIGS
 from mindformers_glm.tokenizers import files as tokenizer_files
-from mindformers_glm.tokenizers.chatglm import UNUSED_IDS
+from mindformers_glm.tokenizers.chatglm import belongs
 
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
 _TOKENIZER_FILES = (*tokenizer_files.VOCABULARIES, tokenizer_files.SETTINGS, "chat_template.jinja")
@@ -134,7 +134,7 @@ def check_tokenizer(vocab_size: int, config: NetworkConfig, *, place: str | Path
         CheckpointError: it has more ids than the network has rows, or far fewer.
     """
     rows = config.padded_vocab_size
-    if vocab_size > rows or rows - vocab_size > UNUSED_IDS:
+    if not belongs(vocab_size, rows):
         raise CheckpointError(
             str(place),
             f"the tokenizer has {vocab_size:,} ids and the network {rows:,} rows (padded_vocab_size)",

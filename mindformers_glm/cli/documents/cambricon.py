@@ -164,7 +164,7 @@ def web_demo(argv: Sequence[str] | None = None) -> int:
 def parameter_line(loaded: Loaded) -> str:
     """The line of the tutorial: nothing is trained in a chat."""
     network = loaded.network
-    total = 0 if network is None else sum(parameter.size for parameter in network.get_parameters())
+    total = 0 if network is None else network.num_parameters()
     return f"trainable params: 0 || all params: {total} || trainable%: 0.0000"
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.indexed.pair import IndexedPair, is_pair
 from mindformers_glm.data.indexed.samples import PARTS
 from mindformers_glm.errors import ConfigError, DataError
+from mindformers_glm.labels import IGNORED
 
 FIELDS = ("input_ids", "attention_mask", "labels")
 

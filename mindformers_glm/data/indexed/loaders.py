@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED, Example
+from mindformers_glm.data.batch import Example
 from mindformers_glm.data.indexed.corpus import Blended, Cache, CorpusPart, Marks, Sample, corpus, weighted
 from mindformers_glm.data.indexed.instructions import Instructions, is_instruction_prefix
 from mindformers_glm.data.indexed.pair import is_pair, paths_of
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.registry import DATA_LOADERS
 

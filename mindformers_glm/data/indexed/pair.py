@@ -19,6 +19,7 @@ import numpy as np
 
 from mindformers_glm.errors import DataError
 from mindformers_glm.files import atomic_write, sync_folder, user_path
+from mindformers_glm.labels import IGNORED
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES: dict[int, np.dtype] = {
@@ -141,7 +142,7 @@ def verify(prefix: str | Path, *, vocab_size: int | None = None) -> Verified:
         low, high = int(part.min()), int(part.max())
         smallest = low if smallest is None else min(smallest, low)
         largest = high if largest is None else max(largest, high)
-    if smallest is not None and (smallest < -100 or (vocab_size is not None and largest >= vocab_size)):
+    if smallest is not None and (smallest < IGNORED or (vocab_size is not None and largest >= vocab_size)):
         fault = f"ids reach from {smallest} to {largest}, beyond a vocabulary of {vocab_size}"
         raise DataError(str(pair.bin_path), fault, "Make the pair with the tokenizer that reads it")
     empty = int((np.diff(pair.documents) == 0).sum())

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.data.batch import IGNORED
 from mindformers_glm.data.packing import join, neat
 from mindformers_glm.data.preprocess.handlers import HANDLERS, Encoded, Handler, encoded, text_of
 from mindformers_glm.errors import DataError
+from mindformers_glm.labels import IGNORED
 
 _SYSTEM = (
     "\nBelow is an instruction that describes a task, paired with an input that provides further context. Write a "

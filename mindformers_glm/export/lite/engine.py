@@ -141,7 +141,7 @@ def open_lite(
     logger.info("%s in MindSpore Lite %s", ", ".join(graph.name for graph in chosen), version)
     defaults = GenerationConfig.from_model(config)
     if words is not None:
-        defaults = defaults.updated(eos_token_id=sorted({*defaults.stop_ids, *words.stop_ids}))
+        defaults = defaults.ending_also(words.stop_ids)
     network = _network(runner, manifest, config, dtype, any_length=chosen[0].any_length)
     return LiteChat(_engine(network, defaults, max_rows), words, config, manifest)
 

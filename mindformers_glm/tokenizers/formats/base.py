@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from mindformers_glm.errors import GenerationError, kind_of
 from mindformers_glm.tokenizers.messages import Message, call_body
 
-IGNORED = -100
-
 
 class Rendered(NamedTuple):
     """`labels[i]` is the token to predict at position i, or -100; both lists are equally long."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.tokenizers.formats.base import IGNORED, ChatFormat, Rendered, Signs
+from mindformers_glm.labels import IGNORED
+from mindformers_glm.tokenizers.formats.base import ChatFormat, Rendered, Signs
 from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION, Message
 
 

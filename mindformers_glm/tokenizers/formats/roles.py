@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindformers_glm.tokenizers.formats.base import IGNORED, ChatFormat, Rendered
+from mindformers_glm.labels import IGNORED
+from mindformers_glm.tokenizers.formats.base import ChatFormat, Rendered
 from mindformers_glm.tokenizers.messages import NULL, Message
 
 Marked = list[tuple[Message, bool]]  # messages, and which of them are learned

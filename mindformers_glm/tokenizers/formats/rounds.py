@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from mindformers_glm.errors import GenerationError
-from mindformers_glm.tokenizers.formats.base import IGNORED, ChatFormat, Rendered
+from mindformers_glm.labels import IGNORED
+from mindformers_glm.tokenizers.formats.base import ChatFormat, Rendered
 from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION, Message
 
 _ANSWER = "答："
