@@ -86,5 +86,5 @@ write_env() {
 
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# Processor cores for each of N processes on this machine.
+# CPU cores for each of N processes on this machine.
 share_cores() { export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + $1 - 1) / $1))}; }

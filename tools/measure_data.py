@@ -7,7 +7,7 @@
     python tools/measure_data.py loader --text corpus.jsonl
 
 `tokens` takes turns: preprocess with two workers, two processes that do nothing but sentencepiece, and again. Figures
-are tokens for each second of the clock, and for each second of processor time of all processes, which a busy machine
+are tokens for each second of the clock, and for each second of CPU time of all processes, which a busy machine
 changes less. `memory` repeats the rows up to 20 MB and to 2 GB (in a temporary folder, which goes) and compares the
 peaks of processes. `packing` and `loader` train glm2_tiny.
 """
@@ -50,7 +50,7 @@ def repeated(names: list[str], size: int, folder: Path) -> Path:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of those that have ended below it."""
+    """CPU time of this process and of those that have ended below it."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
 
@@ -85,7 +85,7 @@ def tokens(vocabulary: str, names: list[str]) -> None:
 
 
 def _tell(name: str, count: int, seconds: float, used: float, turn: int) -> None:
-    print(f"{turn} {name:<14} {count} tokens, {count / seconds:9.0f} /s, {count / used:9.0f} per processor second")
+    print(f"{turn} {name:<14} {count} tokens, {count / seconds:9.0f} /s, {count / used:9.0f} per CPU second")
 
 
 def memory(vocabulary: str, names: list[str], sizes: list[int]) -> None:

@@ -6,7 +6,7 @@
 
 start: seconds from process start to the first token, first with empty caches, then again. compile: graphs compiled by
 200 requests of random length. memory: what a prompt of 1k to 8k tokens adds to the process. overhead: milliseconds
-for each token where the products are too small to matter. Every figure comes from a process of its own; the load of
+for each token where the matrices are too small to matter. Every figure comes from a process of its own; the load of
 the machine stands beside them.
 """
 

@@ -18,7 +18,7 @@ from mindformers_glm.adapters.low_rank import merged_weight
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.linear import Linear
 from mindformers_glm.models.quantized import IntegerWeight, QuantizedLinear
-from mindformers_glm.ops.linear import Product, matrix_type
+from mindformers_glm.ops.linear import Matmul, matrix_type
 
 DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
 
@@ -46,24 +46,24 @@ class LoraLinear(nn.Cell):
         self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
         self.scale = config.scaling
         self.delta_dtype, rounded = matrix_type(config.compute_dtype) if config.compute_dtype else (base.dtype, False)
-        self.product, self.low_product = base.product, Product(rounded=rounded)
-        self.low_product.kernel_is_on = base.product.kernel_is_on  # off where the layer is recomputed
+        self.matmul, self.low_matmul = base.matmul, Matmul(rounded=rounded)
+        self.low_matmul.kernel_is_on = base.matmul.kernel_is_on  # off where the layer is recomputed
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out) in the type of the layer."""
         x = ops.cast(x, self.dtype)
         low = x if self.drop is None else self.drop(x)
-        low = self.low_product(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
-        low = self.low_product(low, self.mindpet_delta_lora_b)
+        low = self.low_matmul(ops.cast(low, self.delta_dtype), self.mindpet_delta_lora_a) * self.scale
+        low = self.low_matmul(low, self.mindpet_delta_lora_b)
         if self.mindpet_delta_lora_m is None:
             return self.whole(x) + ops.cast(low, self.dtype)
         factor = self.mindpet_delta_lora_m / ops.stop_gradient(self.sizes())
-        out = (self.product(x, self.weight) + ops.cast(low, self.dtype)) * ops.cast(factor, self.dtype)
+        out = (self.matmul(x, self.weight) + ops.cast(low, self.dtype)) * ops.cast(factor, self.dtype)
         return out if self.bias is None else out + ops.cast(self.bias, self.dtype)
 
     def whole(self, x: Tensor) -> Tensor:
         """W x + b."""
-        return self.product(x, self.weight, self.bias)
+        return self.matmul(x, self.weight, self.bias)
 
     def sizes(self) -> Tensor:
         """The Euclidean length (out,) of each row of W + scaling * B A, which is never made."""
@@ -99,7 +99,7 @@ class QuantizedLoraLinear(IntegerWeight, LoraLinear):
 
     def whole(self, x: Tensor) -> Tensor:
         """W x + b."""
-        return self.product(x, self.weight, self.weight_scale, self.bias)
+        return self.matmul(x, self.weight, self.weight_scale, self.bias)
 
     def merged(self) -> np.ndarray:
         """Raises ConfigError: what is merged is no integer any more."""

@@ -44,7 +44,7 @@ class Keywords(NamedTuple):
 def taken(given: dict[str, Any]) -> Keywords:
     """Takes transformers' arguments out of `given`; the rest are keys of the configuration.
 
-    `torch_dtype` (or `dtype`) is the type of the weights, and of the products where this device gains by it.
+    `torch_dtype` (or `dtype`) is the type of the weights, and of the matmuls where this device gains by it.
     `load_in_8bit` and `load_in_4bit` quantise. `device` and `device_map` select Ascend; "cuda" is noted, and the device
     in use stays.
 

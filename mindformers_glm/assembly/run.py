@@ -26,7 +26,7 @@ from mindformers_glm.parallel.mesh import mesh_from_config
 from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _SLOW_ON_CPU = (
-    "compute_dtype float16 is converted to float32 and back on every operation of this processor: "
+    "compute_dtype float16 is converted to float32 and back on every operation of this CPU: "
     "--model.model_config.compute_dtype float32 --model.model_config.param_init_type float32 is about ten times faster."
 )
 

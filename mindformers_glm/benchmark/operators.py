@@ -22,7 +22,7 @@ from mindformers_glm.optim import AdamW, SquaredNorm, decay_groups
 
 
 class Operator(NamedTuple):
-    """A Cell and what it is given. `flop` counts a product's operations forward, 0 for what moves numbers only."""
+    """A Cell and what it is given. `flop` counts a matmul's operations forward, 0 for what moves numbers only."""
 
     name: str
     cell: nn.Cell
@@ -56,14 +56,14 @@ class Operators:
             ConfigError: a name selects nothing.
         """
         layer = self.model.parts.blocks[0]
-        found = [*self.products(layer), *self.movers(layer), self.attention(layer), self.loss(), *self.updates()]
+        found = [*self.matmuls(layer), *self.movers(layer), self.attention(layer), self.loss(), *self.updates()]
         for part in self.settings.only:
             if not any(part in operator.name for operator in found):
                 raise ConfigError("--only", part, f"Use parts of {', '.join(operator.name for operator in found)}.")
         only = self.settings.only or ("",)
         return [operator for operator in found if any(part in operator.name for part in only)]
 
-    def products(self, layer: BlockParts) -> list[Operator]:
+    def matmuls(self, layer: BlockParts) -> list[Operator]:
         """The four linear layers."""
         cells = {"qkv": layer.qkv, "out": layer.out, "gate_up": layer.gate_up, "down": layer.down}
         return [
@@ -78,7 +78,7 @@ class Operators:
         ]
 
     def movers(self, layer: BlockParts) -> list[Operator]:
-        """RMSNorm, SwiGLU and rotary, which no processor is too slow for: their limit is memory.
+        """RMSNorm, SwiGLU and rotary, which no CPU is too slow for: their limit is memory.
 
         Rotary is not among them where attention does it itself.
         """
@@ -142,7 +142,7 @@ class Operators:
         ]
 
     def time(self, operator: Operator) -> tuple[dict[str, Any], float]:
-        """Its row, and the seconds that compiling took. With gradients a product has three times the operations."""
+        """Its row, and the seconds that compiling took. With gradients a matmul has three times the operations."""
         forward, compiled = self.median(lambda: _wait(operator.cell(*operator.inputs)))
         row = {"name": operator.name, "forward_ms": forward * 1e3, "flop": operator.flop, "bytes": _bytes(operator)}
         if operator.has_gradient:
@@ -160,7 +160,7 @@ class Operators:
         return usual, max(0.0, first - usual)
 
     def shares(self, figures: dict[str, Any], machine: Machine) -> dict[str, Any]:
-        """Of each operator forward: the part of matrix speed for products, of memory speed for the others."""
+        """Of each operator forward: the part of matrix speed for matmuls, of memory speed for the others."""
         for row in figures["operators"]:
             second = row["forward_ms"] / 1e3
             if row["flop"]:

@@ -25,7 +25,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
     yield _row(
         "this machine",
         f"{machine['processor']}: {machine['memory_bytes_per_s'] / 1e9:.1f} GB/s read by {machine['memory_read_by']}, "
-        f"{machine['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s in float32 products",
+        f"{machine['matrix_flop_per_s'] / 1e9:.0f} GFLOP/s in float32 matmul",
     )
     yield from disturbance([figures["others_share"]])
     yield _row("kernels", ", ".join(filter(None, (figures["kernels"], figures.get("network")))))

@@ -1,6 +1,6 @@
 """Exports a network as MindIR: `mindformers-glm export --config_path configs/glm2/export_glm2_6b.yaml`.
 
-Every key of the YAML can be set behind the options, as with run_mindformer.py: --infer.dynamic True.
+Every key of the YAML can be set after the options, as with run_mindformer.py: --infer.dynamic True.
 """
 
 from __future__ import annotations

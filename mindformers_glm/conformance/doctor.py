@@ -86,7 +86,7 @@ def device(machine: Machine, target: str) -> Iterator[Finding]:
     told = [line for line in lines if "Error" in line or "ERROR" in line] or lines
     cure = {
         "Ascend": "source set_env.sh of CANN, and see the lines about driver and CANN below",
-        "CPU": "pip install 'mindspore==2.10.*' for this Python and processor",
+        "CPU": "pip install 'mindspore==2.10.*' for this Python and CPU",
     }[target]
     how = "no answer" if status is None else f"exit status {status}"
     yield Finding(f"MindSpore on {target}", FAIL, f"{how}: {told[-1][:200] if told else 'without a word'}", cure)

@@ -30,6 +30,6 @@ def rounded(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def skip_on_cpu(kind: str, target: str) -> None:
-    """Raises Skipped for a type whose matrix products a CPU does not have."""
+    """Raises Skipped for a type whose matmul a CPU does not have."""
     if kind == "bfloat16" and target == "CPU":
-        raise Skipped("MindSpore has no bfloat16 products on a CPU")
+        raise Skipped("MindSpore has no bfloat16 matmul on a CPU")

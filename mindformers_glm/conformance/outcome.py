@@ -118,7 +118,7 @@ def _hint(outcome: Outcome, kind: str) -> str:
     formula = max(drift.relative for drift in outcome.drifts)
     said = [outcome.note] if outcome.note else []
     if kind == "float32" and outcome.check.bound(kind) < outcome.worst < _HALF_PRODUCTS:
-        said.append("an error of this size comes from products or sums in float16, bfloat16 or HF32")
+        said.append("an error of this size comes from matmuls or sums in float16, bfloat16 or HF32")
     if formula <= outcome.check.bound(kind):
         said.append("the formula agrees and the recorded numbers do not: inputs or recorded file differ")
     return "; ".join(said)

@@ -27,7 +27,7 @@ class Source(NamedTuple):
 
 
 def sources(path: str | Path, phase: str, *, names: str | list[str] | None = None) -> list[Source]:
-    """The data files behind a path, in the order of their names. Hidden files are left out.
+    """The data files at a path, in the order of their names. Hidden files are left out.
 
     `names` are entries of the dataset_info.json in the folder `path`, separated by commas.
 

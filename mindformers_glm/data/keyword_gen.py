@@ -132,7 +132,7 @@ class KeyWordGenDataset(TokenDataset):
             )
 
     def _text(self, prompt: str, history: Rounds = ()) -> str:
-        """The prompt in its template, behind the rounds before it."""
+        """The prompt in its template, after the rounds before it."""
         return prompt if self.version == 3 else self.tokenizer.build_prompt(prompt, list(history))
 
     def _train(self, pair: Pair) -> Example:

@@ -85,7 +85,7 @@ def suffix_of(file: Path) -> str:
 
 @contextmanager
 def opened(file: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a data file as a stream, unpacked where it is compressed, behind a byte-order mark.
+    """The bytes of a data file as a stream, unpacked where it is compressed, after a byte-order mark.
 
     Raises:
         DataError: the file may not be read, is damaged, or is something else: a git-lfs pointer, a web page, an
@@ -127,7 +127,7 @@ def _unpacking(plain: IO[bytes]) -> Any:
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1, without their ends; a line feed ends one, alone or behind a carriage return."""
+    """Lines with their numbers from 1, without their ends; a line feed ends one, alone or after a carriage return."""
     for number, line in enumerate(raw.split(b"\n"), 1):
         yield number, line.removesuffix(b"\r")
 

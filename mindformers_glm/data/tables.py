@@ -15,7 +15,7 @@ from mindformers_glm.errors import DataError
 
 _SEPARATORS = ",\t;|"
 _BATCH = 1000  # rows of a binary table in memory
-_BROKEN = 100  # each begins the reading anew behind it
+_BROKEN = 100  # each begins the reading anew after it
 
 
 class _Lines(Iterator[str]):

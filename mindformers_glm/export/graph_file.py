@@ -48,11 +48,11 @@ def weight_name(parameter: proto.TensorProto) -> str:
 
 
 def products_with_constants(graph: proto.ModelProto) -> list[str]:
-    """Full names of matrix products with a constant that is no weight: these must not be quantised."""
+    """Full names of matmuls with a constant that is no weight: these must not be quantised."""
     kinds = {f"REF::{primitive.name}": primitive.op_type for primitive in graph.primitives}
     constants = {node.output[0] for node in graph.graph.node if node.op_type == "Constant"}
-    products = [node for node in graph.graph.node if kinds.get(node.op_type) in ("MatMul", "BatchMatMul")]
-    return [node.domain for node in products if node.input[1] in constants]
+    matmuls = [node for node in graph.graph.node if kinds.get(node.op_type) in ("MatMul", "BatchMatMul")]
+    return [node.domain for node in matmuls if node.input[1] in constants]
 
 
 def write_weights(path: Path, weights: Mapping[str, Parameter]) -> dict[str, Place]:

@@ -60,7 +60,7 @@ class KVCache:
             self._resize(rows, self.slots)
 
     def append(self, layer: int, keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
-        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer behind row r.
+        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer after those of row r.
 
         `reserve` comes before, `advance(counts)` after the last layer.
         """

@@ -69,7 +69,7 @@ def obstacles(model: nn.Cell) -> list[str]:
 
 
 class KernelNetwork:
-    """A network of any family behind the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
+    """A model of any family as the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
 
     Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
     into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.

@@ -32,7 +32,7 @@ _PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimens
 
 
 class MindSporeNetwork:
-    """A network of any family behind the engine's `Network`, with adapters if it has some."""
+    """A model of any family as the engine's `Network`, with adapters if it has some."""
 
     def __init__(self, model: nn.Cell) -> None:
         config = model.config

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.ops.linear import Product, matrix_type
+from mindformers_glm.ops.linear import Matmul, matrix_type
 from mindformers_glm.ops.rms_norm import RmsNorm, RmsNormWithGradient, layer_norm
 
 INIT_SIGMA = 0.02
@@ -25,11 +25,11 @@ class Linear(nn.Cell):
         self.weight = Parameter(initializer(Normal(sigma), (rows, columns), kind), name="weight")
         self.bias = Parameter(initializer("zeros", (rows,), kind), name="bias") if bias else None
         self.dtype, rounded = matrix_type(config.compute_dtype)
-        self.product = Product(rounded=rounded)
+        self.matmul = Matmul(rounded=rounded)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        return self.product(ops.cast(x, self.dtype), self.weight, self.bias)
+        return self.matmul(ops.cast(x, self.dtype), self.weight, self.bias)
 
 
 class Norm(nn.Cell):

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.linear import INIT_SIGMA, Linear
-from mindformers_glm.ops.linear import QuantizedProduct, matrix_type
+from mindformers_glm.ops.linear import QuantizedMatmul, matrix_type
 from mindformers_glm.ops.quantized import (
     SCALE,
     Quantized,
@@ -65,7 +65,7 @@ class QuantizedLinear(IntegerWeight, nn.Cell):
         nn.Cell.__init__(self)
         self.in_channels, self.out_channels = columns, rows
         self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
-        self.product = QuantizedProduct(bits=bits, columns=columns, rounded=rounded)
+        self.matmul = QuantizedMatmul(bits=bits, columns=columns, rounded=rounded)
         whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
         scale = np.zeros((rows, columns // group_size), np.float16)
         self.weight = Parameter(Tensor(whole), name="weight", requires_grad=False)
@@ -73,7 +73,7 @@ class QuantizedLinear(IntegerWeight, nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
-        return self.product(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
+        return self.matmul(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
 
 
 def quantized_layers(model: nn.Cell) -> dict[str, IntegerWeight]:

@@ -1,7 +1,7 @@
-"""The formulas of the network, each behind one Cell or function that a device kernel may replace.
+"""The formulas of the network, each in one Cell or function that a device kernel may replace.
 
 A Cell here has no parameters. `X` is the formula with the gradient that MindSpore derives; `XWithGradient` is the same
-with a gradient of its own, faster and with less to keep, and is what layers use: there, and in `Product`,
+with a gradient of its own, faster and with less to keep, and is what layers use: there, and in `Matmul`,
 `HeadCrossEntropy` and `CausalAttention`, a kernel of the compiled library takes the formula's place where there is one
 for the CPU, numbers are float32 and shapes fixed (kernels/operators.py; GLM_KERNELS=off keeps the formulas). Layers
 that are recomputed in graph mode use `X` and no such kernels: MindSpore's recompute pass takes the operators of a hand-

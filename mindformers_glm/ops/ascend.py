@@ -1,6 +1,6 @@
 """MindSpore's operators for Ascend (fused, in its words) in place of the formulas. UNVERIFIED: no device was at hand.
 
-What was checked, on a processor: names, arguments and documented limits against MindSpore 2.10, the graphs and
+What was checked, on a CPU: names, arguments and documented limits against MindSpore 2.10, the graphs and
 gradients that MindSpore makes of the calls, and that the calls, as documented, mean what the formulas mean
 (tests/ops/test_ascend.py). `GLM_KERNELS=off` selects the formulas; so do exported graphs, shapes that vary, and the
 first generation of devices (910, 910A), for which CANN 8's documents list none of these operators.

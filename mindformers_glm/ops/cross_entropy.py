@@ -43,7 +43,7 @@ class HeadCrossEntropy(Chosen):
     """`CrossEntropy` of the logits hidden W^T, which are never held all at once.
 
     Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
-    there: 3 matrix products as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
+    there: 3 matmuls as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
     for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then. `frozen` says that no gradient of
     the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py. `smoothing` counts always.
     """
@@ -126,7 +126,7 @@ def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float)
 
 
 class _Weighted(nn.Cell):
-    """The formula with its gradient by hand; returns the probabilities too, because `bprop` sees results only."""
+    """The formula with a gradient of its own; returns the probabilities too, because `bprop` sees results only."""
 
     def __init__(self, smoothing: float):
         super().__init__()

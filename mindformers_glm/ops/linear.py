@@ -15,9 +15,9 @@ _matmul, _floor = ops.MatMul(transpose_b=True), ops.Floor()
 
 
 def matrix_type(name: str) -> tuple[ms.Type, bool]:
-    """The type of the operands of matrix products in `compute_dtype` `name`, and whether products round them.
+    """The type of the operands of matmuls in `compute_dtype` `name`, and whether matmuls round them.
 
-    A CPU has no tensors of bfloat16: there they are float32, and products keep 11 bits of each number, three
+    A CPU has no tensors of bfloat16: there they are float32, and matmuls keep 11 bits of each number, three
     more than bfloat16 has.
     """
     if name == _BFLOAT16 and device_target() == "CPU":
@@ -26,7 +26,7 @@ def matrix_type(name: str) -> tuple[ms.Type, bool]:
 
 
 def multiplies(name: str) -> bool:
-    """Whether this device has products in `compute_dtype` `name` that are worth having."""
+    """Whether this device has matmuls in `compute_dtype` `name` that are worth having."""
     if name != _BFLOAT16 or device_target() != "CPU":
         return True
     found = library()
@@ -52,12 +52,12 @@ def quantized_linear(
     return linear(x, groups.reshape(-1, columns), bias)
 
 
-class QuantizedProduct(Chosen):
+class QuantizedMatmul(Chosen):
     """`quantized_linear`, by a kernel where one fits.
 
     In training the kernel multiplies by the floats that the integers stand for, forward and backward, and the weight is
     widened a few panels at a time; otherwise it also rounds x to 8 bits, which is faster and has no gradient. `rounded`
-    is for training: see Product.
+    is for training: see Matmul.
     """
 
     def __init__(self, *, bits: int, columns: int, rounded: bool = False):
@@ -96,12 +96,12 @@ class _ExactQuantizedKernel(nn.Cell):
         return self.back_x(dout, weight, scale, x), ops.zeros_like(weight), ops.zeros_like(scale)
 
 
-class Product(Chosen):
+class Matmul(Chosen):
     """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
 
     def __init__(self, *, rounded: bool = False):
-        super().__init__(lambda: _Product(rounded))
-        self.biased = _BiasedProduct(rounded) if self.kernel is not None else None
+        super().__init__(lambda: _Matmul(rounded))
+        self.biased = _BiasedMatmul(rounded) if self.kernel is not None else None
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
@@ -113,7 +113,7 @@ class Product(Chosen):
         return self.biased(x, weight, ops.cast(bias, ms.float32))
 
 
-class _Product(nn.Cell):
+class _Matmul(nn.Cell):
     def __init__(self, rounded: bool):
         super().__init__()
         kind = "Half" if rounded else ""
@@ -128,7 +128,7 @@ class _Product(nn.Cell):
         return self.back_x(dout, weight), self.back_weight(dout, x)
 
 
-class _BiasedProduct(_Product):
+class _BiasedMatmul(_Matmul):
     def __init__(self, rounded: bool):
         super().__init__(rounded)
         self.forward = operator(f"GlmLinearBias{'Half' if rounded else ''}", lambda x, w, b: (x[0], w[0]))

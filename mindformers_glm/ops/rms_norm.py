@@ -47,7 +47,7 @@ class _RmsNormFormula(nn.Cell):
     """RmsNorm in half the operators that the derived gradient takes.
 
     With s = 1 / sqrt(mean(x^2) + eps) and p = dy * x: dx = dy * w * s - x * s^3 * mean(p * w), dw = sum over rows of
-    p * s; both sums are small matrix products. What comes back to x itself is added on the way.
+    p * s; both sums are small matmuls. What comes back to x itself is added on the way.
     """
 
     def __init__(self, eps: float):

@@ -85,7 +85,7 @@ def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray
 class RotateHeads(nn.Cell):
     """Heads q | k | v turned by the angles of their positions, x * cos + (x turn) * sin, and taken apart.
 
-    The product with the constant matrix is exact (one term in each sum) and several times faster on a CPU than taking
+    The matmul with the constant matrix is exact (one term in each sum) and several times faster on a CPU than taking
     pairs apart.
     """
 
@@ -103,9 +103,9 @@ class RotateHeads(nn.Cell):
         x = x * cos + self.turned(_matmul, x) * sin
         return x[:, :h].reshape(x.shape[0], k, -1, self.channels), x[:, h : h + k], x[:, h + k :]
 
-    def turned(self, product, x: Tensor) -> Tensor:
-        """The product of every head with the constant matrix."""
-        rows = product(x.reshape(-1, self.channels), self.turn)
+    def turned(self, matmul, x: Tensor) -> Tensor:
+        """The matmul of every head with the constant matrix."""
+        rows = matmul(x.reshape(-1, self.channels), self.turn)
         return rows.reshape(x.shape[0], x.shape[1], -1, self.channels)
 
 

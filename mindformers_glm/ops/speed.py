@@ -15,11 +15,11 @@ _MIN_ROUNDS = 3
 
 
 def matrix_speed() -> float:
-    """Operations per second (a multiplication and an addition are two) of MindSpore's float32 matrix product."""
-    product = _Product()
+    """Operations per second (a multiplication and an addition are two) of MindSpore's float32 matmul."""
+    matmul = _Matmul()
     x = Tensor(np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32))
-    product(x, x).asnumpy()
-    return 2 * _SIZE**3 / best_seconds(lambda: product(x, x).asnumpy())
+    matmul(x, x).asnumpy()
+    return 2 * _SIZE**3 / best_seconds(lambda: matmul(x, x).asnumpy())
 
 
 def best_seconds(work: Callable[[], Any]) -> float:
@@ -32,10 +32,10 @@ def best_seconds(work: Callable[[], Any]) -> float:
     return min(times)
 
 
-class _Product(nn.Cell):
+class _Matmul(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
-        self.product = ops.MatMul(transpose_b=True)
+        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.product(a, b)
+        return self.matmul(a, b)

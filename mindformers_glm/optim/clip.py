@@ -23,7 +23,7 @@ class SquaredNorm(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
-        self.product = ops.MatMul(transpose_b=True) if device_target() == "CPU" else None
+        self.matmul = ops.MatMul(transpose_b=True) if device_target() == "CPU" else None
         self.diagonal = Tensor(np.eye(_ROWS, dtype=np.float32))
         self.squares = operator("GlmSquares", lambda x: (1,))
 
@@ -34,9 +34,9 @@ class SquaredNorm(nn.Cell):
             wide = grad.astype(ms.float32)
             if self.squares is not None and fits(wide):
                 total = total + self.squares(wide).reshape(())
-            elif self.product is not None and wide.size % _ROWS == 0:
+            elif self.matmul is not None and wide.size % _ROWS == 0:
                 rows = wide.reshape(_ROWS, -1)
-                products = products + self.product(rows, rows)
+                products = products + self.matmul(rows, rows)
             else:
                 total = total + ops.square(wide).sum()
         return total + (products * self.diagonal).sum()

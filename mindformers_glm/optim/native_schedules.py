@@ -27,7 +27,7 @@ class _Decay:
         as_numbers(self, at_least_one="decay_steps")
 
     def periods(self, step: int) -> float:
-        """Decay periods that are behind; whole ones with `is_stair`."""
+        """Completed decay periods; whole ones with `is_stair`."""
         return step // self.decay_steps if self.is_stair else step / self.decay_steps
 
 

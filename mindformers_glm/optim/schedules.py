@@ -88,11 +88,11 @@ class ConstantWarmUpLR:
         return float(self.after_warm_up(step))
 
     def after_warm_up(self, step: int) -> np.float32:
-        """Rate of an update behind the warm-up."""
+        """Rate of an update after the warm-up."""
         return _f32(self.learning_rate)
 
     def progress(self, step: int) -> np.float32:
-        """How much of the decay is behind, from 0 to 1."""
+        """How much of the decay is completed, from 0 to 1."""
         return min(_f32(1), (_f32(step) - _f32(self._warm_up)) / _f32(self._decay))
 
     def need_total_steps(self) -> None:
@@ -113,7 +113,7 @@ class LinearWithWarmUpLR(ConstantWarmUpLR):
         self.need_total_steps()
 
     def after_warm_up(self, step: int) -> np.float32:
-        """Rate of an update behind the warm-up; counted from the end, as the original does."""
+        """Rate of an update after the warm-up; counted from the end, as the original does."""
         left = (_f32(self.total_steps) - _f32(step)) / _f32(self._decay)
         return _f32(self.learning_rate) * max(_f32(0), left)
 
@@ -134,7 +134,7 @@ class PolynomialWithWarmUpLR(LinearWithWarmUpLR):
             )
 
     def after_warm_up(self, step: int) -> np.float32:
-        """Rate of an update behind the warm-up."""
+        """Rate of an update after the warm-up."""
         left = _f32(float(_f32(1) - self.progress(step)) ** self.power)
         return (_f32(self.learning_rate) - _f32(self.lr_end)) * left + _f32(self.lr_end)
 
@@ -148,7 +148,7 @@ class CosineWithWarmUpLR(LinearWithWarmUpLR):
     lr_end: float = 0.0
 
     def after_warm_up(self, step: int) -> np.float32:
-        """Rate of an update behind the warm-up."""
+        """Rate of an update after the warm-up."""
         return self.between(_half_wave(_f32(math.pi) * _f32(self.num_cycles) * _f32(2) * self.progress(step)))
 
     def between(self, share: np.float32) -> np.float32:
@@ -164,7 +164,7 @@ class CosineWithRestartsAndWarmUpLR(CosineWithWarmUpLR):
     num_cycles: float = 1.0
 
     def after_warm_up(self, step: int) -> np.float32:
-        """Rate of an update behind the warm-up."""
+        """Rate of an update after the warm-up."""
         progress = self.progress(step)
         if progress >= 1:
             return _f32(0)

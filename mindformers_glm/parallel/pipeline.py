@@ -54,7 +54,7 @@ class _Link(Protocol):
 
 
 class _SummedLink:
-    """Sums over a pair. Where a type has no sum on the processor (bfloat16), it travels as float32."""
+    """Sums over a pair. Where a type has no sum on the CPU (bfloat16), it travels as float32."""
 
     def __init__(self, pair: Axis) -> None:
         self._reduce, self._own = ops.AllReduce(group=pair.group), pair.rank

@@ -1,6 +1,6 @@
 """Weights and gradients of which every replica keeps its own rows (ZeRO 2 and 3; FSDP's shard_grad_op, full_shard).
 
-Rajbhandari et al., ZeRO, 2020. A divided weight is joined where it is used and given up again: the product of a linear
+Rajbhandari et al., ZeRO, 2020. A divided weight is joined where it is used and given up again: the matmul of a linear
 layer joins it once more in its backward pass, and hands its gradient to the owners of the rows. MCCL has no
 ReduceScatter: on CPU it is a sum of which each rank takes its rows, so that bytes are those of an all-reduce there.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm import runtime
-from mindformers_glm.ops.linear import Product
+from mindformers_glm.ops.linear import Matmul
 from mindformers_glm.parallel.collectives import gather_operator
 from mindformers_glm.parallel.gradients import Complete, buckets
 from mindformers_glm.parallel.mesh import Axis, Mesh
@@ -109,19 +109,19 @@ class Switched(nn.Cell):
         return self.of_training(x) if self.training else self.otherwise(x)
 
 
-class JoinedProduct(nn.Cell):
-    """`Product` with a weight of which this rank holds its rows."""
+class JoinedMatmul(nn.Cell):
+    """`Matmul` with a weight of which this rank holds its rows."""
 
-    def __init__(self, product: Product, axis: Axis, *, frozen: bool, biased: bool, remembers: bool):
+    def __init__(self, matmul: Matmul, axis: Axis, *, frozen: bool, biased: bool, remembers: bool):
         super().__init__()
-        self.product, self.remembers = product, remembers
+        self.matmul, self.remembers = matmul, remembers
         self.join = JoinRows(axis)
         self.once = (_JoinedBiased if biased else _Joined)(axis, frozen=frozen)
 
     def construct(self, x: Tensor, rows: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) of the batch, this rank's rows (out / ranks, in) of the weight, bias (out,) -> (N, out)."""
         if self.remembers:  # in a layer that is recomputed as a whole: what it joins is forgotten with the rest
-            return self.product(x, self.join(rows), bias)
+            return self.matmul(x, self.join(rows), bias)
         if bias is None:
             return self.once(x, rows)
         return self.once(x, rows, bias)

@@ -38,7 +38,7 @@ class W8A8Linear(nn.Cell):
             (begin, min(begin + _EXACT, self.in_channels)) for begin in range(0, self.in_channels, _EXACT)
         )
         self.round = ops.Rint()
-        self.product = ops.MatMul(transpose_b=True)
+        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out)."""
@@ -47,7 +47,7 @@ class W8A8Linear(nn.Cell):
         weight = ops.cast(self.weight, ms.float32)
         total = self.quant_bias
         for begin, end in self.borders:
-            total = total + ops.cast(self.product(whole[:, begin:end], weight[:, begin:end]), ms.int32)
+            total = total + ops.cast(self.matmul(whole[:, begin:end], weight[:, begin:end]), ms.int32)
         return ops.cast(ops.cast(total, ms.float32) * self.deq_scale, self.dtype)
 
 

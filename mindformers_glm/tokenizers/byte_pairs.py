@@ -99,7 +99,7 @@ class BytePairs:
 
 
 def read_ranks(path: Path, specials: Sequence[str], *, special_start: int | None = None) -> BytePairs:
-    """The vocabulary of a tiktoken file, with special tokens behind its last rank in the order given.
+    """The vocabulary of a tiktoken file, with special tokens after its last rank in the order given.
 
     Raises:
         DataError: no such file, or damaged.
@@ -148,7 +148,7 @@ def read_json_vocabulary(path: Path) -> BytePairs:
     texts = {piece: index for piece, index in vocabulary.items() if piece not in specials}
     if kind != "BPE" or sorted(texts.values()) != list(range(len(texts))) or min(specials.values(), default=0) < 0:
         fault = f"a {kind} of {len(texts):,} pieces with gaps is no vocabulary of a GLM"
-        raise DataError(str(path), fault, f"{_REPAIR}: byte-level BPE, special tokens behind its pieces")
+        raise DataError(str(path), fault, f"{_REPAIR}: byte-level BPE, special tokens after its pieces")
     pieces = [_bytes(piece, path) for piece in sorted(texts, key=texts.__getitem__)]
     tokenizers = _package("tokenizers")
     try:

@@ -82,7 +82,7 @@ class PublishedCalls(TextCalls):
         return encoded if return_dict else encoded["input_ids"]
 
     def build_inputs_with_special_tokens(self, first: Sequence[int], second: Sequence[int] | None = None) -> list[int]:
-        """`[gMASK] sop first`, and with a second row `second eos` behind."""
+        """`[gMASK] sop first`, and with a second row `second eos` after it."""
         return self._assemble(list(first), None if second is None else list(second), True, None, None)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:

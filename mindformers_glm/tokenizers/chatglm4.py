@@ -25,7 +25,7 @@ _BARE = ("glm4_0414", "glm_z1", "glm_edge")
 
 @TOKENIZERS.register("GLM4Tokenizer", "GLMForCausalLMTokenizer")
 class ChatGLM4Tokenizer(RoleTokenizer):
-    """GLM-4: fourteen special tokens behind 151,329 pieces (GLM-Edge: behind 59,246)."""
+    """GLM-4: fourteen special tokens after 151,329 pieces (GLM-Edge: after 59,246)."""
 
     chat_format = "glm4"
     specials = GLM4_SPECIALS

@@ -26,7 +26,7 @@ from mindformers_glm.train.step import Apply, Share, StepResult, Sums, TrainStep
 
 
 class PipelineStep:
-    """Callable like TrainStep, on one stage; `accumulation` micro batches pass through the stages one behind the other.
+    """Callable like TrainStep, on one stage; `accumulation` micro batches pass through the stages one after the other.
 
     `network(input_ids, labels, rows)` is one stage: it takes the rows of the stage before and gives its own rows, or
     the loss at the last one.

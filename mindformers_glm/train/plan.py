@@ -17,7 +17,7 @@ from mindformers_glm.log import logger
 
 
 class Position(NamedTuple):
-    """A place in the data: epoch from 0, and steps of it that are behind."""
+    """A place in the data: epoch from 0, and completed steps of it."""
 
     epoch: int = 0
     step: int = 0

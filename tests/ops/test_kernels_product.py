@@ -14,7 +14,7 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.ops.kernels import build
 from mindformers_glm.ops.kernels.library import features, library
-from mindformers_glm.ops.linear import Product, linear
+from mindformers_glm.ops.linear import Matmul, linear
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not built")
 VARIANTS = [variant for variant in build.variants() if set(variant.features) <= features()]
@@ -92,10 +92,10 @@ class Weighed(nn.Cell):
 
     def __init__(self, product):
         super().__init__()
-        self.product = product
+        self.matmul = product
 
     def construct(self, x, weight, bias, slope):
-        return (self.product(x, weight, bias) * slope).sum() + (self.product(x, weight) * slope).sum()
+        return (self.matmul(x, weight, bias) * slope).sum() + (self.matmul(x, weight) * slope).sum()
 
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
@@ -106,8 +106,8 @@ def test_operators_have_the_gradients_of_the_formula(mode):
         random = np.random.RandomState(0)
         shapes = ((37, 50), (29, 50), (29,), (37, 29))
         inputs = [Tensor(random.randn(*shape).astype(np.float32)) for shape in shapes]
-        by_kernel = ms.value_and_grad(Weighed(Product()), (0, 1, 2))(*inputs)
-        plain = Product()
+        by_kernel = ms.value_and_grad(Weighed(Matmul()), (0, 1, 2))(*inputs)
+        plain = Matmul()
         plain.kernel_is_on = False
         by_formula = ms.value_and_grad(Weighed(plain), (0, 1, 2))(*inputs)
         np.testing.assert_allclose(by_kernel[0].asnumpy(), by_formula[0].asnumpy(), rtol=1e-4)
@@ -121,14 +121,14 @@ def test_operators_have_the_gradients_of_the_formula(mode):
 def test_gradients_are_slopes():
     random = np.random.RandomState(3)
     shapes = ((9, 20), (7, 20), (7,), (9, 7))
-    assert_derivative(Weighed(Product()), *(Tensor(random.randn(*shape).astype(np.float32)) for shape in shapes))
+    assert_derivative(Weighed(Matmul()), *(Tensor(random.randn(*shape).astype(np.float32)) for shape in shapes))
 
 
 def test_other_types_and_open_shapes_take_the_formula():
     x = Tensor(np.ones((3, 4), np.float16))
     weight = Tensor(np.ones((5, 4), np.float16))
-    assert Product()(x, weight).dtype == ms.float16
-    cell = Product()
+    assert Matmul()(x, weight).dtype == ms.float16
+    cell = Matmul()
     cell.set_inputs(Tensor(shape=[None, 4], dtype=ms.float32), Tensor(np.ones((5, 4), np.float32)))
     for rows in (2, 7):
         wide = Tensor(np.ones((rows, 4), np.float32))

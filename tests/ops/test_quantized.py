@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from mindformers_glm.ops.kernels.library import library
-from mindformers_glm.ops.linear import QuantizedProduct, quantized_linear
+from mindformers_glm.ops.linear import QuantizedMatmul, quantized_linear
 from mindformers_glm.ops.quantized import dequantize, packed_columns, quantize, relative_error
 
 sizes = st.tuples(st.sampled_from([4, 8]), st.integers(1, 9), st.integers(1, 9), st.sampled_from([16, 32, 64, 128]))
@@ -93,7 +93,7 @@ def test_the_operator_is_the_formula(mode, bits, tokens, rows, columns, group):
         found = quantize(weight(rows, columns), bits=bits, group_size=group)
         random = np.random.default_rng(1)
         x, bias = (Tensor(random.normal(size=size).astype(np.float32)) for size in ((tokens, columns), (rows,)))
-        product = QuantizedProduct(bits=bits, columns=columns)
+        product = QuantizedMatmul(bits=bits, columns=columns)
         given = x, Tensor(found.weight), Tensor(found.scale), bias
         by_kernel = product(*given).asnumpy()
         by_formula = quantized_linear(*given, bits=bits, columns=columns).asnumpy()

@@ -17,7 +17,7 @@ from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.quantized import quantized_layers
-from mindformers_glm.ops.linear import QuantizedProduct
+from mindformers_glm.ops.linear import QuantizedMatmul
 from mindformers_glm.ops.quantized import dequantize, quantize
 
 SHAPE = {
@@ -60,11 +60,11 @@ class Against(nn.Cell):
 
     def __init__(self, product, whole, dy):
         super().__init__(auto_prefix=False)
-        self.product, self.weight, self.scale = product, Tensor(whole.weight), Tensor(whole.scale)
+        self.matmul, self.weight, self.scale = product, Tensor(whole.weight), Tensor(whole.scale)
         self.dy = Tensor(dy)
 
     def construct(self, x):
-        y = self.product(x, self.weight, self.scale)
+        y = self.matmul(x, self.weight, self.scale)
         return (y * self.dy).sum(), y
 
 
@@ -79,7 +79,7 @@ def test_products_are_those_of_the_floats_that_integers_stand_for(rows, bits, co
     exact = dequantize(whole, bits=bits, columns=columns)
     x, dy = (random.standard_normal((rows, n)).astype(np.float32) for n in (columns, 70))
     for kernels in (True, False):
-        product = QuantizedProduct(bits=bits, columns=columns).set_train(True)
+        product = QuantizedMatmul(bits=bits, columns=columns).set_train(True)
         assert product.kernel_is_on
         product.kernel_is_on = kernels
         step = ms.value_and_grad(Against(product, whole, dy), 0, has_aux=True)

@@ -53,7 +53,7 @@ class PickleMachine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The object that the pickle describes; `position` is then behind its end.
+        """The object that the pickle describes; `position` is then after its end.
 
         Raises:
             Refused: an operation, class or function that is not allowed, or a damaged pickle.

@@ -18,7 +18,7 @@ from mindformers_glm.errors import CheckpointError, shorten
 from mindformers_glm.files import open_regular
 
 _PICKLE_LIMIT = 256 * 1024 * 1024
-_LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # PROTO is before it, STOP behind
+_LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # PROTO is before it, STOP after
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 _MOST_AXES = 32
 _NESTED_HEAD = 4096  # a storage inside another pickle describes itself in less

@@ -45,7 +45,7 @@ def places_of(path: Path) -> list[Path]:
 
 
 def run_config(path: Path) -> Path | None:
-    """The YAML that the run behind `path` wrote, the newest of those that train."""
+    """The YAML that the run at `path` wrote, the newest of those that train."""
     run = run_of(path)
     found = [] if run is None else [run / name for name in _CONFIGS if (run / name).is_file()]
     return max(found, key=lambda file: file.stat().st_mtime, default=None)

@@ -29,7 +29,7 @@ _NOT_KEPT = ("global_step", "learning_rate")  # of the run, not of its optimizer
 class TrainState:
     """One moment of a training run.
 
-    `epoch` counts the whole epochs that are behind and `step_in_epoch` the batches of the running one that are behind,
+    `epoch` counts the completed epochs and `step_in_epoch` the completed batches of the running one,
     so both are 0 at the start and (1, 0) after an epoch of `steps_per_epoch` batches. `global_step` counts optimizer
     steps; a schedule is a function of it. `weights` and `optimizer` map names to arrays ("adam_m.<p>", "adam_v.<p>"
     and whatever else the optimizer keeps). `rng` comes from `capture_rng`. `data` describes the data (seed, batch size,

@@ -10,7 +10,7 @@ from mindformers_glm.conformance.check import Answer, check
 from mindformers_glm.conformance.checks.operators import KERNELS_OFF, formula, kernel
 from mindformers_glm.conformance.device import array, tensor
 from mindformers_glm.conformance.inputs import numbers, whole
-from mindformers_glm.ops.linear import QuantizedProduct
+from mindformers_glm.ops.linear import QuantizedMatmul
 
 _COLUMNS, _GROUP, _ROWS = 192, 32, 6  # a block of 128 and half a one
 
@@ -23,7 +23,7 @@ def _answer(switched, bits: int, kind: str) -> Answer:
         packed = whole("int4", _ROWS, 128, below=256).astype(np.uint8)
         packed[:, 96:] = packed[:, 96:] % 16 + 128  # the half of a block that no column is in
     scale = (np.abs(numbers("scales", _ROWS, _COLUMNS // _GROUP)) / 100).astype(np.float16)
-    cell = switched(QuantizedProduct(bits=bits, columns=_COLUMNS))
+    cell = switched(QuantizedMatmul(bits=bits, columns=_COLUMNS))
     found = cell(tensor(x, kind), Tensor(packed), Tensor(scale), tensor(bias, kind))
     wanted = x @ reference.integers(packed, scale, bits=bits, columns=_COLUMNS).T + bias
     return Answer({"value": array(found)}, {"value": wanted})

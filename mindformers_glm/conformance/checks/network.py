@@ -1,4 +1,4 @@
-"""One layer, and the whole network: the stream layer by layer, logits, a cache, packed rows, loss and gradients.
+"""One layer, and the whole network: the hidden states layer by layer, logits, a cache, packed rows, loss and gradients.
 
 Shapes: B batch, T tokens, D hidden, V vocabulary.
 """

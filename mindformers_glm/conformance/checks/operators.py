@@ -18,7 +18,7 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import Embedding
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
 from mindformers_glm.ops.kernels.operators import use_formulas
-from mindformers_glm.ops.linear import Product
+from mindformers_glm.ops.linear import Matmul
 from mindformers_glm.ops.rms_norm import RmsNormWithGradient
 from mindformers_glm.ops.swiglu import SwiGLUWithGradient
 
@@ -111,12 +111,12 @@ _LINEAR = {"x": (5, 12), "weight": (9, 12), "bias": (9,)}
 @check("linear", place="ops/linear.py: linear", kinds=KINDS)
 def _linear(kind: str) -> Answer:
     skip_on_cpu(kind, runtime.device_target())
-    return _biased(formula(Product()), kind)
+    return _biased(formula(Matmul()), kind)
 
 
 @check("linear.kernel", place="ops/kernels: GlmLinearBias", switch_off=KERNELS_OFF)
 def _linear_kernel(kind: str) -> Answer:
-    return _biased(kernel(Product()), kind)
+    return _biased(kernel(Matmul()), kind)
 
 
 @check("embedding", place="models/glm/model.py: Embedding")
@@ -179,16 +179,16 @@ def _head_kernel(kind: str) -> Answer:
 class _Matmul(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
-        self.product = ops.MatMul(transpose_b=True)
+        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, a, b):
-        return self.product(a, b)
+        return self.matmul(a, b)
 
 
 @check(
     "matmul.exact",
     place="MindSpore: ops.MatMul in float32, without rounding its operands",
-    switch_off="products of fewer bits: ms.device_context.ascend.op_precision.precision_mode('must_keep_origin_dtype')",
+    switch_off="matmuls of fewer bits: ms.device_context.ascend.op_precision.precision_mode('must_keep_origin_dtype')",
 )
 def _matmul(kind: str) -> Answer:
     """Operands that float16, bfloat16 and HF32 cannot hold, and a sum that has no error of its own."""

@@ -61,7 +61,7 @@ class _InstructionRows(Sequence[Example]):
         ids, labels = row.input_ids.tolist() + [0] * missing, row.labels.tolist() + [IGNORED] * missing
         if row.first_visible is None:
             return Example(ids, labels, len(row.input_ids))
-        used = int(np.flatnonzero(row.labels != IGNORED)[-1]) + 1  # behind it, filling that is not learned
+        used = int(np.flatnonzero(row.labels != IGNORED)[-1]) + 1  # after it, filling that is not learned
         return Example(ids, labels, used, first_visible=[*row.first_visible.tolist(), *[len(row.input_ids)] * missing])
 
 

@@ -189,7 +189,7 @@ class PairWriter:
             self._borders(np.zeros(1, np.int64))
 
     def add(self, sequences: Sequence[np.ndarray | Sequence[int]], *, ends_document: bool = True) -> None:
-        """Appends sequences of ids, and the border of a document behind them."""
+        """Appends sequences of ids, and the border of a document after them."""
         arrays = [np.asarray(ids, self.dtype) for ids in sequences]
         self.add_raw(
             b"".join(array.tobytes() for array in arrays),

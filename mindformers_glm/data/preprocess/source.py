@@ -186,4 +186,4 @@ def _table(path: Path, source: IO[bytes]) -> Iterator[tuple[int, Any]]:
                 raise DataError(str(path), str(record), "Repair the line, or write the table again with a csv library")
             yield record
     except UnicodeDecodeError as error:
-        raise DataError(str(path), f"it is not UTF-8 behind line {line}", "Save the table as UTF-8 CSV") from error
+        raise DataError(str(path), f"it is not UTF-8 after line {line}", "Save the table as UTF-8 CSV") from error

@@ -101,7 +101,7 @@ class LiteNetwork:
         return [np.concatenate(logits), keys[..., :count, :], values[..., :count, :]]
 
     def _append(self, cache: PackedCache, counts: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
-        """Writes new keys and values (L, 1, K, N, E) behind the rows that they belong to."""
+        """Writes new keys and values (L, 1, K, N, E) after the rows that they belong to."""
         begin = 0
         for row in np.flatnonzero(counts):
             length, count = cache.lengths[row], counts[row]

@@ -250,7 +250,7 @@ class ChatGLM2Config(BaseModel):
             fix = f"{share} of it is rotated in pairs: use a multiple of {4 if self.rotary_percent == 0.5 else 2}."
             yield ConfigError("kv_channels", self.kv_channels, fix)
         if self.post_self_attn_layernorm != self.post_mlp_layernorm:
-            fix = "The norms behind attention and MLP (GLM-4-0414) come together: set both keys alike."
+            fix = "The norms after attention and MLP (GLM-4-0414) come together: set both keys alike."
             yield ConfigError("post_mlp_layernorm", self.post_mlp_layernorm, fix)
         if self.num_attention_heads % self.num_kv_heads:
             fix = f"It must divide num_attention_heads ({self.num_attention_heads})."

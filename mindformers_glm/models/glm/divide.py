@@ -11,7 +11,7 @@ from mindformers_glm.models.glm.model import recomputed_parts
 from mindformers_glm.parallel.layers import VocabParallelEmbedding
 from mindformers_glm.parallel.mesh import Axis
 from mindformers_glm.parallel.optimizer import is_divided
-from mindformers_glm.parallel.sharding import JoinedProduct, JoinedTable, JoinRows, own_rows
+from mindformers_glm.parallel.sharding import JoinedMatmul, JoinedTable, JoinRows, own_rows
 
 
 def divide_weights(model: nn.Cell, config: ChatGLM2Config, axis: Axis) -> nn.Cell:
@@ -38,7 +38,7 @@ def divide_weights(model: nn.Cell, config: ChatGLM2Config, axis: Axis) -> nn.Cel
         if isinstance(cell, (Linear, LoraLinear)) and is_divided(cell.weight.shape, axis.size):
             frozen, biased = not cell.weight.requires_grad, cell.bias is not None
             remembers = id(cell) in inside
-            cell.product = JoinedProduct(cell.product, axis, frozen=frozen, biased=biased, remembers=remembers)
+            cell.matmul = JoinedMatmul(cell.matmul, axis, frozen=frozen, biased=biased, remembers=remembers)
             cell.weight, cell.is_plain = own(cell.weight), False
     embedding = model.transformer.embedding
     if embedding is not None and is_divided(embedding.embedding_table.shape, axis.size):

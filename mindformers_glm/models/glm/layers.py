@@ -157,7 +157,7 @@ class MLP(nn.Cell):
 
 
 class Block(nn.Cell):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream, which GLM-4-0414 norms before.
+    """One layer: attention and MLP, each after a norm and added to the residual, which GLM-4-0414 norms before.
 
     `recomputed` in the backward pass instead of kept: everything, "scores" (attention between its projections, and the
     MLP's activation), or nothing.
@@ -165,7 +165,7 @@ class Block(nn.Cell):
 
     def __init__(self, config: ChatGLM2Config, *, recomputed: Recomputed = "nothing"):
         super().__init__()
-        sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the stream 2 L times keeps its size
+        sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the residual 2 L times keeps its size
         with_gradient = recomputed != "all" or not runtime.is_graph_mode()  # see ops/__init__.py
         core_with_gradient = recomputed == "nothing" or not runtime.is_graph_mode()
         self.input_layernorm = Norm(config, with_gradient=with_gradient)
@@ -200,7 +200,7 @@ class Block(nn.Cell):
         prefix_v: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
-        """Rows (N, D) -> (N, D) in the type of the stream. `first` (B, T) for packed rows."""
+        """Rows (N, D) -> (N, D) in the type of the residual. `first` (B, T) for packed rows."""
         normed, x = self.input_layernorm(x)
         out = self.self_attention(normed, cos, sin, mask, batch, prefix_k, prefix_v, first)
         return self.rest(x, normed, out)
@@ -225,7 +225,7 @@ class Block(nn.Cell):
         return self.add(normed if self.residual_is_norm else x, out)
 
     def add(self, residual: Tensor, out: Tensor) -> Tensor:
-        """The sum residual + dropout(out) in the type of the stream."""
+        """The sum residual + dropout(out) in the type of the residual."""
         if self.drop is not None:
             out = self.drop(out)
         return ops.cast(residual, self.dtype) + ops.cast(out, self.dtype)

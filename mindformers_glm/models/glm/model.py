@@ -45,7 +45,7 @@ class Embedding(nn.Cell):
         self.dtype = getattr(ms, config.stream_dtype)
 
     def construct(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B, T) -> rows (N, D) in the type of the stream."""
+        """Token ids (B, T) -> rows (N, D) in the type of the residual."""
         return ops.cast(ops.gather(self.embedding_table, input_ids.reshape(-1), 0), self.dtype)
 
 
@@ -342,7 +342,7 @@ def check_device(config: ChatGLM2Config) -> None:
         raise ConfigError(
             "compute_dtype",
             config.compute_dtype,
-            "This CPU gains nothing by 16-bit products (AVX512-FP16 and the compiled kernels have them): use "
+            "This CPU gains nothing by 16-bit matmuls (AVX512-FP16 and the compiled kernels have them): use "
             "float32 here.",
         )
     if config.compute_dtype == "float16":

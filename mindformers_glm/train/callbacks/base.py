@@ -20,7 +20,7 @@ class Callback:
         """Called after each step."""
 
     def on_epoch_end(self, state: RunState) -> None:
-        """Called after the last step of each pass over the data, behind its on_step_end."""
+        """Called after the last step of each pass over the data, after its on_step_end."""
 
     def on_train_end(self, state: RunState) -> None:
         """Called when the whole plan has been carried out."""
