@@ -86,6 +86,8 @@ class LoraLinear(nn.Cell):
 
     def begin_magnitude(self) -> None:
         """Makes DoRA's magnitudes the lengths of the rows of W: with B = 0 the adapter then changes nothing."""
+        if self.mindpet_delta_lora_m is None:
+            return
         sizes = np.linalg.norm(self.weight.astype(ms.float32).asnumpy(), axis=1)
         self.mindpet_delta_lora_m.set_data(Tensor(sizes.astype(np.float32)))
 

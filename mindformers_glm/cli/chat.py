@@ -141,6 +141,8 @@ def load_lite(chosen: argparse.Namespace) -> Loaded:
             raise ConfigError(f"--{name}", getattr(chosen, name), "It is fixed when a model is exported: export again.")
     lite = open_lite(chosen.lite, tokenizer=chosen.tokenizer, lite_python=chosen.lite_python)
     atexit.register(lite.close)
+    if lite.tokenizer is None:
+        raise ConfigError("--tokenizer", None, "The export has no tokenizer: name tokenizer.model.")
     return Loaded(lite.engine, lite.tokenizer)
 
 

@@ -14,10 +14,10 @@ from mindformers_glm.checkpoint.convert.plan import ConversionPlan
 
 
 @contextmanager
-def bar(size: int) -> Iterator[Callable[[int], object]]:
+def bar(size: int) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on standard error; what is called with the bytes done."""
     with tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1000, file=sys.stderr) as shown:
-        yield shown.update
+        yield lambda done: None if shown.update(done) else None
 
 
 def carried_out(plan: ConversionPlan, *, dry_run: bool, overwrite: bool) -> Path | None:

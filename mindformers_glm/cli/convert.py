@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf
 from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         _write_gguf(args)
         return
     plan = plan_of(args)
-    source = plan.source
+    source: Any = plan.source
     print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
     try:
         carried_out(plan, dry_run=args.dry_run, overwrite=args.overwrite)

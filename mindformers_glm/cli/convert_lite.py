@@ -29,13 +29,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the report."""
     args = parser().parse_args(arguments)
     words = args.predict_data
-    prompts = {} if not words else {"prompts": read_inputs(words[0] if len(words) == 1 else words, unescape=True)}
+    prompts = read_inputs(words[0] if len(words) == 1 else words, unescape=True) if words else None
     made = convert_lite(
         args.model,
         quantization=args.quantize,
         lite_python=args.lite_python,
         optimize=args.optimize,
         threads=args.threads,
-        **prompts,
+        prompts=prompts,
     )
     print("\n".join(made.lines()))

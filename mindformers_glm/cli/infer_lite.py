@@ -18,6 +18,8 @@ from mindformers_glm.export.lite.engine import LiteChat, open_lite
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.models.recognise import family_named
 from mindformers_glm.serving.typed import BOM, Lines
+from mindformers_glm.tokenizers.chatglm import RoleTokenizer
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.stream import TextStream
 
 _ANY = "common"  # the name of no family
@@ -108,16 +110,26 @@ def open_model(args: argparse.Namespace) -> LiteChat:
 
 def check(lite: LiteChat, args: argparse.Namespace) -> None:
     """Passes when model and options go together."""
-    if lite.tokenizer is None:
-        raise ConfigError("--tokenizer_path", None, "The export has no tokenizer: name tokenizer.model.")
+    own = type(tokenizer_of(lite)).__name__
     if args.seq_length not in (None, lite.config.seq_length):
         raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {lite.config.seq_length}.")
-    family, own = family_named(args.model_name), type(lite.tokenizer).__name__
+    family = family_named(args.model_name)
     if family is not None and family.tokenizer != own:
         raise ConfigError("--model_name", args.model_name, f"The export has a {own}, which that model has not.")
     if args.prompt and "{}" not in args.prompt:
         raise ConfigError("--prompt", args.prompt, "It needs {} where the text goes.")
     settings_of(lite, args)
+
+
+def tokenizer_of(lite: LiteChat) -> GLMTokenizer:
+    """The tokenizer of the export, or the one that was named.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if lite.tokenizer is None:
+        raise ConfigError("--tokenizer_path", None, "The export has no tokenizer: name tokenizer.model.")
+    return lite.tokenizer
 
 
 def settings_of(lite: LiteChat, args: argparse.Namespace) -> GenerationConfig:
@@ -130,9 +142,10 @@ def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
     """A prompt as ids: in the template, and for ChatGLM3 as a message of the user."""
     template = args.prompt.replace("\\n", "\n")
     text = template.replace("{}", text) if template else text
-    if lite.tokenizer.rules.has_roles:
-        return lite.tokenizer.build_chat_ids(text)
-    return lite.tokenizer.encode(text, add_special_tokens=args.add_special_tokens)
+    tokenizer = tokenizer_of(lite)
+    if isinstance(tokenizer, RoleTokenizer):
+        return tokenizer.build_chat_ids(text)
+    return tokenizer.encode(text, add_special_tokens=args.add_special_tokens)
 
 
 def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[str]:
@@ -142,7 +155,7 @@ def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[s
     tickets = [lite.engine.submit(prompt, config, index=row) for row, prompt in enumerate(prompts)]
     try:
         if args.stream and len(tickets) == 1:
-            stream = TextStream(lite.tokenizer)
+            stream = TextStream(tokenizer_of(lite))
             for token in tickets[0]:
                 print(stream.push(token.choice.token), end="", flush=True)
             print(stream.flush(), flush=True)
@@ -150,7 +163,7 @@ def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[s
     finally:
         for ticket in tickets:
             ticket.cancel()
-    return [lite.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return [tokenizer_of(lite).decode(row, skip_special_tokens=True) for row in rows]
 
 
 def typed(ask: Callable[[str], str] = input) -> Iterator[str]:
@@ -159,7 +172,7 @@ def typed(ask: Callable[[str], str] = input) -> Iterator[str]:
     A line is a prompt. A text that begins with `[Round ` goes on to the line `答：`; triple quotes, or a backslash at
     the end of a line, join others.
     """
-    lines, rounds = Lines(), []
+    lines, rounds = Lines(), list[str]()
     while True:
         try:
             line = ask("... " if lines.is_open or rounds else _ASK).removeprefix(BOM)

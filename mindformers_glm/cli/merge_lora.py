@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from mindformers_glm.cli.options import Parser, number
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.models.interface import NetworkConfig
 
 _LOGITS_BYTES = 4 * 10**9  # two float32 networks up to this size are built for the comparison of logits
 _LIMIT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}  # in standard deviations of the logits
@@ -54,14 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
     if base.config is None:
         raise ConfigError("base", args.base, "It is an adapter alone: name the base weights.")
     pet_config = dict(adapter.pet_config or base.pet_config or {})
-    pet_config = _scaled(pet_config, adapter.source, args.lora_scaling)
+    weights, added = cast(WeightSource, base.source), cast(WeightSource, adapter.source)  # Megatron answers alike
+    pet_config = _scaled(pet_config, added, args.lora_scaling)
     folder = _peft_folder(args.adapter)
     trained_on = base_of(folder) if folder else None
     warning = other_base(folder, args.base, base.config.checkpoint_name_or_path, base.source.path) if folder else None
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     config = base.config.model_copy(update={"pet_config": None})
-    merged = MergedSource(base.source, adapter.source, config, pet_config, dtype=args.dtype)
+    merged = MergedSource(weights, added, config, pet_config, dtype=args.dtype)
     form = args.to or ("mindformers" if args.output_path.endswith(".ckpt") else "ours")
     if not base.exact and not form.startswith("mindformers"):
         raise ConfigError("config", None, f"The shapes do not tell the channels of a head: {form} needs --config.")
@@ -84,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
         compare(merged, path, args.verify, config, pet_config, exact=base.exact)
 
 
-def compare(merged: MergedSource, path: Path, kind: str, config, pet_config: dict, *, exact: bool) -> None:
+def compare(
+    merged: MergedSource, path: Path, kind: str, config: NetworkConfig, pet_config: dict[str, Any], *, exact: bool
+) -> None:
     """Prints how far the written weights are from base plus adapter.
 
     Raises:

@@ -90,7 +90,7 @@ def _child(command: Sequence[str], environment: dict[str, str], log: Path) -> su
 
 def _end(children: Sequence[subprocess.Popen], logs: tempfile.TemporaryDirectory) -> None:
     """Waits a little for the children, which have been told to end; then ends them."""
-    for child in children[1:] + children[:1]:
+    for child in (*children[1:], *children[:1]):
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=20)
         if child.poll() is None:

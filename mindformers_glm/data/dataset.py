@@ -13,6 +13,7 @@ from mindformers_glm.data.prefetch import ahead
 from mindformers_glm.errors import DataError
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
+from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 _PROBED = 64  # rows looked at before anything compiles
 
@@ -24,6 +25,7 @@ class TokenDataset(ABC):
     is (epoch, start) and nothing else needs saving.
     """
 
+    tokenizer: GLMTokenizer | None = None  # None where rows come as ids
     counts_labels = True  # False where labels are references to compare with and not targets
 
     def __init__(self, *, order: Order, place: str, prefetch_size: int = 2, max_unsupervised: int = 0) -> None:

@@ -79,13 +79,13 @@ def answer(
         bar.close()
         kept.close()
     seconds = time.perf_counter() - begin
-    verdicts = {number: [list(kept.verdicts[row.key]) for row in part] for number, part in own.items()}
-    found = [verdict for part in share.joined(verdicts) for verdict in part]
+    told = {number: [list(kept.verdicts[row.key]) for row in part] for number, part in own.items()}
+    found = [verdict for part in share.joined(told) for verdict in part]
     judged = [(row, Judged(*verdict)) for row, verdict in zip(rows, found, strict=True)]
     return Answered(judged, seconds, computed)
 
 
-def _windows(rows: Sequence[Row], batch_size: int) -> list[Sequence[Row]]:
+def _windows(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
     """The rows in portions with borders between subjects, where these are no larger than a portion.
 
     The borders depend on nothing but the rows and the batch size: not on how many ranks share them, nor on where a run

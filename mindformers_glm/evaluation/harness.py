@@ -90,7 +90,7 @@ class Harness:
         found = [""] * len(asked)
         for numbers in groups.values():
             config, ends = self._settings(asked[numbers[0]][1])
-            prompts = {number: self.prompt_ids(asked[number][0], config.max_new_tokens) for number in numbers}
+            prompts = {number: self.prompt_ids(asked[number][0], config.max_new_tokens or 1) for number in numbers}
             order = sorted(numbers, key=lambda number: -len(prompts[number]))
             for begin in range(0, len(order), self.batch_size):
                 part = order[begin : begin + self.batch_size]

@@ -25,7 +25,7 @@ class Journal:
             return
         self.path = Path(path) if share.size == 1 else Path(f"{path}.rank{share.rank}")
         known = json.loads(json.dumps({**identity, "ranks": share.size}))
-        self._read(known)
+        self._read(self.path, known)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
@@ -34,12 +34,12 @@ class Journal:
             raise DataError(str(self.path), f"it cannot be written ({error.strerror})", fix) from error
         if not self.verdicts:
             self._file.truncate(0)
-            self._write([known])
+            self._write(self._file, [known])
 
-    def _read(self, identity: dict[str, Any]) -> None:
+    def _read(self, path: Path, identity: dict[str, Any]) -> None:
         """Takes what an earlier run with the same settings left; a line that was cut off is dropped."""
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return
         try:
@@ -47,7 +47,7 @@ class Journal:
         except ValueError:
             same = False
         if not same:
-            logger.warning("%s is of another run (its first line says which): it is written anew", self.path)
+            logger.warning("%s is of another run (its first line says which): it is written anew", path)
             return
         whole = len(lines[0]) + 1
         for line in lines[1:-1]:
@@ -57,18 +57,19 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 break
             whole += len(line) + 1
-        os.truncate(self.path, whole)
-        logger.info("%s: %d rows of an earlier run are taken", self.path, len(self.verdicts))
+        os.truncate(path, whole)
+        logger.info("%s: %d rows of an earlier run are taken", path, len(self.verdicts))
 
     def add(self, rows: Sequence[Row], verdicts: Sequence[Judged]) -> None:
         """Keeps the verdicts of a window."""
         self.verdicts.update(zip((row.key for row in rows), verdicts, strict=True))
         if self._file is not None:
             self._write(
+                self._file,
                 [
                     {"row": row.key, "figures": verdict.figures, "details": verdict.details}
                     for row, verdict in zip(rows, verdicts, strict=True)
-                ]
+                ],
             )
 
     def close(self) -> None:
@@ -76,11 +77,11 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, values: Sequence[dict[str, Any]]) -> None:
+    def _write(self, file: IO[str], values: Sequence[dict[str, Any]]) -> None:
         try:
-            self._file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            file.write("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+            file.flush()
+            os.fsync(file.fileno())
         except OSError as error:
             fix = "Free space and start the same command again: it goes on where it was"
             raise DataError(str(self.path), f"it cannot be written ({error.strerror})", fix) from error

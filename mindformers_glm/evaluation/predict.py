@@ -14,6 +14,7 @@ from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.recognise import family_named
 from mindformers_glm.tokenizers import formats
+from mindformers_glm.tokenizers.chatglm import RoleTokenizer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 if TYPE_CHECKING:
@@ -84,14 +85,13 @@ def prompt_ids(
     Raises:
         ConfigError: a name of another family than the tokenizer's.
     """
-    has_roles = hasattr(tokenizer, "build_chat_ids")
     family = family_named(model_name)
     if family is not None and formats.has_roles(family.chat_format):
-        if not has_roles:
+        if not isinstance(tokenizer, RoleTokenizer):
             fix = "Its chat form has roles, and this tokenizer has none: leave it out, or give the right tokenizer."
             raise ConfigError("model_name", model_name, fix)
         return [tokenizer.build_chat_ids(text) for text in texts]
-    if has_roles and any(mark in text for text in texts for mark in _ROLE_MARKS):
+    if isinstance(tokenizer, RoleTokenizer) and any(mark in text for text in texts for mark in _ROLE_MARKS):
         log_once(
             "A role token written in a prompt (<|user|>) is plain text to the model: ask in its chat form with "
             "model_name='glm3_6b' (--model_name glm3_6b), or with model.chat."
@@ -111,12 +111,12 @@ def read_inputs(inputs: str | Path | Sequence[str], *, unescape: bool = False) -
     """
     if isinstance(inputs, Mapping):
         raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
-    inputs = [inputs] if isinstance(inputs, Path) else inputs
-    if unescape and isinstance(inputs, str) and inputs and _is(inputs, "is_dir"):
+    given: Any = [inputs] if isinstance(inputs, Path) else inputs
+    if unescape and isinstance(given, str) and given and _is(given, "is_dir"):
         raise ConfigError("predict_data", inputs, "This is a folder; give prompts, or a text file with one per line.")
-    if not isinstance(inputs, Iterable):
+    if not isinstance(given, Iterable):
         raise ConfigError("predict_data", inputs, "Give a text, several texts, or a file.")
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts: list[Any] = [given] if isinstance(given, str) else list(given)
     files = [text for text in texts if isinstance(text, Path) or (isinstance(text, str) and _names_a_file(text))]
     if files and len(files) == len(texts):
         return [prompt for file in files for prompt in _read_file(Path(file))]

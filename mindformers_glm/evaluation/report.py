@@ -132,7 +132,11 @@ def chart(title: str, table: dict[str, dict[str, float]]) -> str:
         return ""
     shown = next((name for name in _LONE if any(name in figures for figures in table.values())), None)
     names = list(dict.fromkeys(name for figures in table.values() for name in figures))
-    top = 1.0 if shown == "acc" else max((figures.get(shown, 0.0) for figures in table.values()), default=1.0) or 1.0
+    top = (
+        1.0
+        if shown == "acc"
+        else max((figures.get(shown or "", 0.0) for figures in table.values()), default=1.0) or 1.0
+    )
     head = "".join(f'<th class="n">{html.escape(name)}</th>' for name in names)
     rows = []
     for name, figures in sorted(table.items(), key=lambda item: -item[1].get(shown or "", 0.0)):

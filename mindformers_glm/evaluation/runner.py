@@ -124,7 +124,8 @@ def evaluate_generation(
 
 def without_fillers(batch: Batch) -> Batch:
     """The rows that stand in the data; fillers only even out the ranks."""
-    return Batch(*(None if column is None else column[batch.rows != FILLER] for column in batch))
+    kept = {name: column[batch.rows != FILLER] for name, column in batch._asdict().items() if column is not None}
+    return batch._replace(**kept)
 
 
 def generate_batch(

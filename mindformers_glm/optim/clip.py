@@ -49,7 +49,7 @@ def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
 
 def scale_gradients(grads: tuple[Tensor, ...], factor: Tensor) -> tuple[Tensor, ...]:
     """Every gradient in float32, times `factor`."""
-    scaled = ()
+    scaled: tuple[Tensor, ...] = ()
     for grad in grads:
         scaled = (*scaled, grad.astype(ms.float32) * factor)
     return scaled

@@ -70,7 +70,7 @@ def _factory(native: _Native) -> Callable[..., nn.Cell]:
     build.__doc__ = f"The `mindspore.nn.{native.name}` optimizer."
     build.__annotations__ = {"params": Any, **{name: type(default) for name, default in defaults.items()}}
     parameter = inspect.Parameter
-    build.__signature__ = inspect.Signature(
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             parameter("params", parameter.POSITIONAL_OR_KEYWORD),
             *(parameter(name, parameter.KEYWORD_ONLY, default=default) for name, default in defaults.items()),

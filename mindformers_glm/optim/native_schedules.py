@@ -46,8 +46,8 @@ class NaturalExpDecayLR(_Decay):
 
     def __call__(self, step: int) -> float:
         """Rate of this update."""
-        step = self.periods(step) * self.decay_steps if self.is_stair else step
-        return self.learning_rate * math.exp(-self.decay_rate * step)
+        steps = self.periods(step) * self.decay_steps if self.is_stair else step
+        return self.learning_rate * math.exp(-self.decay_rate * steps)
 
 
 @LR_SCHEDULES.register()

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import unknown_key
@@ -204,6 +204,12 @@ class GLMTokenizer(PublishedCalls):
         return self._commands[token] if token in self._commands else self.vocabulary.piece_id(token)
 
     # --- ids -> text ------------------------------------------------------------------------------------------
+
+    @overload
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False, **published: Any) -> str: ...
+
+    @overload
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **published: Any) -> Any: ...
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **published: Any) -> str | list[str]:
         """Text of a row of ids (of one id, or a list of texts for several rows). Any integer is accepted.

@@ -123,13 +123,13 @@ def _place(state: RunState, batches: Sequence[Batch]) -> str:
     position = Position(state.epoch, state.step_in_epoch)
     return (
         f"step {state.done} (epoch {position.epoch}, step {position.step} of it; "
-        f"samples in lines {shown}; learning rate {state.result.learning_rate:g})"
+        f"samples in lines {shown}; learning rate {state.last.learning_rate:g})"
     )
 
 
 def _not_finite(state: RunState, batches: Sequence[Batch]) -> str:
     return (
-        f"The loss is {state.result.loss} at {_place(state, batches)}. The weights of the step before are intact, and "
+        f"The loss is {state.last.loss} at {_place(state, batches)}. The weights of the step before are intact, and "
         "so are checkpoints. Lower lr_schedule.learning_rate, set runner_wrapper.use_clip_grad: True, or look at "
         "these samples."
     )
@@ -138,7 +138,7 @@ def _not_finite(state: RunState, batches: Sequence[Batch]) -> str:
 def _overflowing(state: RunState, batches: Sequence[Batch]) -> str:
     return (
         f"Gradients were not finite in {MAX_OVERFLOWS} steps in a row although the loss scale "
-        f"({state.result.loss_scale:g}) cannot fall any more, last at {_place(state, batches)}. No update was made in "
+        f"({state.last.loss_scale:g}) cannot fall any more, last at {_place(state, batches)}. No update was made in "
         "them. Lower lr_schedule.learning_rate, or compute in float32 or bfloat16."
     )
 

@@ -80,7 +80,7 @@ class PipelineStep:
         ids = [Tensor(batch.network_input()) for batch in batches]
         labels = [Tensor(batch.labels) for batch in batches]
         parts = int(np.prod(self.network.tokens_divide_by))
-        shapes = [(batch.labels.size // parts, self._config.hidden_size) for batch in batches]
+        shapes: list[tuple[int, ...]] = [(batch.labels.size // parts, self._config.hidden_size) for batch in batches]
 
         def forward(i: int, x: Tensor | None) -> Tensor | None:
             if self._forward is None:

@@ -62,6 +62,17 @@ class RunState:
     first_step: bool = True  # the step just made was the first of this process, with compilation
 
     @property
+    def last(self) -> StepResult:
+        """The result of the last step.
+
+        Raises:
+            LookupError: no step was made in this process.
+        """
+        if self.result is None:
+            raise LookupError("no step has been made")
+        return self.result
+
+    @property
     def network(self) -> nn.Cell:
         """The network being trained."""
         return self.step.network

@@ -76,7 +76,7 @@ class TrainStep:
         reduces = accumulation == 1 or not reduction.each  # otherwise it is done for each micro batch
         update = Update(optimizer, reduction, max_grad_norm=max_grad_norm, rescales=rescales, reduces=reduces)
         if accumulation == 1:
-            self._whole, self._add, self._apply = _Whole(gradients, update), None, None
+            self._whole: _Whole | None = _Whole(gradients, update)
         else:
             sums = Sums(optimizer.parameters, reduction)
             self._whole = None
@@ -280,7 +280,7 @@ class Apply(nn.Cell):
 
     def construct(self, scale: Tensor, learning_rate: Tensor, stop: Tensor, unit: Tensor) -> Tensor:
         """See the class."""
-        grads = ()
+        grads: tuple[Tensor, ...] = ()
         for i in range(self.size):
             grads = (*grads, self.sums.grads[i].value())
         weight = self.sums.weight.value() + self.epsilon * unit

@@ -1,15 +1,42 @@
-"""Arrays in memory as a source of weights to write."""
+"""What weights to write are read from, and arrays in memory as such a source."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
 from mindformers_glm.checkpoint.formats.dtypes import bits_of, name_of
-from mindformers_glm.checkpoint.load.source import WeightSource
+
+
+class Source(Protocol):
+    """What weights to write are read from: a file or folder (WeightSource), arrays, a base with its adapter, ranks."""
+
+    path: Path
+
+    @property
+    def names(self) -> list[str]:
+        """Our names."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """Our name of its type."""
+        ...
+
+    def read_bits(self, name: str) -> np.ndarray:
+        """Its bits."""
+        ...
+
+    def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Rows as flat blocks."""
+        ...
 
 
 class ArraySource:
@@ -38,6 +65,3 @@ class ArraySource:
     def blocks(self, name: str, start: int, stop: int) -> Iterator[np.ndarray]:
         """Rows as flat blocks."""
         return array_blocks(self.read_bits(name), start, stop)
-
-
-Source = WeightSource | ArraySource

@@ -31,8 +31,13 @@ class CEvalTest(ChoiceTask):
     def results(self, judged: Sequence[tuple[Row, Judged]]) -> Results:
         """No score: how many questions have an answer."""
         made = submission(judged)
-        subjects = {name: {"questions": len(letters), "answered": _count(letters)} for name, letters in made.items()}
-        total = {"questions": sum(map(len, made.values())), "answered": sum(map(_count, made.values()))}
+        subjects: dict[str, dict[str, float]] = {
+            name: {"questions": len(letters), "answered": _count(letters)} for name, letters in made.items()
+        }
+        total: dict[str, float] = {
+            "questions": sum(map(len, made.values())),
+            "answered": sum(map(_count, made.values())),
+        }
         note = "test has no published answers: submit submission.json at cevalbenchmark.com"
         return Results(subjects, {self.group: total}, [note, *super()._notes(subjects)])
 

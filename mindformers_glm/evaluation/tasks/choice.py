@@ -31,7 +31,7 @@ class ChoiceTask:
         way = options.way or self.ways[0]
         if way not in self.ways:
             raise ConfigError("--way", way, f"{self.name} is asked in these ways: {', '.join(self.ways)}.")
-        kind = WAYS[way]
+        kind: Any = WAYS[way]
         self.num_fewshot = kind.default_fewshot if options.num_fewshot is None else options.num_fewshot
         self.way_name = way
         self.way: Way = kind(tokenizer, self.wording, max_length=options.max_length, num_fewshot=self.num_fewshot)

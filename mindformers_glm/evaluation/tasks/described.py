@@ -84,8 +84,9 @@ class DescribedTask:
         total = {name: float(np.mean([verdict.figures[name] for _, verdict in judged])) for name in names}
         pairs = [(verdict.details["prediction"].strip(), verdict.details["target"].strip()) for _, verdict in judged]
         for name in total:
-            if name in TEXT_METRICS and TEXT_METRICS[name].corpus is not None:
-                total[name] = TEXT_METRICS[name].corpus(*map(list, zip(*pairs, strict=True)))
+            corpus = TEXT_METRICS[name].corpus if name in TEXT_METRICS else None
+            if corpus is not None:
+                total[name] = corpus(*map(list, zip(*pairs, strict=True)))
         return Results({}, {self.name: {**total, "questions": len(judged)}}, [])
 
     def _choose(self, row: Row, prompt: str) -> Steps:

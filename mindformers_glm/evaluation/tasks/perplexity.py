@@ -127,6 +127,7 @@ def _texts(file: Path) -> list[str]:
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DataError(str(file), f"it cannot be read ({error})", "Give UTF-8 text or JSON lines") from error
     found = [value.get("text") if isinstance(value, dict) else value for value in values]
-    if not all(isinstance(value, str) for value in found):
+    texts = [value for value in found if isinstance(value, str)]
+    if len(texts) < len(found):
         raise DataError(str(file), "an object has no text under 'text'", 'Write {"text": "..."} a line')
-    return found
+    return texts

@@ -250,8 +250,9 @@ def encoded(tokenizer: Any, context: str, continuations: Sequence[str], max_leng
     before, *wholes = ([*prefix, *ids] for ids in tokenizer.vocabulary.encode_many(texts))
     parts = [whole[len(before) :] for whole in wholes]
     longest = max(map(len, parts), default=1)
-    cut = max_length is not None and len(before) + longest - 1 > max_length
-    return Score(before[-(max_length + 1 - longest) :] if cut else before, parts), cut
+    if max_length is None or len(before) + longest - 1 <= max_length:
+        return Score(before, parts), False
+    return Score(before[-(max_length + 1 - longest) :], parts), True
 
 
 def chosen(question: Question, scored: Scored, request: Score, *, cut: bool) -> Judged:

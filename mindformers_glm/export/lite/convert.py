@@ -91,7 +91,7 @@ def convert_lite(
     quantization: str = "none",
     lite_python: str | None = None,
     optimize: str = "",
-    prompts: Sequence[str] = _PROMPTS,
+    prompts: Sequence[str] | None = None,
     threads: int | None = None,
     seconds: float = 3600.0,
 ) -> Report:
@@ -121,7 +121,7 @@ def convert_lite(
     manifest.save(folder)
     open_options = {"lite_python": lite_python, "threads": threads, "seconds": seconds}
     try:
-        report = _compare(folder / source.name, made, entry, prompts, took, open_options)
+        report = _compare(folder / source.name, made, entry, prompts or _PROMPTS, took, open_options)
     except DeviceError:
         manifest.graphs.remove(entry)
         manifest.save(folder)

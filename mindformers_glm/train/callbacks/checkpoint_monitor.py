@@ -134,18 +134,25 @@ class CheckpointMonitor(Callback):
         if self.store is not None:
             self.store.close()
 
+    @property
+    def _opened(self) -> CheckpointStore:
+        """The folder of the run; training has begun."""
+        if self.store is None:
+            raise LookupError("on_train_begin opens the folder")
+        return self.store
+
     def _save_here(self, state: RunState) -> Path | None:
         if not self._is_saved(state):
             self._save(state, background=False)
-        self.store.wait()
+        self._opened.wait()
         return self._last_path
 
     def _save(self, state: RunState, *, background: bool) -> None:
         logger.info("......Saving ckpt......")
         if self._last_path is None and state.describe is not None and state.rank == 0:
-            for folder in self.store.model_folders():
+            for folder in self._opened.model_folders():
                 state.describe(folder)
-        self._last_path = self.store.save(state.capture(), background=background)
+        self._last_path = self._opened.save(state.capture(), background=background)
         self._saved_done = state.done
 
     def _is_saved(self, state: RunState) -> bool:
@@ -163,9 +170,9 @@ class CheckpointMonitor(Callback):
         epoch, step = divmod(state.done, state.plan.unit)
         file = [epoch, state.plan.unit] if step == 0 else [epoch + 1, step]
         best = Best(state.done, name, float(figures[name]))
-        state.best = {**best._asdict(), "prefix": self.store.prefix, "file": file}
-        self.store.wait()
-        self.store.best = self._best_name(state)
+        state.best = {**best._asdict(), "prefix": self._opened.prefix, "file": file}
+        self._opened.wait()
+        self._opened.best = self._best_name(state)
         self._save(state, background=self.background)
 
     def _best_name(self, state: RunState) -> dict[str, Any] | None:
@@ -174,10 +181,10 @@ class CheckpointMonitor(Callback):
     def _load_best(self, state: RunState) -> None:
         if not self.load_best or state.best is None:
             return
-        path = self.store.best_path()
+        path = self._opened.best_path()
         if state.best["step"] != state.done:
             state.load_weights(path)
-            self.store.write_network(state.capture(), path.name)
+            self._opened.write_network(state.capture(), path.name)
         state.loaded_best = True
         logger.info("Loaded the best weights: step %d, %s %s", *(state.best[key] for key in ("step", "name", "value")))
 

@@ -30,14 +30,14 @@ class DictMonitor(Callback):
 
     def on_step_end(self, state: RunState) -> None:
         """Prints when it is time."""
-        self._losses.append(state.result.loss)
-        self._total += state.result.loss
+        self._losses.append(state.last.loss)
+        self._total += state.last.loss
         self._seconds += state.step_seconds + state.data_seconds
         self._steps += 1
         if state.rank == 0 and (state.done % self.logging_steps == 0 or state.is_last):
             line = {
                 "loss": round(statistics.fmean(self._losses), 4),
-                "learning_rate": float(f"{state.result.learning_rate:.5g}"),
+                "learning_rate": float(f"{state.last.learning_rate:.5g}"),
                 "epoch": round(state.done / state.plan.steps_per_epoch, 2),
             }
             print(line, flush=True)

@@ -47,7 +47,7 @@ class Ending(Callback):
         weights = out / "checkpoint_network"
         if not weights.is_dir():
             return said
-        if state.loaded_best:
+        if state.loaded_best and state.best is not None:
             said.append(f"  best weights:    {weights} (of step {state.best['step']})")
         else:
             said.append(f"  last weights:    {weights}")

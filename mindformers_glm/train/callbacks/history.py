@@ -38,7 +38,7 @@ class LossHistory(Callback):
         """Adds a line."""
         if self._file is None:
             return
-        result = state.result
+        result = state.last
         record = {
             "step": state.done,
             "epoch": state.epoch,
@@ -59,7 +59,7 @@ class LossHistory(Callback):
             return
         self._file.close()
         self._file = None
-        if self.curve and self.records:
+        if self.curve and self.records and self.path is not None:
             draw_curve(self.records, self.path.with_name("loss_curve.png"), state.evaluations)
 
 

@@ -70,7 +70,7 @@ class MFLossMonitor(Callback):
         self._seconds.append(state.step_seconds)
         if state.step_in_epoch == 1:
             self._losses.clear()
-        self._losses.append(state.result.loss)
+        self._losses.append(state.last.loss)
         if state.plan.sink_size and not state.plan.ends_unit(state.done):
             return
         self._units += 1
@@ -79,7 +79,7 @@ class MFLossMonitor(Callback):
             self._seconds.clear()
 
     def _print(self, state: RunState) -> None:
-        plan, result, seconds = state.plan, state.result, float(np.mean(self._seconds))
+        plan, result, seconds = state.plan, state.last, float(np.mean(self._seconds))
         if plan.sink_size:
             loss = f"loss: {result.loss:5.3f}"
         else:
@@ -110,7 +110,7 @@ class LossMonitor(Callback):
     def on_step_end(self, state: RunState) -> None:
         """Prints when it is time."""
         if state.done % self.per_print_times == 0:
-            logger.info("epoch: %d step: %d, loss is %s", state.epoch, state.step_in_epoch, state.result.loss)
+            logger.info("epoch: %d step: %d, loss is %s", state.epoch, state.step_in_epoch, state.last.loss)
 
 
 @CALLBACKS.register()
@@ -150,7 +150,7 @@ class ProgressBar(Callback):
     def on_step_end(self, state: RunState) -> None:
         """Moves it on."""
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{state.result.loss:.3f}", lr=f"{state.result.learning_rate:.2e}")
+            self._bar.set_postfix(loss=f"{state.last.loss:.3f}", lr=f"{state.last.learning_rate:.2e}")
             self._bar.update()
 
     def close(self, state: RunState) -> None:

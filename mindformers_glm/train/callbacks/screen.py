@@ -30,7 +30,7 @@ class ScreenLine:
 
     def text(self, state: RunState) -> str:
         """The line of the step that was just made."""
-        result, total = state.result, state.plan.total_steps
+        result, total = state.last, state.plan.total_steps
         mean = sum(self._seconds) / len(self._seconds) if self._seconds else math.nan
         own = state.tokens / mean if self._seconds and mean > 0 else math.nan
         left = (total - state.done) * self._all / self._count if self._count else math.nan
