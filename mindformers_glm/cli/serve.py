@@ -232,7 +232,7 @@ def load_served(
 
 def load_export(
     chosen: argparse.Namespace, settings: ServerSettings, adapters: dict[str, str]
-) -> tuple[Served, list[Served]]:
+) -> tuple[Served, list[Served], Callable[[str, str], Served]]:
     """An exported model in MindSpore Lite.
 
     Raises:
@@ -265,4 +265,8 @@ def load_export(
     except ConfigError:
         lite.close()
         raise
-    return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), []
+
+    def load_adapter(name: str, path: str) -> Served:
+        raise ConfigError("lora_path", path, "An export takes no adapters: merge it before you export.")
+
+    return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), [], load_adapter
