@@ -43,6 +43,7 @@ class LoraLinear(nn.Cell):
         self.mindpet_delta_lora_m = None
         if config.use_dora:
             self.mindpet_delta_lora_m = Parameter(initializer("ones", (base.out_channels,)), name=DELTA + "_m")
+        self.rows, self.join_rows = None, None  # DoRA's, where replicas hold rows of the weight (parallel/sharding.py)
         self.drop = nn.Dropout(p=config.lora_dropout) if config.lora_dropout else None
         self.scale = config.scaling
         self.delta_dtype, rounded = matrix_type(config.compute_dtype) if config.compute_dtype else (base.dtype, False)
@@ -69,10 +70,13 @@ class LoraLinear(nn.Cell):
         """The Euclidean length (out,) of each row of W + scaling * B A, which is never made."""
         down = ops.cast(self.mindpet_delta_lora_a, ms.float32)
         up = ops.cast(self.mindpet_delta_lora_b, ms.float32)
+        if self.rows is not None:
+            up = up[self.rows[0] : self.rows[1]]
         weight = ops.cast(self.weight, ms.float32)
         crossed = (ops.matmul(weight, down.T) * up).sum(-1)
         low = (ops.matmul(up, ops.matmul(down, down.T)) * up).sum(-1)
-        return ops.sqrt(ops.square(weight).sum(-1) + 2 * self.scale * crossed + self.scale**2 * low)
+        sizes = ops.sqrt(ops.square(weight).sum(-1) + 2 * self.scale * crossed + self.scale**2 * low)
+        return sizes if self.join_rows is None else self.join_rows(sizes)
 
     def merged(self) -> np.ndarray:
         """W + scaling * B A, times f with DoRA: the weight (out, in) that does the same, as float32."""
@@ -88,8 +92,8 @@ class LoraLinear(nn.Cell):
         """Makes DoRA's magnitudes the lengths of the rows of W: with B = 0 the adapter then changes nothing."""
         if self.mindpet_delta_lora_m is None:
             return
-        sizes = np.linalg.norm(self.weight.astype(ms.float32).asnumpy(), axis=1)
-        self.mindpet_delta_lora_m.set_data(Tensor(sizes.astype(np.float32)))
+        sizes = Tensor(np.linalg.norm(self.weight.astype(ms.float32).asnumpy(), axis=1).astype(np.float32))
+        self.mindpet_delta_lora_m.set_data(sizes if self.join_rows is None else self.join_rows(sizes))
 
 
 class QuantizedLoraLinear(IntegerWeight, LoraLinear):

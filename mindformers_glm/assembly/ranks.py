@@ -29,6 +29,7 @@ from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import check_optimizer, state_parameters
 from mindformers_glm.optim.interface import is_counter, needs_whole_parameters, state_of
 from mindformers_glm.parallel.collectives import sum_over
+from mindformers_glm.parallel.gradients import Exchange
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config, use
 from mindformers_glm.parallel.pipeline import Pipe
 from mindformers_glm.parallel.sharding import is_own_rows
@@ -46,6 +47,7 @@ class Ranks:
     config: NetworkConfig
     divided: bool = False
     level: int = 0  # ZeRO's: 2 divides gradients too, 3 the weights
+    exchange: Exchange = Exchange()
 
     def __post_init__(self) -> None:
         if self.mesh.replicas.size == 1:
@@ -62,7 +64,8 @@ class Ranks:
         """
         mesh = mesh_from_config(run, rank=runtime.rank(), world=runtime.rank_size())
         use(mesh)
-        return cls(mesh, config, level=zero_level(run.parallel, run.parallel_config))
+        level = zero_level(run.parallel, run.parallel_config)
+        return cls(mesh, config, level=level, exchange=Exchange(run.parallel.overlap_grad_reduce))
 
     @property
     def division(self) -> Division:
@@ -138,7 +141,9 @@ class Ranks:
     def reduction(self, optimizer: nn.Cell) -> Reduction:
         """What the ranks exchange in a step of this optimizer."""
         joined = [is_own_rows(one) for one in optimizer.parameters]
-        return reduction_of(optimizer.parameters, self.config, self.mesh, level=self.level, joined=joined)
+        return reduction_of(
+            optimizer.parameters, self.config, self.mesh, level=self.level, joined=joined, exchange=self.exchange
+        )
 
     # state
 

@@ -11,7 +11,7 @@ from mindspore import Parameter, nn
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.collectives import ReduceFromRanks
-from mindformers_glm.parallel.gradients import CompleteSome, GradientSum, SquareSum
+from mindformers_glm.parallel.gradients import CompleteSome, Exchange, GradientSum, SquareSum
 from mindformers_glm.parallel.mesh import TIED, Mesh
 from mindformers_glm.parallel.optimizer import ShardedOptimizer
 from mindformers_glm.parallel.sharding import OwnGradients, shares_of_own_rows
@@ -37,11 +37,18 @@ class Reduction(NamedTuple):
 
 
 def reduction_of(
-    parameters: Sequence[Parameter], config: NetworkConfig, mesh: Mesh, *, level: int = 0, joined: Sequence[bool] = ()
+    parameters: Sequence[Parameter],
+    config: NetworkConfig,
+    mesh: Mesh,
+    *,
+    level: int = 0,
+    joined: Sequence[bool] = (),
+    exchange: Exchange | None = None,
 ) -> Reduction:
     """The exchanges of a step that trains `parameters` (in the optimizer's order) of the whole network `config`.
 
     `level` 2 gives each replica its rows of gradients; of `joined` parameters (level 3) it holds rows itself.
+    `exchange` says when sums begin and how large they are; their order is found here.
     """
     if mesh.size == 1:
         return Reduction()
@@ -52,13 +59,15 @@ def reduction_of(
         for one, own in zip(parameters, joined, strict=True)
     ]
     partial, shares = ranks.partial_gradients(held, config, mesh), ranks.square_shares(held, config, mesh)
-    exchange = {
+    when = (exchange or Exchange())._replace(order=backward_order([one.name for one in parameters], config))
+    others = {
         "labels": ReduceFromRanks(mesh.data) if mesh.data.size > 1 else None,  # each rank has a sequence's labels
         "everyone": ReduceFromRanks(mesh.everybody),
         "stages": ReduceFromRanks(mesh.stage) if mesh.stage.size > 1 else None,
     }
     if level < 2 or axis.size == 1:  # noqa: PLR2004 - ZeRO's own number
-        return Reduction(GradientSum(parameters, mesh, partial=partial), SquareSum(shares, mesh), **exchange)
+        gradients = GradientSum(parameters, mesh, partial=partial, exchange=when)
+        return Reduction(gradients, SquareSum(shares, mesh), **others)
     tied = {i: partial.pop(i) for i in list(partial) if partial[i].axis.name == TIED}
     for position in [i for i in partial if joined[i]]:
         rows = parameters[position].shape[0]
@@ -67,15 +76,25 @@ def reduction_of(
             del partial[position]
         else:
             partial[position] = partial[position]._replace(start=start)
-    gradients = OwnGradients(parameters, mesh, partial=partial, joined=joined, divides=level == 2)  # noqa: PLR2004
-    divided = [a or b for a, b in zip(joined, gradients.divided, strict=True)]
+    own = OwnGradients(parameters, mesh, partial=partial, joined=joined, divides=level == 2, exchange=when)  # noqa: PLR2004
+    divided = [a or b for a, b in zip(joined, own.divided, strict=True)]
     owned = tuple(
-        (one.shape[0] // axis.size, *one.shape[1:]) if own else tuple(one.shape)
-        for one, own in zip(parameters, gradients.divided, strict=True)
+        (one.shape[0] // axis.size, *one.shape[1:]) if cut else tuple(one.shape)
+        for one, cut in zip(parameters, own.divided, strict=True)
     )
     ends = CompleteSome(len(parameters), tied) if tied else None
     squares = SquareSum(shares_of_own_rows(shares, divided, axis), mesh, over_replicas=True)
-    return Reduction(gradients, squares, **exchange, each=True, owned=owned, ends=ends)
+    return Reduction(own, squares, **others, each=True, owned=owned, ends=ends)
+
+
+def backward_order(names: Sequence[str], config: NetworkConfig) -> tuple[int, ...]:
+    """Positions of parameters in the order in which a backward pass finishes their gradients: the last layer's first.
+
+    The embedding comes last. What is of no layer and not at the ends is taken to be of all: it comes last too.
+    """
+    layers = FAMILIES.of(config).staged(config, (1,) * config.num_layers)  # each layer as a stage of its own
+    first = [(layers.of(name)[0], position) for position, name in enumerate(names)]
+    return tuple(position for _, position in sorted(first, reverse=True))
 
 
 def divided_optimizer(

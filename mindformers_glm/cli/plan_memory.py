@@ -22,7 +22,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path, write_text
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.parallel.memory import GB, Task, estimate
+from mindformers_glm.parallel.memory import GB, Grid, Task, estimate
 from mindformers_glm.parallel.proposal import Machine, Proposal, proposals, settings_of
 
 SHIPPED = {
@@ -59,19 +59,24 @@ def read_job(path: Path) -> tuple[dict[str, Any], NetworkConfig, Task]:
 
 
 def rows_of(path: Path, devices: int, gigabytes: int) -> list[str]:
-    """A table row for each division of the devices; the shipped one is marked."""
+    """A table row for each division of the devices, the shipped one marked, and one with weights divided over all."""
     settings, config, task = read_job(path)
     divided = bool((settings.get("parallel") or {}).get("enable_parallel_optimizer"))
     sizes = settings.get("parallel_config") or {}
     shipped = (sizes.get("data_parallel", 1), sizes.get("model_parallel", 1))
+    grids = {
+        f"{dp} x {tp}" + (" (as shipped)" if (dp, tp) == shipped else ""): Grid(dp, tp, level=int(divided))
+        for dp, tp in divisions(devices)
+    }
+    if devices > 1:
+        grids[f"{devices} x 1, zero_level 3"] = Grid(devices, level=3)
     rows = []
-    for dp, tp in divisions(devices):
-        memory = estimate(config, task, dp=dp, tp=tp, divided=divided)
+    for division, grid in grids.items():
+        memory = estimate(config, task, grid=grid)
         figures = " | ".join(f"{part / GB:.1f}" for part in (*memory, memory.total))
         fits = "yes" if memory.total / GB + RESERVED <= gigabytes else "no"
-        mark = " (as shipped)" if (dp, tp) == shipped else ""
         what = f"{task.batch_size} x {task.seq_length}"
-        rows.append(f"| {path.stem} | {what} | {dp} x {tp}{mark} | {figures} | {fits} |")
+        rows.append(f"| {path.stem} | {what} | {division} | {figures} | {fits} |")
     return rows
 
 

@@ -145,6 +145,7 @@ class ParallelSection(SectionModel):
     enable_parallel_optimizer: bool = False
     zero_level: Literal[0, 1, 2, 3] | None = None
     fsdp: str | None = None
+    overlap_grad_reduce: bool = True
     parallel_optimizer_config: dict[str, Any] | None = None
     parallel_optimizer_threshold: Natural | None = None
     strategy_ckpt_config: StrategySection = Field(default_factory=StrategySection)

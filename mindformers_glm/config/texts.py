@@ -162,6 +162,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "数据并行各卡间切分的内容：0 不切分，1 优化器状态，2 再加梯度，3 再加权重",
     ),
     "parallel.fsdp": ("the same in words: full_shard, shard_grad_op or no_shard", "同上，用词：full_shard、shard_grad_op 或 no_shard"),
+    "parallel.overlap_grad_reduce": (
+        "begin to sum gradients while the backward pass goes on",
+        "反向计算尚在进行时即开始梯度求和",
+    ),
     "parallel.enable_parallel_optimizer": ("divide the optimizer's state among data ranks", "在数据并行的各卡间切分优化器状态"),
     "parallel.parallel_optimizer_config": ("settings of that", "优化器并行设置"),
     "parallel.parallel_optimizer_threshold": ("least size that is divided", "切分的最小规模"),

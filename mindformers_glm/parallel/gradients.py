@@ -1,9 +1,15 @@
-"""Gradients that belong to several ranks: added up over data ranks, and measured over tensor ranks."""
+"""Gradients that belong to several ranks: added up over data ranks, and measured over tensor ranks.
+
+A backward pass finishes the gradients of the last layers first, and so buckets are filled in that order. Each sum takes
+its own bucket alone: a device that sends beside computing can begin it while earlier layers are still computed
+(Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training, 2020). Without overlap every sum
+also depends on all gradients. The sums themselves are the same, bit for bit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -14,18 +20,33 @@ from mindformers_glm.parallel.mesh import Axis, Mesh
 BUCKET_BYTES = 32 * 1024 * 1024
 
 
-def buckets(parameters: Sequence[Parameter], limit: int = BUCKET_BYTES) -> list[list[int]]:
-    """Positions of parameters that travel together: neighbours of one type, up to `limit` bytes."""
+def buckets(
+    parameters: Sequence[Parameter], limit: int = BUCKET_BYTES, *, order: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Positions of parameters that travel together: of one type, up to `limit` bytes, filled in `order`.
+
+    Buckets come in the order in which the last of each is ready.
+    """
+    order = range(len(parameters)) if order is None else order
     groups: list[list[int]] = []
-    used, kind = limit, None
-    for position, parameter in enumerate(parameters):
+    filling: dict[Any, tuple[list[int], int]] = {}  # by type: a bucket and its bytes
+    for position in order:
+        parameter = parameters[position]
         size = parameter.size * parameter.itemsize
-        if parameter.dtype != kind or used + size > limit:
-            groups.append([])
-            used, kind = 0, parameter.dtype
-        groups[-1].append(position)
-        used += size
-    return groups
+        group, used = filling.get(parameter.dtype, ([], limit))
+        if used + size > limit:
+            group, used = [], 0
+            groups.append(group)
+        group.append(position)
+        filling[parameter.dtype] = (group, used + size)
+    ready = {position: turn for turn, position in enumerate(order)}
+    return sorted(groups, key=lambda group: ready[group[-1]])
+
+
+def in_place_of(groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Where each position stands once the groups lie one behind the other."""
+    laid = [position for group in groups for position in group]
+    return tuple(laid.index(position) for position in sorted(laid))
 
 
 class Complete(nn.Cell):
@@ -61,21 +82,50 @@ class CompleteSome(nn.Cell):
         return found
 
 
+class Exchange(NamedTuple):
+    """When sums of gradients begin: with `overlap` each as soon as its bucket is full, else after the backward pass.
+
+    `order`: positions of the parameters as the backward pass finishes them (that of the parameters without it).
+    """
+
+    overlap: bool = True
+    order: tuple[int, ...] | None = None
+    bucket_bytes: int = BUCKET_BYTES
+
+
+def after_all(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same gradients, each of which waits for all."""
+    found = ()
+    for grad in grads:
+        found += (ops.depend(grad, grads),)
+    return found
+
+
 class GradientSum(nn.Cell):
     """Adds gradients up over the data ranks, many small tensors in one exchange.
 
     The loss of a data rank is divided by the labels of all (ParallelCrossEntropy), so the sum is the gradient of the
     mean over the whole job. `partial` says which parameters' gradients must be completed over tensor ranks first:
-    position -> (axis, first row), as models/glm/parallelize.py finds them.
+    position -> (axis, first row), as models/glm/parallelize.py finds them. `exchange` says when sums begin.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], mesh: Mesh, *, partial: Mapping[int, Any] | None = None):
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        mesh: Mesh,
+        *,
+        partial: Mapping[int, Any] | None = None,
+        exchange: Exchange | None = None,
+    ):
         super().__init__()
+        exchange = exchange or Exchange()
         partial = partial or {}
         self.starts = tuple(partial[i].start if i in partial else -1 for i in range(len(parameters)))
         self.completions = nn.CellList([Complete(partial[i].axis) for i in sorted(partial)])
         self.alone = mesh.replicas.size == 1
-        self.groups = tuple(tuple(group) for group in buckets(parameters))
+        groups = buckets(parameters, exchange.bucket_bytes, order=exchange.order)
+        self.groups, self.places = tuple(tuple(group) for group in groups), in_place_of(groups)
+        self.waits = not exchange.overlap
         self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         self.reduce = None if self.alone else ops.AllReduce(group=mesh.replicas.group)
@@ -85,13 +135,18 @@ class GradientSum(nn.Cell):
         grads = self.complete(grads)
         if self.alone:
             return grads
+        if self.waits:
+            grads = after_all(grads)
         summed = ()
         for group in self.groups:
             if len(group) == 1:
                 summed += (self.reduce(grads[group[0]]),)
             else:
                 summed += self.together(grads, group)
-        return summed
+        found = ()
+        for place in self.places:
+            found += (summed[place],)
+        return found
 
     def complete(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The gradients of shared rows, added up over the tensor ranks that share them."""

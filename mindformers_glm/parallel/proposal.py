@@ -5,8 +5,8 @@ Time of a step = (computing + exchanges within layers) * (1 + (pp - 1) / micro b
 - computing: 6 floating-point operations a weight and token, and 12 L T D for attention; a third more when layers are
   recomputed, and once more the forward pass of all stages but the last, which a pipeline computes again;
 - within layers: 4 sums a layer of a micro batch's rows over tensor ranks (an all-reduce sends 2 (n - 1) / n of its
-  bytes), keys and values gathered and their gradients scattered over ranks of a sequence, weights joined three times a
-  micro batch with ZeRO 3, rows sent to the next stage and back;
+  bytes), keys and values gathered and their gradients scattered over ranks of a sequence, weights joined twice a micro
+  batch with ZeRO 3 (in stages once more, as they compute the forward pass again), rows sent to the next stage and back;
 - between steps: gradients summed over the replicas (with ZeRO 2 once for each micro batch, half the bytes), updated
   weights gathered with ZeRO 1 and 2.
 
@@ -112,7 +112,7 @@ def cost(config: Any, task: Task, grid: Grid, machine: Machine) -> tuple[float, 
     joins = 0.0
     if grid.level == 3:  # noqa: PLR2004 - ZeRO's own number
         scattered = 0.0 if task.lora_rank else gradients * _sent(grid.replicas) / 2
-        joins = 3 * weights * _sent(grid.replicas) / 2 + scattered
+        joins = (3 if grid.pp > 1 else 2) * weights * _sent(grid.replicas) / 2 + scattered
     of_micro = sums + sequence + between + joins
     after = 0.0
     if grid.level < 2:  # noqa: PLR2004

@@ -17,7 +17,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindformers_glm import runtime
 from mindformers_glm.ops.linear import Matmul
 from mindformers_glm.parallel.collectives import gather_operator
-from mindformers_glm.parallel.gradients import Complete, buckets
+from mindformers_glm.parallel.gradients import Complete, Exchange, after_all, buckets
 from mindformers_glm.parallel.mesh import Axis, Mesh
 from mindformers_glm.parallel.optimizer import is_divided
 
@@ -191,7 +191,7 @@ class OwnGradients(nn.Cell):
     """Gradients added up over the replicas, of which this rank keeps the rows that it updates (ZeRO 2).
 
     A parameter whose rows do not divide is summed whole, and so are all without `divides`. `joined` says which
-    gradients are those of own rows already (ZeRO 3: JoinRows has summed them).
+    gradients are those of own rows already (ZeRO 3: JoinRows has summed them). `exchange` says when sums begin.
     """
 
     def __init__(
@@ -202,9 +202,10 @@ class OwnGradients(nn.Cell):
         partial: Mapping[int, Any] | None = None,
         joined: Sequence[bool] = (),
         divides: bool = True,
+        exchange: Exchange | None = None,
     ):
         super().__init__()
-        partial, axis = partial or {}, mesh.replicas
+        partial, axis, exchange = partial or {}, mesh.replicas, exchange or Exchange()
         self.starts = tuple(partial[i].start if i in partial else -1 for i in range(len(parameters)))
         self.completions = nn.CellList([Complete(partial[i].axis) for i in sorted(partial)])
         self.joined = tuple(joined) or (False,) * len(parameters)
@@ -212,9 +213,14 @@ class OwnGradients(nn.Cell):
             divides and not done and is_divided(one.shape, axis.size)
             for one, done in zip(parameters, self.joined, strict=True)
         )
-        small = [i for i in range(len(parameters)) if not self.joined[i] and not self.divided[i]]
-        groups = buckets([parameters[i] for i in small])
+        order = exchange.order or range(len(parameters))
+        self.scattered = tuple(i for i in order if self.divided[i])
+        small = [i for i in order if not self.joined[i] and not self.divided[i]]
+        groups = buckets([parameters[i] for i in small], exchange.bucket_bytes)
         self.groups = tuple(tuple(small[i] for i in group) for group in groups)
+        laid = [*self.scattered, *(i for group in self.groups for i in group)]
+        self.places = tuple(laid.index(i) if i in laid else -1 for i in range(len(parameters)))
+        self.waits = not exchange.overlap
         self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
         self.reduce, self.scatter = ops.AllReduce(group=axis.group), ScatterSum(axis)
@@ -228,20 +234,18 @@ class OwnGradients(nn.Cell):
                 grad = self.completions[used](grad, self.starts[i])
                 used += 1
             whole += (grad,)
-        summed = self.small(whole)
-        found, place = (), 0
+        given = after_all(whole) if self.waits else whole
+        summed = ()
+        for i in self.scattered:
+            summed += (self.scatter(given[i]),)
+        summed += self.small(given)
+        found = ()
         for i in range(len(self.starts)):
-            if self.joined[i]:
-                found += (whole[i],)
-            elif self.divided[i]:
-                found += (self.scatter(whole[i]),)
-            else:
-                found += (summed[place],)
-                place += 1
+            found += (whole[i] if self.joined[i] else summed[self.places[i]],)
         return found
 
     def small(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The sums of what is not divided, in the order of the parameters, many in one exchange."""
+        """The sums of what is not divided, in the order of the groups, many in one exchange."""
         parts = ()
         for group in self.groups:
             flat = ()

@@ -11,13 +11,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def run(folder, processes, *variants, script="twenty_steps.py", timeout=400):
-    """Runs the script in `processes` processes and returns their output."""
+def run(folder, processes, *variants, script="twenty_steps.py", timeout=400, **environment):
+    """Runs the script in `processes` processes, with more variables in their environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
+        **environment,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(HERE.parents[1]),
         "GLOG_v": "3",

@@ -38,6 +38,7 @@ BATCH, HALF, RATE = 4, 3, 0.01
 DIVISIONS = {  # sizes of the grid, level of ZeRO
     "one": ({}, 0),
     "tp": ({"tp": 2}, 0),
+    "rows": ({"tp": 2}, 0),  # which tensor ranks divide between their layers
     "divided": ({"dp": 2}, 1),
     "gradients": ({"dp": 2}, 2),
     "weights": ({"dp": 2}, 3),
@@ -59,7 +60,7 @@ class Run:
 
     def __init__(self, folder: Path, optimizer: str, division: str) -> None:
         sizes, level = DIVISIONS[division]
-        self.mesh = make_mesh(runtime.rank(), **sizes) if sizes else SINGLE
+        self.mesh = make_mesh(runtime.rank(), **sizes)._replace(divides_rows=division == "rows") if sizes else SINGLE
         self.ranks = Ranks(self.mesh, CONFIG, level=level)
         self.network = self.ranks.network(training=True)
         load_into(self.network, self.ranks.local(weights(), self.network))

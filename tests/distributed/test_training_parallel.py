@@ -2,103 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
-import mindspore
-import numpy as np
 import pytest
 
-from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
-from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
-from mindformers_glm.checkpoint.store.reshard import RankFiles
-from mindformers_glm.checkpoint.store.strategy import read_strategy
-from mindformers_glm.models.glm.shards import TensorDivision
-from mindformers_glm.models.glm.stages import stages_of
-from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.registry import OPTIMIZERS
 
 sys.path.insert(0, str(Path(__file__).parent))
+from against_one import check_files, compare, load  # noqa: E402
 from launched import run  # noqa: E402
-from twenty_steps import tiny  # noqa: E402
-
-
-def load(folder, variant):
-    paths = sorted(folder.glob(f"{variant}.rank*.npz"), key=lambda path: int(path.stem.rpartition("rank")[2]))
-    return [dict(np.load(path)) for path in paths]
-
-
-def options_of(variant):
-    return dict((word + "=").split("=")[:2] for word in variant.split(","))
-
-
-def compare(folder, reference, variant):
-    """Losses, gradient norms, weights and (undivided) optimizer state of every rank against one process."""
-    options, one = options_of(variant), load(folder, reference)[0]
-    division, ranks = division_of(options), load(folder, variant)
-    whole = TensorDivision(tiny(options), division.tp)
-    assert len(ranks) == division.ranks
-    for rank in ranks:
-        np.testing.assert_allclose(rank.pop("losses"), one["losses"], rtol=1e-5)
-        np.testing.assert_allclose(rank.pop("norms"), one["norms"], rtol=1e-4)
-    shapes = {name: value.shape for name, value in one.items() if not name.startswith("adam_")}  # with adapters
-    state, seen = RankState(tiny(options), division, shapes), set()
-    for stage in range(division.stages):
-        group = ranks[stage * division.devices : (stage + 1) * division.devices]
-        seen |= set(group[0])
-        for name in group[0]:
-            assert stage in state.stages.of(name), name
-            assert_close(name, state.merge(name, [rank[name] for rank in group]), one)
-            for data in range(division.dp if not name.startswith("adam_") and not division.weights else 0):
-                parts = [group[data * division.tp + tensor][name] for tensor in range(division.tp)]
-                assert_close(name, whole.merge(name, parts), one)
-    assert seen == set(one) - {"losses", "norms"}
-
-
-def division_of(options):
-    dp, tp, pp, cp = (int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp"))
-    layers = stages_of(tiny(options), pp).counts if pp > 1 else ()
-    zero = int(options.get("zero", 0))
-    return Division(dp * cp, tp, "sharded" in options or zero > 0, layers, zero == 3)
-
-
-def assert_close(name, value, one):
-    """Within 1e-5 of the largest entry; a key bias has no gradient, and Adam turns its rounding noise into steps."""
-    expected, limit = one[name], 1e-4 if name.startswith("adam_") else 1e-5
-    tiny_gradient = one[f"adam_v.{name}"] < 1e-10 if f"adam_v.{name}" in one else np.zeros(expected.shape, bool)
-    difference = np.where(tiny_gradient, 0, np.abs(value - expected))
-    assert difference.max() <= limit * np.abs(expected).max(), name
-
-
-def check_files(folder, variant):
-    """The written slices merge to what the ranks held, here and in MindSpore, and resume in any division."""
-    options = options_of(variant)
-    division = division_of(options)
-    config, ranks = tiny(options), load(folder, variant)
-    state = RankState(config, division, expected_shapes(config))
-    held = [{name: value for name, value in rank.items() if name not in ("losses", "norms")} for rank in ranks]
-    whole = {}
-    for stage in range(division.stages):
-        group = held[stage * division.devices : (stage + 1) * division.devices]
-        whole.update({name: state.merge(name, [rank[name] for rank in group]) for name in group[0]})
-    source = state.read_whole(folder / variant)
-    from_strategy = RankFiles(folder / variant, read_strategy(folder / variant / "strategy"))
-    strategies = folder / variant / "strategy"
-    one_file = strategies / "ckpt_strategy_rank_0.ckpt"
-    if division.stages > 1:
-        one_file = folder / f"{variant}-strategy.ckpt"
-        mindspore.merge_pipeline_strategys(str(strategies), str(one_file))
-    mindspore.transform_checkpoints(str(folder / variant), str(folder / f"{variant}-merged"), "m", str(one_file))
-    merged = open_ckpt(folder / f"{variant}-merged/rank_0/m0.ckpt")
-    for name, value in whole.items():
-        for other in (source[name], from_strategy[name], merged.read_bits(name)):
-            assert other.shape == value.shape and other.tobytes() == value.tobytes(), name
-    for rank in range(division.ranks):
-        local = LocalState(source, state, rank)
-        assert set(local) == {*held[rank], "global_step"}
-        assert all(local[name].tobytes() == value.tobytes() for name, value in held[rank].items())
-    assert source["global_step"].tolist() == [3]
+from optimizer_resume import DIVISIONS  # noqa: E402
 
 
 @pytest.mark.dist
@@ -125,10 +41,22 @@ def test_two_processes_equal_one(tmp_path, reference, variants):
 
 @pytest.mark.dist
 @pytest.mark.slow
+def test_sums_during_and_after_the_backward_pass_are_the_same(tmp_path):
+    """Losses, norms, weights and optimizer state, bit for bit."""
+    forms = [f"{form},steps=5" for form in ("dp=2", "dp=2,sharded", "dp=2,zero=2", "dp=2,zero=2,accumulate=2", "cp=2")]
+    run(tmp_path, 2, *forms, *(f"{form},late" for form in forms), timeout=1200)
+    for form in forms:
+        for early, late in zip(load(tmp_path, form), load(tmp_path, f"{form},late"), strict=True):
+            assert set(early) == set(late)
+            assert all(value.tobytes() == late[name].tobytes() for name, value in early.items()), form
+
+
+@pytest.mark.dist
+@pytest.mark.slow
 def test_two_stages_equal_one(tmp_path):
-    """Four micro batches in both schedules, tied embeddings, LoRA; layers not equal on the stages."""
-    variants = ("pp=2,accumulate=4", "pp=2,accumulate=2,scheduler=gpipe,layers=3,tied", "pp=2,accumulate=4,lora")
-    references = ("dp=1,accumulate=4", "dp=1,accumulate=2,layers=3,tied", "dp=1,accumulate=4,lora")
+    """Four micro batches, both schedules, tied embeddings; layers not equal on the stages."""
+    variants = ("pp=2,accumulate=4", "pp=2,accumulate=2,scheduler=gpipe,layers=3,tied")
+    references = ("dp=1,accumulate=4", "dp=1,accumulate=2,layers=3,tied")
     run(tmp_path, 2, *references, *variants, timeout=1200)
     for reference, variant in zip(references, variants, strict=True):
         compare(tmp_path, reference, variant)
@@ -152,18 +80,13 @@ def test_divided_sequences_equal_one(tmp_path):
 @pytest.mark.dist
 @pytest.mark.slow
 def test_divided_gradients_and_weights_equal_one(tmp_path):
-    """ZeRO 2 and 3 with two replicas: accumulating, recomputed, tied, with adapters."""
-    variants = (
-        "dp=2,zero=2,accumulate=2",
-        "dp=2,zero=3,accumulate=2",
-        "dp=2,zero=3,recompute,tied",
-        "dp=2,zero=3,lora",
-    )
-    references = ("dp=1,accumulate=2", "dp=1,accumulate=2", "dp=1,recompute,tied", "dp=1,lora")
+    """ZeRO 2 and 3 with two replicas, without accumulation; recomputed, tied, DoRA's lengths of divided rows."""
+    variants = ("dp=2,zero=2", "dp=2,zero=3", "dp=2,zero=3,recompute,tied", "dp=2,zero=3,dora")
+    references = ("dp=1", "dp=1", "dp=1,recompute,tied", "dp=1,dora")
     run(tmp_path, 2, *dict.fromkeys(references), *variants, timeout=1200)
     for reference, variant in zip(references, variants, strict=True):
         compare(tmp_path, reference, variant)
-        if "lora" not in variant:
+        if "dora" not in variant:
             check_files(tmp_path, variant)
 
 
@@ -210,9 +133,20 @@ def test_four_processes_in_stages_equal_one(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_a_run_resumes_in_any_other_division(tmp_path):
+def test_every_form_reads_what_every_other_wrote(tmp_path):
+    """All ordered pairs: every weight and moment of a state that is known, bit for bit."""
+    run(tmp_path, 2, script="resume_pairs.py", timeout=1200)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"pairs.{rank}.json").read_text())
+        assert set(found) == {f"{one}>{other}" for one, other in itertools.permutations(DIVISIONS, 2)}
+        assert {pair: names for pair, names in found.items() if names} == {}
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_division(tmp_path):
     """Bit for bit in the same one, as one process in another: stages, sequences, tensors, gradients and weights."""
-    pairs = ["stages:weights", "weights:sequence", "sequence:tp", "tp:stages", "gradients:one"]
+    pairs = ["stages:weights", "weights:sequence", "sequence:rows", "tp:stages", "gradients:one"]
     run(tmp_path, 2, *(f"AdamW:{pair}" for pair in pairs), script="optimizer_resume.py", timeout=3000)
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -1,8 +1,8 @@
 """Trains a tiny ChatGLM2 for some steps in a grid of processes and writes losses and whole weights. Run through msrun.
 
 argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5, dp=2,sharded or
-pp=2,accumulate=4. Processes that
-a variant has no place for repeat the work of others, so that "dp=1" is the reference.
+pp=2,accumulate=4; `late` sums gradients after the backward pass. Buckets are small, so that there are several.
+Processes that a variant has no place for repeat the work of others, so that "dp=1" is the reference.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
 from mindformers_glm.optim.adam import AdamW
 from mindformers_glm.optim.groups import decay_groups
+from mindformers_glm.parallel.gradients import Exchange
 from mindformers_glm.parallel.mesh import Mesh, make_mesh
 from mindformers_glm.train.pipeline_step import build_step
 
 BATCH, TOKENS, VOCAB = 8, 12, 104
+BUCKET_BYTES = 8192
 
 
 def tiny(options: dict[str, str]) -> ChatGLM2Config:
@@ -34,13 +36,14 @@ def tiny(options: dict[str, str]) -> ChatGLM2Config:
         "lora_alpha": 8,
         "lora_dropout": 0.0,
         "target_modules": ".*dense.*|.*query.*",
+        "use_dora": "dora" in options,
     }
     return ChatGLM2Config(
         num_layers=int(options.get("layers", 2)), tie_word_embeddings="tied" in options,
         hidden_size=32, num_attention_heads=4, multi_query_group_num=int(options.get("groups", 2)),
         kv_channels=8, ffn_hidden_size=48, padded_vocab_size=VOCAB, seq_length=TOKENS, param_init_type="float32",
         compute_dtype="float32", recompute_config={"recompute": "recompute" in options},
-        add_bias_linear="bias" in options, pet_config=adapter if "lora" in options else None,
+        add_bias_linear="bias" in options, pet_config=adapter if {"lora", "dora"} & set(options) else None,
     )  # fmt: skip
 
 
@@ -54,10 +57,12 @@ def weights_of(config: ChatGLM2Config) -> dict[str, np.ndarray]:
                 base = name.removesuffix("weight")
                 shapes[base + "mindpet_delta_lora_a"] = (4, shape[1])
                 shapes[base + "mindpet_delta_lora_b"] = (shape[0], 4)
+                if config.pet_config["use_dora"]:
+                    shapes[base + "mindpet_delta_lora_m"] = (shape[0],)
     values = {}
     for name, shape in shapes.items():
         noise = rng.normal(size=shape).astype(np.float32)
-        values[name] = 1 + 0.1 * noise if "layernorm" in name else 0.3 * noise
+        values[name] = 1 + 0.1 * noise if "layernorm" in name or name.endswith("_m") else 0.3 * noise
     return values
 
 
@@ -69,7 +74,8 @@ def mesh_of(options: dict[str, str], rank: int) -> Mesh:
 def train(folder: str, variant: str) -> None:
     options = dict((word + "=").split("=")[:2] for word in variant.split(","))
     mesh, config = mesh_of(options, runtime.rank()), tiny(options)
-    ranks = Ranks(mesh, config, "sharded" in options, int(options.get("zero", 0)))
+    exchange = Exchange("late" not in options, bucket_bytes=BUCKET_BYTES)
+    ranks = Ranks(mesh, config, "sharded" in options, int(options.get("zero", 0)), exchange)
     model = ranks.network(training=True)
     load_into(model, ranks.local(weights_of(config), model))
     turns = int(options.get("accumulate", 1))

@@ -72,22 +72,43 @@ def test_bytes_of_a_rank_are_those_that_it_holds(monkeypatch, kind, lora, dp, tp
     assert memory.optimizer == pytest.approx(state, rel=1e-3)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
-@pytest.mark.parametrize(("dp", "pp", "level"), [(2, 1, 2), (2, 1, 3), (1, 2, 0), (2, 2, 1), (2, 2, 3)])
-def test_bytes_of_stages_and_of_divided_weights(monkeypatch, lora, dp, pp, level):
-    """The rank that holds most: weights, gradients with the sums of micro batches, optimizer state."""
-    monkeypatch.setattr(divided_module, "gather_operator", lambda axis: None)  # nothing is exchanged here
+FORMS = {
+    "one process": Grid(),
+    "dp 2, level 1": Grid(dp=2, level=1),
+    "dp 2, level 2": Grid(dp=2, level=2),
+    "dp 2, level 3": Grid(dp=2, level=3),
+    "tp 2": Grid(tp=2),
+    "tp 2, use_seq_parallel": Grid(tp=2, rows=True),
+    "pp 2": Grid(pp=2),
+    "cp 2, level 1": Grid(cp=2, level=1),
+    "pp 2, tp 2": Grid(tp=2, pp=2),
+    "pp 2, dp 2, level 1": Grid(dp=2, pp=2, level=1),
+    "pp 2, dp 2, level 3": Grid(dp=2, pp=2, level=3),
+    "dp 2, tp 2, level 1": Grid(dp=2, tp=2, level=1),
+    "dp 2, tp 2, level 2": Grid(dp=2, tp=2, level=2),
+    "dp 2, tp 2, level 3": Grid(dp=2, tp=2, level=3),
+    "dp 2, cp 2, level 3": Grid(dp=2, cp=2, level=3),
+}
+
+
+@pytest.fixture
+def nothing_is_exchanged(monkeypatch):
+    monkeypatch.setattr(divided_module, "gather_operator", lambda axis: None)
     monkeypatch.setattr(sharding, "gather_operator", lambda axis: None)
     monkeypatch.setattr(sharding, "ScatterSum", lambda axis: None)
+
+
+def measured_and_planned(grid, *, lora):
+    """(weights, gradients, state) that each stage's real network and optimizer hold, and the planner's memory."""
     config = ChatGLM2Config(
         num_layers=3, hidden_size=128, num_attention_heads=8, multi_query_group_num=2, kv_channels=16,
         ffn_hidden_size=256, padded_vocab_size=512, seq_length=64, param_init_type="float16", compute_dtype="float16",
         pet_config=ADAPTER if lora else None,
     )  # fmt: skip
-    stages, seen = stages_of(config, pp), []
-    for stage in range(pp):
-        mesh = make_mesh(stage * dp, dp=dp, pp=pp)
-        network = ChatGLM2ForConditionalGeneration(config, part=stages.part(stage))
+    stages, seen, level = stages_of(config, grid.pp), [], grid.level
+    for stage in range(grid.pp):
+        mesh = make_mesh(stage * grid.replicas * grid.tp, dp=grid.dp, tp=grid.tp, pp=grid.pp, cp=grid.cp)
+        network = ChatGLM2ForConditionalGeneration(local_size(config, mesh), part=stages.part(stage))
         if level == 3:
             divide_weights(network, config, mesh.replicas)
         trained = network.trainable_params()
@@ -96,15 +117,33 @@ def test_bytes_of_stages_and_of_divided_weights(monkeypatch, lora, dp, pp, level
         )
         state = held(state_parameters(optimizer).values())
         gradients, sums = held(trained), 4 * sum(parameter.size for parameter in trained)
-        if level in (1, 2) and dp > 1:
+        if level in (1, 2):
             state += held(part for part, cut in zip(optimizer.parts, optimizer.divided, strict=True) if cut)
         if level == 2:
-            gradients, sums = gradients / dp, sums / dp
+            gradients, sums = gradients / grid.replicas, sums / grid.replicas
         seen.append((held(network.get_parameters()), gradients + sums, state))
     task = Task(1, 64, lora_rank=8 if lora else 0, micro=2)
-    memory = estimate(config, task, grid=Grid(dp, pp=pp, level=level), layers=stages.counts)
+    return seen, estimate(config, task, grid=grid, layers=stages.counts)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_of_every_form(nothing_is_exchanged, form, lora):
+    """The rank that holds most: weights, gradients with the sums of micro batches, optimizer state."""
+    seen, memory = measured_and_planned(FORMS[form], lora=lora)
     assert any(memory[:3] == pytest.approx(one, rel=0.01) for one in seen), (memory, seen)
     assert sum(memory[:3]) == pytest.approx(max(sum(one) for one in seen), rel=0.05)
+
+
+def test_the_documented_bytes_are_those_held(nothing_is_exchanged, root):
+    document = (root / "docs/distributed.md").read_text(encoding="utf-8")
+    for form, grid in FORMS.items():
+        seen, memory = measured_and_planned(grid, lora=False)
+        weights, gradients, state = (f"{size / 1e3:.0f}" for size in max(seen, key=sum))
+        planned, most = sum(memory[:3]), max(map(sum, seen))
+        row = f"| {form} | {weights} | {gradients} | {state} | {most / 1e3:.0f} | {planned / 1e3:.0f} |"
+        print(f"{row} {100 * (planned / most - 1):+.2f} %")
+        assert row in document
 
 
 def test_more_ranks_need_less():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mindformers_glm.assembly.reduction import backward_order
 from mindformers_glm.config.schema import RunSchema
 from mindformers_glm.config.sections import ParallelSection
 from mindformers_glm.errors import ConfigError
@@ -12,7 +13,7 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.parallelize import check_network
 from mindformers_glm.models.glm.shards import TensorDivision, local_config
 from mindformers_glm.models.glm.weights import expected_shapes
-from mindformers_glm.parallel.gradients import buckets
+from mindformers_glm.parallel.gradients import buckets, in_place_of
 from mindformers_glm.parallel.mesh import SINGLE, make_mesh, mesh_from_config
 from mindformers_glm.parallel.optimizer import is_divided
 
@@ -134,6 +135,28 @@ class Row:
 def test_buckets_keep_order_type_and_limit():
     rows = [Row(10), Row(10), Row(100), Row(10, "float16"), Row(10)]
     assert buckets(rows, limit=80) == [[0, 1], [2], [3], [4]]
+    assert buckets(rows[:2] + rows[3:], limit=120) == [[2], [0, 1, 3]]  # one of each type is filled at a time
+
+
+def test_buckets_are_filled_as_the_backward_pass_goes():
+    rows = [Row(10), Row(10, "float16"), Row(10), Row(10, "float16"), Row(10)]
+    groups = buckets(rows, limit=80, order=(4, 3, 2, 1, 0))
+    assert groups == [[4, 2], [3, 1], [0]]
+    laid = [position for group in groups for position in group]
+    assert [laid[place] for place in in_place_of(groups)] == [0, 1, 2, 3, 4]
+
+
+def test_gradients_of_the_last_layer_are_ready_first():
+    config = shape(num_layers=2)
+    names = [name for name in expected_shapes(config) if "norm" not in name]
+    names += [name for name in expected_shapes(config) if "norm" in name]  # as groups of weight decay do
+    ordered = [names[position] for position in backward_order(names, config)]
+    layers = [int(name.split("layers.")[1][0]) if "layers." in name else -1 for name in ordered]
+    assert set(ordered) == set(names)
+    assert ordered[0] == "transformer.encoder.final_layernorm.weight"
+    assert "layers.1." in ordered[1] or "output_layer" in ordered[1]
+    assert [layer for layer in layers if layer >= 0] == sorted((layer for layer in layers if layer >= 0), reverse=True)
+    assert ordered[-1] == "transformer.embedding.embedding_table"
 
 
 def test_rows_that_divide():

@@ -26,6 +26,11 @@ SETTINGS = (
     Flag("seed", "seed", whole(0)),
     Flag("train-iters", "runner_config.max_steps", whole()),
 )
+# Flags without a value, each of which sets a key to True.
+SWITCHES = {
+    "overlap-grad-reduce": "parallel.overlap_grad_reduce",
+    "sequence-parallel": "parallel_config.use_seq_parallel",
+}
 # What the network must be: a flag that says something else than the weights is refused.
 NETWORK = {
     "num-layers": "num_layers",
@@ -63,9 +68,7 @@ IGNORED_SWITCHES = {
     "finetune": "a run starts at step 1 from --load; resume_training goes on",
     "tokenizer-not-use-fast": "there is one tokenizer",
     "no-shared-storage": "each node builds the indices that it does not find",
-    "overlap-grad-reduce": "gradients are reduced after the backward pass",
     "overlap-param-gather": "weights are gathered after the update",
-    "sequence-parallel": "activations are whole on every tensor rank",
     "no-bias-gelu-fusion": _ASCEND,
     "recompute-activations": "recompute_config of the YAML",
     "use-cpu-initialization": _HERE,

@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--bf16", action="store_true", help="bfloat16")
     for flag in flags.SETTINGS:
         p.add_argument(f"--{flag.name}", type=flag.kind, help=f"{flag.key} of our YAML")
+    for name, key in flags.SWITCHES.items():
+        p.add_argument(f"--{name}", action="store_true", help=f"{key} of our YAML: True")
     for name in flags.NETWORK:
         p.add_argument(f"--{name}", type=whole(), help="must be what the weights are")
     for name, reason in flags.IGNORED_SWITCHES.items():
@@ -148,6 +150,7 @@ def translated(chosen: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[s
         value = getattr(chosen, flag.name.replace("-", "_"))
         if value is not None:
             keys[flag.key] = value
+    keys |= {key: True for name, key in flags.SWITCHES.items() if getattr(chosen, name.replace("-", "_"))}
     keys.setdefault("lr_schedule.learning_rate", 1e-6)
     if chosen.min_lr is not None and chosen.lr_decay_style == "cosine":
         keys["lr_schedule.lr_end"] = chosen.min_lr
@@ -185,6 +188,7 @@ _SOURCES = {
     "parallel.full_batch": "--tensor-model-parallel-size",
     "parallel.enable_parallel_optimizer": "--use-distributed-optimizer",
     **{flag.key: f"--{flag.name}" for flag in flags.SETTINGS},
+    **{key: f"--{name}" for name, key in flags.SWITCHES.items()},
 }
 
 

@@ -40,6 +40,9 @@ def divide_weights(model: nn.Cell, config: ChatGLM2Config, axis: Axis) -> nn.Cel
             remembers = id(cell) in inside
             cell.matmul = JoinedMatmul(cell.matmul, axis, frozen=frozen, biased=biased, remembers=remembers)
             cell.weight, cell.is_plain = own(cell.weight), False
+            if isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None:
+                count = cell.weight.shape[0]
+                cell.rows, cell.join_rows = (axis.rank * count, (axis.rank + 1) * count), JoinRows(axis)
     embedding = model.transformer.embedding
     if embedding is not None and is_divided(embedding.embedding_table.shape, axis.size):
         embedding.embedding_table = own(embedding.embedding_table)

@@ -117,6 +117,14 @@ def test_flags_become_keys():
     }
     assert expected.items() <= keys.items()
     assert ("--lr", "lr_schedule.learning_rate: 1e-06") in lines
+    assert not {"parallel.overlap_grad_reduce", "parallel_config.use_seq_parallel"} & set(keys)
+
+
+def test_flags_without_a_value_set_their_key():
+    keys, lines = modellink.translated(chosen("--overlap-grad-reduce", "--sequence-parallel"))
+    assert keys["parallel.overlap_grad_reduce"] is True and keys["parallel_config.use_seq_parallel"] is True
+    assert ("--overlap-grad-reduce", "parallel.overlap_grad_reduce: True") in lines
+    assert ("--sequence-parallel", "parallel_config.use_seq_parallel: True") in lines
 
 
 @pytest.mark.parametrize(
@@ -157,26 +165,45 @@ def test_an_unknown_flag_is_named(capsys):
 @pytest.mark.slow
 @pytest.mark.dist
 def test_two_pipeline_stages_tune_and_come_back_as_a_hugging_face_folder(root, tmp_path, shared):
-    """Hugging Face -> Megatron of 1 x 2 ranks -> two steps on two processes -> Megatron -> Hugging Face."""
+    """Hugging Face -> Megatron of 1 x 2 ranks -> two steps on two processes, equal to one -> Megatron -> Hugging Face.
+
+    Folders of 1 x 2 and 2 x 4 ranks come back bit for bit, before training and after it.
+    """
     python = str(root / ".venv/bin/python")
     words = ["convert", "--input_path", "glm2_tiny", "--output_path", "hf", "--to", "hf"]
     subprocess.run([python, "-m", "mindformers_glm", *words], cwd=tmp_path, check=True)
-    script(root, tmp_path, "ckpt_convert_chatglm3_hf2mcore", LOAD_DIR="hf", SAVE_DIR="mg", TP="1", PP="2")
-    assert len(list((tmp_path / "mg/iter_0000001").iterdir())) == 2
+
+    def circle(tp, pp):
+        """The Megatron folder of `hf`, and whether it comes back bit for bit."""
+        place = f"mg{tp}x{pp}"
+        script(root, tmp_path, "ckpt_convert_chatglm3_hf2mcore", LOAD_DIR="hf", SAVE_DIR=place, TP=tp, PP=pp)
+        assert len(list((tmp_path / place / "iter_0000001").iterdir())) == int(tp) * int(pp)
+        script(root, tmp_path, "ckpt_convert_chatglm3_mcore2hf", "--overwrite", LOAD_DIR=place, SAVE_DIR="hf")
+        before, after = load_file(tmp_path / "hf/model.safetensors"), load_file(tmp_path / "hf/mg2hg/model.safetensors")
+        assert set(before) == set(after)
+        return place, all(value.tobytes() == after[name].tobytes() for name, value in before.items())
+
+    mg, same = circle("1", "2")
+    assert same and circle("2", "4")[1]
     rows = json.loads((shared / "data/instruct/llamafactory/alpaca_en_demo.json").read_text())[:20]
     (tmp_path / "alpaca.json").write_text(json.dumps(rows))
     words = "--input alpaca.json --tokenizer-name-or-path hf --output-prefix alpaca --append-eod --handler-name"
     tool = str(root / "tools/preprocess_data.py")
     subprocess.run([python, tool, *words.split(), "GeneralInstructionHandler"], cwd=tmp_path, check=True)
-    said = script(
-        root,
-        tmp_path,
-        "tune_chatglm3_6B_8K",
-        **{"NPUS_PER_NODE": "2", "TP": "1", "PP": "2", "CKPT_LOAD_DIR": "mg", "CKPT_SAVE_DIR": "run"},
-        **{"TOKENIZER_PATH": "hf", "DATA_PATH": "alpaca", "SEQ_LEN": "512", "GBS": "2", "TRAIN_ITERS": "2"},
-    )
+    losses = {}
+    for ranks, folder in (("1", "alone"), ("2", "run")):
+        said = script(
+            root,
+            tmp_path,
+            "tune_chatglm3_6B_8K",
+            **{"NPUS_PER_NODE": ranks, "TP": "1", "PP": ranks, "CKPT_LOAD_DIR": mg, "CKPT_SAVE_DIR": folder},
+            **{"TOKENIZER_PATH": "hf", "DATA_PATH": "alpaca", "SEQ_LEN": "512", "GBS": "2", "TRAIN_ITERS": "2"},
+        )
+        lines = (tmp_path / folder / "loss_history.jsonl").read_text().splitlines()
+        losses[folder] = [json.loads(line)["loss"] for line in lines]
     assert "--pipeline-model-parallel-size -> parallel_config.pipeline_stage: 2" in said
-    script(root, tmp_path, "ckpt_convert_chatglm3_mcore2hf", LOAD_DIR="run/megatron", SAVE_DIR="hf")
+    assert len(losses["run"]) == 2 and losses["run"] == pytest.approx(losses["alone"], rel=1e-5)
+    script(root, tmp_path, "ckpt_convert_chatglm3_mcore2hf", "--overwrite", LOAD_DIR="run/megatron", SAVE_DIR="hf")
     before, after = load_file(tmp_path / "hf/model.safetensors"), load_file(tmp_path / "hf/mg2hg/model.safetensors")
     moved = {name: np.abs(value - after[name].astype(np.float32)).max() for name, value in before.items()}
     assert set(before) == set(after)
