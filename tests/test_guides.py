@@ -15,6 +15,7 @@ from mindformers_glm.data.forms import form_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ("data", "training", "evaluation")
+PAGES = (*GUIDES, "distributed")
 LINKED = ("configs", "mindformers_glm", "run_mindformer.py")
 BLOCK = re.compile(r"(<!-- (?:not )?run -->\n)?^```(bash|json|yaml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LENGTHS = ("model.model_config.seq_length", "train_dataset.max_seq_length", "eval_dataset.max_seq_length")
@@ -51,11 +52,17 @@ def blocks(name: str, kind: str, mark: str | None = None) -> list[str]:
     return [text for comment, language, text in found if language == kind and (mark is None or mark in comment)]
 
 
+def indented(name: str) -> list[str]:
+    """Commands of a page that are indented instead of fenced; what a comment says is translated."""
+    lines = re.findall(r"^    ((?:python|bash|mindformers-glm) .*)$", text_of(name), re.M)
+    return [line.partition(" #")[0].rstrip() for line in lines]
+
+
 def commands(name: str, mark: str) -> list[str]:
     return [line for text in blocks(name, "bash", mark) for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", PAGES)
 def test_both_languages_show_the_same(name):
     english, chinese = BLOCK.findall(text_of(name)), BLOCK.findall(text_of(f"{name}_CN"))
     assert [block[:2] for block in english] == [block[:2] for block in chinese]
@@ -65,9 +72,10 @@ def test_both_languages_show_the_same(name):
     assert all(comment for comment, language, _ in english if language == "bash")
     for mark in (r"^## ", r"^\| ", r"^- "):
         assert len(re.findall(mark, text_of(name), re.M)) == len(re.findall(mark, text_of(f"{name}_CN"), re.M)), mark
+    assert indented(name) == indented(f"{name}_CN")
 
 
-@pytest.mark.parametrize("name", [f"{name}{ending}" for name in GUIDES for ending in ("", "_CN")])
+@pytest.mark.parametrize("name", [f"{name}{ending}" for name in PAGES for ending in ("", "_CN")])
 def test_links_lead_somewhere(name):
     for target, anchor in re.findall(r"\]\(([\w./]+\.md)(#[^)]+)?\)", text_of(name)):
         assert (ROOT / "docs" / target).exists(), target
