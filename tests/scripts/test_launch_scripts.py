@@ -146,6 +146,25 @@ def test_five_arguments_are_several_servers(job):
     assert job.started()[8]["RANK_SIZE"] == "16"
 
 
+def test_twelve_servers_as_documents_write_them(job):
+    """[88,96] of 8*12 ranks with a rank table, and the twelfth node of msrun."""
+    content = json.loads(json.dumps(TABLE))
+    content["server_list"] = [json.loads(json.dumps(content["server_list"][0])) for _ in range(12)]
+    for number, server in enumerate(content["server_list"]):
+        server["server_id"] = f"10.0.0.{number + 1}"
+        for place, entry in enumerate(server["device"]):
+            rank = 8 * number + place
+            entry.update(rank_id=str(rank), device_ip=f"192.{number + 1}.27.{6 + place}")
+    content["server_count"] = "12"
+    (job.folder / "twelve.json").write_text(json.dumps(content))
+    done = job.run("run_distribute.sh", "twelve.json", "npu.yaml", "[88,96]", "train", "8*12")
+    assert done.returncode == 0, done.stderr
+    assert {rank: one["DEVICE_ID"] for rank, one in job.started().items()} == {88 + n: str(n) for n in range(8)}
+    assert {one["RANK_SIZE"] for one in job.started().values()} == {"96"}
+    wrong = job.run("msrun_launcher.sh", "x", "8*12", "8", "10.0.0.1", "8118", "12", "logs", "True", "60")
+    assert wrong.returncode == 2 and "WORKER_NUM 96, LOCAL_WORKER 8 and NODE_RANK 12" in wrong.stderr
+
+
 PROMPT = "[Round 1]\n\n问：你好 \"$(touch evil)\" `touch evil` 'x' ; touch evil *\n\n答："
 
 

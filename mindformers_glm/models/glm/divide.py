@@ -36,11 +36,12 @@ def divide_weights(model: nn.Cell, config: ChatGLM2Config, axis: Axis) -> nn.Cel
     }
     for _, cell in list(model.cells_and_names()):
         if isinstance(cell, (Linear, LoraLinear)) and is_divided(cell.weight.shape, axis.size):
-            frozen, biased = not cell.weight.requires_grad, cell.bias is not None
+            frozen, sizes = not cell.weight.requires_grad, getattr(cell, "mindpet_delta_lora_m", None)
+            biased = cell.bias is not None and sizes is None  # DoRA adds the bias after its factor
             remembers = id(cell) in inside
             cell.matmul = JoinedMatmul(cell.matmul, axis, frozen=frozen, biased=biased, remembers=remembers)
             cell.weight, cell.is_plain = own(cell.weight), False
-            if isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None:
+            if sizes is not None:
                 count = cell.weight.shape[0]
                 cell.rows, cell.join_rows = (axis.rank * count, (axis.rank + 1) * count), JoinRows(axis)
     embedding = model.transformer.embedding
