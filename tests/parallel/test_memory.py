@@ -142,7 +142,7 @@ def test_the_documented_bytes_are_those_held(nothing_is_exchanged, root):
         weights, gradients, state = (f"{size / 1e3:.0f}" for size in max(seen, key=sum))
         planned, most = sum(memory[:3]), max(map(sum, seen))
         figures = f"{weights} | {gradients} | {state} | {most / 1e3:.0f} | {planned / 1e3:.0f}"
-        rows.append(f"| {form} | {figures} | {100 * (planned / most - 1):+.1f} % |")
+        rows.append(f"| {form} | {figures} | {100 * abs(planned / most - 1):.1f} % |")
     print("\n".join(rows))
     assert [row for row in rows if row not in document] == []
 
