@@ -28,6 +28,7 @@ _IMPORTED = (  # before the first fork, what many commands need: the package's r
     "mindspore",
     *("mindformers_glm.cli.console", "mindformers_glm.components", "mindformers_glm.config.arguments"),
     *("mindformers_glm.tasks.task", "mindformers_glm.serving.loading", "mindformers_glm.evaluation.benchmarks"),
+    "mindformers_glm.serving.http.server",
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "nltk.translate.bleu_score", "rouge_chinese", "jieba"),
 )
 
@@ -64,10 +65,58 @@ def run(
     return subprocess.CompletedProcess(words, status, out, err)
 
 
+class Child:
+    """A command that goes on, with what a test needs of subprocess.Popen: a server, for example."""
+
+    def __init__(self, command: Sequence[Any], *, env: Mapping[str, str] | None = None) -> None:
+        self._folder, self._server, self.returncode = tempfile.TemporaryDirectory(), _server(), None
+        pipes = {name: os.path.join(self._folder.name, name) for name in ("stdout", "stderr")}
+        for path in pipes.values():
+            os.mkfifo(path)
+        job = {
+            "words": [str(word) for word in command],
+            "cwd": os.getcwd(),
+            "env": dict(env or os.environ),
+            "stdin": os.devnull,
+            **pipes,
+        }
+        self.pid: int = self._server.ask({"start": job})
+        self.stdout, self.stderr = (open(path, encoding="utf-8", errors="replace") for path in pipes.values())  # noqa: SIM115
+
+    def poll(self) -> int | None:
+        """The exit status; None while the child runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """The exit status, once there is one.
+
+        Raises:
+            subprocess.TimeoutExpired: the child did not end in `timeout` seconds.
+        """
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(_STEP)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless the child has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends the child."""
+        self.send_signal(signal.SIGKILL)
+
+
 class _Server:
     """The process that has imported everything and forks a child for each job."""
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         environment = {**os.environ, "GLOG_v": "3", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -75,10 +124,11 @@ class _Server:
         atexit.register(self.close)
 
     def ask(self, job: dict[str, Any]) -> int | None:
-        """The status of a job; None when its time was over."""
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        """The status of a job; None when its time was over. Of one that is started, its process number."""
+        with self.lock:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError("the process that forks has ended")
         return json.loads(answer)
@@ -114,11 +164,16 @@ def _serve() -> None:
             importlib.import_module(name)
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            channel.close()
-            _become(job)
-        channel.write(json.dumps(_wait(child, job["timeout"])) + "\n")
+        if "poll" in job:
+            done, status = os.waitpid(job["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if done else None
+        else:
+            child = os.fork()
+            if child == 0:
+                channel.close()
+                _become(job.get("start", job))
+            answer = child if "start" in job else _wait(child, job["timeout"])
+        channel.write(json.dumps(answer) + "\n")
         channel.flush()
     os._exit(0)  # nothing is left to do, and MindSpore would take its time
 
@@ -147,7 +202,8 @@ def _become(job: dict[str, Any]) -> None:
         os.dup2(handle, number)
         os.close(handle)
     sys.stdin, sys.stdout, sys.stderr = (
-        os.fdopen(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+        os.fdopen(number, mode, buffering, encoding="utf-8")
+        for number, mode, buffering in ((0, "r", -1), (1, "w", -1), (2, "w", 1))
     )
     os.environ.clear()
     os.environ.update(job["env"])

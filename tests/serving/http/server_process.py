@@ -1,4 +1,4 @@
-"""A server in a process of its own on a free port of the loopback."""
+"""A server in a process of its own on a free port of the loopback; scripts of this folder are forked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
+import forked
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -19,13 +21,16 @@ class ServerProcess:
 
     def __init__(self, *words: str, patience: float = 120) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        if words[0].endswith(".py"):
+            self.process = forked.Child(words, env=environment)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
         self.output: list[str] = []
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         for stream in (self.process.stdout, self.process.stderr):
