@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,14 @@ def test_every_base_is_used():
         assert path.name in text, path.name
 
 
+@cache
+def loaded(name):
+    return load_config(CONFIGS / name)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_loads_and_its_network_builds(name):
-    config = load_config(CONFIGS / name)
+    config = loaded(name)
     shape = config.model.config
     small = {**shape, **SMALL, "seq_length": 16, "no_recompute_layers": None}
     model = build_model({"model_config": small, "arch": config.model.arch})
@@ -79,7 +85,7 @@ MODES = [(name, mode) for name in FILES for mode in modes(name)]
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
 def test_a_file_serves_the_modes_it_is_for(name, mode):
-    overrides, config = [f"run_mode={mode}", "load_checkpoint=x.ckpt"], load_config(CONFIGS / name)
+    overrides, config = [f"run_mode={mode}", "load_checkpoint=x.ckpt"], loaded(name)
     if config.eval_dataset and config.metric["type"] == "ADGENMetric":  # prompts of 256 tokens need seq_length 256
         overrides.append("eval_dataset.max_source_length=64")
     load_config(CONFIGS / name, overrides)

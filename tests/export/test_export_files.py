@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import mindspore as ms
 import numpy as np
@@ -54,12 +55,25 @@ class GraphRunner:
         return [output.asnumpy() for output in self.cells[model](*[Tensor(feed[name]) for name in INPUTS])]
 
 
-def test_names_of_small_and_large_networks(tmp_path):
-    export_model(random_network(), plan(tmp_path / "small"))
-    export_model(random_network(), plan(tmp_path / "large", shared_weights=True))
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The export of a network of one layer; tests that change a file have a copy of it."""
+    folder = tmp_path_factory.mktemp("exported") / "net"
+    export_model(random_network(num_layers=1), plan(folder))
+    return folder
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy of the export that may be changed."""
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def test_names_of_small_and_large_networks(exported, tmp_path):
+    export_model(random_network(num_layers=1), plan(tmp_path / "large", shared_weights=True))
     manifest, config = "net_seq64_manifest.json", "net_seq64.yaml"
     small = [config, manifest, "net_seq64_v1.mindir", "net_prefill_seq64.mindir", "net_inc_seq64.mindir"]
-    assert names(tmp_path / "small") == sorted(small)
+    assert names(exported) == sorted(small)
     graphs = ["net_prefill_seq64_graph.mindir", "net_inc_seq64_graph.mindir", "net_seq64_v1_graph.mindir"]
     assert names(tmp_path / "large") == sorted([config, manifest, "net_seq64_variables", *graphs])
     found, _, graph = find_manifest(tmp_path / "large" / "net_prefill_seq64.mindir")
@@ -70,6 +84,7 @@ def test_names_of_small_and_large_networks(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.slow_where(lambda rows: rows == 1)
 def test_graphs_of_fixed_length_in_mindspore_give_the_models_tokens(tmp_path, rows):
     model = random_network()
     export_model(model, plan(tmp_path, dynamic=False, rows=rows, shared_weights=True, for_lite_2_0=False))
@@ -168,29 +183,27 @@ def test_names_that_do_not_go_together(tmp_path, given, key):
     assert caught.value.key == key
 
 
-def test_two_exports_in_one_folder(tmp_path):
-    export_model(random_network(), plan(tmp_path, for_lite_2_0=False))
-    other = ExportPlan(prefill=tmp_path / "b_prefill", increment=None, dynamic=True, for_lite_2_0=False)
-    export_model(random_network(), other)
+def test_two_exports_in_one_folder(copied):
+    other = ExportPlan(prefill=copied / "b_prefill", increment=None, dynamic=True, for_lite_2_0=False)
+    export_model(random_network(num_layers=1), other)
     with pytest.raises(CheckpointError, match="several exports"):
-        find_manifest(tmp_path)
-    assert find_manifest(tmp_path / "b_prefill.mindir")[0].name == "b"
+        find_manifest(copied)
+    assert find_manifest(copied / "b_prefill.mindir")[0].name == "b"
 
 
-def test_files_are_checked_against_the_manifest(tmp_path):
-    export_model(random_network(), plan(tmp_path, for_lite_2_0=False))
-    manifest = find_manifest(tmp_path)[0]
-    file = tmp_path / manifest.graphs[0].name
+def test_files_are_checked_against_the_manifest(copied):
+    manifest = find_manifest(copied)[0]
+    file = copied / manifest.graphs[0].name
     content = file.read_bytes()
     file.write_bytes(content + b"x")
     with pytest.raises(CheckpointError, match="bytes and the manifest says"):
-        check_file(tmp_path, manifest.graphs[0])
+        check_file(copied, manifest.graphs[0])
     file.write_bytes(b"y" + content[1:])
     with pytest.raises(CheckpointError, match="SHA-256"):
-        check_file(tmp_path, manifest.graphs[0])
+        check_file(copied, manifest.graphs[0])
     file.unlink()
     with pytest.raises(CheckpointError, match="missing"):
-        check_file(tmp_path, manifest.graphs[0])
+        check_file(copied, manifest.graphs[0])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", json.dumps({"format": 9}), json.dumps({"format": 1})])
@@ -232,9 +245,8 @@ def test_a_faulty_lite_ini(tmp_path, text):
         read_settings(target="gpu")
 
 
-def test_the_graph_that_a_lite_can_read(tmp_path):
-    export_model(random_network(), plan(tmp_path))
-    manifest = find_manifest(tmp_path)[0]
+def test_the_graph_that_a_lite_can_read(exported):
+    manifest = find_manifest(exported)[0]
     assert is_2_0("2.0.0") and is_2_0("2.0.1") and not is_2_0("2.3.0") and not is_2_0("2.10.0")
-    assert [graph.name for graph in choose(manifest, "2.0.0", folder=tmp_path)] == ["net_seq64_v1.mindir"]
-    assert [graph.name for graph in choose(manifest, "2.10.0", folder=tmp_path)] == ["net_prefill_seq64.mindir"]
+    assert [graph.name for graph in choose(manifest, "2.0.0", folder=exported)] == ["net_seq64_v1.mindir"]
+    assert [graph.name for graph in choose(manifest, "2.10.0", folder=exported)] == ["net_prefill_seq64.mindir"]

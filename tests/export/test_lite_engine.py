@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def tiny(tmp_path_factory, lite_python):
 
 
 @pytest.mark.parametrize("name", ["hf_glm2_tiny", "hf_glm3_tiny"])
+@pytest.mark.slow_where(lambda name: name == "hf_glm2_tiny")
 def test_golden_models(golden, tmp_path, lite_python, name):
     model = hf_network(golden / name, param_init_type="float32", compute_dtype="float32")
     export_model(model, plan(tmp_path))
@@ -68,11 +70,19 @@ def test_golden_models(golden, tmp_path, lite_python, name):
         assert_same(model, lite)
 
 
-def test_glm2_tiny_with_its_tokenizer(tmp_path, lite_python):
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """glm2_tiny, its tokenizer, and its export with weights in one file."""
+    folder = tmp_path_factory.mktemp("shipped")
     model, tokenizer = AutoModel.from_pretrained("glm2_tiny"), AutoTokenizer.from_pretrained("glm2_tiny")
-    export_model(model, plan(tmp_path, shared_weights=True), tokenizer=tokenizer)
+    export_model(model, plan(folder, shared_weights=True), tokenizer=tokenizer)
+    return model, tokenizer, folder
+
+
+def test_glm2_tiny_with_its_tokenizer(shipped, lite_python):
+    model, tokenizer, folder = shipped
     texts = ["你好", "类型#裙*颜色#红色*风格#复古", "推荐一款上衣，白色的，适合夏天穿"]
-    with open_lite(tmp_path, lite_python=lite_python, threads=1) as lite:
+    with open_lite(folder, lite_python=lite_python, threads=1) as lite:
         assert_same(model, lite, [tokenizer.encode(text) for text in texts])
         assert lite.tokenizer.decode(lite.tokenizer.encode("你好"), skip_special_tokens=True) == "你好"
         assert 2 in lite.engine.defaults.stop_ids
@@ -166,7 +176,7 @@ def test_unsuitable_files_and_interpreters(tmp_path, lite_python, tiny):
 
 
 def test_a_mindir_of_another_generation(tmp_path, lite_python):
-    export_model(random_network(), plan(tmp_path, for_lite_2_0=False))
+    export_model(random_network(num_layers=1), plan(tmp_path, for_lite_2_0=False))
     with pytest.raises(CheckpointError, match="version 3, and MindSpore Lite 2.0.0 reads version 1") as caught:
         open_lite(tmp_path, lite_python=lite_python)
     assert "\n" not in str(caught.value)
@@ -180,21 +190,19 @@ def test_what_lite_says_is_in_the_error(tiny, lite_python):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_file_is_refused_before_lite_sees_it(tmp_path, lite_python):
-    export_model(random_network(), plan(tmp_path))
-    file = tmp_path / "net_seq64_v1.mindir"
+def test_a_damaged_file_is_refused_before_lite_sees_it(tiny, tmp_path, lite_python):
+    folder = shutil.copytree(tiny[1], tmp_path / "copy")
+    file = folder / "net_seq64_v1.mindir"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="SHA-256"):
-        open_lite(tmp_path, lite_python=lite_python)
+        open_lite(folder, lite_python=lite_python)
 
 
-def test_a_tokenizer_of_another_model(tmp_path, lite_python, glm2_vocab):
-    model, tokenizer = AutoModel.from_pretrained("glm2_tiny"), AutoTokenizer.from_pretrained("glm2_tiny")
-    export_model(model, plan(tmp_path), tokenizer=tokenizer)
+def test_a_tokenizer_of_another_model(shipped, lite_python, glm2_vocab):
     with pytest.raises(CheckpointError, match="the tokenizer has 64,"):
-        open_lite(tmp_path, lite_python=lite_python, tokenizer=ChatGLM2Tokenizer(glm2_vocab))
+        open_lite(shipped[2], lite_python=lite_python, tokenizer=ChatGLM2Tokenizer(glm2_vocab))
 
 
 def test_the_worker_ends_with_a_killed_parent(tiny, lite_python, tmp_path, root):
