@@ -30,7 +30,8 @@ def smoothed(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> tuple[
 
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_smoothed_loss_and_gradients_are_exact(kernels, frozen):
+@pytest.mark.slow_where(lambda mode, frozen: mode == "graph" and frozen)
+def test_smoothed_loss_and_gradients_are_exact(kernels, frozen, mode):
     rng = np.random.default_rng(0)
     hidden, weight = (rng.normal(0, 1, (n, 6)).astype(np.float32) for n in (9, 37))
     labels = np.where(rng.random(9) < 0.3, -100, rng.integers(0, 37, 9)).astype(np.int32)
@@ -44,6 +45,7 @@ def test_smoothed_loss_and_gradients_are_exact(kernels, frozen):
     np.testing.assert_allclose(dweight.asnumpy(), slopes.T @ hidden, atol=1e-6)
 
 
+@pytest.mark.usefixtures("pynative")
 def test_logits_are_smoothed_in_training_only():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(0, 2, (9, 37)).astype(np.float32), rng.integers(0, 37, 9).astype(np.int32)
