@@ -4,7 +4,7 @@ WORKERS ?= 2
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: demo test check format slow robustness oracle lite bench venv help
+.PHONY: demo test check format slow robustness oracle lite bench docs venv help
 
 help:
 	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
@@ -13,6 +13,7 @@ help:
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
 	@echo "make robustness  some thousand wrong inputs: each refused in one clear line, or rightly accepted"
 	@echo "make bench    how fast this machine trains and generates, in under five minutes (docs/speed.md)"
+	@echo "make docs     the documents as a site, in build/site"
 	@echo "make lite     set up MindSpore Lite (needs a Python 3.7) and run its tests, the long ones too"
 
 venv:
@@ -49,6 +50,11 @@ bench: venv
 	@for what in start train "train --lora" prefill decode "decode --dtype int8" "decode --dtype int4" ops; do \
 		$(PY) -m mindformers_glm.benchmark $$what || exit; \
 	done
+
+docs: venv
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict > build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
+	@echo "build/site/index.html"
 
 robustness: venv
 	@$(PY) -m pytest -m slow -s tests/robustness
