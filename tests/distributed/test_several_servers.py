@@ -20,7 +20,8 @@ NETWORKS = shutil.which("unshare") and shutil.which("nsenter") and shutil.which(
 MAY = NETWORKS and subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.skipif(not MAY, reason="needs networks of its own")]
 SMALL = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
-STEPS, PORT = 8, "8118"
+STEPS, PORT = 8, "8118"  # steps of an epoch
+EPOCHS = 10  # of a run that is killed after its first steps
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def words(root, tmp_path):
     data = tmp_path / "train.json"
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
-    def command(output, *, dp, resume=False):
+    def command(output, *, dp, resume=False, epochs=1):
         settings = {
             **{f"model.model_config.{name}": value for name, value in SMALL.items()},
             "model.model_config.seq_length": 40,
@@ -45,7 +46,7 @@ def words(root, tmp_path):
         callbacks = [{"type": "CheckpointMonitor", "prefix": "g", "save_checkpoint_steps": 2}]
         found = ["--config", str(root / "configs/tiny/run_glm2_tiny_finetune.yaml"), "--run_mode", "train"]
         found += ["--use_parallel", str(dp > 1), "--train_dataset_dir", str(data), "--output_dir", str(output)]
-        found += ["--batch_size", str(4 // dp), "--callbacks", json.dumps(callbacks)]
+        found += ["--batch_size", str(4 // dp), "--epochs", str(epochs), "--callbacks", json.dumps(callbacks)]
         found += ["--resume_training", "true"] if resume else []
         return [*found, "--options", *(f"{name}={value}" for name, value in settings.items())]
 
@@ -138,9 +139,9 @@ def processes_of_node(folder, node):
 
 
 def test_a_lost_server_ends_the_other_and_one_device_goes_on(root, tmp_path, words, servers):
-    expected = alone(root, words, tmp_path / "one")
+    expected = alone(root, words, tmp_path / "one", epochs=EPOCHS)
     folder = tmp_path / "two"
-    process = servers(through_msrun(root, words(folder, dp=2), folder))
+    process = servers(through_msrun(root, words(folder, dp=2, epochs=EPOCHS), folder))
     deadline = time.monotonic() + 300
     while not (folder / "loss_history.jsonl").is_file() or len(losses(folder)) < 4:
         assert process.poll() is None and time.monotonic() < deadline
@@ -156,6 +157,6 @@ def test_a_lost_server_ends_the_other_and_one_device_goes_on(root, tmp_path, wor
     assert status != 0
     assert "rank 1" in output
     assert not processes_of_node(folder, 0)
-    assert len(losses(folder)) < STEPS
-    found = alone(root, words, folder, resume=True)
+    assert len(losses(folder)) < EPOCHS * STEPS
+    found = alone(root, words, folder, resume=True, epochs=EPOCHS)
     assert found == pytest.approx(expected, rel=1e-5)
