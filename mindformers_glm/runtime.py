@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ GRAPH_MODE, PYNATIVE_MODE = 0, 1  # MindSpore's own numbers
 _MODES = {0: GRAPH_MODE, 1: PYNATIVE_MODE, "GRAPH_MODE": GRAPH_MODE, "PYNATIVE_MODE": PYNATIVE_MODE}
 _TARGETS = ("CPU", "Ascend")
 _WAIT_SECONDS = 1800  # for slower ranks, as HCCL does; MCCL gives up after 30, which a checkpoint can take
+_LOST = re.compile(r"worker (\d+) is the first one timed out")  # MindSpore's scheduler, of a rank without heartbeat
 _chosen: tuple[str, int | None] | None = None  # the device that set_up has selected
 
 
@@ -200,12 +202,23 @@ def wait_for_ever() -> None:
 
 
 def serve_as_scheduler() -> None:
-    """Brings msrun's ranks together and returns when all have ended."""
+    """Brings msrun's ranks together and returns when all have ended.
+
+    Raises:
+        DeviceError: a rank does not answer any more; it is named.
+    """
     import mindspore as ms  # noqa: PLC0415
     from mindspore.communication import init  # noqa: PLC0415 - starts libraries when imported
 
     ms.set_device("CPU")  # whatever the ranks compute on
-    init()
+    try:
+        init()
+    except RuntimeError as error:
+        lost = _LOST.search(str(error))
+        if lost is None:
+            raise
+        cure = "Its process or its server is lost: look at its log, and start again with --resume_training true."
+        raise DeviceError(f"rank {lost.group(1)} does not answer any more. {cure}") from error
 
 
 def _choose_device(target: str, device_id: int) -> None:

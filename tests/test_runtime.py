@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mindformers_glm import runtime
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, DeviceError
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,17 @@ def test_a_configuration_is_read_without_mindspore():
     code = "import sys; sys.modules['mindspore'] = None; import mindformers_glm.config, mindformers_glm.runtime"
     blocked = f"import importlib.util as u; u.find_spec = lambda name, *_: None; {code}"
     subprocess.run([sys.executable, "-c", blocked], check=True, timeout=120)
+
+
+def test_the_scheduler_names_a_rank_that_is_lost(monkeypatch):
+    said = (
+        "The total number of timed out node is 1. Timed out node list is: [const vector]{1}, worker 1 is the first one"
+    )
+
+    def lost():
+        raise RuntimeError(f"{said} timed out, please check its log.")
+
+    monkeypatch.setattr("mindspore.communication.init", lost)
+    monkeypatch.setattr("mindspore.set_device", lambda target: None)
+    with pytest.raises(DeviceError, match="^rank 1 does not answer any more. [^\n]*$"):
+        runtime.serve_as_scheduler()
