@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.checkpoint.load.source import read_weights
+from mindformers_glm.cli import conversions, inspect_checkpoint, merge_lora
 from mindformers_glm.cli import convert as convert_command
-from mindformers_glm.cli import inspect_checkpoint, merge_lora
 from mindformers_glm.cli import verify as verify_command
 from mindformers_glm.errors import CheckpointError, ConfigError
 
@@ -131,8 +131,7 @@ def test_merging_a_checkpoint_that_holds_its_adapter(merge, golden, tmp_path, ca
 
 
 def test_a_wrong_merge_is_noticed(root, golden, tmp_path, monkeypatch):
-    module = merge_lora
-    original = module.run_plan
+    original = conversions.run_plan
 
     def spoil(plan, **settings):
         path = original(plan, **settings)
@@ -142,10 +141,10 @@ def test_a_wrong_merge_is_noticed(root, golden, tmp_path, monkeypatch):
         save_file(weights, path / "model.safetensors")
         return path
 
-    monkeypatch.setattr(module, "run_plan", spoil)
+    monkeypatch.setattr(conversions, "run_plan", spoil)
     arguments = ["--base", golden / "hf_glm2_tiny", "--adapter", golden / "hf_glm2_tiny/peft_lora"]
     with pytest.raises(CheckpointError, match="layers.1.self_attention.query_key_value differs by"):
-        module.main([str(a) for a in (*arguments, "--output_path", tmp_path / "x")])
+        merge_lora.main([str(a) for a in (*arguments, "--output_path", tmp_path / "x")])
 
 
 def test_merging_what_cannot_be_merged(merge, golden, tmp_path):
