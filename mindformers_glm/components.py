@@ -9,7 +9,8 @@ from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.registry import TRAINERS
 
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
-    from mindformers_glm import data, evaluation, generation, optim, pipeline  # noqa: F401
+    from mindformers_glm import data, evaluation, generation, pipeline  # noqa: F401
+    from mindformers_glm.optim import adam, lamb, loss_scale, native, native_schedules, schedules  # noqa: F401
     from mindformers_glm.train import callbacks, wrapper  # noqa: F401
 
 TRAINERS.add("mindformers_glm.tasks.causal_language_modeling:CausalLanguageModelingTrainer")

@@ -1,11 +1,14 @@
-"""What turns gradients into new weights: schedules, optimizers, clipping, loss scale."""
+"""What turns gradients into new weights: schedules, optimizers, clipping, loss scale.
 
-from importlib.util import find_spec
+A name is imported when it is asked for: what optimizers call their states is known without MindSpore (interface.py).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.optim.interface import Extent, Optimizer, declare_states
 
-if find_spec("mindspore"):  # the names of states are known without it, where only MindSpore Lite is installed
-    from mindformers_glm.optim import native, native_schedules  # noqa: F401 - register MindSpore's own
+if TYPE_CHECKING:
     from mindformers_glm.optim.adam import AdamW, FP32StateAdamWeightDecay
     from mindformers_glm.optim.clip import SquaredNorm, clip_coefficient, scale_gradients
     from mindformers_glm.optim.groups import decay_groups
@@ -13,6 +16,17 @@ if find_spec("mindspore"):  # the names of states are known without it, where on
     from mindformers_glm.optim.loss_scale import LossScale, build_loss_scale
     from mindformers_glm.optim.schedules import Schedule, build_schedule
     from mindformers_glm.optim.state import check_optimizer, load_optimizer, optimizer_arrays, state_parameters
+
+_PLACES = {
+    "adam": "AdamW FP32StateAdamWeightDecay",
+    "clip": "SquaredNorm clip_coefficient scale_gradients",
+    "groups": "decay_groups",
+    "lamb": "Lamb",
+    "loss_scale": "LossScale build_loss_scale",
+    "schedules": "Schedule build_schedule",
+    "state": "check_optimizer load_optimizer optimizer_arrays state_parameters",
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
     "AdamW",
@@ -34,3 +48,10 @@ __all__ = [
     "scale_gradients",
     "state_parameters",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """One of the names above, whose module is imported when it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
