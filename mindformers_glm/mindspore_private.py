@@ -11,7 +11,7 @@ from typing import Any
 
 # name here -> (module, name there; None for the module itself)
 NAMES: dict[str, tuple[str, str | None]] = {
-    # which generation of Ascend this is: no public function tells
+    # which Ascend this is: no public function tells
     "MSContext": ("mindspore._c_expression", "MSContext"),
     # True while a graph is compiled for shapes that are not known yet; public operators raise instead
     "is_sequence_value_unknown": ("mindspore.ops.functional", "is_sequence_value_unknown"),

@@ -1,6 +1,6 @@
 """Converts a checkpoint: `mindformers-glm convert --input_path DIR_OR_FILE --output_path OUT [--to FORM]`.
 
-Reads official folders (safetensors or .bin), MindFormers .ckpt of every generation, PEFT adapters, our folders, and
+Reads official folders (safetensors or .bin), MindFormers .ckpt of every era, PEFT adapters, our folders, and
 registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
 mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to nearest), gguf (one file for
 llama.cpp), megatron (mcore folders of ModelLink, with --tp and --pp).
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     plan = plan_of(args)
     source: Any = plan.source
-    print(f"input  {source.path} ({source.format}, names of {source.generation or 'any generation'}), {source.kind}")
+    print(f"input  {source.path} ({source.format}, names of {source.naming or 'any naming'}), {source.kind}")
     try:
         carried_out(plan, dry_run=args.dry_run, overwrite=args.overwrite)
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 What was checked, on a CPU: names, arguments and documented limits against MindSpore 2.10, the graphs and
 gradients that MindSpore makes of the calls, and that the calls, as documented, mean what the formulas mean
 (tests/ops/test_ascend.py). `GLM_KERNELS=off` selects the formulas; so do exported graphs, shapes that vary, and the
-first generation of devices (910, 910A), for which CANN 8's documents list none of these operators.
+first devices (910, 910A), for which CANN 8's documents list none of these operators.
 
 A Cell here takes and gives what the Cell does that uses it. It has no gradient of its own, MindSpore derives it, so
 recomputed layers may use it.
@@ -23,7 +23,7 @@ from mindformers_glm.mindspore_private import is_sequence_value_unknown
 from mindformers_glm.ops.kernels.library import SWITCH
 from mindformers_glm.runtime import device_target
 
-_FIRST_GENERATION = "ascend910"  # later ones are ascend910b, ascend910_93, ...
+_FIRST_DEVICES = "ascend910"  # later ones are ascend910b, ascend910_93, ...
 _INTERLEAVED = 1  # mode of ops.rotary_position_embedding: neighbouring pairs
 _CAUSAL = 2  # sparse_mode of ops.flash_attention_score: the triangle that starts at the first query and key
 _WHOLE = 1  # sparse_mode of ops.flash_attention_score: the mask that is given, whole
@@ -41,10 +41,10 @@ def is_wanted() -> bool:
     value = os.environ.get(SWITCH, "auto")
     if value not in ("auto", "off"):
         raise ConfigError(SWITCH, value, "On Ascend use auto, or off for formulas.")
-    return value == "auto" and _device_generation() != _FIRST_GENERATION
+    return value == "auto" and _device_kind() != _FIRST_DEVICES
 
 
-def _device_generation() -> str:
+def _device_kind() -> str:
     from mindformers_glm.mindspore_private import MSContext  # noqa: PLC0415 - asked for on Ascend alone
 
     return MSContext.get_instance().get_ascend_soc_version()

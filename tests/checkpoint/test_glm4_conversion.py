@@ -25,7 +25,7 @@ def test_a_circle_keeps_every_bit(golden, tmp_path, form):
     again = converted(ours, tmp_path / "again", "transformers")
     first, last = read_weights(source), read_weights(again)
     assert set(first.names) == set(last.names)
-    assert last.generation == "native"
+    assert last.naming == "native"
     for name in first.names:
         assert (first.read_bits(name) == last.read_bits(name)).all(), name
     given, written = (json.loads((folder / "config.json").read_text()) for folder in (source, again))

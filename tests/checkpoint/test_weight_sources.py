@@ -68,7 +68,7 @@ def test_every_naming_names_every_weight_once_and_is_read_back(naming):
 
 def test_both_golden_forms_hold_the_same(golden):
     left, right = read_weights(golden / "hf_glm2_tiny"), read_weights(golden / "hf_glm2_tiny/bin")
-    assert (left.format, right.format, left.generation, right.kind) == ("safetensors", "bin", "hf", "weights")
+    assert (left.format, right.format, left.naming, right.kind) == ("safetensors", "bin", "hf", "weights")
     assert set(left.names) == set(right.names)
     for name in left.names:
         assert left.dtype(name) == right.dtype(name) == "float16"
@@ -142,7 +142,7 @@ def split_weights() -> dict[str, np.ndarray]:
 def test_parts_are_joined(tmp_path):
     save_ckpt(tmp_path / "x.ckpt", split_weights())
     source = read_weights(tmp_path / "x.ckpt")
-    assert source.generation == "mf15"
+    assert source.naming == "mf15"
     for name, array in tiny_weights().items():
         assert source.shape(name) == array.shape
         np.testing.assert_array_equal(source.read(name), array)

@@ -81,7 +81,7 @@ def test_arguments_of_mindformers(convert, golden, tmp_path):
         *base, tmp_path / "split.ckpt", "--output_path", tmp_path / "one.ckpt", "--concat", "True", "--config", yaml
     )
     left, right = read_weights(tmp_path / "one.ckpt"), read_weights(golden / "hf_glm2_tiny")
-    assert left.generation == "mf12"
+    assert left.naming == "mf12"
     assert all(left.read_bits(name).tobytes() == right.read_bits(name).tobytes() for name in right.names)
 
 

@@ -17,13 +17,13 @@ from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME, is_ada
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
 
-_GENERATIONS = {
+_NAMINGS = {
     "hf": "official (Hugging Face)",
     "native": "GlmForCausalLM of transformers",
     "mf10": "MindFormers to 1.1, and ours",
     "mf12": "MindFormers 1.2 and 1.3",
     "mf15": "MindFormers 1.5 and later, separate query, key and value",
-    "": "the same in all generations",
+    "": "the same in all namings",
 }
 
 
@@ -88,7 +88,7 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
     facts = {
         "path": str(source.path),
         "format": f"{source.format}, {len(source.files)} file{'s' * (len(source.files) != 1)}",
-        "names": _GENERATIONS.get(source.generation, f"mixed ({source.generation})"),
+        "names": _NAMINGS.get(source.naming, f"mixed ({source.naming})"),
         "holds": source.kind,
         "tensors": f"{len(tensors)}, {parameters:,} parameters",
         "types": ", ".join(f"{count} x {dtype}" for dtype, count in types.most_common()),

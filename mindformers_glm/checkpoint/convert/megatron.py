@@ -236,7 +236,7 @@ class MegatronWeights(Mapping):
         CheckpointError: ranks are missing, or a part is not that of `config`.
     """
 
-    format, generation, kind = "bin", "mcore", "weights"
+    format, naming, kind = "bin", "mcore", "weights"
 
     def __init__(self, folder: str | Path, config: NetworkConfig) -> None:
         self.path = Path(folder)

@@ -46,7 +46,7 @@ class MergedSource:
         dtype: str | None = None,
     ) -> None:
         self.path, self.files = base.path, [*base.files, *(f for f in adapter.files if f not in base.files)]
-        self.format, self.generation, self.kind = base.format, base.generation, "weights"
+        self.format, self.naming, self.kind = base.format, base.naming, "weights"
         self.base, self.adapter = base, adapter
         self.merged_dtype = float_name(dtype) if dtype else None
         check_adapter_kinds(adapter.path, adapter.unknown)

@@ -67,7 +67,7 @@ class WeightSource:
 
     `packing` says what linear weights were where the files have integers, which are floats here ("official int4",
     "gptq int4", "awq int4", "gguf Q4_0"). `format` is ckpt, safetensors, bin, gguf or chatglm.cpp.
-    `generation` says whose names the files use: hf (official), mf10
+    `naming` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
     native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
     counter entries, `ignored` gives the reason for each entry that a network does not need, `unknown` lists the names
@@ -95,7 +95,7 @@ class WeightSource:
                 read = meaning(name)
                 self._place(read, Piece(file, name))
                 namings.add(read.naming)
-        self.generation = "mf15" if "mf15" in namings else "".join(sorted(namings - {""}))
+        self.naming = "mf15" if "mf15" in namings else "".join(sorted(namings - {""}))
         self._check_complete()
 
     @property
