@@ -44,7 +44,7 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def until(self, what):
-        return WebDriverWait(self.driver, 20, 0.05, ignored_exceptions=[Exception]).until(lambda _: what())
+        return WebDriverWait(self.driver, 120, 0.05, ignored_exceptions=[Exception]).until(lambda _: what())
 
     def type(self, text: str) -> None:
         """As an input method does: whole characters at once, then Enter."""
