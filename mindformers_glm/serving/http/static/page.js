@@ -320,7 +320,11 @@ async function answer(parent) {
     if (usage) node.figures = figures(usage.completion_tokens, begin, first ?? performance.now());
     working = null;
     keep();
-    if (store.current === conversation) show();
+    if (store.current === conversation) {
+      const below = box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+      show();
+      if (below) box.scrollTop = box.scrollHeight; // buttons, and the form of a call, come at the end
+    }
   }
 }
 
