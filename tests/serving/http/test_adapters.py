@@ -78,7 +78,7 @@ def run(root, folders, tmp_path_factory):
         "model": {"model_config": {"seq_length": 64}},
         "train_dataset": data,
         "output_dir": str(folder / "out"),
-        "callbacks": [],
+        "callbacks": [{"type": "CheckpointMointor", "prefix": "x", "save_checkpoint_steps": 1}],
     }
     run_task(load_config(root / "configs/tiny/run_glm2_tiny_lora.yaml", changes))
     return folder / "out"
