@@ -236,8 +236,8 @@ class Load:
 
     async def _burst(self, http: httpx.AsyncClient) -> dict[str, int]:
         """More at once than the queue holds: what is refused says when to come again."""
-        request = {**self.requests[0], "max_tokens": 2}
-        replies = await asyncio.gather(*(http.post("/v1/completions", json=request) for _ in range(400)))
+        request = {**self.requests[0], "max_tokens": 20}
+        replies = await asyncio.gather(*(http.post("/v1/completions", json=request) for _ in range(240)))
         told = Counter(str(reply.status_code) for reply in replies)
         assert all("retry-after" in reply.headers for reply in replies if reply.status_code == 429)
         return dict(told)
@@ -262,7 +262,7 @@ def _pair(seconds: list[float]) -> list[float]:
 
 def measure_load(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """A server under load."""
-    server = ours(chosen)
+    server = ours(chosen, "--max_queue", str(max(64, chosen.clients)))
     try:
         return [asyncio.run(Load(server, chosen).run())]
     finally:
