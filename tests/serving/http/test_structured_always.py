@@ -65,7 +65,12 @@ def fits(value, schema) -> bool:
 
 def test_a_thousand_answers_of_random_weights_are_all_of_the_form():
     server = ServerProcess(
-        "-m", "mindformers_glm", "serve", "--model", str(ROOT / "configs/tiny/run_glm3_tiny.yaml"), "--port", "0"
+        "-m",
+        "mindformers_glm",
+        "serve",
+        "--model",
+        str(ROOT / "configs/tiny/run_glm3_tiny.yaml"),
+        *("--port", "0", "--seq_length", "4096"),
     )
     tools = [{"type": "function", "function": {"description": "", **tool}} for tool in TOOLS]
     offered = {tool["name"]: tool["parameters"] for tool in TOOLS}
@@ -82,7 +87,9 @@ def test_a_thousand_answers_of_random_weights_are_all_of_the_form():
                 schema["additionalProperties"] = False
             form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
             body["response_format"] = form
-        [choice] = http.post("/v1/chat/completions", json=body).json()["choices"]
+        reply = http.post("/v1/chat/completions", json=body)
+        assert reply.status_code == 200, (number, reply.text)
+        [choice] = reply.json()["choices"]
         if choice["finish_reason"] == "length":  # the network had not ended it; what there is begins right
             return "length"
         if number % 2:

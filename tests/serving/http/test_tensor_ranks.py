@@ -82,8 +82,9 @@ def test_msrun_starts_it(expected, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as free:
             scheduler = free.getsockname()[1]
         words = [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={scheduler}", "--log_dir=logs"]
-        words += ["-m", "mindformers_glm", *SERVE[2:-1], str(port), "--tp_size", "2"]
+        words += ["python", *SERVE[:-1], str(port), "--tp_size", "2"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3", "OMP_NUM_THREADS": "1"}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         started = subprocess.Popen(
             [sys.executable, *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
