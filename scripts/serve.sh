@@ -29,9 +29,10 @@ if [ "$count" -gt 1 ]; then
     command -v vllm-router >/dev/null || fail "vllm-router is not installed: pip install 'mindformers_glm[router]'"
 fi
 
-# A server that dies is noticed within a second, and asked again two seconds after its last failure.
+# A server that dies is noticed within a second, and asked again two seconds after its last failure; a request that failed
+# there is tried at most three times more, a second apart at most.
 ROUTER_OPTIONS=(--health-check-interval-secs 1 --health-failure-threshold 1 --health-success-threshold 1
-    --cb-timeout-duration-secs 2)
+    --cb-timeout-duration-secs 2 --retry-max-retries 3 --retry-max-backoff-ms 1000)
 
 pids=()
 stop() {

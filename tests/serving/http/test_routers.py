@@ -81,7 +81,7 @@ class Client(threading.Thread):
 
     def __init__(self, address: str, number: int, stopping: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0, timeout=30)
+        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0, timeout=60)
         self.number, self.stopping = number, stopping
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -145,13 +145,13 @@ def test_a_killed_server_costs_each_request_at_most_one_clear_error(front, root,
             time.sleep(2.5)  # the router looks every second, and gives a server that failed two seconds of rest
         stopping.set()
         for client in clients:
-            client.join(35)
+            client.join(65)
         assert not any(client.is_alive() for client in clients)
         counts = sum((client.counts for client in clients), Counter())
         longest = max(client.longest for client in clients)
         faults = Counter(fault for client in clients for fault in client.faults)
         print(f"{front.__name__}: {dict(counts)}, longest {longest:.1f} s; {dict(faults)}")
-        assert counts["WRONG"] == 0 and longest < 30
+        assert counts["WRONG"] == 0 and longest < 60
         assert counts["right"] > 20 * counts["failed"] > 0
         assert not any("Timeout" in fault for fault in faults)
         until(lambda: answers(address))
