@@ -13,7 +13,7 @@ from mindformers_glm.labels import IGNORED
 from mindformers_glm.optim import FP32StateAdamWeightDecay, decay_groups
 from mindformers_glm.train.plan import make_plan
 from mindformers_glm.train.state import RunState, data_identity
-from mindformers_glm.train.step import TrainStep
+from mindformers_glm.train.step import StepResult, TrainStep
 
 
 class Tokens:
@@ -41,12 +41,31 @@ def make_step(seed=0, optimizer=FP32StateAdamWeightDecay, dtype=ms.float32, netw
     return TrainStep(network, optimizer(decay_groups(network.trainable_params(), 0.1), eps=1e-8), **settings)
 
 
+class Nudge:
+    """A step that adds to the weights what a run of any length makes the same, and compiles nothing."""
+
+    accumulation = 1
+
+    def __init__(self, step):
+        self.network, self.optimizer, self.loss_scale = step.network, step.optimizer, step.loss_scale
+
+    def __call__(self, batches, rate, *, stop=False):
+        table = self.network.table
+        table.set_data(ms.Tensor(table.asnumpy() * np.float32(0.9) + np.float32(rate)))
+        return StepResult(1.0, False, 1.0, 1.0, rate, stop)
+
+
 @pytest.fixture
 def toy():
     """Makes networks, datasets, steps and runs."""
 
     class Make:
         network, square_root, dataset, step = Toy, SquareRoot, Tokens, staticmethod(make_step)
+
+        @staticmethod
+        def nudge():
+            """A step for tests of what is around it."""
+            return Nudge(make_step())
 
         @staticmethod
         def run(folder, dataset=None, *, step=None, seed=0, plan=None, **settings):

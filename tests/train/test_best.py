@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -17,27 +16,12 @@ from mindformers_glm.train.callbacks import Callback, CheckpointMonitor, EarlySt
 from mindformers_glm.train.callbacks.ending import Ending
 from mindformers_glm.train.fit import fit
 from mindformers_glm.train.goal import Goal, plain
-from mindformers_glm.train.step import StepResult
 
 FIGURES = {1: 9.0, 2: 5.0, 3: 7.0, 4: 4.0, 5: 8.0, 6: 8.5, 7: 4.0, 8: 6.0, 9: 6.0, 10: 6.0, 11: 6.0, 12: 6.0}
 
 
 def rate(step):
     return 0.01
-
-
-class Nudge:
-    """A step that adds to the weights what a run of any length makes the same, and compiles nothing."""
-
-    accumulation = 1
-
-    def __init__(self, step):
-        self.network, self.optimizer, self.loss_scale = step.network, step.optimizer, step.loss_scale
-
-    def __call__(self, batches, rate, *, stop=False):
-        table = self.network.table
-        table.set_data(ms.Tensor(table.asnumpy() * np.float32(0.9) + np.float32(rate)))
-        return StepResult(1.0, False, 1.0, 1.0, rate, stop)
 
 
 class Curve:
@@ -55,7 +39,7 @@ class Curve:
 def train(toy, folder, specs, *, resume=None, evaluate=None, figures=None, load_best=False, stop_after=None, **plan):
     """A run over 12 steps that evaluates after each; `resume` names the checkpoint to go on from."""
     data = toy.dataset()
-    state = toy.run(folder, data, step=Nudge(toy.step()), plan={"epochs": 2, **plan})
+    state = toy.run(folder, data, step=toy.nudge(), plan={"epochs": 2, **plan})
     if resume is not None:
         path = folder / "checkpoint/rank_0" / resume
         state.restore(read_train_state(path), place=str(path))

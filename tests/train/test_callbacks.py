@@ -133,7 +133,7 @@ def test_checkpoints_of_a_run_have_the_names_of_the_golden_one(toy, tmp_path):
         },
         "callbacks.2",
     )
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [monitor])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [monitor])
     names = [f"checkpoint/rank_0/glm2-6b_rank_0-{epoch}_{step}.ckpt" for epoch in (1, 2) for step in (4, 8)]
     assert files(tmp_path) == [*names, "checkpoint_network/rank_0/glm2-6b_rank_0-network.ckpt"]
 
@@ -142,10 +142,10 @@ def test_with_sinking_checkpoints_count_sinks(toy, tmp_path):
     data = toy.dataset(rows=40)  # 10 steps: two sinks of 4, and 2 steps left over
     plan = {"epochs": 1, "sink_mode": True, "sink_size": 4}
     monitor = CheckpointMonitor(prefix="p", save_checkpoint_steps=3, save_network_params=False)
-    state = fit(toy.run(tmp_path, data, plan=plan), data, lambda step: 0.01, [monitor])
+    state = fit(toy.run(tmp_path, data, step=toy.nudge(), plan=plan), data, lambda step: 0.01, [monitor])
     assert state.done == 8
     assert files(tmp_path) == ["checkpoint/rank_0/p_rank_0-1_4.ckpt", "checkpoint/rank_0/p_rank_0-2_4.ckpt"]
-    resumed = toy.run(tmp_path, data, plan={**plan, "epochs": 2})
+    resumed = toy.run(tmp_path, data, step=toy.nudge(), plan={**plan, "epochs": 2})
     path = tmp_path / "checkpoint/rank_0/p_rank_0-1_4.ckpt"
     resumed.restore(read_train_state(path), place=str(path))
     assert (resumed.done, resumed.position()) == (4, (0, 4))
@@ -158,7 +158,7 @@ def test_the_last_step_is_saved_and_only_as_many_are_kept(toy, tmp_path):
     monitor = CheckpointMonitor(
         prefix="p", save_checkpoint_steps=5, keep_checkpoint_max=2, save_trainable_params=True, async_save=True
     )
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [monitor])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [monitor])
     assert files(tmp_path) == [
         "checkpoint/rank_0/p_rank_0-2_4.ckpt",
         "checkpoint/rank_0/p_rank_0-2_6.ckpt",
@@ -172,7 +172,7 @@ def test_seconds_alone_save_by_the_clock(toy, tmp_path, monkeypatch):
     monkeypatch.setattr("mindformers_glm.train.callbacks.checkpoint_monitor.time.monotonic", lambda: next(clock))
     data = toy.dataset()
     monitor = CheckpointMonitor(prefix="p", save_checkpoint_seconds=2, keep_checkpoint_max=0)
-    fit(toy.run(tmp_path, data, plan={"max_steps": 8}), data, lambda step: 0.01, [monitor])
+    fit(toy.run(tmp_path, data, step=toy.nudge(), plan={"max_steps": 8}), data, lambda step: 0.01, [monitor])
     found = [path.name for path in (tmp_path / "checkpoint").rglob("*.ckpt")]
     assert sorted(found) == ["p_rank_0-1_4.ckpt", "p_rank_0-2_2.ckpt"]  # and none besides at the end
 
@@ -202,7 +202,7 @@ def test_what_a_checkpoint_monitor_cannot_do_it_refuses(arguments, message):
 )
 def test_evaluation_comes_at_its_intervals(toy, tmp_path, lines, intervals, steps):
     data, modes = toy.dataset(), []
-    state = toy.run(tmp_path, data)
+    state = toy.run(tmp_path, data, step=toy.nudge())
 
     def evaluate():
         modes.append(state.network.training)
@@ -228,7 +228,7 @@ def test_evaluation_changes_no_number_of_the_training(toy, tmp_path):
 def test_tensorboard_gets_four_numbers(toy, tmp_path):
     pytest.importorskip("tensorboardX")
     data = toy.dataset()
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [SummaryMonitor(collect_freq=5)])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [SummaryMonitor(collect_freq=5)])
     (events,) = (tmp_path / "summary/rank_0").glob("events.*")
     content = events.read_bytes()
     assert all(name in content for name in (b"loss", b"learning_rate", b"loss_scale", b"grad_norm"))
@@ -255,9 +255,9 @@ def test_the_profiler_sees_the_steps_it_is_told(toy, tmp_path):
 
 def test_a_bar_shows_on_a_terminal_only(toy, tmp_path, capsys):
     data = toy.dataset()
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [ProgressBar()])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [ProgressBar()])
     assert "step/s" not in capsys.readouterr().err
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [ProgressBar(force=True)])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [ProgressBar(force=True)])
     assert "12/12" in capsys.readouterr().err
 
 
