@@ -55,7 +55,7 @@ def load_network(
         source, pet_config = read_adapter(parts.adapter, known, lora_alpha, given=changes.get("pet_config"))
         changes = {"pet_config": pet_config, **changes}
     known = changed(known, changes) if changes else known.settled()
-    weights = whole_weights(parts.base.weights)
+    weights: Any = whole_weights(parts.base.weights)
     if weights is None:
         weights = parts.base.read()
         check_fits(weights, known)
@@ -146,7 +146,7 @@ def read_adapter(
         raise CheckpointError(str(source.path), "it holds no adapter", "Name a LoRA or a prefix, or leave it out.")
     told = settings_of(found, source, lora_alpha=lora_alpha)
     if told is None and (given or base.pet_config):
-        told = dict(given or base.pet_config)
+        told = dict(given or base.pet_config or {})
     if told is None:
         fix = "Give lora_alpha (--lora_alpha) as the adapter was trained with, or a PEFT folder, or merge it first."
         raise CheckpointError(str(source.path), "no file tells the alpha of a LoRA here", fix)

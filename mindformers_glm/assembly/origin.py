@@ -84,8 +84,9 @@ def _names(base: Resolved) -> Iterator[Any]:
     if base.files.config_path is not None and base.files.config_path.suffix == ".json":
         yield read_json(base.files.config_path).get("_name_or_path")
     yaml = run_config(base.weights)
-    for key in ("load_checkpoint", "model.model_config.checkpoint_name_or_path") if yaml is not None else ():
-        yield lookup(read_yaml(yaml), key)
+    if yaml is not None:
+        for key in ("load_checkpoint", "model.model_config.checkpoint_name_or_path"):
+            yield lookup(read_yaml(yaml), key)
 
 
 def _by_config(base: Resolved) -> str | None:

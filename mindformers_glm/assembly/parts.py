@@ -71,7 +71,8 @@ def _matched(parts: Parts) -> Parts:
     """The parts, with a warning where the adapter says that it was trained on another base."""
     if parts.adapter is not None and parts.adapter.adapter is not None:
         config = parts.base.files.config
-        names = (parts.base.name, config and config.checkpoint_name_or_path, parts.base.weights)
+        told = config.checkpoint_name_or_path if config is not None else None
+        names = (parts.base.name, told, parts.base.weights)
         if warning := other_base(parts.adapter.adapter, *names):
             logger.warning("%s", warning)
     return parts

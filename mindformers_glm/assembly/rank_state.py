@@ -93,7 +93,7 @@ class RankState:
             return tuple(shape)
         state = state_of(name)
         parameter = state.parameter if state is not None else unknown_state(name, self.shapes)
-        if parameter in self.shapes and self._divides(parameter):
+        if parameter is not None and parameter in self.shapes and self._divides(parameter):
             if state is None:
                 fault = f"a state of {parameter} under a name of no known optimizer: its parts cannot be put together"
                 raise CheckpointError(name, fault, "Declare it with mindformers_glm.optim.declare_states.")
@@ -182,9 +182,10 @@ class RankState:
 
     def _memory_rows(self, name: str) -> int:
         """Rows of what one tensor rank keeps of a tensor before data ranks divide it."""
-        rule = self.tensors.rule(name, self.whole_shape(name))
+        whole = self.whole_shape(name) or (0,)
+        rule = self.tensors.rule(name, whole)
         if rule.axis != 0:
-            return self.whole_shape(name)[0]
+            return whole[0]
         return sum(rows // pieces for rows, pieces in rule.parts)
 
     def _over_data(self, name: str, local: Sequence[int]) -> bool:

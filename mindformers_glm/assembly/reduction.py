@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mindspore import Parameter, nn
 
@@ -60,7 +60,7 @@ def reduction_of(
     ]
     partial, shares = ranks.partial_gradients(held, config, mesh), ranks.square_shares(held, config, mesh)
     when = (exchange or Exchange())._replace(order=backward_order([one.name for one in parameters], config))
-    others = {
+    others: dict[str, Any] = {
         "labels": ReduceFromRanks(mesh.data) if mesh.data.size > 1 else None,  # each rank has a sequence's labels
         "everyone": ReduceFromRanks(mesh.everybody),
         "stages": ReduceFromRanks(mesh.stage) if mesh.stage.size > 1 else None,

@@ -39,7 +39,7 @@ def load_tokenizer(
     if path.is_dir():
         return _of_folder(path, changes)
     if path.is_file() and (path.suffix == ".model" or path.name in VOCABULARIES):
-        kind = TOKENIZERS.get(changes.pop("type", None) or tokenizer_class(path.parent), "tokenizer.type")
+        kind: Any = TOKENIZERS.get(changes.pop("type", None) or tokenizer_class(path.parent), "tokenizer.type")
         return kind.from_pretrained(str(path), **changes)
     if path.is_file():
         inside = model_files(path).tokenizer if is_whole_model(path) else None
@@ -73,13 +73,18 @@ def _of_folder(folder: Path, changes: dict[str, Any], *, weights: Path | None = 
     places = [folder, *places_of(weights or folder)]
     there = next((place for place in places if vocabulary_in(place) is not None), None)
     if there is not None:
-        return TOKENIZERS.get(tokenizer_class(there)).from_pretrained(str(there), **changes)
+        return _class_in(there).from_pretrained(str(there), **changes)
     yaml = run_config(weights or folder)
     if yaml is not None:
         return _of_yaml(yaml, changes)
     if weights is not None:
         raise ConfigError("tokenizer", None, f"No {FILE} lies beside {weights}: name one (--tokenizer).")
-    return TOKENIZERS.get(tokenizer_class(folder)).from_pretrained(str(folder), **changes)
+    return _class_in(folder).from_pretrained(str(folder), **changes)
+
+
+def _class_in(folder: Path) -> Any:
+    """The class of the tokenizer in a folder."""
+    return TOKENIZERS.get(tokenizer_class(folder))
 
 
 def _fetched(name: str, folder: Path, download: bool | str | None, revision: str | None) -> Path:
@@ -92,7 +97,7 @@ def _fetched(name: str, folder: Path, download: bool | str | None, revision: str
         return folder
     repository = hub_id_of(name)
     sources = sources_of(download, repository)
-    if not sources:
+    if not sources or repository is None:
         fix = f"Put the official {FILE} at {folder.parent / FILE}, or allow downloads (MINDFORMERS_GLM_DOWNLOAD=1)."
         raise CheckpointError(name, "its tokenizer is not on this machine", fix)
     from mindformers_glm.checkpoint.load.hub import download_model  # noqa: PLC0415 - its clients take a second to import
