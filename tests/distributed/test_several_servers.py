@@ -127,15 +127,21 @@ def test_two_servers_train_as_one_process(root, tmp_path, words, servers):
     assert losses(folder) == pytest.approx(expected, rel=1e-5)
 
 
+def network_of(number):
+    """The network namespace of a process, as a name; None when the process is gone."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{number}/ns/net")
+    return None
+
+
 def processes_of_node(folder, node):
-    """Every process of one server, told by the folder in its environment or command and by its place in the job."""
-    found = []
-    for entry in Path("/proc").iterdir():
+    """Every process of one server: those that share the network of its supervisor."""
+    numbers, networks = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()], set()
+    for number in numbers:
         with contextlib.suppress(OSError):
-            command = (entry / "cmdline").read_bytes()
-            if entry.name.isdigit() and f"{folder}/msrun{node}".encode() in command + (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
+            if f"{folder}/msrun{node}".encode() in Path(f"/proc/{number}/cmdline").read_bytes():
+                networks.add(network_of(number))
+    return [number for number in numbers if network_of(number) in networks - {network_of("self"), None}]
 
 
 def test_a_lost_server_ends_the_other_and_one_device_goes_on(root, tmp_path, words, servers):
