@@ -21,7 +21,7 @@ MAY = NETWORKS and subprocess.run(["unshare", "-rn", "true"], capture_output=Tru
 pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.skipif(not MAY, reason="needs networks of its own")]
 SMALL = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 16}
 STEPS, PORT = 8, "8118"  # steps of an epoch
-EPOCHS = 10  # of a run that is killed after its first steps
+EPOCHS = 3  # of a run that is killed after its first steps
 
 
 @pytest.fixture
