@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from mindformers_glm import tokenizers  # noqa: F401
 from mindformers_glm.models.family import FAMILIES
+from mindformers_glm.quantization.schemes import registered  # noqa: F401
 from mindformers_glm.registry import TRAINERS
 
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone

@@ -180,6 +180,7 @@ SCALE_SENSES = Registry("loss scale")
 CALLBACKS = Registry("callback")
 METRICS = Registry("metric")
 TRACKERS = Registry("tracker")
+SCHEMES = Registry("quantisation scheme")
 TRAINERS = Registry("trainer")
 PIPELINES = Registry("pipeline")
 

@@ -21,7 +21,7 @@ import json, shutil, sys
 from pathlib import Path
 
 sys.path.insert(0, "mine")
-import recipe_family, recipe_format, recipe_task
+import recipe_family, recipe_format, recipe_scheme, recipe_task
 from mindformers_glm import AutoModel, AutoTokenizer
 from mindformers_glm.evaluation.benchmarks import evaluate
 from mindformers_glm.generation.generate import engine_of
@@ -46,6 +46,8 @@ assert example.labels[-len(hello) - 1 :] == [*hello, 2], example
 tiny = [kind.from_pretrained("glm2_tiny") for kind in (AutoModel, AutoTokenizer)]
 found = evaluate(engine_of(tiny[0]), tiny[1], ["echo"])["results"]["echo"]
 assert 0 <= found["acc,none"] <= 1 and found["alias"] == "echo", found
+small = AutoModel.from_pretrained("glm2_tiny", quantization_scheme="int8-power")
+assert small.config.quantization_bit == 8 and small.generate(ids, max_new_tokens=2)[0].shape == (5,)
 print("told", found)
 """
 
@@ -103,7 +105,7 @@ def place(root, tmp_path):
     """A folder with the programs of the document in mine/, its YAML for a smaller network, and rows."""
     text = (root / "docs/extending.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```(python|cpp) (\w+)\n(.*?)^```", text, re.M | re.S)
-    assert {name for _, name, _ in programs} == {*ONE_RUN, "format", "family", "task", "kernel", "mindspore"}
+    assert {name for _, name, _ in programs} == {*ONE_RUN, "format", "family", "task", "kernel", "mindspore", "scheme"}
     for folder in ("mine", "beside"):
         (tmp_path / folder).mkdir()
     for kind, name, program in programs:

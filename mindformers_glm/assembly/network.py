@@ -12,6 +12,7 @@ from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of, settings_of
 from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.assembly.weights import SourceArrays, whole_weights
+from mindformers_glm.assembly.whole_numbers import put_whole_numbers
 from mindformers_glm.checkpoint.convert.checks import check_fits
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import read_config
@@ -60,8 +61,10 @@ def load_network(
         weights = parts.base.read()
         check_fits(weights, known)
     if mesh.size > 1:
-        return _part(known, mesh, weights, source, partial=partial, new_adapter=is_own or source is not None)
+        new = is_own or source is not None
+        return _part(known, mesh, weights, source, place=parts.base.weights, partial=partial, new_adapter=new)
     model = empty_network(known)
+    put_whole_numbers(model, known, weights, parts.base.weights)
     load_into(model, weights, partial=partial, new_adapter=is_own or source is not None)
     if source is not None:
         load_into(model, source)
@@ -69,13 +72,21 @@ def load_network(
 
 
 def _part(
-    config: NetworkConfig, mesh: Mesh, weights: Any, adapter: WeightSource | None, *, partial: bool, new_adapter: bool
+    config: NetworkConfig,
+    mesh: Mesh,
+    weights: Any,
+    adapter: WeightSource | None,
+    *,
+    place: Path,
+    partial: bool,
+    new_adapter: bool,
 ) -> nn.Cell:
     """The part of a network that is this rank's, with its part of the weights."""
     check_length(config)
     ranks = Ranks(mesh, config)
     with unfilled():
         model = ranks.network(training=False)
+    put_whole_numbers(model, config, weights, place, mesh=mesh)
     whole = SourceArrays(weights) if isinstance(weights, WeightSource) else weights
     load_into(model, ranks.local(whole, model), partial=partial, new_adapter=new_adapter)
     if adapter is not None:

@@ -15,6 +15,7 @@ from mindformers_glm import runtime
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState, whole_shapes
 from mindformers_glm.assembly.reduction import Reduction, divided_optimizer, reduction_of
 from mindformers_glm.assembly.weights import SourceArrays, whole_weights
+from mindformers_glm.assembly.whole_numbers import put_whole_numbers
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.folders import step_of
 from mindformers_glm.checkpoint.load.resolve import resolve
@@ -175,6 +176,7 @@ class Ranks:
             source = self.local(source, network)
         else:
             source = resolve(place).read(rank=self.mesh.rank)
+            put_whole_numbers(network, self.config, source, place, mesh=self.mesh)
             if self.is_part:
                 source = self.local(SourceArrays(source), network)
         return len(load_into(network, source, new_adapter=new_adapter).loaded)

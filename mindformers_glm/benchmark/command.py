@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from mindformers_glm.benchmark import against, chart, published, report, start
 from mindformers_glm.benchmark.processes import measure
 from mindformers_glm.benchmark.settings import (
-    DTYPES,
+    FLOATS,
     STEPS,
     Settings,
     Shape,
@@ -101,7 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_network(parser: argparse.ArgumentParser) -> None:
     shape = ",".join(Shape._fields)
     parser.add_argument("--shape", action=_Read, reader=Shape.read, default=Settings.shape, metavar=shape)
-    parser.add_argument("--dtype", default="float32", help=f"{', '.join(DTYPES)} (float32)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help=f"{', '.join(FLOATS)}, or a quantisation scheme: int8, int4, w8a8, ... (float32)",
+    )
     parser.add_argument(
         "--group_size", action=_Read, reader=whole("--group_size"), default=32, help="columns that share a scale (32)"
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.benchmark.machine import Machine
-from mindformers_glm.benchmark.settings import BITS, Settings
+from mindformers_glm.benchmark.settings import FLOATS, Settings
 from mindformers_glm.benchmark.timing import repeated, seconds, spread
 from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefill_flop, weight_bytes
 from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
@@ -18,6 +18,7 @@ from mindformers_glm.generation.paged_cache import PagedCache
 from mindformers_glm.models.build import build_model
 from mindformers_glm.ops.kernels.library import library
 from mindformers_glm.quantization import quantize_model
+from mindformers_glm.quantization.interface import Inputs
 
 _WARM_TOKENS = 64
 _WARM_STEPS = 3
@@ -29,8 +30,9 @@ class _Running:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         model = build_model(settings.config())
-        if settings.dtype in BITS:
-            quantize_model(model, bits=BITS[settings.dtype], group_size=settings.group_size)
+        if settings.dtype not in FLOATS:
+            group = settings.group()
+            quantize_model(model, scheme=settings.dtype, group_size=group, inputs=lambda _: Inputs(-8.0, 8.0))
         self.model = model.set_train(False)
         options = {} if library() is None else {"cache_dtype": settings.cache_dtype}
         self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch), **options)

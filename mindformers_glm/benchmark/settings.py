@@ -11,9 +11,9 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.ops.kernels.structures import CACHE_KINDS
+from mindformers_glm.quantization.interface import scheme_names, scheme_of
 
-DTYPES = ("float32", "bfloat16", "int8", "int4")
-BITS = {"int8": 8, "int4": 4}
+FLOATS = ("float32", "bfloat16")
 STEPS = {"train": 5, "prefill": 3, "decode": 48, "ops": 9, "start": 3}
 LORA = {
     "pet_type": "lora",
@@ -83,16 +83,21 @@ class Settings:
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.what == "train" and self.dtype in BITS:
+        if self.what == "train" and self.dtype not in FLOATS:
             raise ConfigError("--dtype", self.dtype, "Integer weights cannot be trained: use float32 or bfloat16.")
         if self.what != "train" and self.lora:
             raise ConfigError("--lora", True, "It belongs to train.")
         if self.cache_dtype not in CACHE_KINDS:
             raise ConfigError("--cache_dtype", self.cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         for value in (self.shape.hidden, self.shape.ffn):
-            if self.dtype in BITS and value % self.group_size:
+            if self.dtype not in FLOATS and self.group() and value % self.group():
                 fix = f"It must divide hidden ({self.shape.hidden}) and ffn ({self.shape.ffn})."
                 raise ConfigError("--group_size", self.group_size, fix)
+
+    def group(self) -> int:
+        """Columns that share a scale of integers; 0 where a whole row does."""
+        scheme = scheme_of(self.dtype, "--dtype")
+        return self.group_size if self.group_size in scheme.group_sizes else scheme.group_sizes[0]
 
     def config(self, *, layers: int | None = None) -> NetworkConfig:
         """The network's configuration. Training in bfloat16 keeps float32 weights, running does not."""
@@ -138,13 +143,13 @@ def whole(key: str, *, lowest: int = 1) -> Callable[[str], int]:
 
 
 def read_dtype(text: str) -> str:
-    """One of DTYPES.
+    """A type of floats, or the name of a quantisation scheme.
 
     Raises:
         ConfigError: it is none.
     """
-    if text not in DTYPES:
-        raise ConfigError("--dtype", text, f"Use one of {', '.join(DTYPES)}.")
+    if text not in FLOATS and text not in scheme_names():
+        raise ConfigError("--dtype", text, f"Use one of {', '.join((*FLOATS, *scheme_names()))}.")
     return text
 
 

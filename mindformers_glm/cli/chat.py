@@ -96,8 +96,8 @@ def load_conversation(chosen: argparse.Namespace) -> Conversation:
     return _conversation(chosen, load_chosen(chosen), tools)
 
 
-def load_chosen(chosen: argparse.Namespace) -> Loaded:
-    """Engine and tokenizer that the command line names."""
+def load_chosen(chosen: argparse.Namespace, **changes: Any) -> Loaded:
+    """Engine and tokenizer that the command line names; `changes` are keys of the network's configuration."""
     from mindformers_glm.serving.loading import load  # noqa: PLC0415 - as in `talk`
 
     if chosen.lite:
@@ -110,6 +110,7 @@ def load_chosen(chosen: argparse.Namespace) -> Loaded:
         seq_length=chosen.seq_length,
         device_target=chosen.device_target,
         tp_size=chosen.tp_size,
+        **changes,
     )
 
 

@@ -215,7 +215,8 @@ def exported_length(values: Values) -> list[ConfigError]:
 
 def quantised_use(values: Values) -> list[ConfigError]:
     """Integer weights are for inference, and for LoRA on them in one process or on data ranks."""
-    bits, mode = lookup(values, "model.model_config.quantization_bit"), values.get("run_mode")
+    scheme = lookup(values, "model.model_config.quantization_scheme")
+    bits, mode = scheme or lookup(values, "model.model_config.quantization_bit"), values.get("run_mode")
     if not bits or mode not in (*TRAINING, "export"):
         return []
     pet = lookup(values, "model.model_config.pet_config")
@@ -230,6 +231,7 @@ def quantised_use(values: Values) -> list[ConfigError]:
     if mode == "export":
         fix = "Export the float weights: tools/convert_lite.py quantises for MindSpore Lite."
     key = "quantization.bits" if values.get("quantization") else "model.model_config.quantization_bit"
+    key = key.replace(".bits", ".scheme").replace("_bit", "_scheme") if scheme else key
     return [ConfigError(key, bits, fix)]
 
 

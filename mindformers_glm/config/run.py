@@ -215,8 +215,12 @@ def _quantised(values: dict[str, Any]) -> dict[str, Any]:
     """The section `quantization` as keys of model_config, which the network reads."""
     section, model = values.get("quantization"), values.get("model")
     if section and model:
-        model["model_config"]["quantization_bit"] = section["bits"]
-        model["model_config"]["quantization_group_size"] = section["group_size"]
+        known = model["model_config"]
+        known["quantization_group_size"] = section["group_size"]
+        if section["scheme"] is None:
+            known["quantization_bit"] = section["bits"]
+        for key in ("scheme", "head_bits", "embedding_bits", "weights"):
+            known[f"quantization_{key}"] = section[key]
     return values
 
 

@@ -51,7 +51,17 @@ TEXTS: dict[str, tuple[str, str]] = {
     "model.arch": ("type of the network", "网络的类型"),
     "quantization": ("integer weights: for inference, and for LoRA on them (QLoRA)", "整数权重：用于推理，以及在其上训练 LoRA（QLoRA）"),
     "quantization.bits": ("bits of a weight; 0: none", "权重位数；0 表示不量化"),
-    "quantization.group_size": ("columns that share a scale", "共用一个缩放系数的列数"),
+    "quantization.group_size": ("columns that share a scale; 0: a whole row", "共用一个缩放系数的列数；0 表示整行共用"),
+    "quantization.scheme": (
+        "int8, int8-row, int4, official-int8, official-int4, gptq, w8a8, w8a8-sparse or w8a8-token, instead of bits",
+        "量化方案，用于代替 bits：int8、int8-row、int4、official-int8、official-int4、gptq、w8a8、w8a8-sparse 或 w8a8-token",
+    ),
+    "quantization.head_bits": ("fewest bits of the output layer; 0: floats", "输出层的最少位数；0 表示保持浮点"),
+    "quantization.embedding_bits": ("bits of the token embedding; 0: floats", "词嵌入的位数；0 表示保持浮点"),
+    "quantization.weights": (
+        "folder of W8A8 layers: the eight files of export_quant_weight.py, or the AscendV1 form",
+        "W8A8 层所在目录：export_quant_weight.py 的八个文件，或 AscendV1 形式",
+    ),
     "processor": ("type and tokenizer of prediction and evaluation", "推理和评测所用的 processor 与分词器"),
     "metric": ("one metric, or a list of them", "一个或多个评测指标"),
     "optimizer": ("type and arguments; its learning_rate wins over lr_schedule", "优化器；其中的 learning_rate 优先于 lr_schedule"),

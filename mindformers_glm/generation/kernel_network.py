@@ -19,13 +19,15 @@ from mindformers_glm.generation.adapters import AdapterTable, linear_layers
 from mindformers_glm.generation.network import version_of
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.linear import Linear, Norm
-from mindformers_glm.models.quantized import IntegerWeight, QuantizedLinear
+from mindformers_glm.models.quantized import IntegerWeight, QuantizedEmbedding, QuantizedLinear, quantized_layers
+from mindformers_glm.models.w8a8 import W8A8Linear
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
     KINDS,
     LAYOUTS,
     UNKNOWN_ID,
+    W8A8,
     LayerStruct,
     LinearStruct,
     NetworkStruct,
@@ -62,9 +64,13 @@ def obstacles(model: nn.Cell) -> list[str]:
             LoraLinear,
             QuantizedLinear,
             QuantizedLoraLinear,
+            QuantizedEmbedding,
+            W8A8Linear,
             Norm,
         ):
             found.append(f"{path} is a {type(cell).__name__}")
+        elif isinstance(cell, W8A8Linear) and cell.in_channels % 4:
+            found.append(f"{path} has {cell.in_channels} columns, no multiple of 4")
     return found
 
 
@@ -174,7 +180,7 @@ class _Map:
     def __init__(self, functions: ctypes.CDLL) -> None:
         self._functions = functions
         self._pointers: list[tuple[ctypes.Structure, str, Parameter]] = []
-        self._packed: list[_Packed | _Merged] = []
+        self._packed: list[_Packed | _Merged | _Whole] = []
         self.adapters = AdapterTable(())
 
     def aim(self) -> None:
@@ -207,7 +213,11 @@ class _Map:
             has_final_norm=parts.final_norm is not None,
             layer=layers,
         )
-        self._matrix(made.embedding, parts.table)
+        table = quantized_layers(model).get(parts.table.name)
+        if table is None:
+            self._matrix(made.embedding, parts.table)
+        else:
+            self._rows(made.embedding, table)
         blocks = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
         self.adapters = AdapterTable([made.head, *blocks])
         for place, (structure, cell) in enumerate(zip([made.head, *blocks], linear_layers(parts), strict=True)):
@@ -221,6 +231,12 @@ class _Map:
         return made
 
     def _linear(self, structure: LinearStruct, cell: nn.Cell, place: int) -> None:
+        if isinstance(cell, W8A8Linear):
+            self._packed.append(_Whole(structure, cell))
+            if cell.bias is not None:
+                structure.bias_kind = KINDS["Float32"]
+                self._point(structure, "bias", cell.bias)
+            return
         has_magnitude = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
         if isinstance(cell, IntegerWeight):
             self._packed.append(_Packed(structure, cell))
@@ -241,6 +257,14 @@ class _Map:
         structure.rows, structure.columns = parameter.shape
         structure.kind = KINDS[str(parameter.dtype)]
         self._point(structure, "weight", parameter)
+
+    def _rows(self, structure: LinearStruct, cell: IntegerWeight) -> None:
+        """Integers that are looked up a row at a time, as they are."""
+        structure.rows, structure.columns = cell.out_channels, cell.in_channels
+        structure.kind, structure.group = KINDS[str(cell.weight.dtype)], cell.group_size
+        structure.layout = LAYOUTS["rows"]
+        self._point(structure, "weight", cell.weight)
+        self._point(structure, "scale", cell.weight_scale)
 
     def _norm(self, structure: NormStruct, cell: nn.Cell) -> None:
         structure.kind = KINDS[str(cell.weight.dtype)]
@@ -290,6 +314,31 @@ class _Packed:
         rows = LinearStruct.from_buffer_copy(self.structure)
         rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
         functions.glm_pack(ctypes.byref(rows), address(self.weight), address(self.scale))
+        self.seen = samples
+
+
+class _Whole:
+    """A W8A8 layer, packed."""
+
+    def __init__(self, structure: LinearStruct, cell: W8A8Linear) -> None:
+        self.structure, self.cell, self.seen = structure, cell, None
+        self.weight = np.empty(cell.weight.shape, np.uint8)
+        structure.weight, structure.layout = address(self.weight), LAYOUTS["panels"]
+        structure.rows, structure.columns = cell.out_channels, cell.in_channels
+        structure.kind, structure.group = W8A8, cell.in_channels
+        structure.input_scale, structure.input_offset = cell.input
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Packs what the layer holds now, if that is something else than before."""
+        given = [parameter.asnumpy() for parameter in (self.cell.weight, self.cell.deq_scale, self.cell.quant_bias)]
+        samples = [_sample(array) for array in given]
+        if samples == self.seen:
+            return
+        weight, self.scale, self.bias = given[0], given[1].copy(), given[2].copy()
+        self.structure.row_scale, self.structure.row_bias = address(self.scale), address(self.bias)
+        rows = LinearStruct.from_buffer_copy(self.structure)
+        rows.weight, rows.layout = address(weight), LAYOUTS["rows"]
+        functions.glm_pack(ctypes.byref(rows), address(self.weight), None)
         self.seen = samples
 
 

@@ -69,6 +69,13 @@ def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     return of(config).expected_shapes(config)
 
 
+def bits_of(name: str, config: NetworkConfig) -> int:
+    """Bits of the integers that a weight is held as; 0: floats."""
+    row = weight(name)
+    table = of(config)
+    return table.bits_of(row.ours, config) if row is not None and (row.is_matrix or row.ours == table.TABLE) else 0
+
+
 def qkv_parts(config: NetworkConfig) -> list[int]:
     """Rows of query, key and value in the joined projection; one block where heads are interleaved."""
     return of(config).qkv_parts(config)

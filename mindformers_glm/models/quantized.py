@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.mindspore_private import forget_graphs
+from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.linear import INIT_SIGMA, Linear
-from mindformers_glm.ops.linear import QuantizedMatmul, matrix_type
+from mindformers_glm.ops.linear import QuantizedMatmul, matrix_type, widened
 from mindformers_glm.ops.quantized import (
     SCALE,
     Quantized,
@@ -16,8 +19,11 @@ from mindformers_glm.ops.quantized import (
     layer_bits,
     packed_columns,
     quantize,
-    relative_error,
+    squared_error,
 )
+from mindformers_glm.registry import SCHEMES
+
+_BLOCK_NUMBERS = 1 << 22  # of a float weight that are looked at together
 
 
 class IntegerWeight:
@@ -31,19 +37,56 @@ class IntegerWeight:
     weight_scale: Parameter
     error: float | None = None  # relative, of the weight that was taken
 
+    scheme: str | None = None  # whose rule rounds; None: that of the bits
+
     def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
-        """Takes the integers nearest to a float weight (out, in), and returns them.
+        """Takes the integers nearest to a float weight (out, in), and returns them; see `take_rows`."""
+        return self.take_rows(lambda start, stop: weight[start:stop], scales)
+
+    def take_rows(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray | None = None) -> Quantized:
+        """Takes the integers of a float weight (out, in) of which `rows` gives a few at a time, and returns them.
 
         With `scales` (out, groups) of the integers that the weight was before, it is taken as these where it can be.
         """
         settings = {"bits": self.bits, "group_size": self.group_size}
-        found = None if scales is None else exactly(weight, scales, **settings)
+        found = None if scales is None else self._joined(rows, lambda part, at: exactly(part, scales[at], **settings))
         if found is None:
-            found = quantize(weight, **settings)
-        self.error = relative_error(found, weight, bits=self.bits)
+            found = self._joined(rows, lambda part, _: self.rounded(part))
+        assert found is not None
+        self.hold(found)
+        return found
+
+    def hold(self, found: Quantized) -> None:
+        """Takes integers as they are."""
         self.weight.set_data(Tensor(found.weight))
         self.weight_scale.set_data(Tensor(found.scale))
-        return found
+
+    def rounded(self, weight: np.ndarray) -> Quantized:
+        """The integers of float rows, by the rule of the scheme."""
+        if self.scheme is not None:
+            scheme = SCHEMES.get(self.scheme)()
+            if scheme.bits == self.bits:
+                return scheme.quantise(weight, group_size=self.group_size)
+        return quantize(weight, bits=self.bits, group_size=self.group_size)
+
+    def _joined(
+        self, rows: Callable[[int, int], np.ndarray], made: Callable[[np.ndarray, slice], Quantized | None]
+    ) -> Quantized | None:
+        """What `made` makes of a few rows at a time, together; None where it makes nothing of some."""
+        weight = np.empty(self.weight.shape, np.int8 if self.bits == 8 else np.uint8)
+        scale = np.empty(self.weight_scale.shape, np.float16)
+        step, lost, whole = max(1, _BLOCK_NUMBERS // self.in_channels), 0.0, 0.0
+        for begin in range(0, self.out_channels, step):
+            at = slice(begin, min(begin + step, self.out_channels))
+            part = np.asarray(rows(at.start, at.stop), np.float32)
+            found = made(part, at)
+            if found is None:
+                return None
+            weight[at], scale[at] = found
+            errors = squared_error(found, part, bits=self.bits)
+            lost, whole = lost + errors[0], whole + errors[1]
+        self.error = (lost / whole) ** 0.5 if whole else 0.0
+        return Quantized(weight, scale)
 
 
 class QuantizedLinear(IntegerWeight, nn.Cell):
@@ -61,19 +104,53 @@ class QuantizedLinear(IntegerWeight, nn.Cell):
         bias: Parameter | None,
         dtype: ms.Type,
         rounded: bool = False,
+        scheme: str | None = None,
     ):
         nn.Cell.__init__(self)
+        self.scheme = scheme
         self.in_channels, self.out_channels = columns, rows
         self.bits, self.group_size, self.dtype, self.bias = bits, group_size, dtype, bias
         self.matmul = QuantizedMatmul(bits=bits, columns=columns, rounded=rounded)
-        whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
-        scale = np.zeros((rows, columns // group_size), np.float16)
-        self.weight = Parameter(Tensor(whole), name="weight", requires_grad=False)
-        self.weight_scale = Parameter(Tensor(scale), name="weight" + SCALE, requires_grad=False)
+        self.weight, self.weight_scale = _empty(columns, rows, bits, group_size, "weight")
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows x W^T + b in `compute_dtype`: (N, in) -> (N, out)."""
         return self.matmul(ops.cast(x, self.dtype), self.weight, self.weight_scale, self.bias)
+
+
+class QuantizedEmbedding(IntegerWeight, nn.Cell):
+    """The table of token vectors (V, D) as integers."""
+
+    def __init__(self, columns: int, rows: int, *, bits: int, group_size: int, dtype: ms.Type):
+        nn.Cell.__init__(self)
+        self.in_channels, self.out_channels = columns, rows
+        self.bits, self.group_size, self.dtype = bits, group_size, dtype
+        table, scale = _empty(columns, rows, bits, group_size, "embedding_table")
+        self.embedding_table, self.embedding_table_scale = table, scale
+
+    @property
+    def weight(self) -> Parameter:
+        """The table."""
+        return self.embedding_table
+
+    @property
+    def weight_scale(self) -> Parameter:
+        """Its scales."""
+        return self.embedding_table_scale
+
+    def construct(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T) -> rows (N, D) in the type of the stream."""
+        ids = input_ids.reshape(-1)
+        rows, scales = (ops.gather(held, ids, 0) for held in (self.embedding_table, self.embedding_table_scale))
+        return ops.cast(widened(rows, scales, bits=self.bits, columns=self.in_channels), self.dtype)
+
+
+def _empty(columns: int, rows: int, bits: int, group_size: int, name: str) -> tuple[Parameter, Parameter]:
+    whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
+    scale = np.zeros((rows, columns // group_size), np.float16)
+    made = ((whole, name), (scale, name + SCALE))
+    weight, scales = (Parameter(Tensor(values), name=called, requires_grad=False) for values, called in made)
+    return weight, scales
 
 
 def quantized_layers(model: nn.Cell) -> dict[str, IntegerWeight]:
@@ -91,28 +168,52 @@ def fill_integers(model: nn.Cell, *, seed: int = 0) -> None:
         cell.weight_scale.set_data(Tensor(np.full(cell.weight_scale.shape, spread, np.float16)))
 
 
-def make_quantized(model: nn.Cell, *, bits: int, group_size: int) -> dict[str, tuple[nn.Cell, QuantizedLinear]]:
-    """Replaces every plain linear layer by a quantised one that is still empty: path -> (the old, the new)."""
-    replaced = {}
-    cells, head = dict(model.cells_and_names()), model.parts.head
-    rounded = matrix_type(model.config.compute_dtype)[1]
+def make_quantized(model: nn.Cell, config: NetworkConfig) -> dict[str, tuple[nn.Cell, IntegerWeight]]:
+    """Replaces every plain linear layer by a quantised one that is still empty: path -> (the old, the new).
+
+    `config` says of how many bits and groups, and whether the token embedding is among them.
+    """
+    replaced: dict[str, tuple[nn.Cell, IntegerWeight]] = {}
+    cells, parts = dict(model.cells_and_names()), model.parts
+    rounded = matrix_type(config.compute_dtype)[1]
     for path, cell in cells.items():
-        if type(cell) is not Linear:
-            continue
-        made = QuantizedLinear(
-            cell.in_channels,
-            cell.out_channels,
-            bits=layer_bits(bits, is_head=cell is head),
-            group_size=group_size,
-            bias=cell.bias,
-            dtype=cell.dtype,
-            rounded=rounded,
-        )
-        parent, _, name = path.rpartition(".")
-        setattr(cells[parent], name, made)
-        replaced[path] = (cell, made)
+        made: IntegerWeight | None = None
+        if type(cell) is Linear:
+            bits = layer_bits(
+                config.quantization_bit, is_head=cell is parts.head, head_bits=config.quantization_head_bits
+            )
+            made = bits and QuantizedLinear(
+                cell.in_channels,
+                cell.out_channels,
+                bits=bits,
+                group_size=config.quantization_group_size or cell.in_channels,
+                bias=cell.bias,
+                dtype=cell.dtype,
+                rounded=rounded,
+                scheme=config.quantization_scheme,
+            )
+        elif config.quantization_embedding_bits and is_embedding(cell, parts.table):
+            rows, columns = parts.table.shape
+            group = config.quantization_group_size or columns
+            bits = config.quantization_embedding_bits
+            made = QuantizedEmbedding(columns, rows, bits=bits, group_size=group, dtype=cell.dtype)
+        if made:
+            parent, _, name = path.rpartition(".")
+            setattr(cells[parent], name, made)
+            replaced[path] = (cell, made)
     forget_graphs(model)  # graphs of the network as it was
     object.__setattr__(model, "_cached", None)
     for path, parameter in model.parameters_and_names():
         parameter.name = path  # a weight that moved into a new Cell has lost its path
     return replaced
+
+
+def is_embedding(cell: nn.Cell, table: Parameter | None) -> bool:
+    """Whether a Cell is the token embedding, with this table of its own."""
+    return table is not None and any(one is table for one in cell._params.values()) and type(cell) is not Linear
+
+
+def float_weight(cell: nn.Cell) -> np.ndarray:
+    """The weight of a linear layer or an embedding (rows, columns) as float32."""
+    held = cell.weight if isinstance(cell, Linear) else next(iter(cell.get_parameters()))
+    return held.astype(ms.float32).asnumpy()

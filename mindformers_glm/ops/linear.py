@@ -43,13 +43,18 @@ def quantized_linear(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, bits: int, columns: int
 ) -> Tensor:
     """The rows x W^T + b, in the type of x, of an integer weight (N, D or P) with scale (N, D / g). x (., D)."""
+    return linear(x, widened(weight, scale, bits=bits, columns=columns), bias)
+
+
+def widened(weight: Tensor, scale: Tensor, *, bits: int, columns: int) -> Tensor:
+    """The float32 rows (N, D) that integers (N, D or P) with scale (N, D / g) stand for."""
     whole = ops.cast(weight, ms.float32)
     if bits == 4:
         high = _floor(whole / 16)
         halves = ops.stack((whole - 16 * high, high), 1).reshape(whole.shape[0], 2, -1, BLOCK // 2)
         whole = halves.transpose(0, 2, 1, 3).reshape(whole.shape[0], -1)[:, :columns] - ZERO
     groups = whole.reshape(*scale.shape, -1) * ops.cast(scale, ms.float32).expand_dims(2)
-    return linear(x, groups.reshape(-1, columns), bias)
+    return groups.reshape(-1, columns)
 
 
 class QuantizedMatmul(Chosen):

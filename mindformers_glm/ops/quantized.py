@@ -31,9 +31,11 @@ def packed_columns(columns: int, bits: int) -> int:
     return columns if bits == 8 else -(-columns // BLOCK) * BLOCK // 2
 
 
-def layer_bits(bits: int, *, is_head: bool) -> int:
-    """Bits of one layer: the output layer, on which every token depends, keeps 8."""
-    return 8 if bits and is_head else bits
+def layer_bits(bits: int, *, is_head: bool, head_bits: int = 8) -> int:
+    """Bits of one layer: the output layer, on which every token depends, has at least `head_bits`; 0: floats."""
+    if not is_head:
+        return bits
+    return max(bits, head_bits) if bits and head_bits else 0
 
 
 def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
@@ -57,6 +59,37 @@ def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy computes without the interpreter's lock
         list(threads.map(some_rows, range(0, rows, step)))
     return Quantized(packed, scale)
+
+
+def official_scale(halves: np.ndarray, bits: int) -> np.ndarray:
+    """float16 (N) of official integers, for a float16 weight (N, D): max|row| / 127, or / 7."""
+    return np.abs(halves).max(axis=1) / np.float16(2 ** (bits - 1) - 1)
+
+
+def official_integers(halves: np.ndarray, bits: int) -> np.ndarray:
+    """int8 (N, D) as the official code rounds, in float16; a row of zeros, which is NaN there, is 0."""
+    most, scale = 2 ** (bits - 1) - 1, official_scale(halves, bits)[:, None]
+    whole = np.rint(halves / np.where(scale == 0, np.float16(1), scale))
+    return np.clip(whole, -most, most).astype(np.int8)
+
+
+def gptq_scale(weight: np.ndarray, group: int) -> np.ndarray:
+    """float16 (N, G) of symmetric GPTQ: 2 max / 15, and 2 / 15 for a group of zeros."""
+    largest = np.abs(weight.reshape(len(weight), -1, group)).max(axis=2)
+    return (np.where(largest == 0, np.float32(1), largest) * np.float32(2 / 15)).astype(np.float16)
+
+
+def gptq_integers(weight: np.ndarray, scale: np.ndarray, group: int) -> np.ndarray:
+    """int8 (N, D) from -8 to 7, the nearest to a float weight at scales (N, G)."""
+    wide = scale.astype(np.float32)
+    wide[wide == 0] = 1  # so small that float16 has no such number
+    whole = np.rint(weight.reshape(len(weight), -1, group) / wide[:, :, None])
+    return np.clip(whole, -ZERO, ZERO - 1).astype(np.int8).reshape(weight.shape)
+
+
+def packed(whole: np.ndarray, bits: int) -> np.ndarray:
+    """Integers int8 (N, D) as a weight holds them: themselves, or two in a byte."""
+    return whole if bits == 8 else _pack(whole)
 
 
 def exactly(weight: np.ndarray, scales: np.ndarray, *, bits: int, group_size: int) -> Quantized | None:
@@ -86,8 +119,8 @@ def dequantize(quantized: Quantized, *, bits: int, columns: int) -> np.ndarray:
     return (groups * quantized.scale[:, :, None].astype(np.float32)).reshape(-1, columns)
 
 
-def relative_error(quantized: Quantized, weight: np.ndarray, *, bits: int) -> float:
-    """|quantised W - W| / |W| in the Frobenius norm, for a float weight (N, D)."""
+def squared_error(quantized: Quantized, weight: np.ndarray, *, bits: int) -> tuple[float, float]:
+    """|quantised W - W|^2 and |W|^2 in the Frobenius norm, for a float weight (N, D)."""
     rows, columns = weight.shape
     step, lost, whole = max(1, _CHUNK_NUMBERS // columns), 0.0, 0.0
     for begin in range(0, rows, step):
@@ -95,6 +128,12 @@ def relative_error(quantized: Quantized, weight: np.ndarray, *, bits: int) -> fl
         wide = np.asarray(weight[begin : begin + step], np.float32)
         lost += float(np.square(dequantize(part, bits=bits, columns=columns) - wide).sum())
         whole += float(np.square(wide).sum())
+    return lost, whole
+
+
+def relative_error(quantized: Quantized, weight: np.ndarray, *, bits: int) -> float:
+    """|quantised W - W| / |W| in the Frobenius norm, for a float weight (N, D)."""
+    lost, whole = squared_error(quantized, weight, bits=bits)
     return (lost / whole) ** 0.5 if whole else 0.0
 
 

@@ -1,5 +1,17 @@
-"""Weights of 8 or 4 bits for inference: a network that exists, or one that is loaded (`quantization_bit`)."""
+"""Weights of 8 or 4 bits: schemes, rounding, calibration, and what they cost.
 
-from mindformers_glm.quantization.quantize import LayerError, QuantizationReport, quantize_model, report
+What needs MindSpore is imported when it is asked for; the table of schemes is not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __all__ = ["LayerError", "QuantizationReport", "quantize_model", "report"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("mindformers_glm.quantization.quantize"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

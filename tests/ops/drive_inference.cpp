@@ -50,16 +50,25 @@ Linear weight(int64_t rows, int64_t columns, int32_t kind, int32_t group) {
   w.group = group;
   if (kind == kFloat32) w.weight = floats(rows * columns);
   if (kind == kBfloat16 || kind == kFloat16) w.weight = halves(rows * columns);
-  if (kind == kInt8) w.weight = bytes<int8_t>(rows * columns);
+  if (kind == kInt8 || kind == kW8A8) w.weight = bytes<int8_t>(rows * columns);
   if (kind == kInt4) w.weight = bytes<uint8_t>(rows * ((columns + 127) / 128 * 64));
+  if (kind == kW8A8) {
+    w.group = int32_t(columns);
+    w.row_scale = floats(rows);
+    w.input_scale = pick(0, 1) ? 0.01f : 0.0f;
+    w.input_offset = float(pick(-128, 127));
+    int32_t* bias = bytes<int32_t>(rows);
+    for (int64_t i = 0; i < rows; ++i) bias[i] = int32_t(pick(-1000, 1000));
+    if (pick(0, 1)) w.row_bias = bias;
+  }
   if (kind >= kInt8) {
-    w.scale = halves(rows * (columns / group));
+    if (kind != kW8A8) w.scale = halves(rows * (columns / group));
     if (pick(0, 1)) {
       Linear packed = w;
       packed.layout = kPanels;
-      void* bytes_of = kind == kInt8 ? (void*)bytes<int8_t>(rows * columns)
+      void* bytes_of = kind != kInt4 ? (void*)bytes<int8_t>(rows * columns)
                                      : (void*)bytes<uint8_t>(rows * ((columns + 127) / 128 * 64));
-      uint16_t* scales = halves(rows * (columns / group));
+      uint16_t* scales = kind == kW8A8 ? nullptr : halves(rows * (columns / group));
       glm_pack(&w, bytes_of, scales);
       packed.weight = bytes_of;
       packed.scale = scales;
@@ -81,8 +90,9 @@ bool all_finite(const float* x, int64_t count) {
 }
 
 bool one_product(void* space) {
-  int32_t kind = int32_t(pick(0, 4));
+  int32_t kind = int32_t(pick(0, 5));
   int64_t group = 16 << pick(0, 3), columns = kind >= kInt8 ? group * pick(1, 5) : pick(1, 200);
+  if (kind == kW8A8) columns = 4 * pick(1, 70);
   int64_t rows = pick(1, 90), m = pick(0, 1) ? pick(1, 9) : pick(10, 40);
   Linear w = weight(rows, columns, kind, int32_t(group));
   if (pick(0, 1)) with_bias(w);
@@ -97,19 +107,19 @@ bool one_network(void* space) {
   if (integers) e = 32, h = k * pick(1, 3);
   int64_t d = integers ? group * pick(1, 4) : pick(3, 100), f = integers ? group * pick(1, 5) : pick(3, 90);
   int64_t vocabulary = pick(5, 70), length = 150, prefix = pick(0, 1) * pick(1, 70);
-  int32_t kind = integers ? int32_t(pick(3, 4)) : int32_t(pick(0, 2));
+  int32_t kind = integers ? int32_t(pick(3, 5)) : int32_t(pick(0, 2));
   GlmNorm norm = {floats(d), pick(0, 1) ? floats(d) : nullptr, kFloat32};
   std::vector<GlmLayer> layers(2);
   bool sandwich = pick(0, 1);
   for (auto& layer : layers) {
     layer = {};
-    if (sandwich) layer.post_self_attn_layernorm = layer.post_mlp_layernorm = norm;
-    layer.input_layernorm = layer.post_attention_layernorm = norm;
-    layer.query_key_value = weight((h + 2 * k) * e, d, kind, 32);
-    with_bias(layer.query_key_value);
-    layer.dense = weight(d, h * e, kind, 32);
-    layer.dense_h_to_4h = weight(2 * f, d, kind, 32);
-    layer.dense_4h_to_h = weight(d, f, kind, 32);
+    if (sandwich) layer.after_attention = layer.after_mlp = norm;
+    layer.attention_norm = layer.mlp_norm = norm;
+    layer.qkv = weight((h + 2 * k) * e, d, kind, 32);
+    with_bias(layer.qkv);
+    layer.out = weight(d, h * e, kind, 32);
+    layer.gate_up = weight(2 * f, d, kind, 32);
+    layer.down = weight(d, f, kind, 32);
   }
   GlmNetwork net{};
   net.layers = 2, net.hidden = d, net.heads = h, net.kv_heads = k, net.head_dim = e, net.ffn = f;
@@ -117,10 +127,11 @@ bool one_network(void* space) {
   net.vocabulary = vocabulary, net.length = length, net.epsilon = 1e-5f, net.is_grouped = 1, net.has_final_norm = 1;
   net.residual_is_norm = int32_t(pick(0, 1));
   net.rotary = floats(length * 2 * e);
-  net.embedding = weight(vocabulary, d, kFloat32, 32);
+  net.embedding = weight(vocabulary, d, integers ? int32_t(pick(3, 4)) : kFloat32, 32);
+  net.embedding.layout = kRows;
   net.layer = layers.data();
-  net.final_layernorm = norm;
-  net.output_layer = weight(vocabulary, d, kind == kInt4 ? kInt8 : kind, 32);
+  net.final_norm = norm;
+  net.head = weight(vocabulary, d, kind >= kInt8 ? kInt8 : kind, 32);
   net.prefix_length = prefix;
   net.prefix = floats(2 * 2 * k * prefix * e);
   const int64_t rows = 3, slots = length, row_blocks = (slots + kSlots - 1) / kSlots;

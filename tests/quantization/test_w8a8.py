@@ -62,7 +62,7 @@ def test_a_network_on_these_weights_says_their_tokens(golden, place, name):
     from mindformers_glm import AutoModel
     from mindformers_glm.generation import GenerationConfig
     from mindformers_glm.generation.generate import engine_of, generate
-    from mindformers_glm.quantization.w8a8_linear import make_w8a8
+    from mindformers_glm.models.w8a8 import make_w8a8
 
     base = golden / "quantisation/base/glm2" if name == "glm2" else "glm2_tiny"
     network = AutoModel.from_pretrained(base, param_init_type="float32", compute_dtype="float32")

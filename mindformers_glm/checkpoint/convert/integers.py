@@ -15,9 +15,9 @@ import numpy as np
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.naming import is_head, weight
+from mindformers_glm.ops.quantized import gptq_integers, gptq_scale, official_integers, official_scale
 
 _GROUPS = (128, 64, 32)
-_STEPS = 15  # of 4 bits
 
 
 class Part(NamedTuple):
@@ -74,28 +74,14 @@ def _official(bits: int, shape: tuple[int, ...]) -> list[Part]:
         raise ConfigError("to", "official-int4", f"A weight has {columns} columns, and two share a byte.")
     packed = (rows, columns * bits // 8)
     return [
-        Part(".weight", "int8", packed, partial(_official_integers, bits)),
-        Part(".weight_scale", "float16", (rows,), lambda values: _official_scale(_halves(values), bits)),
+        Part(".weight", "int8", packed, partial(_official_bytes, bits)),
+        Part(".weight_scale", "float16", (rows,), lambda values: official_scale(values.astype(np.float16), bits)),
     ]
 
 
-def _halves(values: np.ndarray) -> np.ndarray:
-    """float16, in which the official code computes."""
-    return values.astype(np.float16)
-
-
-def _official_scale(halves: np.ndarray, bits: int) -> np.ndarray:
-    return np.abs(halves).max(axis=1) / np.float16(2 ** (bits - 1) - 1)
-
-
-def _official_integers(bits: int, values: np.ndarray) -> np.ndarray:
-    halves, most = _halves(values), 2 ** (bits - 1) - 1
-    scale = _official_scale(halves, bits)[:, None]
-    whole = np.rint(halves / np.where(scale == 0, np.float16(1), scale))  # a row of zeros is NaN in the official code
-    whole = np.clip(whole, -most, most).astype(np.int8)
-    if bits == 8:
-        return whole
-    return np.left_shift(whole[:, ::2], 4) | (whole[:, 1::2] & np.int8(15))
+def _official_bytes(bits: int, values: np.ndarray) -> np.ndarray:
+    whole = official_integers(values.astype(np.float16), bits)
+    return whole if bits == 8 else np.left_shift(whole[:, ::2], 4) | (whole[:, 1::2] & np.int8(15))
 
 
 def _gptq(group: int, shape: tuple[int, ...]) -> list[Part]:
@@ -107,27 +93,20 @@ def _gptq(group: int, shape: tuple[int, ...]) -> list[Part]:
     return [
         Part(".qweight", "int32", (columns // 8, rows), partial(_gptq_words, group), by_rows=False),
         Part(".qzeros", "int32", zeros.shape, lambda values: zeros, by_rows=False),
-        Part(".scales", "float16", (groups, rows), lambda values: _gptq_scale(values, group).T, by_rows=False),
+        Part(".scales", "float16", (groups, rows), lambda values: gptq_scale(values, group).T, by_rows=False),
         Part(".g_idx", "int32", (columns,), lambda values: (np.arange(columns) // group).astype(np.int32), False),
     ]
-
-
-def _gptq_scale(values: np.ndarray, group: int) -> np.ndarray:
-    """float16 (N, G): 2 max / 15, and 2 / 15 for a group of zeros, as GPTQ's quantizer."""
-    largest = np.abs(values.reshape(len(values), -1, group)).max(axis=2)
-    return (np.where(largest == 0, np.float32(1), largest) * np.float32(2 / _STEPS)).astype(np.float16)
 
 
 def _gptq_words(group: int, values: np.ndarray) -> np.ndarray:
     rows, columns = values.shape
     words = np.empty((columns // 8, rows), np.uint32)
-    scale = _gptq_scale(values, group).astype(np.float32)
-    scale[scale == 0] = 1  # so small that float16 has no such number
+    scale = gptq_scale(values, group)
     for start in range(0, rows, _ROWS):  # so that the whole numbers take little beside the weight
-        part = values[start : start + _ROWS].reshape(-1, columns // group, group)
-        whole = np.clip(np.rint(part / scale[start : start + _ROWS, :, None]) + 8, 0, _STEPS).astype(np.uint32)
-        eights = whole.reshape(len(part), -1, 8) << (np.arange(8, dtype=np.uint32) * np.uint32(4))
-        words[:, start : start + _ROWS] = np.bitwise_or.reduce(eights, axis=2).T
+        part = slice(start, start + _ROWS)
+        whole = (gptq_integers(values[part], scale[part], group) + np.int8(8)).astype(np.uint32)
+        eights = whole.reshape(len(whole), -1, 8) << (np.arange(8, dtype=np.uint32) * np.uint32(4))
+        words[:, part] = np.bitwise_or.reduce(eights, axis=2).T
     return words.view(np.int32)
 
 

@@ -18,6 +18,8 @@ from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
 from mindformers_glm.errors import CheckpointError
 
 PARTS = ("input_scale", "input_offset", "quant_bias", "deq_scale")
+DESCRIPTION = "quant_model_description.json"  # beside the weights: W8A8 or FLOAT of every tensor
+WEIGHTS = "quant_model_weight_w8a8"  # how names of its files begin
 
 
 def w8a8_layers(files: Sequence[TensorFile]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
 import mindspore as ms
@@ -17,6 +17,7 @@ from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import logger
 from mindformers_glm.models.initial import fill
 from mindformers_glm.models.quantized import IntegerWeight, quantized_layers
+from mindformers_glm.models.w8a8 import w8a8_layers
 from mindformers_glm.ops.quantized import SCALE
 
 _CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")
@@ -50,7 +51,14 @@ def load_into(
             shapes are checked before anything is changed.
     """
     weights = _Weights(source, getattr(model, "tied", {}))
-    parameters = {parameter.name: parameter for parameter in model.get_parameters() if _is_weight(parameter.name)}
+    whole = w8a8_layers(model)  # these are filled already
+    settled = {parameter.name for cell in whole.values() for parameter in cell.get_parameters()}
+    weights.leave_out({f"{layer}.{leaf}" for layer in whole for leaf in ("weight", "bias")})
+    parameters = {
+        parameter.name: parameter
+        for parameter in model.get_parameters()
+        if _is_weight(parameter.name) and parameter.name not in settled
+    }
     if not partial:
         check_adapter_kinds(weights.place, weights.unknown)
     wanted = set(parameters)
@@ -70,7 +78,7 @@ def load_into(
     _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
     for name in fitting:
         if name in layers:
-            layers[name].take(_read(weights, name, "float32").reshape(shapes[name]), weights.scales(name))
+            layers[name].take_rows(partial_rows(weights, name), weights.scales(name))
         else:
             _set(parameters[name], weights, name)
     _tell(weights, layers)
@@ -103,6 +111,31 @@ def adapter_alone(place: object, base: str | None = None) -> CheckpointError:
     return CheckpointError(str(place), f"it holds an adapter and no network{told}", fix)
 
 
+def partial_rows(weights: _Weights, name: str) -> Callable[[int, int], np.ndarray]:
+    """Rows of a matrix as float32, a few at a time where the file is read so."""
+    source, stored = weights.source, weights.stored(name)
+    if not isinstance(source, WeightSource):
+        whole = _read(weights, name, "float32").reshape(weights.shape(name))
+        return lambda start, stop: whole[start:stop]
+    return lambda start, stop: float_rows(source, stored, start, stop)
+
+
+def float_rows(source: WeightSource, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a matrix of a source as float32.
+
+    Raises:
+        CheckpointError: some are not finite, or no floats.
+    """
+    dtype, columns = source.dtype(name), source.shape(name)[1]
+    values = np.empty((stop - start) * columns, np.float32)
+    place = 0
+    for block in source.blocks(name, start, stop):
+        check_values(source.path, name, block, dtype, "float32")
+        values[place : place + block.size] = convert_bits(block, dtype, "float32").view(np.float32)
+        place += block.size
+    return values.reshape(-1, columns)
+
+
 class _Weights:
     """The same questions to a WeightSource and to a table of arrays."""
 
@@ -115,6 +148,10 @@ class _Weights:
             self.place, self.unknown, self.ignored = str(source.path), source.unknown, list(source.ignored)
         else:
             self.place, self.unknown, self.ignored = "arrays", [], []
+
+    def leave_out(self, names: Container[str]) -> None:
+        """Forgets weights that the network has already."""
+        self.names = [name for name in self.names if name not in names]
 
     def to_quantize(self, model: nn.Cell) -> dict[str, IntegerWeight]:
         """The quantised layers of a network whose weights are floats here."""
@@ -183,6 +220,21 @@ def _repair(missing: list[str], surplus: list[str], misshapen: list[str]) -> str
     return "Load a checkpoint of this network, or ask for a partial load (partial=True)."
 
 
+def check_values(place: object, name: str, bits: np.ndarray, dtype: str, target: str) -> None:
+    """Passes when the bits of a tensor are finite numbers of the kind that `target` is.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if not is_finite(bits, dtype):
+        raise CheckpointError(
+            str(place), f"{name} holds numbers that are not finite (NaN or infinity)", "Use an earlier checkpoint."
+        )
+    if (dtype in FLOATS) != (target in FLOATS):
+        fix = "Load it with the config.yaml that was saved beside it (quantization_bit)."
+        raise CheckpointError(str(place), f"{name} is {dtype} and the network needs {target}", fix)
+
+
 def _set(parameter: ms.Parameter, weights: _Weights, name: str) -> None:
     target = str(parameter.dtype).lower()
     parameter.set_data(ms.Tensor(typed(_read(weights, name, target), target), parameter.dtype))
@@ -195,13 +247,7 @@ def _read(weights: _Weights, name: str, target: str) -> np.ndarray:
         CheckpointError: some numbers are not finite, there or in the new type, or are not numbers of that kind.
     """
     bits, dtype = weights.bits(name)
-    if not is_finite(bits, dtype):
-        raise CheckpointError(
-            weights.place, f"{name} holds numbers that are not finite (NaN or infinity)", "Use an earlier checkpoint."
-        )
-    if (dtype in FLOATS) != (target in FLOATS):
-        fix = "Load it with the config.yaml that was saved beside it (quantization_bit)."
-        raise CheckpointError(weights.place, f"{name} is {dtype} and the network needs {target}", fix)
+    check_values(weights.place, name, bits, dtype, target)
     value = np.ascontiguousarray(convert_bits(bits, dtype, target))
     if dtype != target and not is_finite(value, target):
         raise CheckpointError(

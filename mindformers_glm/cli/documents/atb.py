@@ -106,23 +106,13 @@ def check_mode(chosen: argparse.Namespace) -> None:
 
 
 def _load(words: argparse.Namespace) -> Loaded:
-    """The model of the words, with the W8A8 weights of ENABLE_QUANT=1 in place of its linear layers."""
+    """The model of the words; its linear layers are those of QUANT_WEIGHT_PATH with ENABLE_QUANT=1."""
     if os.environ.get("ENABLE_QUANT") != "1":
         return chat.load_chosen(words)
-    from mindformers_glm.generation.generate import engine_of  # noqa: PLC0415 - needs MindSpore
-    from mindformers_glm.quantization.w8a8 import read_layers  # noqa: PLC0415
-    from mindformers_glm.quantization.w8a8_linear import make_w8a8  # noqa: PLC0415
-    from mindformers_glm.serving.loading import Loaded  # noqa: PLC0415
-
     folder = os.environ.get("QUANT_WEIGHT_PATH", "")
     if not folder:
         raise ConfigError("QUANT_WEIGHT_PATH", None, "Name the folder that tools/export_quant_weight.py wrote.")
-    if words.tp_size > 1:
-        raise ConfigError("--tp_size", words.tp_size, "W8A8 weights run in one process here: use 1.")
-    layers = read_layers(folder)
-    loaded = chat.load_chosen(words)
-    make_w8a8(loaded.network, layers, place=folder)
-    return Loaded(engine_of(loaded.network), loaded.tokenizer, loaded.network)
+    return chat.load_chosen(words, quantization_scheme="w8a8", quantization_weights=folder)
 
 
 def _chat_words(chosen: argparse.Namespace, *more: str) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from mindformers_glm.config.sections import RecomputeKeys
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.models.family import imported
 from mindformers_glm.ops.yarn import Yarn
-from mindformers_glm.registry import CONFIGS, pydantic_faults
+from mindformers_glm.registry import CONFIGS, SCHEMES, pydantic_faults
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _HF = "mindformers_glm.models.glm.hf_config"  # which makes such configurations, and so imports this module
@@ -100,8 +100,11 @@ class ChatGLM2Config(BaseModel):
       `forward_cached`, for any batch.
     - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's flash attention
       where it fits (ops/ascend.py). On a CPU, and its relatives for inference anywhere, do nothing.
-    - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits (the output layer always
-      8), with one scale for `quantization_group_size` columns; for inference, and for LoRA on them (QLoRA).
+    - `quantization_bit`: weights of the linear layers are held as integers of 8 or 4 bits, the output layer's of at
+      least `quantization_head_bits` (0: floats), with one scale for `quantization_group_size` columns (0: a whole
+      row); for inference, and for LoRA on them (QLoRA). `quantization_embedding_bits` is for the token embedding.
+    - `quantization_scheme` names how weights are rounded and multiplied (quantization/interface.py), and sets the two
+      keys above. W8A8 layers are put in place when weights are loaded, from `quantization_weights` where it is given.
     - `rotary_percent` (0.5; GLM-Edge 1.0), `post_self_attn_layernorm` and `post_mlp_layernorm` (GLM-4-0414),
       `tie_word_embeddings` (GLM-Edge-1.5B: the output layer is the table of token vectors), `rope_scaling` (YaRN).
     - `max_length` None means `seq_length`.
@@ -114,7 +117,7 @@ class ChatGLM2Config(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**_of_scheme(values))
         except ValidationError as error:
             raise _readable(error) from error
 
@@ -160,7 +163,11 @@ class ChatGLM2Config(BaseModel):
     softmax_compute_type: Dtype = "float32"
     fp32_residual_connection: bool = False
     quantization_bit: Literal[0, 4, 8] = 0
-    quantization_group_size: Literal[16, 32, 64, 128] = 32
+    quantization_group_size: Literal[0, 16, 32, 64, 128] = 32
+    quantization_scheme: str | None = None
+    quantization_head_bits: Literal[0, 4, 8] = 8
+    quantization_embedding_bits: Literal[0, 4, 8] = 0
+    quantization_weights: str | None = None
     # fine-tuning
     pet_config: dict[str, Any] | None = None
     pre_seq_len: Annotated[int, Field(ge=0), BeforeValidator(lambda value: value or 0)] = 0
@@ -278,7 +285,7 @@ class ChatGLM2Config(BaseModel):
             "num_attention_heads * kv_channels": self.num_attention_heads * self.kv_channels,
         }
         for key, width in widths.items():
-            if width % self.quantization_group_size:
+            if width % (self.quantization_group_size or 16):
                 fix = f"It must divide {key} ({width})."
                 yield ConfigError("quantization_group_size", self.quantization_group_size, fix)
 
@@ -357,6 +364,25 @@ class ChatGLM2Config(BaseModel):
     def to_hf(self) -> dict[str, Any]:
         """The content of a `config.json` that the official code and `from_hf` read."""
         return imported(f"{_HF}:to_hf")(self)
+
+
+def _of_scheme(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with what `quantization_scheme` says of the other keys.
+
+    Raises:
+        ConfigError: no such scheme, or keys that contradict it.
+    """
+    name = values.get("quantization_scheme")
+    if name in (None, "None"):
+        return values
+    scheme = SCHEMES.get(name, "quantization_scheme")()
+    group = values.get("quantization_group_size")
+    keys = scheme.network_keys(group if isinstance(group, int) and scheme.group_sizes != (0,) else None)
+    bits = values.get("quantization_bit") or 0
+    if bits not in (0, keys["quantization_bit"], scheme.bits):
+        fix = f"The scheme {scheme.name} has {scheme.bits} bits: leave quantization_bit out, or name another scheme."
+        raise ConfigError("quantization_bit", bits, fix)
+    return {**values, **keys}
 
 
 def _readable(error: ValidationError) -> ConfigErrors:

@@ -208,8 +208,8 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         self.tokens_divide_by = (1, 1)  # what a sequence and the rows of a batch must divide by while training
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them
         self.prefix_encoder = None
-        if config.quantization_bit:
-            make_quantized(self, bits=config.quantization_bit, group_size=config.quantization_group_size)
+        if config.quantization_bit or config.quantization_embedding_bits:
+            make_quantized(self, config)
         adapter = config.adapter
         if isinstance(adapter, PrefixConfig):
             self.prefix_encoder = PrefixEncoder(

@@ -155,27 +155,36 @@ _WEIGHTS: tuple[Weight, ...] = (
         0,
         native=("lm_head.weight",),
         is_matrix=True,
-        present=lambda c: not c.tie_word_embeddings or c.quantization_bit > 0,
+        present=lambda c: not c.tie_word_embeddings or bits_of(HEAD, c) > 0,
     ),
 )
 
 
+def bits_of(name: str, config: ChatGLM2Config) -> int:
+    """Bits of the numbers of a matrix; 0: floats."""
+    if name == TABLE:
+        return 0 if config.tie_word_embeddings else config.quantization_embedding_bits
+    return layer_bits(config.quantization_bit, is_head=name == HEAD, head_bits=config.quantization_head_bits)
+
+
 def _quantized(row: Weight) -> list[Weight]:
     """A row whose shape follows `quantization_bit`, and the row of its scales."""
-    if not row.is_matrix:
+    if not (row.is_matrix or row.ours == TABLE):
         return [row]
 
     def shape(config: ChatGLM2Config) -> tuple[int, ...]:
         rows, columns = row.shape(config)
-        bits = layer_bits(config.quantization_bit, is_head=row.ours == HEAD)
+        bits = bits_of(row.ours, config)
         return (rows, packed_columns(columns, bits) if bits else columns)
 
     def scale_shape(config: ChatGLM2Config) -> tuple[int, ...]:
         rows, columns = row.shape(config)
-        return (rows, columns // config.quantization_group_size)
+        return (rows, columns // (config.quantization_group_size or columns))
 
-    scale = _same(row.ours + SCALE, scale_shape, present=lambda config: config.quantization_bit > 0)
-    return [row._replace(shape=shape), scale]
+    def has_scale(config: ChatGLM2Config) -> bool:
+        return row.present(config) and bits_of(row.ours, config) > 0
+
+    return [row._replace(shape=shape), _same(row.ours + SCALE, scale_shape, present=has_scale)]
 
 
 WEIGHTS = tuple(made for row in _WEIGHTS for made in _quantized(row))

@@ -16,6 +16,8 @@ KINDS = {
     "UInt8": 4,
 }  # names of MindSpore's types; UInt8 holds int4
 
+W8A8 = 5  # int8 with whole numbers as inputs
+
 CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # of numbers in the cache
 LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
 UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
@@ -43,6 +45,8 @@ LinearStruct._fields_ = [
     ("loras", ctypes.POINTER(LoraStruct)),
     *[(name, _size) for name in ("rows", "columns", "num_loras")],
     *[(name, _int) for name in ("kind", "group", "bias_kind", "layout")],
+    *[(name, ctypes.c_float) for name in ("input_scale", "input_offset")],
+    *[(name, _pointer) for name in ("row_scale", "row_bias")],
 ]
 
 

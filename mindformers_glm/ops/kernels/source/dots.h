@@ -87,6 +87,18 @@ inline Sums add_dots(Sums sums, Weights w, int32_t four) {
 }
 #define GLM_SIGNED_BYTES 1
 
+// The same for any bytes, in products of 16 bits.
+inline __m256i eight_whole(__m256i sums, __m256i w, __m256i x) {
+  __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
+                                   _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+  __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
+  return _mm256_add_epi32(sums, _mm256_add_epi32(even, odd));
+}
+inline Sums add_whole(Sums sums, Weights w, int32_t four) {
+  __m256i x = _mm256_set1_epi32(four);
+  return {eight_whole(sums.a, w.a, x), eight_whole(sums.b, w.b, x)};
+}
+
 #endif
 
 inline Floats to_floats(Sums sums) {
@@ -129,5 +141,17 @@ inline Floats to_floats(Sums sums) { return __builtin_convertvector(sums, Floats
 #define GLM_SIGNED_BYTES 0
 #endif
 constexpr bool kSignedBytes = GLM_SIGNED_BYTES;  // add_dots takes 128 off weights of 8 bits itself
+
+// add_dots for weights and numbers of all 256 values: exact, and nothing is taken off.
+#if !GLM_SIGNED_BYTES
+inline Sums add_whole(Sums sums, Weights w, int32_t four) { return add_dots<false>(sums, w, four); }
+#endif
+
+inline Ints to_ints(Sums sums) {
+  Ints v;
+  static_assert(sizeof v == sizeof sums);
+  std::memcpy(&v, &sums, sizeof v);
+  return v;
+}
 
 }  // namespace glm

@@ -4,6 +4,7 @@
 
 #include "parallel.h"
 #include "product.h"
+#include "widen.h"
 
 namespace glm {
 namespace {
@@ -167,6 +168,10 @@ void read_numbers(const void* from, int32_t kind, int64_t count, float* out) {
 }
 
 void read_row(const Linear& w, int64_t row, float* out) {
+  if (w.kind == kInt8 || w.kind == kInt4) {
+    const auto* weight = static_cast<const uint8_t*>(w.weight);
+    return widen_row({weight, w.scale, w.rows, w.columns, w.group, w.kind == kInt4}, row, out);
+  }
   int64_t size = number_bytes(w);
   read_numbers(static_cast<const char*>(w.weight) + row * w.columns * size, w.kind, w.columns, out);
 }
@@ -177,8 +182,9 @@ void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish,
   if (shares == nullptr) shares = &own;
   bool adapted = std::any_of(shares->begin(), shares->end(), [&](const Share& s) { return lora_of(w, s) != nullptr; });
   bool integers = w.kind >= kInt8, halves_are_panels = finish != kSwiglu || w.rows % 32 == 0;
+  auto packed = w.kind == kW8A8 ? linear_whole : linear_integers;
   if (integers && !adapted && halves_are_panels) {
-    linear_integers(x, m, w, y, finish, space);
+    packed(x, m, w, y, finish, space);
     return;
   }
   bool direct = finish == kWrite && w.bias == nullptr;
@@ -186,7 +192,7 @@ void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish,
   if (integers) {
     Linear bare = w;
     bare.bias = nullptr;
-    linear_integers(x, m, bare, found, kWrite, space);
+    packed(x, m, bare, found, kWrite, space);
   } else {
     plain(x, m, w, found, w.rows, space);
   }

@@ -10,6 +10,10 @@ namespace glm {
 // A weight (N, K). Floats are in row-major order. Integers carry one float16 scale for each `group` columns (a multiple
 // of 16) and lie in rows, int8 as they are, int4 as 128 columns in 64 bytes, the first 64 in the low halves, 8 meaning
 // 0 (ops/quantized.py), or in panels (packing.h), which products read faster. `loras` holds an adapter for each number.
+//
+// kW8A8 is int8 with one float32 `row_scale` for each row. x becomes clip(round(x / input_scale + input_offset), -128,
+// 127), `row_bias` (N) is added to the sums of whole numbers, and row_scale times that is y. Without an input_scale (0)
+// each row of x has its own, max|x| / 127, which then multiplies too, and there is no row_bias. K is a multiple of 4.
 enum Layout : int32_t { kRows = 0, kPanels = 1 };
 
 struct Lora;
@@ -21,6 +25,9 @@ struct Linear {
   const Lora* loras;
   int64_t rows, columns, num_loras;
   int32_t kind, group, bias_kind, layout;
+  float input_scale, input_offset;
+  const float* row_scale;
+  const int32_t* row_bias;
 };
 
 // What an adapter makes of y = x W^T: y + scale * (x a^T) b^T, of which `factor` (N) multiplies every row where it is
@@ -54,12 +61,15 @@ enum Finish { kWrite, kAdd, kSwiglu };
 void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space,
             const std::vector<Share>* shares = nullptr);
 
-// The numbers of row `row` of a weight of floats as float32.
+// The numbers of row `row` of a weight of floats, int8 or int4 (in rows) as float32.
 void read_row(const Linear& w, int64_t row, float* out);
 // `count` numbers of a vector of this kind.
 void read_numbers(const void* from, int32_t kind, int64_t count, float* out);
 
 // linear_int.cpp: activations are rounded to 8 bits. With kSwiglu N / 2 is a multiple of 16.
 void linear_integers(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space);
+
+// linear_whole.cpp: kW8A8, exactly.
+void linear_whole(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space);
 
 }  // namespace glm

@@ -9,11 +9,11 @@
 #include "linear.h"
 #include "packing.h"
 #include "parallel.h"
+#include "ranges.h"
 
 namespace glm {
 namespace {
 
-constexpr int64_t kTaskBytes = 1 << 17;
 constexpr int64_t kAhead = 2048;  // bytes by which reading runs ahead of use
 
 // Rows of x as int8 (m, columns), the scale of each `span` of them (m, groups), and what takes the offset of the
@@ -173,46 +173,12 @@ void some_rows(const Rounded& r, int64_t m, const Linear& w, int64_t begin, int6
   }
 }
 
-// What is done to the sums of a range of rows while they are warm.
-void finish(const Linear& w, const float* found, int64_t width, int64_t m, int64_t begin, float* y, Finish how) {
-  int64_t n = how == kSwiglu ? w.rows / 2 : w.rows, count = how == kSwiglu ? width / 2 : width;
-  static thread_local std::vector<float> bias;
-  bias.assign(size_t(width), 0.0f);
-  if (w.bias != nullptr) {
-    int64_t size = w.bias_kind == kFloat32 ? 4 : 2;
-    const char* from = static_cast<const char*>(w.bias);
-    read_numbers(from + begin * size, w.bias_kind, count, bias.data());
-    if (how == kSwiglu) read_numbers(from + (n + begin) * size, w.bias_kind, count, bias.data() + count);
-  }
-  for (int64_t t = 0; t < m; ++t) {
-    const float* row = found + t * width;
-    float* out = y + t * n + begin;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      int64_t left = std::min<int64_t>(kLanes, count - i);
-      Floats v = load_some(row + i, left) + load_some(bias.data() + i, left);
-      if (how == kSwiglu) v = silu(v) * (load_some(row + count + i, left) + load_some(bias.data() + count + i, left));
-      if (how == kAdd) v += load_some(out + i, left);
-      store_some(out + i, v, left);
-    }
-  }
-}
-
 }  // namespace
 
 void linear_integers(const float* x, int64_t m, const Linear& w, float* y, Finish how, Workspace& space) {
   Rounded r = round_rows(x, m, w, space);
-  bool halves = how == kSwiglu;
-  int64_t n = halves ? w.rows / 2 : w.rows;
-  int64_t grain = std::max<int64_t>(m <= 2 * kTokensAtOnce ? kTaskBytes / packed_bytes(w) : 64, kPanel);
-  grain = std::min(grain, (n + threads() - 1) / threads());
-  grain = (grain + kPanel - 1) / kPanel * kPanel;
-  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> found;
-    int64_t count = end - begin, width = halves ? 2 * count : count;
-    found.resize(size_t(m * width));
-    some_rows(r, m, w, begin, end, found.data(), width);
-    if (halves) some_rows(r, m, w, n + begin, n + end, found.data() + count, width);
-    finish(w, found.data(), width, m, begin, y, how);
+  by_ranges(m, w, y, how, [&](int64_t begin, int64_t end, float* found, int64_t width) {
+    some_rows(r, m, w, begin, end, found, width);
   });
 }
 

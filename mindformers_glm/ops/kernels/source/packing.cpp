@@ -13,7 +13,7 @@ constexpr uint32_t kOffsets = 0x80808080u;
 
 // Words [first, first + 16) of a row, each what a step reads of it: bytes are 16 words, with 4 bits of a block of 128.
 inline void words_of(const Linear& w, const uint8_t* row, int64_t first, int64_t count, uint32_t* words) {
-  if (w.kind == kInt8) {
+  if (w.kind != kInt4) {
     std::memcpy(words, row + first * 4, size_t(count) * 4);
     for (int i = 0; i < 16; ++i) words[i] ^= kOffsets;
     return;
@@ -27,12 +27,15 @@ inline void words_of(const Linear& w, const uint8_t* row, int64_t first, int64_t
   for (int i = 0; i < 16; ++i) words[i] = columns[2 * i] | (columns[2 * i + 1] << 4);
 }
 
+// Scales of a row.
+int64_t scales(const Linear& w) { return w.scale == nullptr ? 0 : w.columns / w.group; }
+
 }  // namespace
 
-int64_t packed_bytes(const Linear& w) { return w.kind == kInt8 ? w.columns : (w.columns + 127) / 128 * 64; }
+int64_t packed_bytes(const Linear& w) { return w.kind != kInt4 ? w.columns : (w.columns + 127) / 128 * 64; }
 
 void PackedPanel::fill(const Linear& w, int64_t n) {
-  int64_t bytes = packed_bytes(w), rows = std::min(kPanel, w.rows - n), groups = w.columns / w.group;
+  int64_t bytes = packed_bytes(w), rows = std::min(kPanel, w.rows - n), groups = scales(w);
   weight.resize(size_t(kPanel * bytes));
   scale.resize(size_t(kPanel * groups));
   const uint8_t* from = static_cast<const uint8_t*>(w.weight) + n * bytes;
@@ -57,11 +60,11 @@ void PackedPanel::fill(const Linear& w, int64_t n) {
 // Packs a weight in rows: `weight` and `scale` may be where they are now.
 extern "C" void glm_pack(const glm::Linear* w, void* weight, uint16_t* scale) {
   using namespace glm;
-  int64_t bytes = packed_bytes(*w), groups = w->columns / w->group;
+  int64_t bytes = packed_bytes(*w), groups = scales(*w);
   parallel_ranges(w->rows, kPanel, [&](int64_t n, int64_t end) {
     static thread_local PackedPanel panel;
     panel.fill(*w, n);
     std::memcpy(static_cast<uint8_t*>(weight) + n * bytes, panel.weight.data(), size_t((end - n) * bytes));
-    std::memcpy(scale + n * groups, panel.scale.data(), size_t((end - n) * groups) * 2);
+    if (groups > 0) std::memcpy(scale + n * groups, panel.scale.data(), size_t((end - n) * groups) * 2);
   });
 }

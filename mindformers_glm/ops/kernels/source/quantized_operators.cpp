@@ -22,6 +22,22 @@ void run(const Arguments& given, int32_t kind) {
   linear(given.floats(0), given.size(0, 0), w, given.floats(3), kWrite, space);
 }
 
+// x (M, K), weight int8 (N, K), row_scale (N), row_bias int32 (N), input (2): scale, 0 for one of each row's own, and
+// offset -> y (M, N).
+void whole(const Arguments& given) {
+  static thread_local Workspace space;
+  Linear w{};
+  w.weight = given.data[1];
+  w.rows = given.size(1, 0);
+  w.columns = w.group = int32_t(given.size(1, 1));
+  w.kind = kW8A8;
+  w.row_scale = given.floats(2);
+  w.row_bias = given.ints(3);
+  w.input_scale = given.floats(4)[0];
+  w.input_offset = given.floats(4)[1];
+  linear(given.floats(0), given.size(0, 0), w, given.floats(5), kWrite, space);
+}
+
 Integers integers(const Arguments& given, int64_t columns, bool four) {
   return {static_cast<const uint8_t*>(given.data[1]),
           static_cast<const uint16_t*>(given.data[2]),
@@ -47,6 +63,7 @@ void exact_back(const Arguments& given, bool four, Numbers numbers) {
 
 GLM_OPERATOR(GlmLinearInt8) { run(given, kInt8); }
 GLM_OPERATOR(GlmLinearInt4) { run(given, kInt4); }
+GLM_OPERATOR(GlmLinearW8A8) { whole(given); }
 GLM_OPERATOR(GlmLinearExactInt8) { exact(given, false, Numbers::kFloat32); }
 GLM_OPERATOR(GlmLinearExactInt4) { exact(given, true, Numbers::kFloat32); }
 GLM_OPERATOR(GlmLinearExactInt8Half) { exact(given, false, Numbers::kHalf); }

@@ -29,7 +29,8 @@ std::string all_lines() {
   return line("Linear", sizeof(Linear),
               {F(Linear, weight), F(Linear, scale), F(Linear, bias), F(Linear, loras), F(Linear, rows),
                F(Linear, columns), F(Linear, num_loras), F(Linear, kind), F(Linear, group), F(Linear, bias_kind),
-               F(Linear, layout)}) +
+               F(Linear, layout), F(Linear, input_scale), F(Linear, input_offset), F(Linear, row_scale),
+               F(Linear, row_bias)}) +
          line("Lora", sizeof(Lora), {F(Lora, a), F(Lora, b), F(Lora, factor), F(Lora, scale)}) +
          line("GlmNorm", sizeof(GlmNorm), {F(GlmNorm, weight), F(GlmNorm, bias), F(GlmNorm, kind)}) +
          line("GlmLayer", sizeof(GlmLayer),

@@ -58,6 +58,8 @@ float bound_of(const Integers& w) {
 
 }  // namespace
 
+void widen_row(const Integers& w, int64_t row, float* out) { widen(w, row, 1, 0, w.columns, out, w.columns); }
+
 int64_t widened_size(const Vectors& v, int64_t count, int64_t depth) {
   int64_t across = v.depth_step == 1 ? depth : count, along = v.depth_step == 1 ? count : depth;
   return along * (across + 2 * kLanes);

@@ -20,6 +20,9 @@ struct Integers {
 Vectors widened(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float* memory);
 int64_t widened_size(const Vectors& v, int64_t count, int64_t depth);
 
+// Row `row` of a weight; `out` has room for a multiple of 16 numbers.
+void widen_row(const Integers& w, int64_t row, float* out);
+
 // Rows or columns of a weight as vectors.
 Vectors rows_of(const Integers& w);
 Vectors columns_of(const Integers& w);

@@ -1,0 +1,1 @@
+"""The schemes: one file each, and the table of their names (registered.py)."""
