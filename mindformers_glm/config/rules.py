@@ -217,19 +217,17 @@ def quantised_use(values: Values) -> list[ConfigError]:
     """Integer weights are for inference, and for LoRA on them in one process or on data ranks."""
     scheme = lookup(values, "model.model_config.quantization_scheme")
     bits, mode = scheme or lookup(values, "model.model_config.quantization_bit"), values.get("run_mode")
-    if not bits or mode not in (*TRAINING, "export"):
+    if not bits or mode not in TRAINING:
         return []
     pet = lookup(values, "model.model_config.pet_config")
     kind = str(pet.get("pet_type", "lora")).lower() if isinstance(pet, Mapping) else None
     fix = "Integers are not trained: add model.model_config.pet_config (LoRA on them, QLoRA), or use 0."
     sizes = values.get("parallel_config") if values.get("use_parallel") else None
-    if mode in TRAINING and kind == "lora":
+    if kind == "lora" and lookup(values, "model.model_config.quantization_bit"):
         divided = [key for key in ("model_parallel", "pipeline_stage") if (_whole(sizes, key) or 1) > 1]
         if not divided:
             return []
         fix = f"Integer weights are not divided: set parallel_config.{divided[0]}: 1."
-    if mode == "export":
-        fix = "Export the float weights: tools/convert_lite.py quantises for MindSpore Lite."
     key = "quantization.bits" if values.get("quantization") else "model.model_config.quantization_bit"
     key = key.replace(".bits", ".scheme").replace("_bit", "_scheme") if scheme else key
     return [ConfigError(key, bits, fix)]

@@ -26,6 +26,7 @@ from mindformers_glm.files import leaving_nothing, write_text
 from mindformers_glm.log import logger
 from mindformers_glm.mindspore_private import mind_ir_pb2 as proto
 from mindformers_glm.models.build import build_model
+from mindformers_glm.models.floats import float_weights, is_quantized
 from mindformers_glm.models.initial import unfilled
 from mindformers_glm.tokenizers.files import vocabulary_name
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -42,6 +43,7 @@ class _Traced(NamedTuple):
     roles: list[str]
     sizes: Sizes
     graph: proto.ModelProto
+    floats: dict[str, Parameter] | None = None  # its own weights, where it has other ones than the network
 
 
 def export_model(model: nn.Cell, plan: ExportPlan, *, tokenizer: GLMTokenizer | None = None) -> Path:
@@ -78,7 +80,10 @@ def _write_all(
     shared = None if inside else plan.weights
     graphs = []
     for traced in _trace(model, plan):
-        graphs += _write(traced, _inputs(model, traced.sizes), weights, shared, places)
+        if traced.floats is None:
+            graphs += _write(traced, _inputs(model, traced.sizes), weights, shared, places)
+        else:
+            graphs += _write(traced, _inputs(model, traced.sizes), traced.floats, None, {})
     _save_config(model, plan, tokenizer)
     manifest = Manifest(
         name=plan.name,
@@ -110,9 +115,19 @@ def merged(model: nn.Cell) -> nn.Cell:
     return plain
 
 
+def with_floats(model: nn.Cell) -> nn.Cell:
+    """The same network with the float32 weights that its integers stand for. W8A8 then rounds no inputs."""
+    plain = {"quantization_bit": 0, "quantization_scheme": None, "quantization_embedding_bits": 0}
+    with unfilled():
+        made = build_model(model.config.model_copy(update=plain)).set_train(False)
+    load_into(made, float_weights(model))
+    return made
+
+
 def _trace(model: nn.Cell, plan: ExportPlan) -> Iterator[_Traced]:
     length, slots = model.config.seq_length, plan.rows * model.config.seq_length
-    any_length = _graph(model, Sizes()) if plan.dynamic or plan.for_lite_2_0 else None
+    plain = with_floats(model) if plan.for_lite_2_0 and is_quantized(model) else None
+    any_length = _graph(model, Sizes()) if plan.dynamic or (plan.for_lite_2_0 and plain is None) else None
     if plan.dynamic:
         stems = list(dict.fromkeys([plan.prefill, plan.increment or plan.prefill]))
         yield _Traced(stems, graph_file.VERSION, _BOTH, Sizes(), any_length)
@@ -121,7 +136,12 @@ def _trace(model: nn.Cell, plan: ExportPlan) -> Iterator[_Traced]:
         yield _Traced([plan.prefill], graph_file.VERSION, _BOTH[:1], sizes, _graph(model, sizes))
         sizes = Sizes(plan.rows, slots, plan.rows)
         yield _Traced([plan.increment], graph_file.VERSION, _BOTH[1:], sizes, _graph(model, sizes))
-    if plan.for_lite_2_0:
+    if plan.for_lite_2_0 and plain is not None:
+        logger.info("%s: Lite 2.0 reads no integers in a MindIR: the floats that they stand for", plan.lite_2_0.name)
+        floats = {parameter.name: parameter for parameter in plain.get_parameters()}
+        graph = to_version_1(_graph(plain, Sizes()))
+        yield _Traced([plan.lite_2_0], LITE_2_0, _BOTH, Sizes(), graph, floats)
+    elif plan.for_lite_2_0:
         yield _Traced([plan.lite_2_0], LITE_2_0, _BOTH, Sizes(), to_version_1(any_length))
 
 

@@ -33,12 +33,17 @@ class W8A8Linear(nn.Cell):
         self.bias = None
         if self.input[0] == 0 and layer.fp_bias.any():
             self.bias = _kept(layer.fp_bias, "bias")
+        self.has_bias, self._fp_bias, self._weight_scale = bool(layer.fp_bias.any()), layer.fp_bias, layer.weight_scale
         self.product = W8A8Product(*self.input, columns=self.in_channels)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out)."""
         y = self.product(ops.cast(x, ms.float32), self.weight, self.deq_scale, self.quant_bias)
         return ops.cast(y if self.bias is None else y + self.bias, self.dtype)
+
+    def floats(self) -> dict[str, np.ndarray]:
+        """The float32 weight (out, in) and bias (out) that the whole numbers stand for."""
+        return {"weight": self.weight.asnumpy() * self._weight_scale, "bias": self._fp_bias}
 
 
 class W8A8Product(Chosen):

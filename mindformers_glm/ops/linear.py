@@ -50,7 +50,7 @@ def widened(weight: Tensor, scale: Tensor, *, bits: int, columns: int) -> Tensor
     """The float32 rows (N, D) that integers (N, D or P) with scale (N, D / g) stand for."""
     whole = ops.cast(weight, ms.float32)
     if bits == 4:
-        high = _floor(whole / 16)
+        high = _floor(whole * 0.0625)
         halves = ops.stack((whole - 16 * high, high), 1).reshape(whole.shape[0], 2, -1, BLOCK // 2)
         whole = halves.transpose(0, 2, 1, 3).reshape(whole.shape[0], -1)[:, :columns] - ZERO
     groups = whole.reshape(*scale.shape, -1) * ops.cast(scale, ms.float32).expand_dims(2)

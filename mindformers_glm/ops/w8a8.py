@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_NUMBERS = 1 << 22  # of a weight that are rounded together
 OUTLIER_SHARE = 0.011  # of the sparse form: so many numbers of a layer keep 8 bits
 
 
@@ -39,9 +40,9 @@ def quantized(weight: np.ndarray, bias: np.ndarray | None, low: float, high: flo
     below, above = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
     input_scale = np.float32((above - below) / np.float32(255)) or np.float32(1)
     input_offset = np.float32(np.rint(-below / input_scale) - 128)
-    scale = _sparse_scale(wide) if sparse else np.abs(wide).max(1) / np.float32(127)
+    scale = _sparse_scale(wide) if sparse else _largest(wide) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-    whole = np.clip(np.rint(wide / scale[:, None]), -127, 127).astype(np.int8)
+    whole = _rounded(wide, scale)
     deq_scale = (input_scale * scale).astype(np.float32)
     sums = whole.sum(1, dtype=np.int64).astype(np.float32)
     quant_bias = np.rint(fp_bias / deq_scale - sums * input_offset).astype(np.int32)
@@ -55,6 +56,21 @@ def quantized(weight: np.ndarray, bias: np.ndarray | None, low: float, high: flo
         np.zeros((rows, 1), np.float32),
         scale[:, None],
     )
+
+
+def _rounded(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """int8 (N, K), a few rows at a time so that little is held beside a large weight."""
+    whole = np.empty(weight.shape, np.int8)
+    step = max(1, _NUMBERS // weight.shape[1])
+    for begin in range(0, len(weight), step):
+        at = slice(begin, begin + step)
+        whole[at] = np.clip(np.rint(weight[at] / scale[at, None]), -127, 127)
+    return whole
+
+
+def _largest(weight: np.ndarray) -> np.ndarray:
+    """max|row| (N)."""
+    return np.maximum(weight.max(1), -weight.min(1))
 
 
 def _sparse_scale(weight: np.ndarray) -> np.ndarray:
@@ -71,9 +87,9 @@ def per_token(weight: np.ndarray, bias: np.ndarray | None) -> Layer:
     deq_scale is weight_scale, and quant_bias is 0: the bias is added to floats.
     """
     wide = np.asarray(weight, np.float32)
-    scale = np.abs(wide).max(1) / np.float32(127)
+    scale = _largest(wide) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-    whole = np.clip(np.rint(wide / scale[:, None]), -127, 127).astype(np.int8)
+    whole = _rounded(wide, scale)
     rows, none = len(wide), np.zeros(1, np.float32)
     fp_bias = np.zeros(rows, np.float32) if bias is None else np.asarray(bias, np.float32)
     offsets = np.zeros((rows, 1), np.float32)

@@ -11,7 +11,7 @@ from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.generation import MindSporeEngine
-from mindformers_glm.generation.fused import obstacles
+from mindformers_glm.generation.kernel_network import obstacles
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.quantization import quantize_model
 from mindformers_glm.quantization.interface import Inputs, scheme_names, scheme_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import forked
 import pytest
@@ -26,6 +27,72 @@ def test_a_folder_of_4_bits_writes_text(root, tmp_path):
     assert there.returncode == 2 and "it exists" in there.stderr
     wrong = run(root, "tools/quantize_model.py", "--checkpoint", "glm2_tiny", "--bits", 3, "--output_path", out / "x")
     assert wrong.returncode == 2 and "--bits: invalid choice: 3 (choose from 8, 4)" in wrong.stderr
+
+
+ROWS = ("你好", "你是谁", "写一段广告：红色的连衣裙")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    (tmp_path / "rows.txt").write_text("\n".join(ROWS), encoding="utf-8")
+    replies = [{"inputs_pretokenized": "[Round 1]\n\n问：你好\n\n答：", "targets_pretokenized": "你好，我在呢。"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in replies]
+    (tmp_path / "gate.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_w8a8_is_calibrated_judged_and_written_as_ascend_v1(root, rows):
+    out = rows / "w8a8"
+    words = ("tools/quantize_model.py", "--checkpoint", "glm2_tiny", "--scheme", "w8a8", "--output_path", out,
+             "--data_path", rows / "rows.txt", "--gate", rows / "gate.jsonl", "--float_linears", "dense_4h_to_h",
+             "--float_layers_id", "3", "--smooth", "0.5")  # fmt: skip
+    refused = run(root, *words, "--bound", "1e-9")
+    assert refused.returncode == 2 and "nothing was written" in refused.stderr and not out.exists()
+    report = json.loads((rows / "w8a8_gate/gate.json").read_text())
+    (verdict,) = report["verdicts"]
+    assert 0 < verdict["kl"] < 0.01 and verdict["float_layers"] == [3] and verdict["greedy"] > 0.9
+    assert len(report["layers"]) == 9 and all(0 < row["outputs"] < 0.05 for row in report["layers"])
+    assert "| w8a8 |" in (rows / "w8a8_gate/gate.md").read_text()
+    done = run(root, *words)  # what was calibrated is still there
+    assert done.returncode == 0, done.stderr
+    names = {"config.json", "manifest.json", "quant_model_weight_w8a8.safetensors", "quant_model_description.json"}
+    assert names | {"tokenizer.model", "tokenizer_config.json"} >= {p.name for p in out.iterdir()} >= names
+    assert not (rows / "w8a8.work").exists()
+    kinds = json.loads((out / "quant_model_description.json").read_text())
+    assert sum(kind == "W8A8" for kind in kinds.values()) == 9 * 5 + 1
+    chat = run(root, "run_mindformer.py", "--config", root / "configs/tiny/run_glm2_tiny.yaml", "--run_mode", "predict",
+               "--predict_data", "你好", "--load_checkpoint", out, "--options", "quantization.scheme=w8a8",
+               f"output_dir={rows}")  # fmt: skip
+    assert chat.returncode == 0 and "你好" in chat.stdout, chat.stderr
+
+
+def test_4_bits_with_rows_lose_less(root, rows):
+    figures = {}
+    for name, more in (("plain", ()), ("seen", ("--data_path", rows / "gate.jsonl"))):
+        words = ("--checkpoint", "glm2_tiny", "--bits", 4, "--gate", rows / "gate.jsonl", "--bound", 10)
+        done = run(root, "tools/quantize_model.py", *words, *more, "--output_path", rows / name)
+        assert done.returncode == 0, done.stderr
+        figures[name] = json.loads((rows / f"{name}_gate/gate.json").read_text())["verdicts"][0]
+    assert figures["seen"]["kl"] < 0.5 * figures["plain"]["kl"]
+    assert figures["seen"]["bytes"] == figures["plain"]["bytes"]
+    loaded = run(root, "tools/quantize_model.py", "--checkpoint", rows / "seen", "--output_path", rows / "x")
+    assert loaded.returncode == 2 and "quantised already" in loaded.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--scheme", "w8a8"), "--data_path: .*Name rows to calibrate on"),
+        (("--scheme", "w8a9"), "No quantisation scheme has this name"),
+        (("--bits", "4", "--float_layers_id", "0", "--data_path", "rows.txt"), "stay float with W8A8 alone"),
+        (("--scheme", "w8a8", "--float_layers_id", "9", "--data_path", "rows.txt"), "layers 0 to 3"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_read(root, rows, words, told):
+    words = [rows / word if word == "rows.txt" else word for word in words]
+    done = run(root, "tools/quantize_model.py", "--checkpoint", "glm2_tiny", *words, "--output_path", rows / "x")
+    assert done.returncode == 2 and re.search(told, done.stderr), done.stderr
+    assert not (rows / "x").exists()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -11,16 +11,16 @@ On Ascend the files are unverified. See docs/migration.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mindformers_glm.cli.options import Parser, whole
-from mindformers_glm.errors import CheckpointError, ConfigError, DataError
+from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path
+from mindformers_glm.quantization.texts import read_texts
 
 if TYPE_CHECKING:
     from mindformers_glm.quantization.w8a8 import Layer
@@ -50,8 +50,8 @@ def export(argv: Sequence[str] | None = None) -> None:
     target = user_path(chosen.quant_weight)
     if (target / "quant_weight.npy").exists():
         raise CheckpointError(str(target), "weights are there already", "Name another --quant_weight.")
-    texts = _texts(chosen.data_path)
-    float_layers = _layer_ids(chosen.float_layers_id)
+    texts = [row.text for row in read_texts(chosen.data_path)]
+    float_layers = layer_ids(chosen.float_layers_id)
     from tqdm import tqdm  # noqa: PLC0415
 
     from mindformers_glm import runtime  # noqa: PLC0415
@@ -135,30 +135,12 @@ def compress(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _texts(path: str) -> list[str]:
-    file = user_path(path)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(str(file), "it cannot be read as text", "Name a .jsonl file in UTF-8") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}:{number}", "it is no JSON", "Write one object a line") from error
-        text = row.get("inputs_pretokenized") if isinstance(row, dict) else None
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{file}:{number}", "it has no text inputs_pretokenized", "Add it, or remove the line")
-        found.append(text)
-    if not found:
-        raise DataError(str(file), "it holds no row", 'Write {"inputs_pretokenized": ...} lines')
-    return found
+def layer_ids(text: str) -> set[int]:
+    """Numbers of layers with commas between; - or nothing: none.
 
-
-def _layer_ids(text: str) -> set[int]:
+    Raises:
+        ConfigError: something else.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
     if not all(part.isdigit() and len(part) < 6 for part in parts):
         raise ConfigError("--float_layers_id", text, "Give numbers of layers with commas between, or - for none.")
