@@ -48,7 +48,7 @@ def test_products(variant):
     if not build.library_path(variant).exists():
         pytest.skip("the kernels are not built here")
     kernels = ctypes.CDLL(str(build.library_path(variant)))
-    library._declare(kernels)
+    library.declare(kernels)
     kernels.glm_set_threads(2)
     random, space = np.random.default_rng(0), kernels.glm_new_workspace()
     for rows, columns in SHAPES:

@@ -12,7 +12,7 @@ from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.models.naming import expected_shapes, is_tied, weight
+from mindformers_glm.models.naming import bits_of, expected_shapes, is_tied, weight
 from mindformers_glm.ops.quantized import SCALE
 
 _MANY_LAYERS = 1000  # more than this above what the weights have are not counted one by one
@@ -80,7 +80,7 @@ def check_fits(source: WeightSource, config: NetworkConfig) -> None:
     check_sizes(source, config, names)
     for name in names:
         row = weight(name)
-        if row is None or (row.is_matrix and config.quantization_bit):
+        if row is None or bits_of(row.ours, config):
             continue
         if "{}" in row.ours and ".layers.0." not in name:
             continue
