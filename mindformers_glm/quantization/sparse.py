@@ -8,6 +8,8 @@ The vendor's compressed files are not public; this form is the project's own: co
 from __future__ import annotations
 
 import io
+import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +61,34 @@ def read_compressed(path: str | Path) -> dict[str, np.ndarray]:
     """
     place = user_path(path)
     try:
+        _check_members(place)
         with np.load(place, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise CheckpointError(str(place), "it is no compressed file", "Write it again.") from error
     names = [name.removesuffix("|shape") for name in arrays if name.endswith("|shape")]
     try:
         return {name: expand({key: arrays[f"{name}|{key}"] for key in _KEYS}) for name in names}
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(str(place), "its parts do not fit together", "Write it again.") from error
+
+
+def _check_members(place: Path) -> None:
+    """Passes when each array is stored as it is and as large as its header says, before any memory is taken.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: otherwise.
+    """
+    with zipfile.ZipFile(place) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > place.stat().st_size:
+                raise ValueError("compressed")
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                    raise ValueError("size")
 
 
 _KEYS = ("nibbles", "places", "values", "shape")

@@ -204,3 +204,31 @@ def test_a_damaged_ascend_v1_folder_is_named(place, tmp_path):
         save_file(kept, tmp_path / "quant_model_weight_w8a8.safetensors")
         with pytest.raises(CheckpointError, match="W8A8 and has no input_scale|do not fit"):
             read_layers(tmp_path)
+
+
+def test_compressed_files_that_lie_are_refused_before_memory_is_taken(tmp_path):
+    import io
+    import zipfile
+
+    def archive(name, *, shape=(4, 3), payload=b"\0" * 12, kind=zipfile.ZIP_STORED, dtype="|u1"):
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / name, "w", kind) as file:
+            file.writestr("a|shape.npy", head.getvalue() + payload)
+        return tmp_path / name
+
+    (tmp_path / "text.npz").write_bytes(b"hello")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    lies = [
+        archive("huge.npz", shape=(1 << 40, 1 << 20)),
+        archive("bomb.npz", payload=b"\0" * (1 << 22), kind=zipfile.ZIP_DEFLATED),
+        archive("object.npz", dtype="|O"),
+        archive("short.npz", payload=b"\0" * 3),
+        archive("alone.npz"),
+        tmp_path / "text.npz",
+        tmp_path / "empty.npz",
+        tmp_path / "absent.npz",
+    ]
+    for file in lies:
+        with pytest.raises(CheckpointError):
+            read_compressed(file)
