@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.checkpoint.load.into import float_rows
+from mindformers_glm.assembly.pieces import floats
 from mindformers_glm.checkpoint.load.modelslim import is_w8a8, read_layers
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.files import user_path
@@ -93,9 +93,4 @@ def _names(weights: WeightSource | Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _floats(weights: WeightSource | Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if not isinstance(weights, WeightSource):
-        return np.asarray(weights[name], np.float32)
-    shape = weights.shape(name)
-    if len(shape) == 2:
-        return float_rows(weights, name, 0, shape[0])
-    return np.asarray(weights.read(name), np.float32)
+    return floats(weights, name) if isinstance(weights, WeightSource) else np.asarray(weights[name], np.float32)

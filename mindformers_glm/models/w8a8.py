@@ -34,11 +34,11 @@ class W8A8Linear(nn.Cell):
         if self.input[0] == 0 and layer.fp_bias.any():
             self.bias = _kept(layer.fp_bias, "bias")
         self.has_bias, self._fp_bias, self._weight_scale = bool(layer.fp_bias.any()), layer.fp_bias, layer.weight_scale
-        self.product = W8A8Product(*self.input, columns=self.in_channels)
+        self.matmul = W8A8Matmul(*self.input, columns=self.in_channels)
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out)."""
-        y = self.product(ops.cast(x, ms.float32), self.weight, self.deq_scale, self.quant_bias)
+        y = self.matmul(ops.cast(x, ms.float32), self.weight, self.deq_scale, self.quant_bias)
         return ops.cast(y if self.bias is None else y + self.bias, self.dtype)
 
     def floats(self) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ class W8A8Linear(nn.Cell):
         return {"weight": self.weight.asnumpy() * self._weight_scale, "bias": self._fp_bias}
 
 
-class W8A8Product(Chosen):
+class W8A8Matmul(Chosen):
     """Rows (N, in) times whole numbers (out, in): by the kernel where there is one, otherwise exactly in float32.
 
     The formula adds pieces of 1,024 inputs as int32. An input_scale of 0 is one for each row, max|x| / 127.
@@ -58,7 +58,7 @@ class W8A8Product(Chosen):
         self.input = Tensor(np.array([scale, offset], np.float32))
         self.borders = tuple((begin, min(begin + _EXACT, columns)) for begin in range(0, columns, _EXACT))
         self.round, self.largest = ops.Rint(), ops.ReduceMax(keep_dims=True)
-        self.product = ops.MatMul(transpose_b=True)
+        self.matmul = ops.MatMul(transpose_b=True)
 
     def construct(self, x: Tensor, weight: Tensor, deq_scale: Tensor, quant_bias: Tensor) -> Tensor:
         """X (N, in) float32, weight (out, in) int8, deq_scale (out) float32, quant_bias (out) int32 -> (N, out)."""
@@ -75,7 +75,7 @@ class W8A8Product(Chosen):
         """The int32 sums (N, out) of products of whole numbers, added to `total`."""
         wide = ops.cast(weight, ms.float32)
         for begin, end in self.borders:
-            total = total + ops.cast(self.product(whole[:, begin:end], wide[:, begin:end]), ms.int32)
+            total = total + ops.cast(self.matmul(whole[:, begin:end], wide[:, begin:end]), ms.int32)
         return total
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
+from mindformers_glm.assembly.pieces import floats, network_with_weights
 from mindformers_glm.checkpoint.convert import save_directory
 from mindformers_glm.checkpoint.convert.integers import is_packed
 from mindformers_glm.checkpoint.convert.run import inv_freq_bits
@@ -18,20 +19,15 @@ from mindformers_glm.checkpoint.formats.blocks import HashingFile
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, bits_of, name_of
 from mindformers_glm.checkpoint.formats.folder import FolderWriter
 from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
-from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import tokenizer_contents
 from mindformers_glm.checkpoint.load.source import WeightSource
-from mindformers_glm.models.build import build_model
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.initial import unfilled
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.naming import bits_of as held_bits
 from mindformers_glm.models.naming import expected_shapes, is_head, rename
-from mindformers_glm.models.w8a8 import make_w8a8
 from mindformers_glm.ops.quantized import SCALE, quantize, relative_error
 from mindformers_glm.ops.w8a8 import Layer
 from mindformers_glm.quantization.calibrate import Choice, Lost, layers_of
-from mindformers_glm.quantization.walk import floats
 
 _W8A8 = ("weight", "input_scale", "input_offset", "quant_bias", "deq_scale")
 
@@ -92,13 +88,7 @@ def _tied(config: NetworkConfig) -> Iterable[str]:
 def network_of(source: WeightSource, config: NetworkConfig, made: Mapping[str, np.ndarray]) -> nn.Cell:
     """The quantised network, for inference: integers, or W8A8 layers where `made` has such."""
     wide = {"param_init_type": "float32", "compute_dtype": "float32"}
-    with unfilled():
-        model = build_model(config.model_copy(update=wide)).set_train(False)
-    layers = layers_of(made)
-    if layers:
-        make_w8a8(model, layers)
-    load_into(model, Overlaid(source, made))
-    return model
+    return network_with_weights(config.model_copy(update=wide), Overlaid(source, made), layers_of(made))
 
 
 def write_ours(

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindformers_glm.checkpoint.load.into import float_rows, load_into
+from mindformers_glm.assembly.pieces import stage_with_weights
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import DataError
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.initial import unfilled
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.linear import Linear
 
@@ -48,12 +47,7 @@ class Walk:
 
     def layer(self, index: int) -> nn.Cell:
         """The stage with layer `index` and float32 weights; the first has the embedding, the last the head."""
-        network = FAMILIES.of(self.config).network_class()
-        with unfilled():
-            stage = network(self.config, part=self.stages.part(index)).set_train(False)
-        names = {parameter.name for parameter in stage.get_parameters()}
-        load_into(stage, {name: floats(self.source, name) for name in self.source.names if name in names})
-        return stage
+        return stage_with_weights(self.source, self.config, self.stages.part(index))
 
     def outputs(self, stage: nn.Cell) -> Iterator[np.ndarray]:
         """What a stage makes of each row's states, in order: states (T, D), of the last logits (T, V).
@@ -85,14 +79,6 @@ def _blocks(rows: Sequence[np.ndarray]) -> list[list[int]]:
             total = len(row)
         made[-1].append(number)
     return made
-
-
-def floats(source: WeightSource, name: str) -> np.ndarray:
-    """A weight of a source as float32."""
-    shape = source.shape(name)
-    if len(shape) == 2:
-        return float_rows(source, name, 0, shape[0])
-    return np.asarray(source.read(name), np.float32)
 
 
 class Watched:
