@@ -185,8 +185,8 @@ def adapter_names(given: list[str]) -> dict[str, str]:
 
 def load_served(
     chosen: argparse.Namespace, settings: ServerSettings, adapters: dict[str, str]
-) -> tuple[Served, list[Served], Callable[[str, str], Served]]:
-    """The base, its adapters, and what loads more of them.
+) -> tuple[Served, list[Served], Callable[[str, str], Served] | None]:
+    """The base, its adapters, and what loads more of them; None where there can be none.
 
     Raises:
         UserError: whatever is missing or does not fit.
@@ -232,7 +232,7 @@ def load_served(
 
 def load_export(
     chosen: argparse.Namespace, settings: ServerSettings, adapters: dict[str, str]
-) -> tuple[Served, list[Served], Callable[[str, str], Served]]:
+) -> tuple[Served, list[Served], Callable[[str, str], Served] | None]:
     """An exported model in MindSpore Lite.
 
     Raises:
@@ -265,8 +265,4 @@ def load_export(
     except ConfigError:
         lite.close()
         raise
-
-    def load_adapter(name: str, path: str) -> Served:
-        raise ConfigError("lora_path", path, "An export takes no adapters: merge it before you export.")
-
-    return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), [], load_adapter
+    return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), [], None
