@@ -60,6 +60,7 @@ CASES = [[[5, 1, 10], [16]], [[33, 20, 40, 7], [64, 36]], [[130, 3, 67]]]
     [*((case, kernels, {}) for case in CASES for kernels in (True, False)), (CASES[1], True, {"pre_seq_len": 4})],
 )
 @pytest.mark.slow_where(lambda mode, lengths, kernels: mode == "graph" and not (lengths == CASES[0] and kernels))
+@pytest.mark.slow_where(lambda lengths, kernels, changes: not changes and kernels == (lengths == CASES[1]))
 def test_loss_and_gradients_are_those_of_the_sequences_apart(lengths, kernels, changes, mode):
     """Also of a learned prefix, which is not rotated: there positions restart with each sequence."""
     width = max(sum(sizes) for sizes in lengths) + 2

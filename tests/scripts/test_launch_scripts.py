@@ -40,8 +40,10 @@ with open(os.path.join(os.environ["FAKE_OUT"], f"started_{rank}.json.part"), "w"
     json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), **{n: os.environ.get(n) for n in names}}, stream)
 os.rename(stream.name, stream.name[:-5])
 print(f"hello from rank {rank}", flush=True)
+end = time.monotonic() + (float(os.environ.get("FAKE_SLEEP", "0")) if str(rank) != os.environ.get("FAKE_FAILS") else 1)
 try:
-    time.sleep(float(os.environ.get("FAKE_SLEEP", "0")) if str(rank) != os.environ.get("FAKE_FAILS") else 1)
+    while time.monotonic() < end and not os.path.exists(os.path.join(os.environ["FAKE_OUT"], "release")):
+        time.sleep(0.05)
 except KeyboardInterrupt:
     time.sleep(2)  # saving takes its time
     open(os.path.join(os.environ["FAKE_OUT"], f"saved_{rank}"), "w").close()
@@ -313,12 +315,13 @@ def test_under_nohup_a_closed_terminal_means_nothing(job, root):
     process = subprocess.Popen(
         command,
         cwd=job.folder,
-        env={**job.environment, "FAKE_SLEEP": "3"},
+        env={**job.environment, "FAKE_SLEEP": "60"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     job.wait_for_ranks(8)
     process.send_signal(signal.SIGHUP)
+    (job.folder / "release").touch()  # the ranks may end
     process.communicate(timeout=60)
     assert process.returncode == 0 and not list(job.folder.glob("saved_*"))
 
