@@ -119,7 +119,7 @@ def test_a_finished_run_trains_no_further(toy, tmp_path):
 def test_a_finished_run_renews_the_network_of_a_run_that_died_before_writing_it(toy, tmp_path):
     data = toy.dataset()
     monitor = CheckpointMonitor(prefix="toy", save_checkpoint_steps=6, save_trainable_params=True)
-    state = fit(toy.run(tmp_path, data), data, SCHEDULE, [monitor])
+    state = fit(toy.run(tmp_path, data, step=toy.nudge()), data, SCHEDULE, [monitor])
     network = tmp_path / "checkpoint_network/rank_0/toy_rank_0-network.ckpt"
     trainable = tmp_path / "checkpoint_trainable/rank_0/toy_rank_0-trainable_params.ckpt"
     right = [network.read_bytes(), trainable.read_bytes()]
@@ -127,7 +127,7 @@ def test_a_finished_run_renews_the_network_of_a_run_that_died_before_writing_it(
     meta = path.with_name("meta.json")
 
     def resume():
-        resumed = toy.run(tmp_path, data)
+        resumed = toy.run(tmp_path, data, step=toy.nudge())
         resumed.restore(read_train_state(path), place=str(path))
         fit(resumed, data, SCHEDULE, [CheckpointMonitor(prefix="toy", save_trainable_params=True)])
         return [network.read_bytes(), trainable.read_bytes()]
@@ -183,7 +183,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(toy, tmp_pat
     monitor = CheckpointMonitor(prefix="toy", save_checkpoint_steps=100)
     before = signal.getsignal(number)
     with pytest.raises(TrainingStopped) as caught:
-        fit(toy.run(tmp_path, data), data, SCHEDULE, [monitor, seen, StopAt(4, number)])
+        fit(toy.run(tmp_path, data, step=toy.nudge()), data, SCHEDULE, [monitor, seen, StopAt(4, number)])
     path = tmp_path / "checkpoint/rank_0/toy_rank_0-1_4.ckpt"
     assert str(caught.value) == (f"Interrupted after step 4 of 12. Saved {path}. To go on, set resume_training: True.")
     assert path.is_file()
@@ -195,12 +195,12 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(toy, tmp_pat
 def test_an_interrupt_without_a_checkpoint_monitor_says_that_nothing_was_saved(toy, tmp_path):
     data = toy.dataset()
     with pytest.raises(TrainingStopped, match="after step 2 of 12. Nothing was saved"):
-        fit(toy.run(tmp_path, data), data, SCHEDULE, [StopAt(2)])
+        fit(toy.run(tmp_path, data, step=toy.nudge()), data, SCHEDULE, [StopAt(2)])
 
 
 def test_an_interrupt_in_the_last_step_is_no_interrupt(toy, tmp_path):
     data, seen = toy.dataset(), Recorder()
-    fit(toy.run(tmp_path, data), data, SCHEDULE, [seen, StopAt(12)])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, SCHEDULE, [seen, StopAt(12)])
     assert seen.events[-2:] == ["on_train_end", "close"]
 
 
@@ -248,14 +248,14 @@ def test_an_error_reaches_the_callbacks_and_the_caller(toy, tmp_path):
     data = Spoilt(toy.dataset(), 3, broken)
     monitor, seen = CheckpointMonitor(prefix="toy", save_checkpoint_steps=100, exception_save=True), Recorder()
     with pytest.raises(OSError, match="disk gone"):
-        fit(toy.run(tmp_path, data), data, SCHEDULE, [monitor, seen])
+        fit(toy.run(tmp_path, data, step=toy.nudge()), data, SCHEDULE, [monitor, seen])
     assert seen.events[-2:] == ["on_error", "close"]
     assert (tmp_path / "checkpoint/rank_0/toy_rank_0-1_3.ckpt").is_file()
 
 
 def test_a_run_resumes_only_on_the_same_data(toy, tmp_path):
     data = toy.dataset()
-    state = fit(toy.run(tmp_path, data, plan={"max_steps": 4}), data, SCHEDULE)
+    state = fit(toy.run(tmp_path, data, step=toy.nudge(), plan={"max_steps": 4}), data, SCHEDULE)
     saved = state.capture()
     with pytest.raises(CheckpointError, match="a.ckpt: it was saved with seed 3, and this run has 4. The order of the"):
         toy.run(tmp_path, toy.dataset(seed=4)).restore(saved, place="a.ckpt")
@@ -263,7 +263,7 @@ def test_a_run_resumes_only_on_the_same_data(toy, tmp_path):
 
 def test_another_number_of_ranks_or_rows_per_batch_goes_on_at_the_same_sample(toy, tmp_path):
     data = toy.dataset(batch_size=4)
-    saved = fit(toy.run(tmp_path, data, plan={"max_steps": 4}), data, SCHEDULE).capture()
+    saved = fit(toy.run(tmp_path, data, step=toy.nudge(), plan={"max_steps": 4}), data, SCHEDULE).capture()
     for size, ranks, done in ((2, 2, 4), (8, 1, 2), (2, 1, 8)):
         state = toy.run(tmp_path, toy.dataset(batch_size=size), data_ranks=ranks)
         state.restore(saved, place="a.ckpt")
@@ -274,11 +274,11 @@ def test_another_number_of_ranks_or_rows_per_batch_goes_on_at_the_same_sample(to
 
 def test_history_and_curve_lie_beside_the_run_and_go_on_after_a_resume(toy, tmp_path):
     data = toy.dataset()
-    state = fit(toy.run(tmp_path, data, plan={"max_steps": 7}), data, SCHEDULE, [LossHistory()])
+    state = fit(toy.run(tmp_path, data, step=toy.nudge(), plan={"max_steps": 7}), data, SCHEDULE, [LossHistory()])
     saved = state.capture().snapshot()
-    state.plan, state.resumed = toy.run(tmp_path, data).plan, True
+    state.plan, state.resumed = toy.run(tmp_path, data, step=toy.nudge()).plan, True
     fit(state, data, SCHEDULE, [LossHistory()])
-    resumed = toy.run(tmp_path, data)
+    resumed = toy.run(tmp_path, data, step=toy.nudge())
     resumed.restore(saved, place="a.ckpt")
     fit(resumed, data, SCHEDULE, [LossHistory()])
     records = read_history(tmp_path / "loss_history.jsonl")
