@@ -107,7 +107,7 @@ def test_an_overflow_shows_in_the_line(toy, tmp_path, lines):
 
 def test_mindspores_own_monitors(toy, tmp_path, lines):
     data = toy.dataset()
-    fit(toy.run(tmp_path, data), data, lambda step: 0.01, [LossMonitor(3), TimeMonitor()])
+    fit(toy.run(tmp_path, data, step=toy.nudge()), data, lambda step: 0.01, [LossMonitor(3), TimeMonitor()])
     found = lines()
     assert [text[:16] for text in found if "loss is" in text] == [
         f"epoch: {epoch} step: {step}"[:16] for epoch in (1, 2) for step in (3, 6)
@@ -305,7 +305,7 @@ def test_the_curve_is_left_out_without_matplotlib(toy, tmp_path, monkeypatch, li
 
     data = toy.dataset()
     monkeypatch.setattr(builtins, "__import__", without)
-    fit(toy.run(tmp_path, data, plan={"max_steps": 2}), data, lambda step: 0.01, [LossHistory()])
+    fit(toy.run(tmp_path, data, step=toy.nudge(), plan={"max_steps": 2}), data, lambda step: 0.01, [LossHistory()])
     assert not (tmp_path / "loss_curve.png").exists()
     assert any("mindformers_glm[plot]" in text for text in lines())
 

@@ -85,7 +85,7 @@ def test_a_tracker_of_ones_own_is_one_class(toy, tmp_path):
     TRACKERS.register("mine")(Mine)
     data = toy.dataset()
     (tracker,) = build_trackers([{"type": "mine", "collect_freq": 5}])
-    state = toy.run(tmp_path / "r", data)
+    state = toy.run(tmp_path / "r", data, step=toy.nudge())
     state.evaluations.append((0, {"PPL": 3.0}))
     fit(state, data, lambda step: 0.01, [Tracking(tracker, {"a": {"b": 1, "c": None}})])
     assert heard[0] == ("begin", "r", {"a.b": 1}) and heard[-1] == ("end", "finished")
