@@ -134,7 +134,7 @@ class _CausalKernel(nn.Cell):
         def shapes(x, cos, sin):
             return (x[0], width), (x[0] // cos[2], heads, cos[2])
 
-        self.forward = operator("GlmAttention", shapes, (ms.float32, ms.float32))
+        self.forward = operator("GlmAttention", shapes, (ms.float32, ms.float32), told=f"{heads} heads")
         self.back = operator("GlmAttentionBack", lambda x, cos, sin, out, logs, dout: x)
 
     def construct(self, x, cos, sin):
@@ -154,7 +154,7 @@ class _PackedKernel(nn.Cell):
         def shapes(x, cos, sin, first):
             return (x[0], width), (x[0] // cos[2], heads, cos[2])
 
-        self.forward = operator("GlmPackedAttention", shapes, (ms.float32, ms.float32))
+        self.forward = operator("GlmPackedAttention", shapes, (ms.float32, ms.float32), told=f"{heads} heads")
         self.back = operator("GlmPackedAttentionBack", lambda x, cos, sin, first, out, logs, dout: x)
 
     def construct(self, x, cos, sin, first):

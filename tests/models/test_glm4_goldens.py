@@ -12,6 +12,7 @@ from tiny_networks import loss_and_gradients
 
 from mindformers_glm import AutoModel
 from mindformers_glm.checkpoint.load.names import NAMINGS, meaning, targets
+from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
 
 FORMS = ["chat_vocab", "chat_hf", "chat_hf/chatglm_form", "chat_1m", "edge_1_5b", "edge_4b"]
 FORMS += ["glm4_9b_0414", "glm4_32b_0414", "chatglm3_128k", "codegeex2"]
@@ -40,11 +41,22 @@ def run(model, ids):
     return model(Tensor([ids], ms.int32)).asnumpy()[0]
 
 
+def test_the_training_kernel_is_used_where_heads_turn_whole(golden):
+    """Not half of each head alone: GLM-Edge trains by the compiled attention as the others do."""
+    for form in ("edge_1_5b", "glm4_9b_0414"):
+        attention = Case(golden, form).model.transformer.encoder.layers[0].self_attention
+        assert attention.may_be_whole and attention.whole.kernel_is_on
+
+
 def close(got, expected, tolerance=1e-4):
     assert np.abs(got - expected).max() < tolerance * max(1.0, np.abs(expected).max() / 10)
 
 
 def test_logits(case):
+    assert_logits(case)
+
+
+def assert_logits(case):
     for place, ids in enumerate(case.inputs):
         logits, step = run(case.model, ids), case.meta["logits_step"]
         close(logits[:, ::step], case.expected[f"logits_slice_{place}"])
@@ -82,6 +94,40 @@ def test_stop_ids(case):
 
 
 def test_loss_and_gradients(case):
+    assert_gradients(case)
+
+
+BIG = ("chat_vocab", "edge_1_5b")  # vocabularies of true size
+
+
+@pytest.mark.parametrize("form", [pytest.param(form, marks=[pytest.mark.slow] * (form in BIG)) for form in FORMS])
+def test_formulas(golden, form, monkeypatch):
+    """Without compiled kernels the same logits, loss and gradients."""
+    monkeypatch.setenv("GLM_KERNELS", "off")
+    case = Case(golden, form)
+    assert not [cell for _, cell in case.model.cells_and_names() if getattr(cell, "kernel_is_on", False)]
+    assert_logits(case)
+    assert_gradients(case)
+
+
+@pytest.mark.parametrize("kernels", ["auto", pytest.param("off", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", FORMS)
+def test_prompts_in_pieces(golden, form, kernels, monkeypatch):
+    """The cache filled by pieces of three and seven tokens, all rows at once: the same greedy tokens, and the same
+    scores as the whole forward."""
+    monkeypatch.setenv("GLM_KERNELS", kernels)
+    case = Case(golden, form)
+    new = 48 if kernels == "auto" else 12
+    for chunk in (3, 7):
+        engine = MindSporeEngine(case.model, chunk=chunk)
+        found = generate(engine, case.inputs, GenerationConfig(max_new_tokens=new, eos_token_id=[]))
+        for place, (one, ids) in enumerate(zip(found, case.inputs, strict=True)):
+            assert one.ids == case.expected[f"greedy_{place}"][len(ids) : len(ids) + new].tolist()
+        (score,) = engine.score(case.inputs[2][:1], [case.inputs[2][1:]])
+        close(-np.asarray(score.logprobs), case.expected["nll_2"])
+
+
+def assert_gradients(case):
     """Of every weight; where the table of token vectors is the output layer too, the sum of both uses."""
     ids, labels = case.expected["train_ids"], case.expected["train_labels_unshifted"]
     shifted = np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], 1)

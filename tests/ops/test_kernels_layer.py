@@ -80,13 +80,13 @@ def test_swiglu(mode, rows, width):
 class Layerwise(nn.Cell):
     """Attention as a layer does it, by the kernel or by the formulas."""
 
-    def __init__(self, *, batch, heads, kv_heads, channels, tokens):
+    def __init__(self, *, batch, heads, kv_heads, channels, tokens, rotated=None):
         super().__init__()
         self.batch, self.heads, self.kv_heads, self.channels = batch, heads, kv_heads, channels
         self.whole = CausalAttention(heads=heads, head_dim=channels)
-        self.rotate = RotateHeadsWithGradient(heads=heads, kv_heads=kv_heads, channels=channels)
+        self.rotate = RotateHeadsWithGradient(heads=heads, kv_heads=kv_heads, channels=channels, rotated=rotated)
         self.attention = AttentionWithGradient()
-        table = rotary_table(length=tokens, channels=channels)
+        table = rotary_table(length=tokens, channels=channels, rotated=rotated)
         scale = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
         factor, offset = scale
         self.cos = Tensor(table[None, None, :, 0] * factor + offset)
@@ -117,6 +117,21 @@ def test_causal_attention(mode, batch, tokens, heads, kv_heads, channels):
             np.testing.assert_allclose(by_kernel, cell(x).asnumpy(), atol=1e-5)
         return
     both_ways(cell, (1,), numbers(batch * tokens, heads * channels, seed=2), x)
+
+
+def test_whole_heads_that_turn(mode):
+    cell = Layerwise(batch=2, heads=4, kv_heads=1, channels=16, tokens=37, rotated=16)
+    both_ways(cell, (1,), numbers(2 * 37, 4 * 16, seed=2), numbers(2 * 37, 6 * 16, seed=1, size=2))
+
+
+def test_two_networks_whose_rows_are_equally_wide(mode):
+    """MindSpore keeps the shapes of an operator's outputs by the shapes of its inputs: heads are no part of these."""
+    for heads in (4, 6, 2):  # with 2, 1 and 3 heads of keys
+        cell = CausalAttention(heads=heads, head_dim=8)
+        cos, sin = Tensor(np.ones((1, 8, 5, 8), np.float32)), Tensor(np.zeros((1, 8, 5, 8), np.float32))
+        x = numbers(5, 64, seed=heads)
+        assert cell(x, cos, sin).shape == (5, heads * 8)
+        assert cell.packed(x, cos, sin, ops.zeros((1, 5), ms.int32)).shape == (5, heads * 8)
 
 
 @pytest.mark.usefixtures("pynative")

@@ -78,9 +78,6 @@ class SelfAttention(nn.Cell):
         self.core = CoreAttention(config, with_gradient=core_with_gradient)
         self.whole = CausalAttention(heads=self.heads, head_dim=self.head_dim, flash=config.use_flash_attention)
         by_formula = self.core.drop is not None or not (core_with_gradient or self.whole.is_ascend)
-        if config.rotary_percent != 0.5:  # the kernel turns half a head
-            by_formula = True
-            log_once("rotary_percent: attention is computed by formulas where not half of each head turns.")
         self.may_be_whole = self.grouped and not by_formula
         if config.use_flash_attention and runtime.device_target() == "Ascend":
             has_it = self.whole.is_ascend and self.may_be_whole and self.dtype != ms.float32 and not config.has_prefix

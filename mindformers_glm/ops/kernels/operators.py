@@ -20,18 +20,20 @@ from mindformers_glm.ops.kernels.library import library_file
 
 
 def operator(
-    name: str, shape: Callable[..., Any], dtype: Any = ms.float32, *, library: Path | None = None
+    name: str, shape: Callable[..., Any], dtype: Any = ms.float32, *, library: Path | None = None, told: str = ""
 ) -> ops.Custom | None:
     """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
 
-    `library` is another one (plugin.py). None where there is no library for this device, or kernels are switched off.
+    `library` is another one (plugin.py). `told` is what else `shape` goes by: PyNative keeps shapes for each operator,
+    its attributes and its inputs' shapes. None where there is no library for this device, or kernels are switched off.
     """
     own = library_file()
     if own is None:
         return None
     path = own if library is None else library
     kind = tuple(dtype) if isinstance(dtype, (tuple, list)) else dtype
-    return _Operator(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
+    made = _Operator(f"{path}:{name}", out_shape=shape, out_dtype=lambda *_: kind, func_type="aot")
+    return made.add_prim_attr("told", told) if told else made
 
 
 def writing_operator(name: str) -> ops.Custom | None:
