@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mindformers_glm import tokenizers  # noqa: F401
+from mindformers_glm.checkpoint.load import model_files  # noqa: F401
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.quantization.schemes import registered  # noqa: F401
 from mindformers_glm.registry import TRAINERS

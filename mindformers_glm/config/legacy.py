@@ -111,6 +111,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect("infer.pa_block_size", _never, "as infer.paged_attention"),
     NoEffect("infer.pa_num_blocks", _never, "as infer.paged_attention"),
     NoEffect("load_ckpt_format", _never, "the form of a checkpoint is recognised from its content"),
+    NoEffect("use_legacy", _never, "one network stands for both"),
     NoEffect("micro_batch_interleave_num", _above(1), _SEMI),
     NoEffect("context.enable_graph_kernel", _true, _GRAPHS),
     NoEffect(

@@ -24,6 +24,7 @@ from mindformers_glm.config.legacy import (
 )
 from mindformers_glm.config.loader import DATASET_TASKS, read_yaml, reads_as_text
 from mindformers_glm.config.overrides import apply, parse_overrides
+from mindformers_glm.config.pretrained import with_folder
 from mindformers_glm.config.ranges import boundless
 from mindformers_glm.config.retyped import without_inherited
 from mindformers_glm.config.rules import TRAINING, check_rules, rate_of, world_size
@@ -189,7 +190,7 @@ def make_config(values: Mapping[str, Any], *, source: str = "configuration") -> 
     Raises:
         ConfigErrors: every fault in it.
     """
-    values, notes = without_inherited(values)
+    values, notes = without_inherited(with_folder(values))
     values = benchmark_of_metric(normalise({"run_mode": default_mode(values), **values}))
     schema, faults = check_schema(values)
     known = _quantised(schema.to_dict()) if schema else values

@@ -175,6 +175,8 @@ class RunSchema(SectionModel):
     only_save_strategy: bool = False
     transform_process_num: Count = 1
     load_ckpt_format: Literal["ckpt", "safetensors"] | None = None
+    pretrained_model_dir: str | None = None
+    use_legacy: bool | None = None
     lr_scale: bool = False
     lr_scale_factor: Count = 256
     # users' own classes

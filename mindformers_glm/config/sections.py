@@ -32,8 +32,8 @@ def _device(value: Any) -> Any:
 
 def _parallel_mode(value: Any) -> Any:
     name = value.lower() if isinstance(value, str) else value
-    if name == "stand_alone":
-        return 0
+    if name in ("stand_alone", "manual_parallel"):  # the second: layers that know their ranks, as all do here
+        return 0 if name == "stand_alone" else 1
     return _PARALLEL_MODES.index(name) if name in _PARALLEL_MODES else value
 
 

@@ -218,6 +218,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "only_save_strategy": ("write the strategy files and stop", "只写出策略文件"),
     "transform_process_num": ("processes that re-shard", "转换权重的进程数"),
     "load_ckpt_format": ("form of the weights", "权重格式"),
+    "pretrained_model_dir": ("Hugging Face folder that says network, weights and tokenizer", "Hugging Face 目录，网络、权重、分词器都取自其中"),
+    "use_legacy": ("MindFormers' older networks (True) or its Mcore networks", "使用 MindFormers 的旧网络（True）或 Mcore 网络"),
     "lr_scale": ("refused: multiplied the rate by devices and batch size", "不支持：按设备数和批大小放大学习率"),
     "lr_scale_factor": ("divisor of lr_scale", "lr_scale 的除数"),
     # the rest

@@ -13,9 +13,10 @@ from typing import Any
 
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.loader import read_yaml
+from mindformers_glm.config.pretrained import TOKENIZED
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.family import FAMILIES, Family
-from mindformers_glm.registry import TOKENIZERS
+from mindformers_glm.registry import SERVICES, TOKENIZERS
 from mindformers_glm.tokenizers import files
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -129,3 +130,11 @@ def _by_words(text: str) -> Family | None:
 
 def _object(path: Path) -> dict[str, Any]:
     return files.read_settings(path) if path.is_file() else {}
+
+
+def _told(folder: str) -> dict[str, str]:
+    """The section of the tokenizer in the folder of a model."""
+    return {"type": tokenizer_class(folder), "vocab_file": str(files.vocabulary_in(Path(folder)))}
+
+
+SERVICES[TOKENIZED] = _told

@@ -14,11 +14,12 @@ from mindformers_glm.checkpoint.load.names import Naming
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.config.loader import read_yaml
+from mindformers_glm.config.pretrained import DESCRIBED
 from mindformers_glm.errors import CheckpointError, ConfigError, ConfigErrors
 from mindformers_glm.files import read_json
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.registry import CONFIGS
+from mindformers_glm.registry import CONFIGS, SERVICES
 from mindformers_glm.tokenizers import files as tokenizer_files
 from mindformers_glm.tokenizers.chatglm import belongs
 
@@ -84,7 +85,7 @@ def config_file(config: NetworkConfig, form: str, naming: Naming) -> tuple[str, 
     """Name and text of the configuration as the readers of a form want it.
 
     `mf10`: config.yaml with model.arch and model.model_config, and how `naming` keeps the weights; `hf`: the official
-    config.json; `native`: the config.json of transformers' GlmForCausalLM.
+    config.json; `native`, `mcore`: the config.json of transformers' GlmForCausalLM.
     """
     if form == "mf10":
         values = to_yaml(config)
@@ -96,7 +97,8 @@ def config_file(config: NetworkConfig, form: str, naming: Naming) -> tuple[str, 
         defaults = Storage()._asdict()
         values["model"]["model_config"].update({k: v for k, v in flags.items() if v != defaults[k]})
         return CONFIG_YAML, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return CONFIG_JSON, json.dumps(FAMILIES.of(config).written(config, form), indent=2) + "\n"
+    written = FAMILIES.of(config).written(config, "native" if form == "mcore" else form)
+    return CONFIG_JSON, json.dumps(written, indent=2) + "\n"
 
 
 def to_yaml(config: NetworkConfig) -> dict[str, Any]:
@@ -172,3 +174,15 @@ def _read_json(path: Path) -> NetworkConfig:
         return FAMILIES.read_config(given, path)
     except ConfigErrors as error:
         raise ConfigErrors(str(path), error.errors) from error
+
+
+def _described(folder: str) -> dict[str, Any]:
+    """The section model.model_config that the folder of a model states."""
+    found = model_files(folder)
+    if found.config is None:
+        raise ConfigError("pretrained_model_dir", folder, "There is no config.json. Name the folder of a model.")
+    stated = found.config.model_dump(mode="json", exclude_unset=True)
+    return {"type": type(found.config).__name__, **stated}
+
+
+SERVICES[DESCRIBED] = _described
