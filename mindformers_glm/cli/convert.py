@@ -1,9 +1,9 @@
 """Converts a checkpoint: `mindformers-glm convert --input_path DIR_OR_FILE --output_path OUT [--to FORM]`.
 
 Reads official folders (safetensors or .bin), MindFormers .ckpt of every era, PEFT adapters, our folders, and
-registered names, Megatron folders. Forms to write: ours, hf, transformers, mindformers, mindformers-1.2,
-mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to nearest), gguf (one file for
-llama.cpp), megatron (mcore folders of ModelLink, with --tp and --pp).
+registered names, Megatron folders. Forms to write: ours, hf, transformers, mcore (Mcore of MindFormers 2),
+mindformers, mindformers-1.2, mindformers-1.5, peft, official-int4, official-int8, gptq (4 bits in groups, rounded to
+nearest), gguf (one file for llama.cpp), megatron (mcore folders of ModelLink, with --tp and --pp).
 Without --to the output's name decides: .ckpt is `mindformers`, everything else `ours`; --reversed is `hf`.
 An interrupted conversion to a folder goes on with the first file that is not finished. A single .ckpt is written anew;
 until it is whole, an older one of that name stays.

@@ -64,6 +64,11 @@ def is_tied(name: str, config: NetworkConfig) -> bool:
     return of(config).is_tied(name, config)
 
 
+def tied(config: NetworkConfig) -> dict[str, str]:
+    """Weights that are the same parameter as another: name -> the one that stands in files. Empty where none is."""
+    return of(config).tied(config)
+
+
 def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of every weight that a network of this configuration has, without adapters."""
     return of(config).expected_shapes(config)

@@ -13,6 +13,7 @@ import pytest
 
 from mindformers_glm.checkpoint.convert.megatron import FILE, MegatronWeights, group_rows, is_megatron, write_megatron
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
+from mindformers_glm.checkpoint.formats.torch_write import write_torch
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import expected_shapes
@@ -131,3 +132,43 @@ def test_the_tool_converts_there_and_back(golden, root, tmp_path):
     assert set(before.entries) == set(after.entries)
     for name in before.entries:
         assert before.read_bits(name).tobytes() == after.read_bits(name).tobytes(), name
+
+
+SWITCHES = {
+    "norms of 0414": {"post_self_attn_layernorm": True, "post_mlp_layernorm": True, "add_qkv_bias": False},
+    "tied": {"tie_word_embeddings": True, "add_qkv_bias": False, "rotary_percent": 1.0, "multi_query_group_num": 4},
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (2, 2), (1, 4)])
+def test_every_switch_of_the_family_there_and_back(tmp_path, switches, tp, pp):
+    config = ChatGLM2Config(**{**CONFIG.model_dump(exclude_unset=True), **SWITCHES[switches]})
+    rng = np.random.default_rng(1)
+    whole = {name: rng.normal(size=shape).astype(np.float32) for name, shape in expected_shapes(config).items()}
+    write_megatron(whole, config, tmp_path, tp=tp, pp=pp)
+    back = MegatronWeights(tmp_path, config)
+    assert set(back) == set(whole)
+    for name, value in whole.items():
+        assert back[name].tobytes() == value.tobytes(), name
+    last = tmp_path / "iter_0000001" / (f"mp_rank_00_{pp - 1:03d}" if pp > 1 else "mp_rank_00")
+    model = load_like_torch(last / FILE)["model"]
+    table = whole["transformer.embedding.embedding_table"][: 32 // tp]
+    if switches == "tied":  # the table is on the last stage too, as the output layer; one stage has it once
+        assert ("output_layer.weight" in model) == (pp > 1)
+        if pp > 1:
+            np.testing.assert_array_equal(model["output_layer.weight"], table)
+    else:
+        assert {"decoder.layers.0.post_attn_norm.weight", "decoder.layers.0.post_mlp_layernorm.weight"} <= set(model)
+        assert not [name for name in model if name.endswith("linear_qkv.bias")]
+
+
+def test_megatron_cores_own_name_of_the_norm_behind_attention(tmp_path):
+    config = ChatGLM2Config(**{**CONFIG.model_dump(exclude_unset=True), **SWITCHES["norms of 0414"]})
+    whole = {name: np.full(shape, 2.0, np.float32) for name, shape in expected_shapes(config).items()}
+    write_megatron(whole, config, tmp_path)
+    file = tmp_path / "iter_0000001/mp_rank_00" / FILE
+    model = load_like_torch(file)["model"]
+    write_torch(file, {name.replace("post_attn_norm", "post_self_attn_layernorm"): model[name] for name in model})
+    back = MegatronWeights(tmp_path, config)
+    assert all(back[name].tobytes() == value.tobytes() for name, value in whole.items())

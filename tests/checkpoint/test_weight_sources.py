@@ -63,7 +63,7 @@ def test_every_naming_names_every_weight_once_and_is_read_back(naming):
             seen[block.name] = meaning(block.name)
             assert (seen[block.name].ours, seen[block.name].part) == (ours, index)
             assert seen[block.name].parts == len(blocks)
-    assert len(seen) == {"mf15": 28 * 12 + 3, "native": 28 * 11 + 3}.get(naming, 199)
+    assert len(seen) == {"mf15": 28 * 12 + 3, "native": 28 * 11 + 3, "mcore": 28 * 11 + 3}.get(naming, 199)
 
 
 def test_both_golden_forms_hold_the_same(golden):

@@ -23,6 +23,7 @@ _NAMINGS = {
     "mf10": "MindFormers to 1.1, and ours",
     "mf12": "MindFormers 1.2 and 1.3",
     "mf15": "MindFormers 1.5 and later, separate query, key and value",
+    "mcore": "Mcore of MindFormers 1.5 to 2.1",
     "": "the same in all namings",
 }
 

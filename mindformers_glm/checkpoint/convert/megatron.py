@@ -2,7 +2,10 @@
 
 Tensor ranks hold rows of query, key and value group by group (the heads of a group, its key, its value), and gate and
 up each by its part; pipeline ranks hold neighbouring layers, numbered from 0 on each. Names are those of mcore with
-local layers. Written from knowledge of the format; no ModelLink was at hand to read the files.
+local layers. `--use-glm-rope` turns neighbouring pairs as the official code does, so no row changes its place.
+`--post-norm` (GLM-4-0414) calls the norm behind attention `post_attn_norm`; Megatron-core's own
+`post_self_attn_layernorm` is read too. Where the output layer is tied to the embedding, the last of several stages has
+its table too, as the output layer. Written from knowledge of the format; no ModelLink was at hand to read the files.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,22 @@ import numpy as np
 from mindformers_glm.checkpoint.convert.arrays import ArraySource, Source
 from mindformers_glm.checkpoint.convert.checks import check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks, converted
-from mindformers_glm.checkpoint.formats.dtypes import FLOATS, bits_of, float_name, name_of, typed
+from mindformers_glm.checkpoint.formats.dtypes import FLOATS, float_name, typed
 from mindformers_glm.checkpoint.formats.folder import PREVIOUS, UNFINISHED, disk_fault
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.checkpoint.formats.torch_bin import open_torch_bin
+from mindformers_glm.checkpoint.formats.torch_write import write_torch
 from mindformers_glm.checkpoint.load.folders import MEGATRON_FILE as FILE
 from mindformers_glm.checkpoint.load.folders import is_megatron  # noqa: F401 - asked for here too
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.files import atomic_write, inside, read_small, sync_folder, write_text
+from mindformers_glm.files import inside, read_small, sync_folder, write_text
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.models.naming import expected_shapes, joins, megatron_name, weight
+from mindformers_glm.models.naming import expected_shapes, joins, megatron_name, tied, weight
 
 ITERATION, TRACKER = "iter_0000001", "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"^transformer\.encoder\.layers\.(\d+)\.")
-_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
+_AFTER_ATTENTION, _POST_NORM = ".post_self_attn_layernorm.", ".post_attn_norm."  # in Megatron-core, in ModelLink
 _RANK = re.compile(r"mp_rank_(\d{2})(?:_(\d{3}))?")
 
 
@@ -61,14 +63,6 @@ def check_division(config: NetworkConfig, tp: int, pp: int) -> None:
     if not config.multi_query_attention or config.add_bias_linear or not config.rmsnorm:
         fault = "Megatron's GLM has groups, RMSNorm and no bias but that of query, key and value"
         raise CheckpointError("model_config", fault, "This network cannot be written so.")
-    check_switches(config)
-
-
-def check_switches(config: NetworkConfig) -> None:
-    """Raises CheckpointError for a network whose norms or tied output layer have no name in Megatron's GLM."""
-    for key in ("post_self_attn_layernorm", "tie_word_embeddings"):
-        if getattr(config, key):
-            raise CheckpointError("model_config", f"Megatron's GLM has no {key}", "Use --to transformers.")
 
 
 def group_rows(value: np.ndarray, config: NetworkConfig) -> np.ndarray:
@@ -116,7 +110,7 @@ def stage_of(name: str, config: NetworkConfig, pp: int) -> tuple[int, str]:
     if match is None:
         return (0 if "embedding" in name else pp - 1), megatron_name(name)
     stage, layer = divmod(int(match.group(1)), config.num_layers // pp)
-    return stage, megatron_name(name, layer)
+    return stage, megatron_name(name, layer).replace(_AFTER_ATTENTION, _POST_NORM)
 
 
 def rank_folder(tensor: int, stage: int, pp: int) -> str:
@@ -129,6 +123,8 @@ def rank_parts(config: NetworkConfig, tp: int, pp: int) -> Iterator[tuple[str, i
     places = {name: stage_of(name, config, pp) for name in expected_shapes(config)}
     for stage in range(pp):
         here = {name: place for name, (one, place) in places.items() if one == stage}
+        if 0 < stage == pp - 1:
+            here |= {table: megatron_name(head) for head, table in tied(config).items()}
         for tensor in range(tp):
             yield f"{ITERATION}/{rank_folder(tensor, stage, pp)}/{FILE}", tensor, here
 
@@ -285,12 +281,12 @@ class MegatronWeights(Mapping):
 
     def dtype(self, name: str) -> str:
         """Type of a weight in its file."""
-        stage, place = stage_of(name, self.config, self.pp)
+        stage, place = self._place(name)
         return self._file(0, stage, place).entries[place].dtype
 
     def read_bits(self, name: str) -> np.ndarray:
         """The whole weight's bits, from the parts of all tensor ranks."""
-        stage, place = stage_of(name, self.config, self.pp)
+        stage, place = self._place(name)
         dtype, axes, wanted = self.dtype(name), len(self._shapes[name]), math.prod(self._shapes[name])
         parts = []
         for tensor in range(self.tp):
@@ -317,8 +313,14 @@ class MegatronWeights(Mapping):
     def _file(self, tensor: int, stage: int, place: str) -> TensorFile:
         file = self._files[tensor, stage]
         if place not in file.entries:
-            raise CheckpointError(str(file.path), f"no tensor {place}", "Is it ChatGLM2/3 with mcore names?")
+            raise CheckpointError(str(file.path), f"no tensor {place}", "Is it a GLM with mcore names?")
         return file
+
+    def _place(self, name: str) -> tuple[int, str]:
+        """The stage of a weight, and its name there."""
+        stage, place = stage_of(name, self.config, self.pp)
+        other = place.replace(_POST_NORM, _AFTER_ATTENTION)
+        return stage, other if other in self._files[0, stage].entries else place
 
 
 def _iteration(folder: Path) -> Path:
@@ -330,71 +332,3 @@ def _iteration(folder: Path) -> Path:
         fault = f"it names no iteration ({told[:40]!r})"
         raise CheckpointError(str(folder / TRACKER), fault, "Name the folder of the iteration itself.")
     return inside(folder, f"iter_{int(told):07d}" if told.isdecimal() else told, told_by=folder / TRACKER)
-
-
-def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `{"model": tensors, "checkpoint_version": 3.0, "iteration": 1}` as torch.save does, without PyTorch."""
-    pickle, arrays = _Pickle(), []
-    pickle.mark_dict()
-    pickle.text("model")
-    pickle.mark_dict()
-    for number, (name, value) in enumerate(tensors.items()):
-        arrays.append(np.ascontiguousarray(bits_of(value)))
-        pickle.text(name)
-        pickle.tensor(str(number), _STORAGES[name_of(value)], value.shape)
-    pickle.raw(b"u")
-    pickle.text("checkpoint_version")
-    pickle.raw(b"G" + struct.pack(">d", 3.0))
-    pickle.text("iteration")
-    pickle.number(1)
-    pickle.raw(b"u.")
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        archive.writestr("archive/data.pkl", bytes(pickle.data))
-        archive.writestr("archive/byteorder", "little")
-        for number, array in enumerate(arrays):
-            archive.writestr(f"archive/data/{number}", array.tobytes())
-        archive.writestr("archive/version", "3\n")
-
-
-class _Pickle:
-    """The few operations of pickle protocol 2 that a table of tensors needs."""
-
-    def __init__(self) -> None:
-        self.data = bytearray(b"\x80\x02")
-
-    def raw(self, code: bytes) -> None:
-        self.data += code
-
-    def mark_dict(self) -> None:
-        self.raw(b"}(")
-
-    def text(self, text: str) -> None:
-        encoded = text.encode()
-        self.raw(b"X" + struct.pack("<I", len(encoded)) + encoded)
-
-    def number(self, value: int) -> None:
-        if value < 2**31:
-            self.raw(b"J" + struct.pack("<i", value))
-        else:
-            self.raw(b"\x8a\x08" + struct.pack("<q", value))
-
-    def numbers(self, values: tuple[int, ...]) -> None:
-        self.raw(b"(")
-        for value in values:
-            self.number(value)
-        self.raw(b"t")
-
-    def tensor(self, key: str, storage: str, shape: tuple[int, ...]) -> None:
-        """A call of torch._utils._rebuild_tensor_v2 on a whole, dense storage."""
-        strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
-        self.raw(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-        self.text("storage")
-        self.raw(b"ctorch\n" + storage.encode() + b"\n")
-        self.text(key)
-        self.text("cpu")
-        self.number(int(np.prod(shape)))
-        self.raw(b"tQ")
-        self.number(0)
-        self.numbers(tuple(shape))
-        self.numbers(strides)
-        self.raw(b"\x89ccollections\nOrderedDict\n)RtR")

@@ -2,7 +2,8 @@
 
 Forms: `ours` (folder: config.yaml, safetensors shards with MindFormers 1.0 names, tokenizer, manifest), `hf` (the
 official folder), `official-int4`, `official-int8`, `gptq` (the same with packed integers), `transformers` (folder for
-GlmForCausalLM), `mindformers`, `mindformers-1.2`, `mindformers-1.5` (one .ckpt each) and `peft` (adapter folder).
+GlmForCausalLM), `mcore` (the same with the names of MindFormers' Mcore networks), `mindformers`, `mindformers-1.2`,
+`mindformers-1.5` (one .ckpt each) and `peft` (adapter folder).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ FORMS = {
     "ours": "mf10",
     "hf": "hf",
     "transformers": "native",
+    "mcore": "mcore",
     "mindformers": "mf10",
     "mindformers-1.2": "mf12",
     "mindformers-1.5": "mf15",
@@ -139,7 +141,7 @@ def plan_conversion(
     names, left_out = _chosen(source, form)
     if config is not None:
         check_complete(source, names, config)
-        if form == "transformers":
+        if form in ("transformers", "mcore"):
             FAMILIES.of(config).written(config, "native")  # raises where that network has no such flag
     check_adapter(source, names, config, pet_config)
     packing = packing_of(form, config) if config else None
@@ -166,7 +168,8 @@ def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:
             raise CheckpointError(str(source.path), "it has no LoRA to write as a PEFT adapter", "Give an adapter.")
         left_out.update({name: "belongs to the base model" for name in base})
         return chosen, left_out
-    if FORMS[form] in ("hf", "native") and adapters and (base or form == "transformers" or PREFIX_NAME not in adapters):
+    takes = FORMS[form] == "hf" and not base and PREFIX_NAME in adapters
+    if FORMS[form] in ("hf", "native", "mcore") and adapters and not takes:
         raise CheckpointError(
             str(source.path),
             f"it has {len(adapters)} adapter tensors, for which {form} has no place",

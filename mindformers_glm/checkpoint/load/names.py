@@ -20,6 +20,7 @@ _ALSO_LAYERS = {"linear.", "prev.", "stat.", "mu_", "eta_"}  # states, where a k
 _CACHE = re.compile(r"\.(key_past|value_past|key_cache|value_cache)$")
 _PREFIX = re.compile(r"^.*?(?=transformer\.|prefix_encoder\.)")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_MODEL = re.compile(r"^(?:module\.|model\.)+")  # before Megatron-core's names
 _LORA = re.compile(r"\.(?:mindpet_delta_|tk_delta_)?lora_([abmAB]|magnitude_vector)(?:\.default)?(?:\.weight)?$")
 _PROJECTION = re.compile(r"prefix_encoder\.\w*trans\.\d+\.(?:weight|bias)$")
 
@@ -70,6 +71,7 @@ NAMINGS = {
     "mf15": Naming("mf15", split_qkv=True, split_mlp=True),
     "hf": Naming("hf"),
     "native": Naming("native"),
+    "mcore": Naming("mcore", split_qkv=True),
 }
 
 
@@ -91,6 +93,7 @@ def _blocks(column: str) -> dict[str, tuple[str, int, int]]:
 
 
 _SPLIT, NATIVE_BLOCKS = _blocks("split"), _blocks("native")
+_MCORE = _blocks("mcore_split") | {row.mcore: (row.ours, 0, 1) for row in rows() if row.mcore}
 
 
 def meaning(name: str) -> Meaning:
@@ -107,8 +110,12 @@ def targets(ours: str, naming: Naming, config: NetworkConfig) -> list[Target]:
     if row is None:
         return []
     rows = row.shape(config)[0]
+    names: tuple[str, ...]
     if naming.name == "native":
-        names: tuple[str, ...] = row.native
+        names = row.native
+    elif naming.name == "mcore":
+        apart = naming.split_qkv if joins(row.ours) == "qkv" else naming.split_mlp
+        names = row.mcore_split if apart and row.mcore_split else (row.mcore,) if row.mcore else ()
     elif row.split and (naming.split_qkv if joins(row.ours) == "qkv" else naming.split_mlp):
         names = row.split
     else:
@@ -174,7 +181,8 @@ def _weight(name: str) -> Meaning | None:
             return Meaning(Kind.WEIGHT, rename(name, column, "ours"), "" if shared else naming)
     number = _LAYER.search(name)
     pattern = _LAYER.sub(".layers.{}.", name, count=1)
-    for naming, table in (("mf15", _SPLIT), ("native", NATIVE_BLOCKS)):
+    for naming, table in (("mf15", _SPLIT), ("native", NATIVE_BLOCKS), ("mcore", _MCORE)):
+        pattern = _MODEL.sub("", pattern) if naming == "mcore" else pattern
         if pattern in table and (number is not None) == ("{}" in pattern):
             ours, part, parts = table[pattern]
             return Meaning(Kind.WEIGHT, ours.format(*number.groups() if number else ()), naming, part, parts)

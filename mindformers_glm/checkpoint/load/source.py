@@ -69,7 +69,8 @@ class WeightSource:
     "gptq int4", "awq int4", "gguf Q4_0"). `format` is ckpt, safetensors, bin, gguf or chatglm.cpp.
     `naming` says whose names the files use: hf (official), mf10
     (MindFormers to 1.1, and ours), mf12 (1.2-1.3), mf15 (1.5 and later, separate query, key, value, gate and up),
-    native (GlmForCausalLM of transformers); empty when the names are the same in all. `state` lists optimizer and
+    native (GlmForCausalLM of transformers), mcore (Mcore of MindFormers 1.5 to 2.1);
+    empty when the names are the same in all. `state` lists optimizer and
     counter entries, `ignored` gives the reason for each entry that a network does not need, `unknown` lists the names
     nobody knows.
     """

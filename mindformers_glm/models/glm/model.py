@@ -20,7 +20,7 @@ from mindformers_glm.models.glm.cached import Cached, HiddenStates
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import Block, Recomputed
 from mindformers_glm.models.glm.stages import Part
-from mindformers_glm.models.glm.weights import HEAD, TABLE
+from mindformers_glm.models.glm.weights import tied
 from mindformers_glm.models.interface import NetworkParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.models.quantized import make_quantized
@@ -203,7 +203,7 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         self.transformer = ChatGLM2Model(config, part)
         if config.tie_word_embeddings and part.is_last:  # one parameter, whose gradient is the sum of both uses
             self.transformer.output_layer.weight = self.transformer.embedding.embedding_table
-        self.tied = {HEAD: TABLE} if config.tie_word_embeddings else {}
+        self.tied = tied(config)
         self.own: nn.Cell | None = None  # the tokens of a batch that this rank trains on
         self.tokens_divide_by = (1, 1)  # what a sequence and the rows of a batch must divide by while training
         self.loss, self.share = CrossEntropy(), None  # models/glm/parallelize.py replaces them

@@ -21,6 +21,8 @@ class Weight(NamedTuple):
     sizes of blocks joined along axis 0, each of which is cut alone, and `split` the names under which MindFormers
     1.5 and later keep these blocks as weights of their own. `native` is the name in the GlmForCausalLM that
     transformers itself contains, one name or one for each block; empty where that network has no such weight.
+    `mcore` is the name in Megatron-core's networks, MindFormers 1.5 to 2.1 among them, `mcore_split` the names that
+    MindFormers' files have where they keep the blocks of one apart.
     """
 
     ours: str
@@ -31,6 +33,8 @@ class Weight(NamedTuple):
     parts: Callable[[ChatGLM2Config], list[int]] | None = None
     split: tuple[str, ...] = ()
     native: tuple[str, ...] = ()
+    mcore: str = ""
+    mcore_split: tuple[str, ...] = ()
     is_matrix: bool = False  # of a linear layer, and so an integer where the configuration asks for that
     present: Callable[[ChatGLM2Config], bool] = lambda config: True
 
@@ -57,25 +61,30 @@ def _same(name: str, shape: Callable, shard_axis: int | None = None, **more) -> 
 
 
 TABLE, HEAD = "transformer.embedding.embedding_table", "transformer.output_layer.weight"
-_LAYER, _NATIVE = "transformer.encoder.layers.{}.", "model.layers.{}."
+_LAYER, _NATIVE, _MCORE = "transformer.encoder.layers.{}.", "model.layers.{}.", "decoder.layers.{}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _DENSE = _LAYER + "self_attention.dense"
 _UP, _DOWN = _LAYER + "mlp.dense_h_to_4h", _LAYER + "mlp.dense_4h_to_h"
 _QKV_SPLIT = tuple(_LAYER + f"self_attention.{name}" for name in ("wq", "wk", "wv"))
 _NATIVE_QKV = tuple(_NATIVE + f"self_attn.{name}_proj" for name in "qkv")
 _UP_SPLIT = tuple(_LAYER + f"mlp.{name}" for name in ("dense_left", "dense_right"))
+_MCORE_QKV = tuple(_MCORE + f"self_attention.linear_{name}" for name in "qkv")
+_MCORE_UP = tuple(_MCORE + f"mlp.{name}" for name in ("gating", "hidden"))
 
 
 def _with(suffix: str, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name + suffix for name in names)
 
 
-def _norm(name: str, native: str, present: Callable[[ChatGLM2Config], bool] = lambda c: True) -> list[Weight]:
+def _norm(
+    name: str, native: str, mcore: str, present: Callable[[ChatGLM2Config], bool] = lambda c: True
+) -> list[Weight]:
     def bias(config: ChatGLM2Config) -> bool:
         return present(config) and not config.rmsnorm
 
+    names = {"native": (native + ".weight",), "mcore": mcore + ".weight"}
     return [
-        _same(name + ".weight", lambda c: (c.hidden_size,), present=present, native=(native + ".weight",)),
+        _same(name + ".weight", lambda c: (c.hidden_size,), present=present, **names),
         _same(name + ".bias", lambda c: (c.hidden_size,), present=bias),
     ]
 
@@ -88,8 +97,9 @@ _WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.padded_vocab_size, c.hidden_size),
         0,
         native=("model.embed_tokens.weight",),
+        mcore="embedding.word_embeddings.weight",
     ),
-    *_norm(_LAYER + "input_layernorm", _NATIVE + "input_layernorm"),
+    *_norm(_LAYER + "input_layernorm", _NATIVE + "input_layernorm", _MCORE + "input_layernorm"),
     _same(
         _QKV + ".weight",
         lambda c: (sum(qkv_parts(c)), c.hidden_size),
@@ -98,6 +108,8 @@ _WEIGHTS: tuple[Weight, ...] = (
         split=_with(".weight", _QKV_SPLIT),
         is_matrix=True,
         native=_with(".weight", _NATIVE_QKV),
+        mcore=_MCORE + "self_attention.linear_qkv.weight",
+        mcore_split=_with(".weight", _MCORE_QKV),
     ),
     _same(
         _QKV + ".bias",
@@ -106,6 +118,8 @@ _WEIGHTS: tuple[Weight, ...] = (
         parts=qkv_parts,
         split=_with(".bias", _QKV_SPLIT),
         native=_with(".bias", _NATIVE_QKV),
+        mcore=_MCORE + "self_attention.linear_qkv.bias",
+        mcore_split=_with(".bias", _MCORE_QKV),
         present=lambda c: c.add_bias_linear or c.add_qkv_bias,
     ),
     _same(
@@ -113,15 +127,17 @@ _WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.hidden_size, _projection(c)),
         1,
         native=(_NATIVE + "self_attn.o_proj.weight",),
+        mcore=_MCORE + "self_attention.linear_proj.weight",
         is_matrix=True,
     ),
     _same(_DENSE + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
     *_norm(
         _LAYER + "post_self_attn_layernorm",
         _NATIVE + "post_self_attn_layernorm",
+        _MCORE + "post_self_attn_layernorm",
         lambda c: c.post_self_attn_layernorm,
     ),
-    *_norm(_LAYER + "post_attention_layernorm", _NATIVE + "post_attention_layernorm"),
+    *_norm(_LAYER + "post_attention_layernorm", _NATIVE + "post_attention_layernorm", _MCORE + "pre_mlp_layernorm"),
     _same(
         _UP + ".weight",
         lambda c: (sum(gate_up_parts(c)), c.hidden_size),
@@ -130,6 +146,8 @@ _WEIGHTS: tuple[Weight, ...] = (
         split=_with(".weight", _UP_SPLIT),
         is_matrix=True,
         native=(_NATIVE + "mlp.gate_up_proj.weight",),
+        mcore=_MCORE + "mlp.linear_fc1.weight",
+        mcore_split=_with(".weight", _MCORE_UP),
     ),
     _same(
         _UP + ".bias",
@@ -144,16 +162,28 @@ _WEIGHTS: tuple[Weight, ...] = (
         lambda c: (c.hidden_size, c.ffn_hidden_size),
         1,
         native=(_NATIVE + "mlp.down_proj.weight",),
+        mcore=_MCORE + "mlp.linear_fc2.weight",
         is_matrix=True,
     ),
     _same(_DOWN + ".bias", lambda c: (c.hidden_size,), present=lambda c: c.add_bias_linear),
-    *_norm(_LAYER + "post_mlp_layernorm", _NATIVE + "post_mlp_layernorm", lambda c: c.post_mlp_layernorm),
-    *_norm("transformer.encoder.final_layernorm", "model.norm", lambda c: c.post_layer_norm),
+    *_norm(
+        _LAYER + "post_mlp_layernorm",
+        _NATIVE + "post_mlp_layernorm",
+        _MCORE + "post_mlp_layernorm",
+        lambda c: c.post_mlp_layernorm,
+    ),
+    *_norm(
+        "transformer.encoder.final_layernorm",
+        "model.norm",
+        "decoder.final_layernorm",
+        lambda c: c.post_layer_norm,
+    ),
     _same(
         "transformer.output_layer.weight",
         lambda c: (c.padded_vocab_size, c.hidden_size),
         0,
         native=("lm_head.weight",),
+        mcore="output_layer.weight",
         is_matrix=True,
         present=lambda c: not c.tie_word_embeddings or bits_of(HEAD, c) > 0,
     ),
@@ -198,33 +228,16 @@ def is_ignored(name: str) -> bool:
     return name.endswith("rotary_pos_emb.inv_freq")
 
 
-_MCORE = {
-    TABLE: "embedding.word_embeddings.weight",
-    "transformer.encoder.final_layernorm.weight": "decoder.final_layernorm.weight",
-    HEAD: "output_layer.weight",
-    _LAYER + "input_layernorm.weight": "decoder.layers.{}.input_layernorm.weight",
-    _QKV + ".weight": "decoder.layers.{}.self_attention.linear_qkv.weight",
-    _QKV + ".bias": "decoder.layers.{}.self_attention.linear_qkv.bias",
-    _DENSE + ".weight": "decoder.layers.{}.self_attention.linear_proj.weight",
-    _LAYER + "post_attention_layernorm.weight": "decoder.layers.{}.pre_mlp_layernorm.weight",
-    _UP + ".weight": "decoder.layers.{}.mlp.linear_fc1.weight",
-    _DOWN + ".weight": "decoder.layers.{}.mlp.linear_fc2.weight",
-}
-
-
 def megatron_name(name: str, layer: int | None = None) -> str:
     """The name of a weight in Megatron-core's GLM, with `layer` in the place of its own number where it is given.
 
     Raises:
         CheckpointError: Megatron's network has no such weight.
     """
-    number = _NUMBER.search(name)
-    pattern = _NUMBER.sub(".layers.{}.", name, count=1)
-    if pattern not in _MCORE:
+    row, number = weight(name), _NUMBER.search(name)
+    if row is None or not row.mcore:
         raise CheckpointError(name, "Megatron's GLM has no such weight", "Convert to another form.")
-    if number is None:
-        return _MCORE[pattern]
-    return _MCORE[pattern].format(number.group(1) if layer is None else layer)
+    return row.mcore.format(*() if number is None else (number.group(1) if layer is None else layer,))
 
 
 def joins(name: str) -> str | None:
@@ -238,6 +251,11 @@ def joins(name: str) -> str | None:
 def is_tied(name: str, config: ChatGLM2Config) -> bool:
     """True for the output layer of a network whose output layer is the table of token vectors; files may hold both."""
     return config.tie_word_embeddings and name == HEAD
+
+
+def tied(config: ChatGLM2Config) -> dict[str, str]:
+    """The output layer -> the table of token vectors, where they are one."""
+    return {HEAD: TABLE} if config.tie_word_embeddings else {}
 
 
 def weight(name: str, names: Names = "ours") -> Weight | None:
