@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         f"{_HERE}.inspect_data:main", "what a data file holds: lengths, faults, duplicates, samples"
     ),
     "preview-data": Command(f"{_HERE}.preview_data:main", "what training sees of a data file, token by token"),
+    "chat-template": Command(f"{_HERE}.chat_template:main", "a model's own chat template beside our chat format"),
     "inspect": Command(f"{_HERE}.inspect_checkpoint:main", "what a checkpoint is, and what is wrong with it"),
     "verify": Command(f"{_HERE}.verify:main", "whether a checkpoint is as it was written"),
     "plan": Command(f"{_HERE}.plan_memory:main", "the memory that a training job needs on each device"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -59,7 +59,8 @@ class Conversation:
     """Asks an engine, keeps what was said, and lets nothing be cut silently.
 
     `messages` are mappings {role, content} with `tool_calls` where the model calls; `calls` are the calls of the last
-    reply that wait for their results, `faults` what in it looked like a call and was none.
+    reply that wait for their results, `faults` what in it looked like a call and was none. A model that thinks (GLM-Z1)
+    tells `on_thought` the pieces of its thought, which are no part of the reply and of no later prompt.
 
     Raises:
         GenerationError: `tools` for a model that knows none.
@@ -73,8 +74,9 @@ class Conversation:
         *,
         system: str | None = None,
         tools: Any = None,
+        on_thought: Callable[[str], None] = lambda piece: None,
     ) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
+        self.engine, self.tokenizer, self.on_thought = engine, tokenizer, on_thought
         config = config or chat_config(engine)
         self.config = config.ending_also(tokenizer.stop_ids)
         self.system, self.tools = system, tools or None
@@ -147,13 +149,19 @@ class Conversation:
     def _stream(self, prompt: list[int], said: list[dict[str, Any]]) -> Iterator[str]:
         stream, times, is_whole = ReplyStream(self.tokenizer, tools=self._names), [time.perf_counter()], False
         self._ticket = ticket = self.engine.submit(prompt, self.turn_config(), reuse_prefix=True)
+        told = 0
         try:
             for token in ticket:
                 times.append(time.perf_counter())
-                if text := stream.push(token.choice.token):
+                text = stream.push(token.choice.token)
+                told = self._think(stream.reply, told)
+                if text:
                     yield text
-            if not ticket.is_cancelled and (text := stream.finish()):
-                yield text
+            if not ticket.is_cancelled:
+                text = stream.finish()
+                self._think(stream.reply, told)
+                if text:
+                    yield text
             is_whole = not ticket.is_cancelled
         finally:
             ticket.cancel()
@@ -162,6 +170,12 @@ class Conversation:
             seconds = time.perf_counter() - times[0]
             kept = self._keep(said, stream.reply, end)
             self.figures = Figures(len(prompt), len(times) - 1, first, seconds, end, kept)
+
+    def _think(self, reply: Reply, told: int) -> int:
+        """Tells what of the thought is new; returns how much of it has been told."""
+        if len(reply.reasoning) > told:
+            self.on_thought(reply.reasoning[told:])
+        return len(reply.reasoning)
 
     def _end(self, reply: Reply, prompt: list[int], tokens: int) -> End:
         if reply.end is not None:

@@ -11,6 +11,7 @@ class Phrases:
 
     question: str
     answer: str
+    thought: str
     observation: str
     more: str
     welcome: str
@@ -31,6 +32,7 @@ class Phrases:
 CHINESE = Phrases(
     question="问：",
     answer="答：",
+    thought="思考：",
     observation="{name} 的结果：",
     more="... ",
     welcome=(
@@ -56,6 +58,7 @@ CHINESE = Phrases(
 ENGLISH = Phrases(
     question="Input: ",
     answer="Output: ",
+    thought="Thought: ",
     observation="Result of {name}: ",
     more="... ",
     welcome=(

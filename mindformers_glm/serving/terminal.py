@@ -72,6 +72,8 @@ class TerminalChat:
         self.conversation, self.console, self.phrases = conversation, console, phrases
         self.model, self.shows_figures = model, shows_figures
         self._own_files: set[Path] = set()
+        self._thinks = False  # a thought is on the screen, and its line not ended
+        conversation.on_thought = self._show_thought
 
     def run(self) -> None:
         """Talks.
@@ -170,11 +172,19 @@ class TerminalChat:
         return results
 
     def _show(self, pieces: Iterator[str]) -> None:
-        self.console.write(self.phrases.answer)
+        thinks = self.conversation.tokenizer.rules.thinks
+        if not thinks:
+            self.console.write(self.phrases.answer)
+        self._thinks, begun = False, not thinks
         with watched(self.conversation.stop):
             for piece in pieces:
+                if not begun:
+                    self._end_thought()
+                    self.console.write(self.phrases.answer)
+                    begun = True
                 self.console.write(piece)
-        self.console.write("\n")
+        self._end_thought()
+        self.console.write("\n" if begun else "")
         figures = self.conversation.figures
         for fault in self.conversation.faults:
             self._note(self.phrases.fault.format(fault=fault))
@@ -186,6 +196,20 @@ class TerminalChat:
             self._note(self._why(figures))
         if self.shows_figures:
             self._note(figures_line(figures, self.conversation.engine.max_length))
+
+    def _show_thought(self, piece: str) -> None:
+        """Apart from the answer: before it on a terminal, on the error output beside a pipe."""
+        piece = piece if self._thinks else self.phrases.thought + piece
+        self._thinks = True
+        if self.console.is_interactive:
+            self.console.write(piece)
+        else:
+            print(piece, end="", file=sys.stderr, flush=True)
+
+    def _end_thought(self) -> None:
+        if self._thinks:
+            self._note("")
+        self._thinks = False
 
     def _why(self, figures: Figures) -> str:
         if figures.end == "stopped":

@@ -33,7 +33,7 @@ class ToolCall:
 class Reply:
     """`content` is what a user sees; `end` is the token that ended the reply, None when it was not reached.
 
-    `reasoning` is what a model that thinks wrote before `</think>`.
+    `reasoning` is what a model that thinks wrote before `</think>`; it only grows, as `content` does.
     """
 
     content: str = ""
@@ -121,10 +121,12 @@ class ReplyStream:
         """Text before `</think>` is kept apart; what follows is read as a reply, from its first line that has words."""
         self._head += text
         thought, mark, rest = self._head.partition(_THOUGHT_ENDS)
-        self.reply.reasoning = thought.strip()
         if mark:
+            self.reply.reasoning = thought.strip()
             self._state, self._head = "after thought", ""
             return self._take_head(rest)
+        keep = next((n for n in range(len(_THOUGHT_ENDS) - 1, 0, -1) if thought.endswith(_THOUGHT_ENDS[:n])), 0)
+        self.reply.reasoning = thought[: len(thought) - keep].strip()
         return ""
 
     def _take_head(self, text: str) -> str:
@@ -162,6 +164,8 @@ class ReplyStream:
 
     def _close(self, *, waits: bool = False) -> str:
         text = self._take(self._text.flush())
+        if self._state == "thought":
+            self.reply.reasoning = self._head.strip()
         if self._state == "head":
             text += self._show(self._head)
         elif self._state == "call":

@@ -33,3 +33,9 @@ def engine(network):
     engine = Engine(network, defaults=GenerationConfig(max_length=network.max_length, eos_token_id=2))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def thinking() -> ChatGLM3Tokenizer:
+    """A tokenizer whose model thinks before it answers, as GLM-Z1 does."""
+    return ChatGLM3Tokenizer(VOCABULARY, chat_format="glm_z1")

@@ -36,6 +36,21 @@ def test_rounds_of_glm2(engine, network, glm2):
     assert talk.figures.tokens_per_second > 0
 
 
+def test_a_thought_is_told_apart_and_is_no_part_of_the_next_prompt(engine, network, thinking):
+    told = []
+    talk = Conversation(engine, thinking, on_thought=told.append)
+    network.say(glm3_reply(thinking, "\n先想一想。\n</think>\n\n答案是四。"))
+    assert "".join(talk.ask("二加二")) == "答案是四。"
+    assert "".join(told) == "先想一想。" and len(told) > 1
+    assert talk.messages[1] == {"role": "assistant", "content": "答案是四。", "reasoning_content": "先想一想。"}
+    network.say(glm3_reply(thinking, "\n又想。\n</think>\n\n不客气。"))
+    assert "".join(talk.ask("谢谢")) == "不客气。"
+    plain = [{"role": "user", "content": "二加二"}, {"role": "assistant", "content": "答案是四。"}]
+    prompt = Renderer(thinking).prompt([*plain, {"role": "user", "content": "谢谢"}])
+    assert talk.figures.prompt_tokens == len(prompt)
+    assert "想" not in thinking.decode(prompt)
+
+
 def test_a_system_prompt_opens_every_prompt(engine, network, glm2):
     plain, told = Conversation(engine, glm2), Conversation(engine, glm2, system="写广告。")
     for talk in (plain, told):

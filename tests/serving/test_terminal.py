@@ -58,6 +58,20 @@ def test_a_greeting(engine, network, glm2):
     assert console.shown.endswith("问：答：你好！\n问：")
 
 
+def test_a_thought_stands_before_the_answer(engine, network, thinking, capsys):
+    script = glm3_reply(thinking, "\n先想一想。\n</think>\n\n答案是四。")
+    network.say(script)
+    console = chat(Conversation(engine, thinking), "二加二", "stop")
+    assert console.shown.endswith("问：思考：先想一想。\n答：答案是四。\n问：")
+    network.say(script)
+    console = chat(Conversation(engine, thinking), "二加二", "stop", is_interactive=False)
+    assert console.shown == "答：答案是四。\n"
+    assert capsys.readouterr().err == "思考：先想一想。\n"
+    network.say(words(thinking, "\n还在想"))
+    shown = chat(Conversation(engine, thinking), "二加二", "stop", phrases=ENGLISH).shown
+    assert "Input: Thought: 还在想\n" in shown and "Output" not in shown
+
+
 def test_english_prompts_and_figures(engine, network, glm2):
     network.say([*words(glm2, "Hello"), 2])
     console = chat(Conversation(engine, glm2), "hi", "stop", phrases=ENGLISH, shows_figures=True)

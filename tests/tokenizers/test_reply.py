@@ -162,6 +162,13 @@ def test_a_thought_is_kept_apart(root):
     assert (reply.reasoning, reply.content, reply.end) == ("先想一想。", "答案是 4。", "user")
     stream = ReplyStream(thinking)
     assert "".join(stream.push(index) for index in whole) == stream.reply.content
+    stream, told = ReplyStream(thinking), ""
+    for index in whole:  # a thought only grows, and has nothing of the mark that ends it, whose pieces come one by one
+        stream.push(index)
+        assert stream.reply.reasoning.startswith(told) and "<" not in stream.reply.reasoning
+        told = stream.reply.reasoning
+    assert told == "先想一想。"
+    assert parse_reply(thinking, encode("\n1 </thi 2</th")).reasoning == "1 </thi 2</th"
     unfinished = parse_reply(thinking, encode("\n还在想"))
     assert (unfinished.reasoning, unfinished.content) == ("还在想", "")
     called = [*encode('\n查天气\n</think>\nget\n{"city": "北京"}'), thinking.get_command(OBSERVATION)]
