@@ -102,6 +102,29 @@ def test_tensor_ranks_share_groups_adapters_and_biases(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
+def test_every_switch_of_the_family_is_divided(tmp_path):
+    """Whole rotary, tied table, no qkv bias; sandwich norms, YaRN: tensors, stages, rows, sequences, ZeRO, adapters."""
+    pairs = {
+        "tp=2,edge,steps=6": "dp=1,edge,steps=6",
+        "tp=2,rows,edge,groups=4,steps=6": "dp=1,edge,groups=4,steps=6",
+        "pp=2,accumulate=2,edge,steps=6": "dp=1,accumulate=2,edge,steps=6",
+        "cp=2,edge,steps=6": "dp=1,edge,steps=6",
+        "tp=2,sandwich,groups=1,steps=6": "dp=1,sandwich,groups=1,steps=6",
+        "tp=2,rows,sandwich,steps=6": "dp=1,sandwich,steps=6",
+        "pp=2,accumulate=2,sandwich,steps=6": "dp=1,accumulate=2,sandwich,steps=6",
+        "dp=2,zero=3,sandwich,steps=6": "dp=1,sandwich,steps=6",
+        "cp=2,sandwich,steps=6": "dp=1,sandwich,steps=6",
+        "tp=2,sandwich,lora,steps=6": "dp=1,sandwich,lora,steps=6",
+    }
+    run(tmp_path, 2, *dict.fromkeys(pairs.values()), *pairs, timeout=2400)
+    for variant, reference in pairs.items():
+        compare(tmp_path, reference, variant)
+        if "lora" not in variant:
+            check_files(tmp_path, variant)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
 def test_four_processes_equal_one(tmp_path):
     """Two by two, four tensor ranks on two key-value groups, and both with divided state or adapters."""
     variants = ("dp=2,tp=2", "tp=4", "dp=2,tp=2,sharded", "dp=4,sharded", "dp=2,tp=2,zero=2", "dp=2,tp=2,zero=3")
@@ -122,6 +145,8 @@ def test_four_processes_in_stages_equal_one(tmp_path):
         "pp=2,cp=2,accumulate=2": "dp=1,accumulate=2",
         "pp=2,tp=2,rows,accumulate=2,lora": "dp=1,accumulate=2,lora",
         "pp=4,accumulate=4,layers=5": "dp=1,accumulate=4,layers=5",
+        "pp=2,tp=2,accumulate=2,edge": "dp=1,accumulate=2,edge",
+        "pp=2,tp=2,accumulate=2,sandwich": "dp=1,accumulate=2,sandwich",
         "dp=2,cp=2,zero=3": "dp=1",
     }
     run(tmp_path, 4, *dict.fromkeys(pairs.values()), *pairs, timeout=2400)

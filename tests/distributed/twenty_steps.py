@@ -1,7 +1,8 @@
 """Trains a tiny ChatGLM2 for some steps in a grid of processes and writes losses and whole weights. Run through msrun.
 
 argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5, dp=2,sharded or
-pp=2,accumulate=4; `late` sums gradients after the backward pass. Buckets are small, so that there are several.
+pp=2,accumulate=4; `late` sums gradients after the backward pass. Buckets are small, so that there are several. The
+words `edge` and `sandwich` give the network of GLM-Edge-1.5B and of GLM-4-32B-0414 with YaRN.
 Processes that a variant has no place for repeat the work of others, so that "dp=1" is the reference.
 """
 
@@ -27,6 +28,13 @@ from mindformers_glm.train.pipeline_step import build_step
 
 BATCH, TOKENS, VOCAB = 8, 12, 104
 BUCKET_BYTES = 8192
+EDGE = {"rotary_percent": 1.0, "add_qkv_bias": False, "tie_word_embeddings": True}
+SANDWICH = {
+    "post_self_attn_layernorm": True,
+    "post_mlp_layernorm": True,
+    "add_qkv_bias": False,
+    "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 4},
+}
 
 
 def tiny(options: dict[str, str]) -> ChatGLM2Config:
@@ -38,8 +46,10 @@ def tiny(options: dict[str, str]) -> ChatGLM2Config:
         "target_modules": ".*dense.*|.*query.*",
         "use_dora": "dora" in options,
     }
+    switches = {"tie_word_embeddings": "tied" in options}
+    switches |= EDGE if "edge" in options else SANDWICH if "sandwich" in options else {}
     return ChatGLM2Config(
-        num_layers=int(options.get("layers", 2)), tie_word_embeddings="tied" in options,
+        num_layers=int(options.get("layers", 2)), **switches,
         hidden_size=32, num_attention_heads=4, multi_query_group_num=int(options.get("groups", 2)),
         kv_channels=8, ffn_hidden_size=48, padded_vocab_size=VOCAB, seq_length=TOKENS, param_init_type="float32",
         compute_dtype="float32", recompute_config={"recompute": "recompute" in options},

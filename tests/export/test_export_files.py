@@ -83,10 +83,18 @@ def test_names_of_small_and_large_networks(exported, tmp_path):
     assert found.weights.name == "net_seq64_variables/data_0"
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.slow_where(lambda rows: rows == 1)
-def test_graphs_of_fixed_length_in_mindspore_give_the_models_tokens(tmp_path, rows):
-    model = random_network()
+EDGE = {"rotary_percent": 1.0, "add_qkv_bias": False, "tie_word_embeddings": True}
+SANDWICH = {
+    "post_self_attn_layernorm": True,
+    "post_mlp_layernorm": True,
+    "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 4},
+}
+
+
+@pytest.mark.parametrize(("rows", "switches"), [(1, {}), (2, {}), (2, EDGE), (1, SANDWICH)])
+@pytest.mark.slow_where(lambda rows, switches: rows == 1 or switches)
+def test_graphs_of_fixed_length_in_mindspore_give_the_models_tokens(tmp_path, rows, switches):
+    model = random_network(**switches)
     export_model(model, plan(tmp_path, dynamic=False, rows=rows, shared_weights=True, for_lite_2_0=False))
     files = {"prefill": "net_prefill_seq64_graph.mindir", "increment": "net_inc_seq64_graph.mindir"}
     network = LiteNetwork(
@@ -126,8 +134,10 @@ def test_lora_is_kept_or_merged(tmp_path):
         {"multi_query_group_num": 4},
         {"num_layers": 1},
         {"multi_query_group_num": 1},
+        EDGE,
+        SANDWICH,
     ],
-    ids=["groups", "no groups", "a group for each head", "one layer", "one group"],
+    ids=["groups", "no groups", "a group for each head", "one layer", "one group", "edge", "sandwich"],
 )
 def test_no_input_is_reshaped_itself(changes):
     """Lite 2.0 frees the memory behind such an input. Operators that change nothing must not be counted on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -68,6 +69,27 @@ def test_golden_models(golden, tmp_path, lite_python, name):
     export_model(model, plan(tmp_path))
     with open_lite(tmp_path, lite_python=lite_python, threads=1) as lite:
         assert_same(model, lite)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", ["chat_1m", "chat_hf", "edge_1_5b", "edge_4b", "glm4_9b_0414", "glm4_32b_0414", "chatglm3_128k"]
+)
+@pytest.mark.parametrize("yarn", [False, True], ids=["plain", "yarn"])
+def test_golden_models_of_the_glm4_family(golden, tmp_path, lite_python, form, yarn):
+    """Greedy tokens in Lite are those that transformers' own network gave; with YaRN, those of this one."""
+    folder, types = golden / "glm4" / form, {"param_init_type": "float32", "compute_dtype": "float32"}
+    scaling = {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 16}} if yarn else {}
+    model = AutoModel.from_pretrained(folder, seq_length=160, **types, **scaling)
+    export_model(model, plan(tmp_path))
+    inputs = [case["input_ids"] for case in json.loads((folder / "meta.json").read_text())["cases"][:2]]
+    with open_lite(tmp_path, lite_python=lite_python, threads=1) as lite:
+        assert_same(model, lite, [*inputs, [4, 6, 600]])
+        if not yarn:
+            config = GenerationConfig(max_new_tokens=48, eos_token_id=[])
+            expected = np.load(folder / "expected.npz")
+            for place, found in enumerate(ids(lite.engine, inputs, config)):
+                assert found == expected[f"greedy_{place}"][len(inputs[place]) :].tolist()
 
 
 @pytest.fixture(scope="module")
