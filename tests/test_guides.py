@@ -14,7 +14,7 @@ from mindformers_glm.config.arguments import parse_command_line
 from mindformers_glm.data.forms import form_of
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = ("data", "training", "evaluation")
+GUIDES = ("data", "training", "evaluation", "models")
 PAGES = (*GUIDES, "distributed")
 LINKED = ("configs", "mindformers_glm", "run_mindformer.py")
 BLOCK = re.compile(r"(<!-- (?:not )?run -->\n)?^```(bash|json|yaml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -35,6 +35,13 @@ NOT_RUN = {  # begins a command -> why no test runs it as it stands
     "mindformers-glm evaluate --why output/after": "reports of the two commands before it",
     "mindformers-glm compare": "weights of 6B; tests/evaluation/test_before_after.py runs it",
     "mindformers-glm lm-eval": "weights of 6B, a package and benchmark data; tests/evaluation/test_harness.py runs it",
+    "mindformers-glm inspect glm-edge-1.5b-chat": "weights of 1.5B",
+    "mindformers-glm chat --model glm-edge-1.5b-chat": "weights of 1.5B",
+    "mindformers-glm quantize --checkpoint glm-edge-1.5b-chat": "weights of 1.5B; tests/tools runs it",
+    "mindformers-glm chat --model edge_4bit": "weights of 1.5B",
+    "mindformers-glm run --config configs/glm4/run_glm4_9b_0414_lora.yaml": "9B; test_glm4_circle.py has a tiny one",
+    "mindformers-glm export --config_path configs/glm_edge/export_glm_edge_1_5b.yaml": "weights of 1.5B",
+    "mindformers-glm chat-template": "a template of a model and a package; tests/tokenizers/test_template.py runs it",
     "mindformers-glm chat --model output": "after a run of 6B; the first page of training.md runs it with a pipe",
 }
 TWICE = (  # the same run on rows of 512 tokens: one of 64 stands for both
@@ -161,6 +168,12 @@ def test_the_guide_on_training_runs(folder):
     assert answer.startswith("答：") or "答：" in answer
     table = next(text for line, text in said.items() if "pretrain_8k" in line)
     assert "4 x 2 (as shipped)" in table and "45.5" in table
+
+
+def test_the_guide_on_models_runs(folder):
+    said = {line: run(line, folder) for line in commands("models", "<!-- run -->")}
+    assert len(said) == 3
+    assert list(folder.glob("glm_edge_tiny_export/*.mindir"))
 
 
 def test_the_guide_on_evaluation_runs(folder):

@@ -25,7 +25,11 @@ class ModelName(NamedTuple):
     hub_id: str | None = None  # repository on a Hugging Face compatible hub, used only when the user asks
 
 
-_GLM4 = "ChatGLM4Tokenizer"
+def _named(name: str, family: str, hub_id: str, tokenizer: str = "ChatGLM4Tokenizer") -> dict[str, ModelName]:
+    """A model, and its LoRA."""
+    return {one: ModelName(family, f"{family}/run_{one}.yaml", tokenizer, hub_id) for one in (name, f"{name}_lora")}
+
+
 MODEL_NAMES: dict[str, ModelName] = {
     "glm2_6b": ModelName("glm2", "glm2/run_glm2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
     "glm2_6b_lora": ModelName("glm2", "glm2/run_glm2_6b_lora.yaml", "ChatGLM2Tokenizer", "THUDM/chatglm2-6b"),
@@ -34,19 +38,17 @@ MODEL_NAMES: dict[str, ModelName] = {
     "glm3_6b": ModelName("glm3", "glm3/run_glm3_6b.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b"),
     "glm3_6b_32k": ModelName("glm3", "glm3/run_glm3_6b_32k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-32k"),
     "glm3_6b_128k": ModelName("glm3", "glm3/run_glm3_6b_128k.yaml", "ChatGLM3Tokenizer", "THUDM/chatglm3-6b-128k"),
-    "codegeex2_6b": ModelName(
-        "codegeex2", "codegeex2/run_codegeex2_6b.yaml", "ChatGLM2Tokenizer", "THUDM/codegeex2-6b"
-    ),
-    "glm4_9b": ModelName("glm4", "glm4/run_glm4_9b.yaml", _GLM4, "THUDM/glm-4-9b"),
-    "glm4_9b_chat": ModelName("glm4", "glm4/run_glm4_9b_chat.yaml", _GLM4, "THUDM/glm-4-9b-chat"),
-    "glm4_9b_lora": ModelName("glm4", "glm4/run_glm4_9b_lora.yaml", _GLM4, "THUDM/glm-4-9b-chat"),
-    "glm4_9b_chat_1m": ModelName("glm4", "glm4/run_glm4_9b_chat_1m.yaml", _GLM4, "THUDM/glm-4-9b-chat-1m"),
-    "glm4_9b_0414": ModelName("glm4", "glm4/run_glm4_9b_0414.yaml", _GLM4, "THUDM/GLM-4-9B-0414"),
-    "glm4_32b_0414": ModelName("glm4", "glm4/run_glm4_32b_0414.yaml", _GLM4, "THUDM/GLM-4-32B-0414"),
-    "glm_z1_9b": ModelName("glm4", "glm4/run_glm_z1_9b.yaml", _GLM4, "THUDM/GLM-Z1-9B-0414"),
-    "glm_z1_32b": ModelName("glm4", "glm4/run_glm_z1_32b.yaml", _GLM4, "THUDM/GLM-Z1-32B-0414"),
-    "glm_edge_1_5b": ModelName("glm_edge", "glm_edge/run_glm_edge_1_5b.yaml", _GLM4, "THUDM/glm-edge-1.5b-chat"),
-    "glm_edge_4b": ModelName("glm_edge", "glm_edge/run_glm_edge_4b.yaml", _GLM4, "THUDM/glm-edge-4b-chat"),
+    **_named("codegeex2_6b", "codegeex2", "THUDM/codegeex2-6b", "ChatGLM2Tokenizer"),
+    **_named("codegeex4_9b", "glm4", "THUDM/codegeex4-all-9b"),
+    **_named("glm4_9b", "glm4", "THUDM/glm-4-9b"),
+    **_named("glm4_9b_chat", "glm4", "THUDM/glm-4-9b-chat"),
+    **_named("glm4_9b_chat_1m", "glm4", "THUDM/glm-4-9b-chat-1m"),
+    **_named("glm4_9b_0414", "glm4", "THUDM/GLM-4-9B-0414"),
+    **_named("glm4_32b_0414", "glm4", "THUDM/GLM-4-32B-0414"),
+    **_named("glm_z1_9b", "glm4", "THUDM/GLM-Z1-9B-0414"),
+    **_named("glm_z1_32b", "glm4", "THUDM/GLM-Z1-32B-0414"),
+    **_named("glm_edge_1_5b", "glm_edge", "THUDM/glm-edge-1.5b-chat"),
+    **_named("glm_edge_4b", "glm_edge", "THUDM/glm-edge-4b-chat"),
     "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny_finetune.yaml", "ChatGLM2Tokenizer"),
     "glm2_tiny_lora": ModelName("glm2", "tiny/run_glm2_tiny_lora.yaml", "ChatGLM2Tokenizer"),
 }
@@ -59,6 +61,7 @@ _LENGTHS = {
     "THUDM/chatglm3-6b-32k": 32768,
     "THUDM/chatglm3-6b-128k": 131072,
     "THUDM/codegeex2-6b": 8192,
+    "THUDM/codegeex4-all-9b": 131072,
     "THUDM/glm-4-9b": 8192,
     "THUDM/glm-4-9b-chat": 131072,
     "THUDM/glm-4-9b-chat-1m": 1048576,

@@ -80,7 +80,8 @@ def predict(
 def prompt_ids(
     tokenizer: GLMTokenizer, texts: Sequence[str], *, model_name: str | None = None, add_special_tokens: bool = True
 ) -> list[list[int]]:
-    """Ids of each prompt: as it is written, or for a `model_name` of ChatGLM3 (glm3_6b, glm32k) as a user's message.
+    """Ids of each prompt: as it is written, or for a `model_name` of a model with roles (glm3_6b, glm32k, glm4_9b_chat,
+    glm_edge_1_5b) as a user's message.
 
     Raises:
         ConfigError: a name of another family than the tokenizer's.

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.evaluation.predict import read_inputs
+from mindformers_glm.evaluation.predict import prompt_ids, read_inputs
+from mindformers_glm.tokenizers import ChatGLM3Tokenizer
 
 read_prompts = partial(read_inputs, unescape=True)
 
@@ -44,3 +45,17 @@ def test_an_empty_file_is_refused(tmp_path):
     path.write_text("\n \n")
     with pytest.raises(DataError, match="no line has text"):
         read_prompts(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        *((name, True) for name in ("glm3_6b", "glm32k", "chatglm3-6b", "glm4_9b_chat", "GLM-Z1-9B-0414")),
+        *((name, True) for name in ("glm_edge_1_5b", "codegeex4_9b", "glm4_32b_0414", "LongWriter-glm4-9b")),
+        *((name, False) for name in ("glm2_6b", "codegeex2_6b", "common", None, "edge_detector", "chatglm2-6b")),
+    ],
+)
+def test_models_with_roles_are_asked_by_messages(root, name, asks):
+    tokenizer = ChatGLM3Tokenizer(str(root / "mindformers_glm/assets/glm2_tiny/tokenizer.model"))
+    ids = prompt_ids(tokenizer, ["你好"], model_name=name)[0]
+    assert ids == (tokenizer.build_chat_ids("你好") if asks else tokenizer.encode("你好"))
