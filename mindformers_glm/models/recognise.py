@@ -18,6 +18,7 @@ from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.family import FAMILIES, Family
 from mindformers_glm.registry import SERVICES, TOKENIZERS
 from mindformers_glm.tokenizers import files
+from mindformers_glm.tokenizers.formats import chat_format_in
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 _OF_A_RUN = re.compile(r"(checkpoint|global_step|step|epoch)[-_]?\d+|[0-9a-f]{40}|snapshots|\.?", re.IGNORECASE)
@@ -134,7 +135,10 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _told(folder: str) -> dict[str, str]:
     """The section of the tokenizer in the folder of a model."""
-    return {"type": tokenizer_class(folder), "vocab_file": str(files.vocabulary_in(Path(folder)))}
+    vocabulary = files.vocabulary_in(Path(folder))
+    section = {"type": tokenizer_class(folder), "vocab_file": str(vocabulary)}
+    told = vocabulary and chat_format_in(folder, byte_pairs=files.kind(vocabulary) != "sentencepiece")
+    return {**section, "chat_format": told} if told else section
 
 
 SERVICES[TOKENIZED] = _told
