@@ -67,7 +67,7 @@ def test_mcore_names_there_and_back(golden, tmp_path, form):
     assert names == wanted
     back = converted(mcore, tmp_path / "back", "transformers")
     first, last = read_weights(source), read_weights(back)
-    assert read_weights(mcore).generation == "mcore" and not first.unknown
+    assert read_weights(mcore).naming == "mcore" and not first.unknown
     for name in last.names:
         assert (first.read_bits(name) == last.read_bits(name)).all(), name
 
