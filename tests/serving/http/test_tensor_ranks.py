@@ -82,7 +82,8 @@ def test_msrun_starts_it(expected, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as free:
             scheduler = free.getsockname()[1]
         words = [msrun, "--worker_num=2", "--local_worker_num=2", f"--master_port={scheduler}", "--log_dir=logs"]
-        words += ["python", *SERVE[:-1], str(port), "--tp_size", "2"]
+        words += ["--join=True", "--tail_worker_log=0"]
+        words += ["python", *SERVE[:-1], str(port), "--tp_size", "2", "--admin_key", "boss"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3", "OMP_NUM_THREADS": "1"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         started = subprocess.Popen(
@@ -99,6 +100,9 @@ def test_msrun_starts_it(expected, tmp_path):
                 assert started.poll() is None
                 time.sleep(0.2)
             assert answers(address) == expected
+            assert http.post(f"{address}/stopService", headers={"Authorization": "Bearer boss"}).status_code == 200
+            assert started.wait(timeout=60) == 0  # all ranks ended by themselves
         finally:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+            if started.poll() is None:
+                started.terminate()  # ends its workers
+                started.wait()
