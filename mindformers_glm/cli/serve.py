@@ -21,7 +21,7 @@ from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, lost, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
-from mindformers_glm.runtime import rank
+from mindformers_glm.runtime import rank, serve_as_scheduler
 
 if TYPE_CHECKING:
     from mindformers_glm.serving.http.service import Served
@@ -82,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     """Serves until it is told to stop."""
     chosen = parser().parse_args(argv)
     os.environ.setdefault("GLOG_v", "3")
+    if os.environ.get("MS_ROLE") == "MS_SCHED":  # msrun starts the scheduler with the same words
+        serve_as_scheduler()
+        return 0
     names = adapter_names(chosen.adapter)
     settings = read_settings(chosen, names)
     serve = need_serve()
