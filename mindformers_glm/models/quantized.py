@@ -7,6 +7,7 @@ from collections.abc import Callable
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 
 from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.interface import NetworkConfig
@@ -146,10 +147,12 @@ class QuantizedEmbedding(IntegerWeight, nn.Cell):
 
 
 def _empty(columns: int, rows: int, bits: int, group_size: int, name: str) -> tuple[Parameter, Parameter]:
-    whole = np.zeros((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
-    scale = np.zeros((rows, columns // group_size), np.float16)
-    made = ((whole, name), (scale, name + SCALE))
-    weight, scales = (Parameter(Tensor(values), name=called, requires_grad=False) for values, called in made)
+    whole = (rows, packed_columns(columns, bits)), ms.int8 if bits == 8 else ms.uint8
+    scale = (rows, columns // group_size), ms.float16
+    made = ((*whole, name), (*scale, name + SCALE))  # no memory where networks are built unfilled
+    weight, scales = (
+        Parameter(initializer("zeros", shape, kind), name=called, requires_grad=False) for shape, kind, called in made
+    )
     return weight, scales
 
 
