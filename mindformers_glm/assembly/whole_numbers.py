@@ -51,23 +51,24 @@ def put_whole_numbers(
     there = config.quantization_weights or is_w8a8(folder)
     layers = read_layers(folder) if there else _made(model, config, weights)
     ranks = mesh.tensor
-    layout = FAMILIES.of(config).divided(config, ranks.size)
-    make_w8a8(model, layers, place=str(folder), part=lambda name, layer: part_of(name, layer, layout, ranks.rank))
+    division = FAMILIES.of(config).divided(config, ranks.size)
+    make_w8a8(model, layers, place=str(folder), part=lambda name, layer: part_of(name, layer, division, ranks.rank))
 
 
-def part_of(name: str, layer: Layer, layout: Any, rank: int) -> Layer:
+def part_of(name: str, layer: Layer, division: Any, rank: int) -> Layer:
     """What a tensor rank holds of a layer: where inputs are divided, what is added to sums is the first rank's."""
-    if layout.size == 1:
+    if division.size == 1:
         return layer
-    whole = layout.cut(f"{name}.weight", layer.quant_weight, rank)
-    if weight(f"{name}.weight").shard_axis == 1:
+    whole = division.cut(f"{name}.weight", layer.quant_weight, rank)
+    row = weight(f"{name}.weight")
+    if row is not None and row.shard_axis == 1:
         if rank > 0:
             zeros = {key: np.zeros_like(getattr(layer, key)) for key in ("fp_bias", "quant_bias")}
             layer = layer._replace(**zeros)
         return layer._replace(quant_weight=whole)
     rows = {key: getattr(layer, key) for key in ("deq_scale", "fp_bias", "quant_bias", "weight_offset", "weight_scale")}
     return layer._replace(
-        quant_weight=whole, **{key: layout.cut(f"{name}.bias", value, rank) for key, value in rows.items()}
+        quant_weight=whole, **{key: division.cut(f"{name}.bias", value, rank) for key, value in rows.items()}
     )
 
 
