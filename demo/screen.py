@@ -97,9 +97,9 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     """Columns, the first to the left and the others to the right; the last row stands out."""
     widths = [max(cells(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for number, row in enumerate([head, *rows]):
-        cells = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        padded = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         print(
-            "   " + paint("   ".join(cells), "2" if number == 0 else "0" if number < len(rows) else "1;32"), flush=True
+            "   " + paint("   ".join(padded), "2" if number == 0 else "0" if number < len(rows) else "1;32"), flush=True
         )
 
 

@@ -83,6 +83,11 @@ def test_a_curve_falls_with_its_values():
     assert screen.curve([]) == ""
 
 
+def test_a_table_has_its_columns_under_each_other(capsys):
+    screen.table(["", "BLEU-4"], [["以前", "1.5"], ["after", "27.25"]])
+    assert capsys.readouterr().out.splitlines() == ["           BLEU-4", "   以前       1.5", "   after    27.25"]
+
+
 def test_the_data_are_the_same_each_time_and_kept_apart(tmp_path, capsys):
     for name in ("a", "b"):
         Demo(tmp_path / name, train_lines=40, eval_lines=10).make_data()
