@@ -36,6 +36,8 @@ _WORDS = {
 class Checked(Mapping[str, Any]):
     """A description that has been checked and knows how it is built."""
 
+    __slots__ = ()
+
     def build(self, **runtime: Any) -> Any:
         """The component; `runtime` are objects that YAML cannot name."""
         raise NotImplementedError

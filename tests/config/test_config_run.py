@@ -46,6 +46,8 @@ def test_a_configuration_is_frozen(written):
             change()
     with pytest.raises(TypeError):
         config.optimizer["type"] = "AdamW"
+    with pytest.raises(AttributeError):
+        config.optimizer.learning_rate = 1e-3
     config.optimizer.to_dict()["type"] = config.optimizer.arguments["type"] = "AdamW"
     assert config.optimizer.type != "AdamW"
 
