@@ -44,6 +44,9 @@ def test_compose_publishes_on_this_machine_alone_and_asks_for_keys(root):
 def test_nothing_of_the_machine_is_copied(root):
     ignored = (root / ".dockerignore").read_text().split()
     assert {".git", ".venv*", "**/*.so"} <= set(ignored)
+    compose = yaml.safe_load((root / "compose.yaml").read_text(encoding="utf-8"))
+    given = [compose["secrets"]["keys"]["file"], compose["services"]["glm"]["volumes"][0].partition(":")[0]]
+    assert {name.removeprefix("./") for name in given} <= set(ignored)  # keys and models stay out of the image's layers
 
 
 @pytest.mark.parametrize("name", ["serving.md", "serving_CN.md"])
