@@ -12,6 +12,7 @@ from mindspore import nn
 from mindformers_glm.assembly.pieces import floats
 from mindformers_glm.checkpoint.load.modelslim import is_w8a8, read_layers
 from mindformers_glm.checkpoint.load.source import WeightSource
+from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
@@ -41,11 +42,13 @@ def put_whole_numbers(
     `config` is that of the whole network, `model` the part of this rank. Nothing is done where no scheme asks for it.
 
     Raises:
-        ConfigError: the scheme needs inputs that were seen, and no such layers are there.
+        ConfigError: the scheme needs inputs that were seen, and no such layers are there; or several tensor ranks.
         CheckpointError: the layers are not those of this network.
     """
     if not is_whole(config):
         return
+    if mesh.tensor.size > 1:
+        raise ConfigError("--tp_size", mesh.tensor.size, "W8A8 weights run in one process here: use 1.")
     folder = user_path(config.quantization_weights or place)
     folder = folder if folder.is_dir() else folder.parent
     there = config.quantization_weights or is_w8a8(folder)
