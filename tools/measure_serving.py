@@ -96,10 +96,11 @@ def ours(chosen: argparse.Namespace, *more: str) -> Server:
     if model == "shape":
         file = Path(tempfile.mkdtemp()) / "shape.yaml"
         network = {"type": "ChatGLM2Config", **SHAPE}
-        sys.path.insert(0, str(ROOT))
-        from mindformers_glm.config.names import ASSETS  # noqa: PLC0415
-
-        tokenizer = {"type": "ChatGLM2Tokenizer", "vocab_file": str(ASSETS / "glm2_tiny/tokenizer.model")}
+        shared = Path(os.environ.get("GLM_SHARED") or ROOT.parent / "shared")
+        vocabulary = Path(chosen.tokenizer or shared / "data/tokenizer/chatglm2-6b/tokenizer.model").resolve()
+        if not vocabulary.is_file():
+            raise SystemExit(f"--tokenizer: {vocabulary} is no file. Name a tokenizer.model of 65,024 ids")
+        tokenizer = {"type": "ChatGLM2Tokenizer", "vocab_file": str(vocabulary)}
         text = {
             "run_mode": "predict",
             "allow_random_weights": True,
@@ -361,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("what", nargs="+", choices=list(PARTS))
     p.add_argument("--model", default="glm2_tiny", help="what serve takes, or `shape`")
     p.add_argument("--quantization_bit", type=int, choices=(4, 8))
+    p.add_argument("--tokenizer", help="tokenizer.model of 65,024 ids for `--model shape` (that of ../shared)")
     p.add_argument("--minutes", type=float, default=15)
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--kinds", type=int, default=200, help="different requests under load")

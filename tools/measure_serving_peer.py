@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("llama_python", help="interpreter with llama-cpp-python[server] and gguf")
     p.add_argument("--bits", type=int, choices=(4, 8), default=8, dest="quantization_bit")
+    p.add_argument("--tokenizer", help="tokenizer.model of 65,024 ids (that of ../shared)")
     chosen = p.parse_args(argv)
     for row in measure_compare(chosen):
         print(json.dumps(row), flush=True)
