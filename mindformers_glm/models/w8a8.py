@@ -65,7 +65,7 @@ class W8A8Matmul(Chosen):
         if self.kernel_fits(x):
             return self.kernel(x, weight, deq_scale, quant_bias, self.input)
         if self.scale > 0:
-            whole = ops.clamp(self.round(x / self.input[0] + self.input[1]), -128.0, 127.0)
+            whole = ops.minimum(ops.maximum(self.round(x / self.scale + self.offset), -128.0), 127.0)
             return ops.cast(self.sums(whole, weight, quant_bias), ms.float32) * deq_scale
         own = self.largest(ops.abs(x), 1) / 127.0
         whole = self.round(x / ops.select(own > 0, own, ops.ones_like(own)))
