@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -178,11 +179,15 @@ def check(chosen: tuple[Variant, ...] | None = None) -> list[str]:
         raise FileNotFoundError("no C++ compiler (g++, c++ or clang++) was found")
     sources = sorted(str(path) for path in SOURCE.glob("*.cpp"))
     checked = [flag for flag in _FLAGS if flag not in ("-shared", "-O3")]
-    found = []
-    for variant in chosen or variants():
-        command = [*program, *checked, *_WARNINGS, "-Werror", *variant.flags, "-fsyntax-only", *sources]
+
+    def warnings(variant: Variant, source: str) -> list[str]:
+        command = [*program, *checked, *_WARNINGS, "-Werror", *variant.flags, "-fsyntax-only", source]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        found += [line for line in done.stderr.splitlines() if "error" in line]
+        return [line for line in done.stderr.splitlines() if "error" in line]
+
+    jobs = [(variant, source) for variant in chosen or variants() for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = [line for lines in pool.map(warnings, *zip(*jobs, strict=True)) for line in lines]
     formatter = shutil.which(
         "clang-format", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     )
