@@ -206,6 +206,33 @@ def test_a_damaged_ascend_v1_folder_is_named(place, tmp_path):
             read_layers(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "told"),
+    [
+        ("quant_bias", np.zeros(3, np.int32), "quant_bias of .* has 3 numbers for 4 rows"),
+        ("quant_bias", np.zeros(4, np.int64), "quant_bias of .* is int64, not int32"),
+        ("fp_bias", np.zeros(5, np.float32), "bias of .* has 5 numbers for 4 rows"),
+    ],
+)
+def test_parts_that_a_kernel_would_read_beyond_are_refused(tmp_path, part, value, told):
+    from safetensors.numpy import save_file
+
+    name = "transformer.encoder.layers.0.mlp.dense_4h_to_h"
+    tensors = {
+        "weight": np.zeros((4, 8), np.int8),
+        "input_scale": np.ones(1, np.float32),
+        "input_offset": np.zeros(1, np.float32),
+        "quant_bias": np.zeros(4, np.int32),
+        "deq_scale": np.ones(4, np.float32),
+        "bias": np.zeros(4, np.float32),
+    } | {part.replace("fp_bias", "bias"): value}
+    save_file(
+        {f"{name}.{key}": value for key, value in tensors.items()}, tmp_path / "quant_model_weight_w8a8.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=told):
+        read_layers(tmp_path)
+
+
 def test_compressed_files_that_lie_are_refused_before_memory_is_taken(tmp_path):
     import io
     import zipfile

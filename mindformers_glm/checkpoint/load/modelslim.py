@@ -18,6 +18,7 @@ FILES = (
     *("quant_bias", "quant_weight", "weight_offset", "weight_scale"),
 )
 _NEEDED = ("deq_scale", "fp_bias", "input_offset", "input_scale", "quant_weight")
+_OF_ROWS = ("deq_scale", "fp_bias", "quant_bias", "weight_scale")  # a number for each row
 
 
 def is_w8a8(folder: str | Path) -> bool:
@@ -74,10 +75,13 @@ def _checked(place: Path, name: str, given: dict[str, np.ndarray]) -> Layer:
             str(place), f"{name} has a weight of {weight.dtype} {weight.shape}, not int8 (N, K)", _AGAIN
         )
     rows = len(weight)
-    for file, size in (("deq_scale", rows), ("fp_bias", rows), ("input_scale", 1), ("input_offset", 1)):
-        if given[file].size != size:
+    sizes = {**dict.fromkeys(_OF_ROWS, rows), "input_scale": 1, "input_offset": 1}
+    for file, size in sizes.items():
+        if file in given and given[file].size != size:
             fault = f"{file} of {name} has {given[file].size} numbers for {rows} rows"
             raise CheckpointError(str(place), fault, _AGAIN)
+    if "quant_bias" in given and given["quant_bias"].dtype != np.int32:
+        raise CheckpointError(str(place), f"quant_bias of {name} is {given['quant_bias'].dtype}, not int32", _AGAIN)
     values = {file: given[file].reshape(-1).astype(np.float32) for file in _NEEDED if file != "quant_weight"}
     usable = np.isfinite(values["deq_scale"]).all() and (values["deq_scale"] > 0).all()
     if not usable or not float(values["input_scale"][0]) > 0 or not np.isfinite(values["input_offset"]).all():
