@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.data_path is None and needs:
         fix = f"Name rows to calibrate on: {scheme} sees what flows through the layers."
         raise ConfigError("--data_path", None, fix)
+    _check(args)
     if args.data_path is None and args.gate is None:
         _to_nearest(args, scheme)
         return
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         Asked(
             checkpoint=args.checkpoint,
-            output=args.output_path,
+            output=str(Path(args.output_path)),  # names beside it are made of it: no slash at its end
             choice=chosen,
             rows=args.data_path,
             head_bits=args.head_bits,
@@ -103,6 +104,23 @@ def main(arguments: list[str] | None = None) -> None:
     for lost in sorted(job.lost, key=lambda row: -row.outputs):
         print(f"{lost.weight:>8.3%} of the weight {lost.outputs:>8.3%} of its outputs  {lost.name}")
     print(f"written: {made}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Passes when every option has something to act on.
+
+    Raises:
+        ConfigError: one would be ignored.
+    """
+    from mindformers_glm.errors import ConfigError  # noqa: PLC0415
+
+    for name in ("propose", "anyway", "ceval", "report"):
+        if args.gate is None and getattr(args, name):
+            raise ConfigError(f"--{name}", getattr(args, name), "It belongs to --gate: name texts to compare on.")
+    usual = {"smooth": 0.0, "clip": 100.0, "float_layers_id": "-", "float_linears": ""}
+    for name, value in usual.items():
+        if args.data_path is None and getattr(args, name) != value:
+            raise ConfigError(f"--{name}", getattr(args, name), "It needs rows: name them with --data_path.")
 
 
 def _bar(total: int, what: str) -> Callable[[], None]:

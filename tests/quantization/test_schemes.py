@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 from mindformers_glm import runtime
 from mindformers_glm.checkpoint.load import load_into
+from mindformers_glm.cli import quantize
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.generation import MindSporeEngine
 from mindformers_glm.generation.kernel_network import obstacles
@@ -113,3 +114,26 @@ def test_what_does_not_fit_is_named(keys, told):
 def test_w8a8_without_rows_says_what_to_do():
     with pytest.raises(ConfigError, match="inputs must have been seen.*quantize --scheme w8a8"):
         quantize_model(tiny_networks.random_network(**SHAPE), scheme="w8a8")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["--smooth", "0.5"], "--smooth"),
+        (["--float_layers_id", "1"], "--float_layers_id"),
+        (["--propose"], "--propose"),
+        (["--ceval", "folder"], "--ceval"),
+    ],
+)
+def test_an_option_without_what_it_acts_on_is_refused(tmp_path, words, key):
+    with pytest.raises(ConfigError, match=f"^{key}: "):
+        quantize.main(["--checkpoint", "glm2_tiny", "--output_path", str(tmp_path / "out"), *words])
+
+
+def test_a_slash_at_the_end_of_the_output_is_no_name(tmp_path, monkeypatch):
+    """Work, attempts and the gate's report lie beside the output, not in it, where they would take its place."""
+    asked = []
+    monkeypatch.setattr("mindformers_glm.quantization.job.Job", lambda given: asked.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        quantize.main(["--checkpoint", "glm2_tiny", "--gate", "texts", "--output_path", f"{tmp_path}/out/"])
+    assert asked[0].output == f"{tmp_path}/out"
