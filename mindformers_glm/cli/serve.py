@@ -196,6 +196,8 @@ def load_served(
     """
     if chosen.backend == "lite":
         return load_export(chosen, settings, adapters)
+    if chosen.lite_python is not None:
+        raise ConfigError("--lite_python", chosen.lite_python, "It runs an export: add --backend lite.")
     from mindformers_glm.assembly.adapted import adapted  # noqa: PLC0415
     from mindformers_glm.generation.generate import MindSporeEngine, attach  # noqa: PLC0415 - MindSpore takes its time
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415

@@ -76,3 +76,8 @@ def test_what_an_export_cannot_follow_is_refused_by_name(words, named, capsys, m
     monkeypatch.setattr("mindformers_glm.cli.serve.start", lambda *given: None)  # no processes for --tp_size
     assert main(["serve", "--model", "nowhere", "--backend", "lite", "--port", "0", *words]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_an_interpreter_without_an_export_is_refused(capsys):
+    assert main(["serve", "--model", "nowhere", "--port", "0", "--lite_python", "python"]) == 2
+    assert "--lite_python" in capsys.readouterr().err
