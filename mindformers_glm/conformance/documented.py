@@ -1,4 +1,4 @@
-"""MindSpore's operators of Ascend for Ascend as its documentation describes them, in formulas that a CPU has.
+"""MindSpore's operators for Ascend as its documentation describes them, in formulas that a CPU has.
 
 Arguments that the documentation rules out raise ValueError. Signatures are those of the real functions, which
 tests/ops/test_ascend.py checks. The kit runs them on a CPU in the place of the operators, which shows that the calls

@@ -1,4 +1,4 @@
-"""The operators of Ascend of ops/ascend.py, one by one.
+"""The operators for Ascend in ops/ascend.py, one by one.
 
 On Ascend MindSpore's operators run. A CPU lacks them: there conformance/documented.py stands in their place, which
 says that the calls mean the formulas and nothing about a device.
@@ -25,7 +25,7 @@ from mindformers_glm.ops import ascend
 NAMES = ("rms_norm", "swiglu", "rotary_position_embedding", "flash_attention_score")
 _HALVES = ("float16", "bfloat16")
 _NOTE = "CPU: the documented meaning stood in the operator's place; an Ascend is not vouched for"
-_OFF = "GLM_KERNELS=off (formulas instead of all operators of Ascend)"
+_OFF = "GLM_KERNELS=off (formulas instead of all operators for Ascend)"
 _FLASH_OFF = "use_flash_attention: False (formulas for attention), or GLM_KERNELS=off"
 
 
@@ -34,7 +34,7 @@ def _operators() -> Iterator[str]:
     """The operators of this device, or what is documented of them; what must be said of it."""
     if runtime.device_target() == "Ascend":
         if not ascend.is_wanted():
-            raise Skipped("this Ascend has no operators of Ascend, or GLM_KERNELS=off")
+            raise Skipped("this Ascend has none of these operators, or GLM_KERNELS=off")
         yield ""
         return
     with pynative():
