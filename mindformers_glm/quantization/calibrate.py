@@ -62,9 +62,10 @@ class Lost(NamedTuple):
 
 @dataclass
 class Seen:
-    """What flowed into one linear layer: T rows of K columns; `squares` where rounding needs them."""
+    """What flowed into one linear layer: T rows of K columns; `squares` and `numbers` where rounding needs them."""
 
     needs_squares: bool = False
+    needs_numbers: bool = False
     columns: Columns | None = None
     squares: np.ndarray | None = None
     count: int = 0
@@ -79,8 +80,9 @@ class Seen:
             product = x.T @ x
             self.squares = product if self.squares is None else self.squares + product
         self.count += len(x)
-        flat = x.reshape(-1)
-        self.numbers.append(flat[:: max(1, flat.size // _SAMPLES)].copy())
+        if self.needs_numbers:
+            flat = x.reshape(-1)
+            self.numbers.append(flat[:: max(1, flat.size // _SAMPLES)].copy())
         if len(self.tokens) < _TOKENS:
             self.tokens.append(x[:: max(1, len(x) // _TOKENS_EACH)][:_TOKENS_EACH].copy())
 
@@ -140,7 +142,7 @@ def calibrate(walk: Walk, work: Work, choice: Choice, *, shown: Callable[[], Non
 
 
 def _taking(seen: dict[str, Seen], choice: Choice) -> Callable[[str, np.ndarray], None]:
-    return lambda name, x: seen.setdefault(name, Seen(choice.sees_squares)).add(x)
+    return lambda name, x: seen.setdefault(name, Seen(choice.sees_squares, choice.clip < 100)).add(x)
 
 
 def _integers(
