@@ -11,6 +11,7 @@ from mindspore import nn
 
 from mindformers_glm.adapters.lora import DELTA
 from mindformers_glm.assembly.network import changed, empty_network, read_adapter
+from mindformers_glm.assembly.whole_numbers import is_whole
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert, typed
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.names import is_adapter
@@ -32,6 +33,9 @@ def adapted(base: nn.Cell, adapter: str | Path, *, lora_alpha: float | None = No
     if pet and (pet.get("pet_type") != "lora" or pet.get("use_dora")):
         fix = "Serve the base without one, or merge it"
         raise CheckpointError(str(adapter), "the base has a prefix or a LoRA with magnitudes already", fix)
+    if is_whole(base.config):  # its weights are no floats, and no layer with an adapter holds them
+        fix = "Serve it without adapters, or the base of floats or of 8 or 4 bits"
+        raise CheckpointError(str(adapter), f"the base is {base.config.quantization_scheme}", fix)
     source, pet_config = read_adapter(resolve(str(adapter)), base.config, lora_alpha)
     _check_base(base, source)
     network = over(base, pet_config)
