@@ -6,6 +6,7 @@ import time
 
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import UserError
+from mindformers_glm.tokenizers import Renderer
 
 _QUESTION = "\u4f60\u597d"
 
@@ -19,7 +20,8 @@ def main() -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
     loaded = time.monotonic()
-    model.generate(tokenizer(tokenizer.build_prompt(_QUESTION))["input_ids"], max_new_tokens=1, do_sample=False)
+    prompt = Renderer(tokenizer).prompt([], _QUESTION)
+    model.generate(prompt, max_new_tokens=1, do_sample=False)
     print(json.dumps({"imported": imported, "loaded": loaded, "first_token": time.monotonic()}))
     return 0
 
