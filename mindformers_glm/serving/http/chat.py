@@ -247,8 +247,9 @@ class _Calls:
             name, arguments = piece.begun
             yield from self._begin(place, name)
             yield from self._tell(place, arguments)
-        elif self._open and piece.finish != "length":  # its text is told too
-            yield from self._tell(place, self._told + ("}" if self._told else "{}"))
+        elif (
+            self._open and piece.finish != "length"
+        ):  # its text is told too; its arguments stay no JSON, and run no tool
             self._open, self._told, self._faults = False, "", self._faults + 1
 
     def _begin(self, place: int, name: str) -> Iterator[dict[str, Any]]:

@@ -20,12 +20,13 @@ class Ending(Callback):
 
     def __init__(self, *, config: Callable[[], Path] | None = None, program: str = "mindformers-glm") -> None:
         self.config, self.program = config, program
-        self._seconds, self._steps = 0.0, 0  # of all steps but the first of a process, which compiles
+        self._seconds, self._steps, self._tokens = 0.0, 0, 0  # of all steps but the first of a process, which compiles
 
     def on_step_end(self, state: RunState) -> None:
         """Counts the time of steps."""
         if not state.first_step:
             self._seconds, self._steps = self._seconds + state.step_seconds + state.data_seconds, self._steps + 1
+            self._tokens += state.tokens
 
     def on_train_end(self, state: RunState) -> None:
         """Says them."""
@@ -67,13 +68,14 @@ class Ending(Callback):
     def _speed(self, state: RunState) -> str:
         """Means over the run, in the units of docs/migration.md; MFU where a run was long enough to measure it for."""
         seconds, share = self._seconds / self._steps, state.data_ranks / max(state.rank_size, 1)
+        tokens = self._tokens / self._steps
         said = (
-            f"{state.tokens / seconds * share:.0f} tokens/s/p, {state.batch_size / seconds * share:.2f} samples/s/p, "
+            f"{tokens / seconds * share:.0f} tokens/s/p, {state.batch_size / seconds * share:.2f} samples/s/p, "
             f"{seconds * 1e3:.1f} ms per step"
         )
         if state.work is None or self._seconds < _LONG_SECONDS or not state.sequence_length:
             return said
-        sequences = state.tokens * state.data_ranks // state.sequence_length
+        sequences = round(tokens * state.data_ranks / state.sequence_length)
         done, limit = state.work(sequences, state.sequence_length) / seconds / max(state.rank_size, 1), matrix_speed()
         return f"{said}, MFU {100 * done / limit:.1f} % of {limit / 1e9:.0f} GFLOP/s"
 

@@ -11,6 +11,8 @@ from mindformers_glm.generation.cache import CacheShape, KVCache
 
 CALL = "weather\n```python\ntool_call(city='北京', days=2)\n```"
 
+BROKEN_CALL = "weather\n```python\ntool_call(city='北京', days=two)\n```"
+
 
 class ParrotNetwork:
     """Speaks as ChatGLM3: answers the last user message (`answer`), and a tool's result with what it was.
@@ -64,6 +66,8 @@ class ParrotNetwork:
             time.sleep(0.7)
         if asked == "for ever":
             return self.tokenizer.vocabulary.encode("嗯")[-1]
+        if asked == "broken call":
+            return self._follow(said, BROKEN_CALL, self._user)
         if asked.startswith("call"):
             return self._follow(said, CALL, self._result)
         if asked.startswith("say "):

@@ -245,6 +245,16 @@ def test_a_call_comes_as_it_is_written_name_first_then_each_argument(http):
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_that_cannot_be_read_runs_no_tool(http):
+    pieces, chunks = deltas(http, messages=[{"role": "user", "content": "broken call"}], tools=TOOLS)
+    told = "".join(piece["function"]["arguments"] for piece in pieces)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(told)
+    assert told.startswith('{"city": "北京"')
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert "days=two" in "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
 def test_a_demanded_call_streams_what_it_says_whole(http):
     pytest.importorskip("llguidance")
     for seed in range(6):
