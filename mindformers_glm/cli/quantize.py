@@ -121,6 +121,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, value in usual.items():
         if args.data_path is None and getattr(args, name) != value:
             raise ConfigError(f"--{name}", getattr(args, name), "It needs rows: name them with --data_path.")
+    if args.smooth and args.clip < 100:
+        raise ConfigError("--clip", args.clip, "--smooth sets the ranges itself: use one of the two.")
 
 
 def _bar(total: int, what: str) -> Callable[[], None]:
