@@ -140,8 +140,8 @@ def _kernel_with(name: str, change: Callable[..., tuple]) -> Callable[..., Any]:
     """`operator` with the inputs of the kernel `name` changed on the way."""
     right = kernel_operators.operator
 
-    def operator(called, shape, dtype=ms.float32):
-        made = right(called, shape, dtype)
+    def operator(called, shape, dtype=ms.float32, **more):
+        made = right(called, shape, dtype, **more)
         return _Changed(made, change) if called == name and made is not None else made
 
     return operator

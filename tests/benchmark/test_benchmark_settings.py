@@ -69,7 +69,7 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
         ("train --batch none", "--batch: got 'none'. Use a whole number, 1 or more."),
         ("decode --context 0", "--context: got '0'. Use a whole number, 1 or more."),
         ("decode --threads 4096", "--threads: got 4096. This process may use"),
-        ("decode --dtype float64", "--dtype: got 'float64'. Use one of float32, bfloat16, int8, int4."),
+        ("decode --dtype float64", "--dtype: got 'float64'. Use one of float32, bfloat16, gptq, int4, int8, int8-row"),
         (
             "decode --dtype int8 --shape 100,24,2,2,2,48",
             "--group_size: got 32. It must divide hidden (24) and ffn (48).",

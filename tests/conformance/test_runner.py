@@ -29,7 +29,8 @@ for name in names:
         open(f"{folder}/part", "w").write("skipped\\nnot here")
         os.replace(f"{folder}/part", f"{folder}/{name}.txt")
         continue
-    np.savez(f"{folder}/{name}.npz", **{"found/x": np.ones(2), "wanted/x": np.ones(2), "note": np.array("")})
+    np.savez(f"{folder}/part.npz", **{"found/x": np.ones(2), "wanted/x": np.ones(2), "note": np.array("")})
+    os.replace(f"{folder}/part.npz", f"{folder}/{name}.npz")
 """
 
 
