@@ -77,6 +77,8 @@ class Registry:
             self._factories[name] = factory
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False  # what a YAML wrote there: a list cannot even be looked up
         if name not in self._factories and not self.complete:
             fill()
         return name in self._factories

@@ -48,3 +48,9 @@ def test_what_is_unknown_is_named_with_the_nearest(kinds):
     kinds.add("far_away:Cosine")
     with pytest.raises(ConfigError, match="Did you mean 'Cosine'"):
         kinds.get("Cosin")
+
+
+@pytest.mark.parametrize("name", [[], {}, 7, None])
+def test_what_is_no_text_is_no_name(kinds, name):
+    assert name not in kinds
+    assert [fault.key for fault in kinds.check({"type": name}, "section")] == ["section.type"]
