@@ -208,3 +208,11 @@ def test_two_pipeline_stages_tune_and_come_back_as_a_hugging_face_folder(root, t
     moved = {name: np.abs(value - after[name].astype(np.float32)).max() for name, value in before.items()}
     assert set(before) == set(after)
     assert 0 < max(moved.values()) < 1e-3
+    chat = [python, "-m", "mindformers_glm", "chat", "--model", "hf/mg2hg", "--max_new_tokens", "4"]
+    done = subprocess.run(chat, cwd=tmp_path, input="你好\nstop\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["evaluate", "--model", "hf/mg2hg", "--tasks", "mmlu", "--data_dir", str(shared / "data/eval/mmlu/data")]
+    words += ["--limit", "1", "--output_dir", "scores", "--num_fewshot", "0"]
+    subprocess.run([python, "-m", "mindformers_glm", *words], cwd=tmp_path, check=True)
+    subjects = {json.loads(line)["subject"] for line in (tmp_path / "scores/samples.jsonl").read_text().splitlines()}
+    assert len(subjects) == 57
