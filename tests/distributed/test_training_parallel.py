@@ -190,6 +190,4 @@ def test_every_optimizer_resumes_in_two_processes(tmp_path):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert sorted(found) == names
         assert all(one["same"] for one in found.values()), found
-        for name, one in found.items():
-            # FTRL divides the difference of two square roots by the rate (0.01), and their rounding with it
-            assert one["other"] < (1e-4 if name == "FTRL" else 1e-5), (name, one)
+        assert max(one["other"] for one in found.values()) < 1e-5, found
