@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import typing
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,9 +39,9 @@ class Checked(Mapping[str, Any]):
 
     __slots__ = ()
 
+    @abstractmethod
     def build(self, **runtime: Any) -> Any:
         """The component; `runtime` are objects that YAML cannot name."""
-        raise NotImplementedError
 
 
 class Registry:

@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
     "modellink-train": Command(
         f"{_HERE}.documents.modellink:train", "ModelLink's pretrain and tune scripts, with flags"
     ),
-    "modellink-infer": Command(f"{_HERE}.documents.modellink:infer", "ModelLink's generate and evaluate scripts"),
+    "modellink-infer": Command(f"{_HERE}.documents.modellink_infer:infer", "ModelLink's generate and evaluate scripts"),
     "modellink-convert": Command(f"{_HERE}.documents.modellink:convert_ckpt", "ModelLink's convert_ckpt.py"),
     "export-quant-weight": Command(
         f"{_HERE}.documents.quant_weights:export", "ATB's export_quant_weight.py: W8A8 files"

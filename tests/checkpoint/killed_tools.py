@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
@@ -33,7 +34,7 @@ from mindformers_glm.cli.console import main as console  # noqa: E402
 from mindformers_glm.config.names import CONFIGS_DIR  # noqa: E402
 
 
-class Tool:
+class Tool(ABC):
     """One command: what it reads, the words that write `out`, and those that an earlier run wrote there with."""
 
     complete = True  # the outputs appear together, not one by one
@@ -43,8 +44,9 @@ class Tool:
         self.inputs = folder / "inputs"
         self.inputs.mkdir(parents=True)
 
+    @abstractmethod
     def words(self, out: Path) -> list[str]:
-        raise NotImplementedError
+        """The command's words."""
 
     def earlier(self, out: Path) -> list[str] | None:
         """The words of a run whose output this one replaces; None where it replaces nothing."""
