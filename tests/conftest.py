@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiers
 
@@ -77,6 +80,15 @@ def glm2_vocab(shared: Path) -> str:
 def glm3_vocab(shared: Path) -> str:
     """The real ChatGLM3 sentencepiece file."""
     return str(shared / "data/tokenizer/chatglm3-6b/tokenizer.model")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Each test draws the numbers that it draws alone: networks with random weights are the same in every run."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - MindSpore's initial values come from it
+    if "mindspore" in sys.modules:
+        sys.modules["mindspore"].set_seed(0)
 
 
 @pytest.fixture(autouse=True)
