@@ -118,7 +118,7 @@ def test_every_switch_of_the_family_is_divided(tmp_path):
     }
     run(tmp_path, 2, *dict.fromkeys(pairs.values()), *pairs, timeout=2400)
     for variant, reference in pairs.items():
-        compare(tmp_path, reference, variant, rare=1e-3)
+        compare(tmp_path, reference, variant)
         if "lora" not in variant:
             check_files(tmp_path, variant)
 
