@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mindformers_glm.messages import say, told
+
 MOST_NAMED = 8  # names of a long list that a message tells
 _ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-f]+")
 
@@ -19,6 +21,10 @@ class UserError(Exception):
         """How an error travels between processes: its message and what it carries, whatever its class takes."""
         return _revived, (type(self), self.args, vars(self))
 
+    def line(self) -> str:
+        """The message in the language of this process (messages.language); `str` of an error is English always."""
+        return told(str(self))
+
 
 class ConfigError(UserError, ValueError):
     """A configuration value is wrong. Carries the dotted key, what was read, and how to repair it."""
@@ -26,6 +32,10 @@ class ConfigError(UserError, ValueError):
     def __init__(self, key: str, got: Any, fix: str) -> None:
         super().__init__(f"{key}: got {shorten(got)}. {fix}")
         self.key, self.got, self.fix = key, got, fix
+
+    def line(self) -> str:
+        """As the message, its repair translated."""
+        return say("{key}: got {got}. {fix}", key=told(self.key), got=shorten(self.got), fix=told(self.fix))
 
 
 class ConfigErrors(ConfigError):
@@ -36,23 +46,34 @@ class ConfigErrors(ConfigError):
         text = f"{source}: {errors[0]}" if len(errors) == 1 else f"{source}: {len(errors)} faults\n{lines}"
         UserError.__init__(self, text)
         self.key, self.got, self.fix = errors[0].key, errors[0].got, errors[0].fix
-        self.errors = list(errors)
+        self.source, self.errors = source, list(errors)
+
+    def line(self) -> str:
+        """As the message, each fault translated."""
+        if len(self.errors) == 1:
+            return say("{source}: {fault}", source=self.source, fault=self.errors[0].line())
+        lines = "\n".join(f"  {error.line()}" for error in self.errors)
+        return say("{source}: {number} faults", source=self.source, number=len(self.errors)) + f"\n{lines}"
 
 
-class DataError(UserError, ValueError):
+class _PlaceError(UserError, ValueError):
+    """What is wrong at a place: a file, a line of it, a folder."""
+
+    def __init__(self, place: str, fault: str, fix: str) -> None:
+        super().__init__(f"{shown(place)}: {fault}. {fix}")
+        self.place, self.fault, self.fix = place, fault, fix
+
+    def line(self) -> str:
+        """As the message, its parts translated."""
+        return say("{place}: {fault}. {fix}", place=shown(self.place), fault=told(self.fault), fix=told(self.fix))
+
+
+class DataError(_PlaceError):
     """A data file cannot be used. `place` names the file and, where there is one, the line."""
 
-    def __init__(self, place: str, fault: str, fix: str) -> None:
-        super().__init__(f"{shown(place)}: {fault}. {fix}")
-        self.place = place
 
-
-class CheckpointError(UserError, ValueError):
+class CheckpointError(_PlaceError):
     """A checkpoint is missing, damaged, or does not fit the network."""
-
-    def __init__(self, place: str, fault: str, fix: str) -> None:
-        super().__init__(f"{shown(place)}: {fault}. {fix}")
-        self.place = place
 
 
 class DeviceError(UserError, RuntimeError):

@@ -14,22 +14,28 @@ PACKAGES = {
     "safetensors": "safetensors",
     "tqdm": "tqdm",
 }
-_CURE = "In a checkout `make test` sets up .venv, and `. .venv/bin/activate` makes it the Python in use; elsewhere: {}"
+_CURE = (
+    "In a checkout `make test` sets up .venv, and `. .venv/bin/activate` makes it the Python in use; elsewhere: {cure}"
+)
 
 
 def unmet(version=tuple(sys.version_info[:3]), packages=None):  # type: ignore[no-untyped-def]
     """One line that says which requirement this Python does not meet and what to do; None when it meets all."""
     written = ".".join(map(str, version))
     if tuple(version[:2]) not in PYTHONS:
-        return "mindformers_glm needs Python 3.10 or 3.11, and {} is Python {}. {}".format(
-            sys.executable, written, _CURE.format("install it with one of these.")
+        return "mindformers_glm needs Python 3.10 or 3.11, and {python} is Python {version}. {cure}".format(
+            python=sys.executable, version=written, cure=_CURE.format(cure="install it with one of these.")
         )
     missing = [name for module, name in (packages or PACKAGES).items() if find_spec(module) is None]
     if missing:
-        return "mindformers_glm: {} not installed for {} (Python {}; 3.10 or 3.11 is needed). {}".format(
-            ", ".join(missing) + (" is" if len(missing) == 1 else " are"),
-            sys.executable,
-            written,
-            _CURE.format("pip install mindformers_glm."),
+        return (
+            "mindformers_glm: {names} {verb} not installed for {python} "
+            "(Python {version}; 3.10 or 3.11 is needed). {cure}"
+        ).format(
+            names=", ".join(missing),
+            verb="is" if len(missing) == 1 else "are",
+            python=sys.executable,
+            version=written,
+            cure=_CURE.format(cure="pip install mindformers_glm."),
         )
     return None

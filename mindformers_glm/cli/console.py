@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mindformers_glm.messages import say, told
 from mindformers_glm.requirements import unmet
 from mindformers_glm.version import __version__
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of one command: 0 done, 2 something the user can repair."""
     fault = unmet()
     if fault:
-        print(f"error: {fault}", file=sys.stderr)
+        print(say("error: {line}", line=told(fault)), file=sys.stderr)
         return 2
     from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415 - an unfit Python is told first
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if near
             else f"{PROGRAM} --help tells the commands: {', '.join(list(COMMANDS)[:6])} and more."
         )
-        print(f"error: {words[0][:80]!r} is no command of {PROGRAM}. {hint}", file=sys.stderr)
+        line = f"{words[0][:80]!r} is no command of {PROGRAM}. {hint}"
+        print(say("error: {line}", line=told(line)), file=sys.stderr)
         return 2
     return call(words[0], words[1:])
 
@@ -57,12 +59,13 @@ def usage() -> str:
     from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415
 
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
-    return (
-        f"usage: {PROGRAM} COMMAND ...\n\nFine-tune, evaluate and deploy the GLM family on MindSpore.\n\n"
-        f"commands ({PROGRAM} COMMAND --help tells their options):\n{rows}\n\n"
-        f"  --version  the version\n"
-        f'completion: eval "$(register-python-argcomplete {PROGRAM})"  (pip install argcomplete)'
+    return say(
+        "usage: {program} COMMAND ...\n\nFine-tune, evaluate and deploy the GLM family on MindSpore.\n\n"
+        "commands ({program} COMMAND --help tells their options):\n{rows}\n\n"
+        "  --version  the version\n"
+        'completion: eval "$(register-python-argcomplete {program})"  (pip install argcomplete)',
+        program=PROGRAM,
+        rows="\n".join(f"  {name:{width}}  {told(command.help)}" for name, command in COMMANDS.items()),
     )
 
 

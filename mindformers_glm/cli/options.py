@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from mindformers_glm.errors import cut_words
+from mindformers_glm.messages import say, told
 
 LARGEST = 2**31 - 1
 A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-5, -5度), for options have two
@@ -20,13 +21,38 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **given: Any) -> None:
         given.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         given.setdefault("allow_abbrev", False)
-        super().__init__(**given)
+        given["description"] = told(given.get("description") or "") or None
+        given["epilog"] = told(given.get("epilog") or "") or None
+        with_help = given.pop("add_help", True)
+        super().__init__(add_help=False, **given)
         self._negative_number_matcher = A_VALUE
+        self._positionals.title, self._optionals.title = say("positional arguments"), say("options")
+        if with_help:
+            self.add_argument("-h", "--help", action="help", help="show this help message and exit")
+
+    def _add_action(self, action: Any) -> Any:
+        """Options of this parser and of its groups pass here: their help is said in the language of this process."""
+        if action.help and action.help is not argparse.SUPPRESS:
+            action.help = told(action.help)
+        return super()._add_action(action)
+
+    def format_usage(self) -> str:
+        """The usage line."""
+        return self._said(super().format_usage())
+
+    def format_help(self) -> str:
+        """What --help prints."""
+        return self._said(super().format_help())
+
+    @staticmethod
+    def _said(text: str) -> str:
+        return say("usage: ") + text.removeprefix("usage: ")
 
     def error(self, message: str) -> NoReturn:
         """Prints the line and ends the program."""
         sys.stdout.flush()
-        self.exit(2, f"error: {cut_words(message.removeprefix('argument '))}. See {self.prog} --help\n")
+        line = told(cut_words(message.removeprefix("argument ")))
+        self.exit(2, say("error: {message}. See {program} --help", message=line, program=self.prog) + "\n")
 
 
 def whole(least: int = 1, most: int = LARGEST) -> Callable[[str], int]:

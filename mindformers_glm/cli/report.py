@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mindformers_glm.errors import UserError, shown
+from mindformers_glm.messages import say, told
 from mindformers_glm.signals import terminated_as_interrupted
 
 INTERRUPTED = 130
@@ -44,7 +45,7 @@ def report(work: Callable[[], Any]) -> int:
         with terminated_as_interrupted():
             outcome = work()
     except UserError as error:
-        return _refused(str(error), error.exit_status)
+        return _refused(error.line(), error.exit_status)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -52,20 +53,21 @@ def report(work: Callable[[], Any]) -> int:
         if error.errno not in _CURES:
             raise
         place = error.filename2 or error.filename or "a file"
-        return _refused(f"{shown(place)}: {_CURES[error.errno]}", UserError.exit_status)
+        return _refused(told(f"{shown(place)}: {_CURES[error.errno]}"), UserError.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "mindformers_glm"):
             raise
         cure = f"Install it (pip install {package}), or use the Python of .venv: `. .venv/bin/activate`."
-        return _refused(f"{package}: this package is not installed for {sys.executable}. {cure}", UserError.exit_status)
+        line = f"{package}: this package is not installed for {sys.executable}. {cure}"
+        return _refused(told(line), UserError.exit_status)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        print(say("stopped by Ctrl-C"), file=sys.stderr)
         return INTERRUPTED
     return outcome if type(outcome) is int else 0
 
 
 def _refused(line: str, status: int) -> int:
     sys.stdout.flush()
-    print(f"error: {line}", file=sys.stderr)
+    print(say("error: {line}", line=line), file=sys.stderr)
     return status

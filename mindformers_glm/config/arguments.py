@@ -22,6 +22,7 @@ from mindformers_glm.config.schema import known_keys
 from mindformers_glm.config.texts import text_of
 from mindformers_glm.errors import ConfigError, cut_words
 from mindformers_glm.files import user_path
+from mindformers_glm.messages import CHINESE, language
 
 
 def _switch(text: str) -> bool:
@@ -175,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="YAML 的任何配置项都可以设置：--runner_config.epochs 2。全部配置项见 docs/keys.md。"
         if chinese
         else "Any key of the YAML can be set: --runner_config.epochs 2 or --options runner_config.epochs=2. All keys: "
-        "docs/keys.md. In Chinese: LANG=zh_CN.UTF-8.",
+        "docs/keys.md. In Chinese: MINDFORMERS_GLM_LANG=zh.",
     )
     parser.add_argument("--config", metavar="YAML", help="配置文件" if chinese else "the configuration")
     words = "覆盖 YAML 的取值" if chinese else "values laid over the YAML"
@@ -189,8 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def speaks_chinese() -> bool:
     """Whether the environment asks for Chinese."""
-    names = ("LC_ALL", "LC_MESSAGES", "LANG")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "").lower().startswith("zh")
+    return language() == CHINESE
 
 
 def find_config(name: str, *, script_dir: Path | None = None) -> Path:

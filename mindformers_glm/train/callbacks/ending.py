@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindformers_glm.log import logger
+from mindformers_glm.messages import say
 from mindformers_glm.ops.speed import matrix_speed
 from mindformers_glm.train.callbacks.base import Callback
 from mindformers_glm.train.goal import Best, Goal, plain
@@ -35,34 +36,40 @@ class Ending(Callback):
                 logger.info("%s", line)
 
     def lines(self, state: RunState) -> list[str]:
-        """The lines; commands only for what is there."""
+        """The lines, in the language of this process; commands only for what is there."""
         out = state.output_dir
-        loss = "" if state.result is None else f"; the last loss is {state.result.loss:.4f}"
-        said = [f"Trained {state.done} steps{loss}."]
+        said = [say("Trained {steps} steps.", steps=state.done)]
+        if state.result is not None:
+            said = [
+                say("Trained {steps} steps; the last loss is {loss:.4f}.", steps=state.done, loss=state.result.loss)
+            ]
         if self._steps:
-            said.append(f"  speed:           {self._speed(state)}")
+            said.append(say("  speed:           {speed}", speed=self._speed(state)))
         best = best_evaluation(state)
         if best is not None:
             step, name, value = best
-            said.append(f"  best evaluation: {name} {value:.4f} after step {step}")
+            said.append(
+                say("  best evaluation: {name} {value:.4f} after step {step}", name=name, value=value, step=step)
+            )
         weights = out / "checkpoint_network"
         if not weights.is_dir():
             return said
         if state.loaded_best and state.best is not None:
-            said.append(f"  best weights:    {weights} (of step {state.best['step']})")
+            said.append(say("  best weights:    {folder} (of step {step})", folder=weights, step=state.best["step"]))
         else:
-            said.append(f"  last weights:    {weights}")
+            said.append(say("  last weights:    {folder}", folder=weights))
             if state.best is not None:
                 name = f"{state.best['prefix']}_rank_{state.rank}-{state.best['file'][0]}_{state.best['file'][1]}.ckpt"
-                said.append(f"  best checkpoint: {out / 'checkpoint' / f'rank_{state.rank}' / name}")
+                said.append(say("  best checkpoint: {file}", file=out / "checkpoint" / f"rank_{state.rank}" / name))
         place = shlex.quote(str(out))
-        said.append(f"  chat:            {self.program} chat --model {place}")
+        said.append(say("  chat:            {command}", command=f"{self.program} chat --model {place}"))
         config = self.config() if self.config is not None else None
         if config is not None and config.is_file():
             name = shlex.quote(str(config))
             words = f"evaluate --config {name} --load_checkpoint {place} --eval_dataset_dir FILE"
-            said.append(f"  evaluate:        {self.program} {words}")
-            said.append(f"  train on:        {self.program} run --config {name} --resume_training true --epochs N")
+            said.append(say("  evaluate:        {command}", command=f"{self.program} {words}"))
+            words = f"run --config {name} --resume_training true --epochs N"
+            said.append(say("  train on:        {command}", command=f"{self.program} {words}"))
         return said
 
     def _speed(self, state: RunState) -> str:
