@@ -7,7 +7,7 @@
     mindformers-glm chat --lite glm2_export
     echo "你好" | mindformers-glm chat
 
-Commands: clear forgets the conversation, stop ends, save FILE.json keeps the conversation. See docs/chat.md.
+In the chat, /help lists the commands (retry, edit, clear, save, stats, stop). See docs/chat.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.messages import asked, choose
 from mindformers_glm.serving.interrupt import hold, watched
 from mindformers_glm.serving.phrases import LANGUAGES, Phrases
 
@@ -51,8 +52,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repetition_penalty", type=float)
     p.add_argument("--max_new_tokens", type=int, help="longest reply (what the context has room for)")
     p.add_argument("--seed", type=int, help="the same answers to the same conversation every time")
-    p.add_argument("--lang", choices=("zh", "en"), default="zh", help="language of prompts and notes")
+    p.add_argument("--lang", choices=("zh", "en"), help="language of prompts and notes (MINDFORMERS_GLM_LANG; zh)")
     p.add_argument("--stats", action="store_true", help="tokens, speed and time to the first token after each answer")
+    p.add_argument("--markdown", action="store_true", help="show headings, **strong** and `code` of answers in colour")
+    p.add_argument("--no_history", action="store_true", help="keep no file of what is typed")
     return p
 
 
@@ -62,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     if chosen.lite and chosen.tp_size > 1:
         raise ConfigError("--tp_size", chosen.tp_size, "An exported model is whole: use --model, or one process.")
     start(chosen.tp_size, "chat", sys.argv[1:] if argv is None else argv)
-    talk(chosen, LANGUAGES[chosen.lang])
+    if chosen.lang is not None:
+        choose(chosen.lang)
+    talk(chosen, LANGUAGES[chosen.lang or asked() or "zh"])
 
 
 def talk(
@@ -79,7 +84,8 @@ def talk(
     hold()  # before MindSpore starts threads
     os.environ.setdefault("GLOG_v", "3")  # its warnings would run through the answers; errors are still shown
     with watched(_leave):
-        from mindformers_glm.serving.terminal import StandardConsole, TerminalChat  # noqa: PLC0415
+        from mindformers_glm.serving.console import StandardConsole, history_file  # noqa: PLC0415
+        from mindformers_glm.serving.terminal import TerminalChat  # noqa: PLC0415
 
         tools = _tools(chosen)
         loaded = (load or load_chosen)(chosen)
@@ -87,7 +93,10 @@ def talk(
     if first is not None:
         print(first(loaded), flush=True)
     model = Path(chosen.lite or chosen.model).name
-    TerminalChat(conversation, StandardConsole(), phrases=phrases, model=model, shows_figures=chosen.stats).run()
+    console = StandardConsole(history=None if chosen.no_history else history_file())
+    TerminalChat(
+        conversation, console, phrases=phrases, model=model, shows_figures=chosen.stats, markdown=chosen.markdown
+    ).run()
 
 
 def load_conversation(chosen: argparse.Namespace) -> Conversation:

@@ -20,6 +20,7 @@ from mindformers_glm.tokenizers.messages import offered_tools, read_messages, sa
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream, ToolCall
 
 End = Literal["said", "stopped", "length", "context"]
+_RETRY = 7919  # between the seeds of an answer and of its retry
 _USUAL_SAMPLING = {"temperature": 0.8, "top_p": 0.8, "top_k": 50}  # those of the official chat
 
 
@@ -92,6 +93,20 @@ class Conversation:
         self.calls: list[ToolCall] = []
         self.faults: list[str] = []
         self.figures: Figures | None = None
+        self.retries = 0
+
+    def take_back(self) -> str | None:
+        """The last question, which is forgotten with all that followed it; None where nothing was asked.
+
+        With a seed, what is asked next draws other numbers than before.
+        """
+        last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)
+        if last is None:
+            return None
+        question = str(self.messages[last]["content"])
+        self.messages, self.calls, self.faults, self.figures = self.messages[:last], [], [], None
+        self.retries += 1
+        return question
 
     def ask(self, text: str) -> Iterator[str]:
         """The pieces of the reply as they come. `stop`, or closing the iterator, ends it; what was shown is kept.
@@ -196,7 +211,7 @@ class Conversation:
         """The settings; with a seed every turn draws other numbers, the same ones in every run."""
         if self.config.seed is None:
             return self.config
-        return replace(self.config, seed=self.config.seed + len(self.messages))
+        return replace(self.config, seed=self.config.seed + len(self.messages) + _RETRY * self.retries)
 
 
 def chat_config(engine: Engine, **given: Any) -> GenerationConfig:

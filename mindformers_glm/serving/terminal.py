@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from mindformers_glm.errors import UserError
 from mindformers_glm.files import user_path
+from mindformers_glm.serving.console import Console, StandardConsole
 from mindformers_glm.serving.conversation import ContextFull, Conversation, Figures
-from mindformers_glm.serving.interrupt import allowed, watched
-from mindformers_glm.serving.phrases import CHINESE, Phrases
-from mindformers_glm.serving.typed import BOM, Command, Lines, Typed
+from mindformers_glm.serving.interrupt import watched
+from mindformers_glm.serving.phrases import CHINESE, ENGLISH, Phrases
+from mindformers_glm.serving.rendering import Rendering
+from mindformers_glm.serving.typed import Command, Lines, Typed
 
-
-class Console(Protocol):
-    """Where questions come from and answers go. `is_interactive` is False for a pipe or file."""
-
-    is_interactive: bool
-
-    def read(self, prompt: str) -> str:
-        """A line without its end. Raises EOFError at the end of input, KeyboardInterrupt on Ctrl-C."""
-
-    def write(self, text: str) -> None:
-        """Shows text at once."""
-
-
-class StandardConsole:
-    """Standard input and output. Only a terminal is shown prompts, and has line editing where readline exists."""
-
-    def __init__(self) -> None:
-        for stream in (sys.stdin, sys.stdout):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
-        self.is_interactive = sys.stdin.isatty()
-        if self.is_interactive:
-            with contextlib.suppress(ImportError):  # not on every system
-                import readline  # noqa: F401, PLC0415 - changes what input() does
-
-    def read(self, prompt: str) -> str:
-        """A line without its end."""
-        with allowed():
-            if self.is_interactive:
-                return input(prompt).removeprefix(BOM)
-            line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.rstrip("\r\n").removeprefix(BOM)
-
-    def write(self, text: str) -> None:
-        """Shows text at once."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+__all__ = ["StandardConsole", "TerminalChat", "figures_line"]
 
 
 class TerminalChat:
@@ -68,9 +30,12 @@ class TerminalChat:
         phrases: Phrases = CHINESE,
         model: str = "",
         shows_figures: bool = False,
+        markdown: bool = False,
     ) -> None:
         self.conversation, self.console, self.phrases = conversation, console, phrases
         self.model, self.shows_figures = model, shows_figures
+        paints = getattr(console, "paints", False)
+        self._rendering = Rendering(markdown=markdown) if paints else None
         self._own_files: set[Path] = set()
         self._thinks = False  # a thought is on the screen, and its line not ended
         conversation.on_thought = self._show_thought
@@ -92,7 +57,8 @@ class TerminalChat:
                 return
             try:
                 if command is not None:
-                    self._obey(command)
+                    if not self._obey(command):
+                        return
                 elif typed.text.strip() and not self._converse(typed.text):
                     return
             except UserError as error:
@@ -125,11 +91,47 @@ class TerminalChat:
             if typed is not None:
                 return typed
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Command) -> bool:
+        """Carries a command out. False when the user ends the chat in it."""
+        if command.name in ("retry", "edit"):
+            return self._ask_again(command)
         if command.name == "clear":
             self.conversation.clear()
             self._note(self.phrases.cleared)
-            return
+        elif command.name == "help":
+            self._note(self.phrases.help)
+        elif command.name == "stats":
+            self.shows_figures = not self.shows_figures
+            self._note(self.phrases.shows_figures if self.shows_figures else self.phrases.hides_figures)
+        else:
+            self._save(command)
+        return True
+
+    def _ask_again(self, command: Command) -> bool:
+        """The last question once more, as it was or changed; the one before stays where no new one is given."""
+        said = [message for message in self.conversation.messages if message["role"] == "user"]
+        if not said:
+            self._note(self.phrases.nothing)
+            return True
+        text: str | None = command.text or str(said[-1]["content"])
+        if command.name == "edit" and not command.text:
+            edit = getattr(self.console, "edit", lambda prompt, text: None)
+            try:
+                text = edit(self.phrases.edit, text)
+            except (EOFError, KeyboardInterrupt):
+                self.console.write("\n")
+                return True
+            if text is None:
+                self._note(self.phrases.cannot_edit)
+                return True
+        elif command.name == "retry" and not self.conversation.config.do_sample:
+            self._note(self.phrases.same)
+        if text is None or not text.strip():
+            return True
+        self.conversation.take_back()
+        return self._converse(text)
+
+    def _save(self, command: Command) -> None:
         path = user_path(command.file)
         if path.exists() and path.resolve() not in self._own_files:
             self._note(self.phrases.exists.format(file=path))
@@ -166,8 +168,7 @@ class TerminalChat:
             if typed is None or typed.command == Command("stop"):
                 return None
             if typed.command is not None:
-                self._obey(typed.command)
-                return []
+                return [] if self._obey(typed.command) else None
             results.append(typed.text)
         return results
 
@@ -182,7 +183,9 @@ class TerminalChat:
                     self._end_thought()
                     self.console.write(self.phrases.answer)
                     begun = True
-                self.console.write(piece)
+                self.console.write(piece if self._rendering is None else self._rendering.push(piece))
+        if self._rendering is not None:
+            self.console.write(self._rendering.finish())
         self._end_thought()
         self.console.write("\n" if begun else "")
         figures = self.conversation.figures
@@ -195,7 +198,8 @@ class TerminalChat:
         if figures.end != "said":
             self._note(self._why(figures))
         if self.shows_figures:
-            self._note(figures_line(figures, self.conversation.engine.max_length))
+            phrases = self.phrases if self.console.is_interactive else ENGLISH  # beside a pipe programs read it
+            self._note(figures_line(figures, self.conversation.engine.max_length, phrases))
 
     def _show_thought(self, piece: str) -> None:
         """Apart from the answer: before it on a terminal, on the error output beside a pipe."""
@@ -221,7 +225,7 @@ class TerminalChat:
     def _told(self, error: UserError) -> str:
         if isinstance(error, ContextFull):
             return self.phrases.full.format(tokens=error.tokens, limit=error.limit)
-        return str(error)
+        return error.line()
 
     def _note(self, text: str) -> None:
         """What is no answer: on the screen of a terminal, on the error output beside a pipe."""
@@ -231,11 +235,14 @@ class TerminalChat:
             print(text, file=sys.stderr)
 
 
-def figures_line(figures: Figures, limit: int) -> str:
+def figures_line(figures: Figures, limit: int, phrases: Phrases = ENGLISH) -> str:
     """`[prompt 20 tokens, first token after 0.12 s, 35 tokens, 41.3 tokens/s, context 55 of 512]`."""
-    first = "no token" if figures.first_seconds is None else f"first token after {figures.first_seconds:.2f} s"
-    used = figures.prompt_tokens + figures.tokens
-    return (
-        f"[prompt {figures.prompt_tokens} tokens, {first}, {figures.tokens} tokens, "
-        f"{figures.tokens_per_second:.1f} tokens/s, context {used} of {limit}]"
+    seconds = figures.first_seconds
+    return phrases.figures.format(
+        prompt=figures.prompt_tokens,
+        first=phrases.no_token if seconds is None else phrases.first.format(seconds=seconds),
+        tokens=figures.tokens,
+        speed=figures.tokens_per_second,
+        used=figures.prompt_tokens + figures.tokens,
+        limit=limit,
     )

@@ -6,15 +6,21 @@ from typing import Literal, NamedTuple
 
 BOM = "\ufeff"  # before the first line of what some editors and PowerShell write
 _QUOTES = '"""'
-_WORDS: dict[str, Literal["clear", "stop"]] = {"clear": "clear", "stop": "stop", "exit": "stop", "quit": "stop"}
+Name = Literal["clear", "stop", "save", "help", "retry", "edit", "stats"]
+_WORDS: dict[str, Name] = {"clear": "clear", "stop": "stop", "exit": "stop", "quit": "stop"}
+_SLASHED: dict[str, Name] = {
+    **{f"/{word}": name for word, name in _WORDS.items()},
+    **{"/help": "help", "/?": "help", "/retry": "retry", "/edit": "edit", "/stats": "stats"},
+}
 _SAVED = (".json", ".jsonl")
 
 
 class Command(NamedTuple):
-    """`clear`, `stop` (also `exit`, `quit`), or `save FILE` with its file."""
+    """What is asked of the chat itself. `file` is that of `save`, `text` the new question of `edit`."""
 
-    name: Literal["clear", "stop", "save"]
+    name: Name
     file: str = ""
+    text: str = ""
 
 
 class Typed(NamedTuple):
@@ -25,12 +31,17 @@ class Typed(NamedTuple):
 
     @property
     def command(self) -> Command | None:
-        """The command that this is. `save` counts only with one file that ends in .json or .jsonl."""
+        """The command that this is: a word alone, with a slash or (`clear`, `stop`, `save`) without.
+
+        `save` counts only with one file that ends in .json or .jsonl; `/edit` may be followed by a question.
+        """
         words = self.text.split() if self.is_plain else []
-        if len(words) == 1 and words[0] in _WORDS:
-            return Command(_WORDS[words[0]])
-        if len(words) == 2 and words[0] == "save" and words[1].endswith(_SAVED):
+        if len(words) == 1 and words[0] in {**_WORDS, **_SLASHED}:
+            return Command({**_WORDS, **_SLASHED}[words[0]])
+        if len(words) == 2 and words[0] in ("save", "/save") and words[1].endswith(_SAVED):
             return Command("save", words[1])
+        if len(words) > 1 and words[0] == "/edit":
+            return Command("edit", text=self.text.strip().removeprefix("/edit").strip())
         return None
 
 

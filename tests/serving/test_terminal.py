@@ -227,3 +227,87 @@ def test_the_mark_before_piped_text_is_no_part_of_it(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffstop\n\ufeff你好\n"))
     console = StandardConsole()
     assert [console.read(""), console.read("")] == ["stop", "你好"]
+
+
+def test_help_lists_the_commands(engine, network, glm2):
+    for phrases in (CHINESE, ENGLISH):
+        console = chat(Conversation(engine, glm2), "/help", "/stop", phrases=phrases)
+        assert all(word in console.shown for word in ("/retry", "/edit", "/clear", "/save", "/stats", "/stop"))
+
+
+def test_an_answer_is_given_again(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "红色"), 2])
+    console = chat(talk, "/retry", "颜色", lambda: network.say([*words(glm2, "蓝色"), 2]), "/retry", "stop")
+    assert CHINESE.nothing in console.shown and CHINESE.same in console.shown
+    assert [message["content"] for message in talk.messages] == ["颜色", "蓝色"]
+
+
+def test_a_retry_with_a_seed_draws_anew(engine, network, glm2):
+    talk = Conversation(engine, glm2, GenerationConfig(do_sample=True, seed=1, max_length=200, eos_token_id=2))
+    network.say([*words(glm2, "红色"), 2])
+    before = talk.turn_config().seed
+    console = chat(talk, "颜色", lambda: network.say([*words(glm2, "蓝色"), 2]), "/retry", "stop")
+    assert CHINESE.same not in console.shown
+    assert talk.take_back() == "颜色" and talk.messages == []
+    assert talk.turn_config().seed != before
+    talk.clear()
+    assert talk.turn_config().seed == before and talk.take_back() is None
+
+
+def test_a_question_is_changed(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    network.say([*words(glm2, "红色"), 2])
+    console = chat(talk, "颜色", "/edit", lambda: network.say([*words(glm2, "短裙"), 2]), "/edit 哪种 裙子", "stop")
+    assert CHINESE.cannot_edit in console.shown  # this console edits no lines
+    assert [message["content"] for message in talk.messages] == ["哪种 裙子", "短裙"]
+
+
+def test_a_console_that_edits_offers_the_question(engine, network, glm2):
+    talk = Conversation(engine, glm2)
+    talk.warm_up = lambda: None
+    network.say([*words(glm2, "红色"), 2])
+    console = ListConsole("颜色", "/edit", lambda: network.say([*words(glm2, "短裙"), 2]), "/edit", "stop")
+    answers = [CTRL_C, "什么裙子"]
+    offered = []
+
+    def edit(prompt, text):
+        offered.append((prompt, text))
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    console.edit = edit
+    TerminalChat(talk, console).run()
+    assert offered == [(CHINESE.edit, "颜色")] * 2
+    assert [message["content"] for message in talk.messages] == ["什么裙子", "短裙"]
+
+
+def test_a_retry_takes_a_call_back_with_its_result(engine, network, glm3):
+    talk = Conversation(engine, glm3, tools=TOOLS)
+    network.say(glm3_reply(glm3, CALL, "<|observation|>"))
+    again = glm3_reply(glm3, "\n 不知道。")
+    chat(talk, "北京天气", lambda: network.say(glm3_reply(glm3, "\n 晴天。")), "晴", lambda: network.say(again),
+         "/retry", "stop")  # fmt: skip
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"]
+
+
+def test_figures_are_switched_and_speak_the_language(engine, network, glm2):
+    network.say([*words(glm2, "好"), 2])
+    console = chat(Conversation(engine, glm2), "/stats", "你好", "/stats", "stop")
+    assert CHINESE.shows_figures in console.shown and CHINESE.hides_figures in console.shown
+    assert "[提示 " in console.shown and " 词元/秒，上下文 " in console.shown
+
+
+def test_code_is_in_colour_where_the_console_shows_it(engine, network, glm2):
+    text = "看：\n```\nx\n```"
+    for paints in (False, True):
+        talk = Conversation(engine, glm2)
+        talk.warm_up = lambda: None
+        network.say([*glm2.vocabulary.encode(text), 2])
+        console = ListConsole("?", "stop")
+        console.paints = paints
+        TerminalChat(talk, console).run()
+        assert ("\x1b[36m" in console.shown) is paints
+        assert "x\n" in console.shown

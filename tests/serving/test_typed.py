@@ -88,3 +88,25 @@ def test_any_lines_end_in_messages(lines):
         joined.push(line)
     joined.flush()
     assert joined.push("stop") is not None or joined.is_open
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("/help", Command("help")),
+        ("/retry", Command("retry")),
+        ("/edit", Command("edit")),
+        ("/edit  what colour? ", Command("edit", text="what colour?")),
+        ("/stats", Command("stats")),
+        ("/clear", Command("clear")),
+        ("/exit", Command("stop")),
+        ("/save talk.json", Command("save", "talk.json")),
+        ("help", None),
+        ("/retry now", None),
+        ("/etc/passwd", None),
+        ("/", None),
+    ],
+)
+def test_commands_with_a_slash(line, command):
+    assert Typed(line, True).command == command
+    assert Typed(line, False).command is None
