@@ -104,6 +104,39 @@ class _FrozenHeadKernel(nn.Cell):
         return out[1] * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
 
 
+class IntegerHeadCrossEntropy(Chosen):
+    """`HeadCrossEntropy` over a frozen weight of integers, widened some rows at a time: a kernel without a formula.
+
+    Where `kernel_fits` says no, the logits of the layer go to `CrossEntropy`.
+    """
+
+    def __init__(self, *, bits: int, rounded: bool = False, smoothing: float = 0.0):
+        super().__init__(lambda: _IntegerHeadKernel(f"Int{bits}{'Half' if rounded else ''}", smoothing))
+
+    def construct(self, hidden: Tensor, weight: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
+        """Rows `hidden` (N, D), weight (V, D or P), scale (V, D / g), labels (N,) int32 -> a scalar."""
+        target, share = _targets(labels)
+        return self.kernel(hidden, weight, scale, target, share)[0].reshape(())
+
+
+class _IntegerHeadKernel(nn.Cell):
+    def __init__(self, kind: str, smoothing: float):
+        super().__init__()
+        self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
+        self.forward = operator(
+            f"Glm{'Smooth' if smoothing else ''}FrozenHeadLoss{kind}",
+            lambda x, w, scale, target, share, *more: ((1,), x),
+            (ms.float32, ms.float32),
+        )
+
+    def construct(self, hidden, weight, scale, target, share):
+        return self.forward(hidden, weight, scale, target, share, *self.more)
+
+    def bprop(self, hidden, weight, scale, target, share, out, dout):
+        without = (ops.zeros_like(given) for given in (weight, scale, target, share))
+        return out[1] * dout[0], *without
+
+
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Labels as columns (N, 1), 0 for ignored ones, and what each row counts (N, 1): 1 / count or 0."""
     kept = (labels != IGNORED).reshape(-1, 1)

@@ -67,7 +67,7 @@ class QuantizedMatmul(Chosen):
 
     def __init__(self, *, bits: int, columns: int, rounded: bool = False):
         super().__init__(lambda: _QuantizedKernel(bits))
-        self.exact = _ExactQuantizedKernel(bits, rounded) if self.kernel is not None else None
+        self.exact = ExactQuantizedKernel(bits, columns, rounded) if self.kernel is not None else None
         self.bits, self.columns = bits, columns
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,18 +87,24 @@ class _QuantizedKernel(nn.Cell):
         return self.forward(x, weight, scale)
 
 
-class _ExactQuantizedKernel(nn.Cell):
-    def __init__(self, bits: int, rounded: bool):
+class ExactQuantizedKernel(nn.Cell):
+    """Rows x W^T by the floats that integers W of `columns` columns stand for, and its gradient for x."""
+
+    def __init__(self, bits: int, columns: int, rounded: bool):
         super().__init__()
         kind = f"Int{bits}{'Half' if rounded else ''}"
         self.forward = operator(f"GlmLinearExact{kind}", lambda x, w, scale: (x[0], w[0]))
-        self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w, scale, x: (dy[0], x[1]))
+        self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w, scale: (dy[0], columns), told=str(columns))
 
-    def construct(self, x, weight, scale):
+    def construct(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """Rows (M, D) -> (M, N) for weight (N, D or P), scale (N, D / g)."""
         return self.forward(x, weight, scale)
 
-    def bprop(self, x, weight, scale, out, dout):
-        return self.back_x(dout, weight, scale, x), ops.zeros_like(weight), ops.zeros_like(scale)
+    def bprop(
+        self, x: Tensor, weight: Tensor, scale: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient for x, and none for the integers."""
+        return self.back_x(dout, weight, scale), ops.zeros_like(weight), ops.zeros_like(scale)
 
 
 class Matmul(Chosen):

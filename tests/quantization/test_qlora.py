@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from tiny_networks import TINY, logits_of, loss_and_gradients, random_network
 
 from mindformers_glm import runtime
@@ -17,6 +17,7 @@ from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.quantized import quantized_layers
+from mindformers_glm.ops.cross_entropy import CrossEntropy, IntegerHeadCrossEntropy
 from mindformers_glm.ops.linear import QuantizedMatmul
 from mindformers_glm.ops.quantized import dequantize, quantize
 
@@ -38,19 +39,19 @@ def _graph_mode():
     runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
 
 
-def pair(bits: int, **changes) -> tuple[ChatGLM2ForConditionalGeneration, ChatGLM2ForConditionalGeneration]:
+def pair(bits: int, pet=PET, **changes) -> tuple[ChatGLM2ForConditionalGeneration, ChatGLM2ForConditionalGeneration]:
     """A network with integers and LoRA, and the float network of the weights that these stand for."""
     shape = {**SHAPE, **changes}
-    source = random_network(scale=0.1, **{**shape, "pet_config": PET})
+    source = random_network(scale=0.1, **{**shape, "pet_config": pet})
     weights = {name: value.asnumpy() for name, value in source.parameters_dict().items()}
-    model = empty_network(ChatGLM2Config(**shape, quantization_bit=bits, pet_config=PET))
+    model = empty_network(ChatGLM2Config(**shape, quantization_bit=bits, pet_config=pet))
     load_into(model, weights)
     layers = quantized_layers(model)
     for name, layer in layers.items():
         found = type(quantize(np.zeros((1, 32), np.float32), bits=8, group_size=32))
         whole = found(layer.weight.asnumpy(), layer.weight_scale.asnumpy())
         weights[name] = dequantize(whole, bits=layer.bits, columns=layer.in_channels)
-    plain = empty_network(ChatGLM2Config(**shape, pet_config=PET))
+    plain = empty_network(ChatGLM2Config(**shape, pet_config=pet))
     load_into(plain, weights)
     return model, plain
 
@@ -98,6 +99,55 @@ def test_loss_and_gradients_are_those_of_the_dequantised_network(bits):
     assert set(gradients) == set(official) and len(gradients) == 8
     for name, gradient in official.items():
         assert np.linalg.norm(gradients[name] - gradient) <= 1e-4 * np.linalg.norm(gradient), name
+
+
+@pytest.mark.parametrize("recompute_config", [{"recompute": True}, {"select_recompute": True}], ids=["all", "select"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_mlps_are_computed_again_by_kernels(bits, recompute_config):
+    pet = {**PET, "target_modules": ".*query_key_value.*"}
+    model, _ = pair(bits, pet, recompute_config=recompute_config, quantization_head_bits=bits)
+    assert model.transformer.encoder.layers[0].mlp.whole.kernel_is_on
+    loss, gradients = loss_and_gradients(model.set_train(True), IDS, LABELS)
+    kept, plain = pair(bits, pet, quantization_head_bits=bits)
+    assert kept.transformer.encoder.layers[0].mlp.whole is None
+    same, others = loss_and_gradients(kept.set_train(True), IDS, LABELS)
+    assert loss == same
+    assert all(np.array_equal(gradients[name], others[name]) for name in others)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    wanted, official = loss_and_gradients(plain.set_train(True), IDS, LABELS)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    for name, gradient in official.items():
+        assert np.linalg.norm(gradients[name] - gradient) <= 1e-4 * np.linalg.norm(gradient), name
+
+
+def test_mlps_with_adapters_keep_what_lies_between(caplog):
+    with caplog.at_level("INFO"):
+        model, _ = pair(8, recompute_config={"recompute": True})
+    assert model.transformer.encoder.layers[0].mlp.whole is None
+    assert "MLPs of integers with adapters" in caplog.text
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("bits", "rows"), [(8, 1), (4, 7)])
+def test_the_loss_of_an_integer_head_is_that_of_its_floats(bits, rows, smoothing):
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((70, 96)).astype(np.float32)
+    whole = quantize(weight, bits=bits, group_size=32)
+    exact = Tensor(dequantize(whole, bits=bits, columns=96))
+    hidden = Tensor(random.standard_normal((rows, 96)).astype(np.float32))
+    labels = Tensor(np.where(np.arange(rows) == 3, -100, random.integers(0, 70, rows)).astype(np.int32))
+    given, scale = Tensor(whole.weight), Tensor(whole.scale)
+    own = IntegerHeadCrossEntropy(bits=bits, smoothing=smoothing)
+    assert own.kernel_is_on
+    formula = CrossEntropy(smoothing=smoothing).set_train(True)
+    loss, slope = ms.value_and_grad(own, 0)(hidden, given, scale, labels)
+
+    def official_loss(x):
+        return formula(ops.matmul(x, exact.T), labels)
+
+    wanted, official = ms.value_and_grad(official_loss, 0)(hidden)
+    np.testing.assert_allclose(loss.asnumpy(), wanted.asnumpy(), rtol=1e-5)
+    np.testing.assert_allclose(slope.asnumpy(), official.asnumpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_engine_computes_lora_on_integers():

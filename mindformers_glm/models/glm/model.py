@@ -23,10 +23,11 @@ from mindformers_glm.models.glm.stages import Part
 from mindformers_glm.models.glm.weights import tied
 from mindformers_glm.models.interface import NetworkParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
-from mindformers_glm.models.quantized import make_quantized
+from mindformers_glm.models.quantized import QuantizedLinear, make_quantized
 from mindformers_glm.models.speaking import Speaking
 from mindformers_glm.ops.attention import MASKED, causal_mask
-from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
+from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy, IntegerHeadCrossEntropy
+from mindformers_glm.ops.kernels.library import library_file
 from mindformers_glm.ops.linear import matrix_type, multiplies
 from mindformers_glm.ops.rotary import head_scales, rotary_table
 from mindformers_glm.ops.token_range import require_token_range
@@ -222,12 +223,19 @@ class ChatGLM2ForConditionalGeneration(Speaking):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
-        self.head_loss = None
+        self._compute_mlps_again()
+        self.head_loss = self.integer_loss = None
         self.set_loss()
         if part.first:
             for parameter in self.get_parameters():
                 parameter.name = part.whole_name(parameter.name)
         object.__setattr__(self, "_cached", None)
+
+    def _compute_mlps_again(self) -> None:
+        forms = recomputed_parts(self.config)[self.part.first : self.part.end]
+        mlps = [layer.mlp for layer, form in zip(self.transformer.encoder.layers, forms, strict=True) if form == "mlp"]
+        if sum(mlp.compute_again() for mlp in mlps) < len(mlps):
+            log_once("recompute_config: MLPs of integers with adapters or biases keep what lies between their matrices")
 
     @property
     def parts(self) -> NetworkParts:
@@ -245,6 +253,10 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         frozen = not self.transformer.output_layer.weight.requires_grad
         rounded = matrix_type(self.config.compute_dtype)[1]
         self.head_loss = HeadCrossEntropy(frozen=frozen, rounded=rounded, smoothing=smoothing)
+        head, undivided = self.transformer.output_layer, isinstance(self.loss, CrossEntropy)
+        self.integer_loss = None
+        if type(head) is QuantizedLinear and head.bias is None and undivided:
+            self.integer_loss = IntegerHeadCrossEntropy(bits=head.bits, rounded=rounded, smoothing=smoothing)
         if isinstance(self.loss, CrossEntropy):
             self.loss = CrossEntropy(smoothing=smoothing)
         else:
@@ -286,6 +298,11 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         if labels is not None and self.training and head.is_plain:
             loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)
+        if labels is not None and self.training and self.integer_loss is not None:
+            rows = ops.cast(rows, head.dtype)
+            if self.integer_loss.kernel_fits(rows):
+                loss = self.integer_loss(rows, head.weight, head.weight_scale, labels.reshape(-1))
+                return loss if self.share is None else self.share(loss, labels)
         logits = head(rows)
         if labels is None:
             return ops.cast(logits, ms.float32).reshape(batch, tokens, -1)
@@ -319,7 +336,8 @@ def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
     """What each layer computes again in the backward pass, as `recompute_config` and `no_recompute_layers` say.
 
     In PyNative mode MindSpore loses the gradients of a recomputed layer whose input has none, which is where LoRA
-    stands: there everything is kept.
+    stands: there everything is kept. Layers of integer weights compute their MLP again by kernels: what MindSpore
+    recomputes are formulas, for which a whole matrix of integers becomes floats.
     """
     if isinstance(config.adapter, LoraConfig) and not runtime.is_graph_mode():
         if config.recompute_config.recompute or config.recompute_config.select_recompute:
@@ -328,8 +346,10 @@ def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
     form, kept = config.recompute_config, config.no_recompute_layers or []
     whole = form.layers(form.recompute, config.num_layers)
     scores = form.layers(form.select_recompute, config.num_layers)
+    by_kernel = config.quantization_bit and library_file() is not None and runtime.is_graph_mode()
+    all_, some = ("mlp", "mlp") if by_kernel else ("all", "scores")
     return [
-        "nothing" if i in kept else "all" if i in whole else "scores" if i in scores else "nothing"
+        "nothing" if i in kept else all_ if i in whole else some if i in scores else "nothing"
         for i in range(config.num_layers)
     ]
 

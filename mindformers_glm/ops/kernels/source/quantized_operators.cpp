@@ -54,9 +54,9 @@ void exact(const Arguments& given, bool four, Numbers numbers) {
 }
 
 void exact_back(const Arguments& given, bool four, Numbers numbers) {
-  int64_t m = given.size(0, 0), n = given.size(0, 1), k = given.size(3, 1);  // x is given for its shape
+  int64_t m = given.size(0, 0), n = given.size(0, 1), k = given.size(3, 1);
   Integers w = integers(given, k, four);
-  product(rows_of(given.floats(0), m, n), columns_of(w), n, given.floats(4), k, nullptr, false, numbers);
+  product(rows_of(given.floats(0), m, n), columns_of(w), n, given.floats(3), k, nullptr, false, numbers);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Cross entropy of the output layer: loss, and gradients of hidden rows and of the weight, some rows at a time.
-// hidden (N, D), weight (V, D), target (N, 1), what each row counts (N, 1).
+// hidden (N, D), weight (V, D), of integers its scales (V, D / g) too, target (N, 1), what each row counts (N, 1).
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -10,6 +10,7 @@
 #include "parallel.h"
 #include "product.h"
 #include "vectors.h"
+#include "widen.h"
 
 using namespace glm;
 
@@ -51,12 +52,20 @@ double loss_of_row(float* x, int64_t classes, int64_t target, float count, float
   return count * (loss + std::log(double(total)));
 }
 
+// The weight as an operand. `target` is the number of the input that follows it.
+struct Weight {
+  Vectors rows, columns;
+  int target;
+};
+
 // Outputs that are null are not computed.
-void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers, float smoothing = 0) {
+void head(const Arguments& given, const Weight& weight, float* loss, float* dhidden, float* dweight, Numbers numbers,
+          float smoothing) {
   int64_t n = given.size(0, 0), d = given.size(0, 1), v = given.size(1, 0);
-  const float *hidden = given.floats(0), *weight = given.floats(1), *counts = given.floats(3);
+  const int32_t* targets = given.ints(weight.target);
+  const float *hidden = given.floats(0), *counts = given.floats(weight.target + 1);
   for (int64_t i = 0; i < n; ++i) {
-    if (counts[i] != 0.0f && (given.ints(2)[i] < 0 || given.ints(2)[i] >= v)) throw std::out_of_range("label");
+    if (counts[i] != 0.0f && (targets[i] < 0 || targets[i] >= v)) throw std::out_of_range("label");
   }
   int64_t chunk = std::clamp<int64_t>(kLogits / v, 1, n);
   chunk = (n + (n + chunk - 1) / chunk - 1) / ((n + chunk - 1) / chunk);
@@ -64,16 +73,15 @@ void head(const Arguments& given, float* loss, float* dhidden, float* dweight, N
   std::vector<double> losses(size_t(n), 0.0);
   for (int64_t begin = 0; begin < n; begin += chunk) {
     int64_t rows = std::min(chunk, n - begin);
-    product(rows_of(hidden + begin * d, rows, d), rows_of(weight, v, d), d, logits, v, nullptr, false, numbers);
+    product(rows_of(hidden + begin * d, rows, d), weight.rows, d, logits, v, nullptr, false, numbers);
     parallel_for(rows, [&](int64_t i) {
-      losses[size_t(begin + i)] =
-          loss_of_row(logits + i * v, v, given.ints(2)[begin + i], counts[begin + i], smoothing);
+      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, targets[begin + i], counts[begin + i], smoothing);
     });
     float largest = *std::max_element(counts + begin, counts + begin + rows);  // no gradient is above it
     if (dhidden != nullptr) {
       Vectors slopes = rows_of(logits, rows, v);
       slopes.largest = largest;
-      product(slopes, columns_of(weight, v, d), v, dhidden + begin * d, d, nullptr, false, numbers);
+      product(slopes, weight.columns, v, dhidden + begin * d, d, nullptr, false, numbers);
     }
     if (dweight != nullptr) {
       Vectors slopes = columns_of(logits, rows, v);
@@ -86,6 +94,26 @@ void head(const Arguments& given, float* loss, float* dhidden, float* dweight, N
     for (double one : losses) total += one;
     *loss = float(total);
   }
+}
+
+void head(const Arguments& given, float* loss, float* dhidden, float* dweight, Numbers numbers, float smoothing = 0) {
+  int64_t v = given.size(1, 0), d = given.size(1, 1);
+  const float* weight = given.floats(1);
+  head(given, {rows_of(weight, v, d), columns_of(weight, v, d), 2}, loss, dhidden, dweight, numbers, smoothing);
+}
+
+// The weight is frozen; `smooth`: the input after the counts says how much is spread over all classes.
+void integer_head(const Arguments& given, bool four, Numbers numbers, bool smooth) {
+  int64_t columns = given.size(0, 1);
+  Integers weight{static_cast<const uint8_t*>(given.data[1]),
+                  static_cast<const uint16_t*>(given.data[2]),
+                  given.size(1, 0),
+                  columns,
+                  columns / given.size(2, 1),
+                  four};
+  int out = smooth ? 6 : 5;
+  head(given, {rows_of(weight), columns_of(weight), 3}, given.floats(out), given.floats(out + 1), nullptr, numbers,
+       smooth ? given.floats(5)[0] : 0);
 }
 
 }  // namespace
@@ -119,3 +147,13 @@ GLM_OPERATOR(GlmSmoothHeadWeight) {
 GLM_OPERATOR(GlmSmoothHeadWeightHalf) {
   head(given, nullptr, nullptr, given.floats(5), Numbers::kHalf, given.floats(4)[0]);
 }
+
+// hidden, integers, scales, target, counts -> loss (1), dhidden
+GLM_OPERATOR(GlmFrozenHeadLossInt8) { integer_head(given, false, Numbers::kFloat32, false); }
+GLM_OPERATOR(GlmFrozenHeadLossInt4) { integer_head(given, true, Numbers::kFloat32, false); }
+GLM_OPERATOR(GlmFrozenHeadLossInt8Half) { integer_head(given, false, Numbers::kHalf, false); }
+GLM_OPERATOR(GlmFrozenHeadLossInt4Half) { integer_head(given, true, Numbers::kHalf, false); }
+GLM_OPERATOR(GlmSmoothFrozenHeadLossInt8) { integer_head(given, false, Numbers::kFloat32, true); }
+GLM_OPERATOR(GlmSmoothFrozenHeadLossInt4) { integer_head(given, true, Numbers::kFloat32, true); }
+GLM_OPERATOR(GlmSmoothFrozenHeadLossInt8Half) { integer_head(given, false, Numbers::kHalf, true); }
+GLM_OPERATOR(GlmSmoothFrozenHeadLossInt4Half) { integer_head(given, true, Numbers::kHalf, true); }
