@@ -35,10 +35,10 @@ CONFIG = ChatGLM2Config(
     padded_vocab_size=32, seq_length=8, param_init_type="float32", compute_dtype="float32", add_qkv_bias=False,
 )  # fmt: skip
 BATCH, HALF, RATE = 4, 3, 0.01
-# How far one unit in the last place of the initial weights moves the result of one process, in largest entries: 1e-7
-# to 3e-6 at RATE. FTRL makes new weights in proportion to the rate, which at 0.01 are so small that it is 2.9e-5 (at 0.5:
-# 1.5e-6). Adam without bias correction begins with steps of three times the rate: 4.8e-5 (at 0.001: 1.7e-6). There a
-# bound of 1e-5 would ask for more than float32 holds.
+# One unit in the last place of the initial weights moves the result of one process by 1e-7 to 3e-6 of the largest entry
+# at RATE. FTRL makes new weights in proportion to the rate, so small ones at 0.01 that it is 2.9e-5 (at 0.5: 1.5e-6).
+# Adam without bias correction begins with steps of three times the rate: 4.8e-5 (at 0.001: 1.7e-6). There a bound of
+# 1e-5 would ask for more than float32 holds.
 RATES = {"FTRL": 0.5, "FP32StateAdamWeightDecay": 0.001}
 DIVISIONS = {  # sizes of the grid, level of ZeRO
     "one": ({}, 0),
