@@ -12,8 +12,9 @@ from typing import Any
 from mindspore import nn
 
 from mindformers_glm import runtime
+from mindformers_glm.assembly.configuration import changed, config_of
 from mindformers_glm.assembly.keywords import taken
-from mindformers_glm.assembly.network import changed, config_of, empty_network, load_network
+from mindformers_glm.assembly.network import empty_network, load_network
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
 from mindformers_glm.checkpoint.load.model_files import model_files, read_config

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from mindformers_glm import tokenizers  # noqa: F401
-from mindformers_glm.checkpoint.load import model_files  # noqa: F401
+from mindformers_glm import light_components  # noqa: F401
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.quantization.schemes import registered  # noqa: F401
 from mindformers_glm.registry import TRAINERS
 
 if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite alone
@@ -17,6 +15,5 @@ if find_spec("mindspore"):  # it is not there on a device with MindSpore Lite al
 
 TRAINERS.add("mindformers_glm.tasks.causal_language_modeling:CausalLanguageModelingTrainer")
 for family in FAMILIES:
-    family.config_class()
     if find_spec("mindspore"):
         family.network_class()

@@ -80,8 +80,9 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
             return False  # what a YAML wrote there: a list cannot even be looked up
-        if name not in self._factories and not self.complete:
-            fill()
+        for fill_some in (fill_light, fill):
+            if name not in self._factories and not self.complete:
+                fill_some()
         return name in self._factories
 
     def names(self) -> list[str]:
@@ -205,6 +206,11 @@ def service(name: str) -> Callable:
     if name not in SERVICES:
         raise LookupError(f"{name!r} is not available: it needs MindSpore, or nothing registers such a service")
     return SERVICES[name]
+
+
+def fill_light() -> None:
+    """Imports the modules that register a name and need no MindSpore."""
+    importlib.import_module("mindformers_glm.light_components")  # a later row, as below
 
 
 def fill() -> None:

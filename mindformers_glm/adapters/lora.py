@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Container, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,14 +12,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
-from mindformers_glm.adapters.config import ALL_LINEAR, LoraConfig, read_pet_config
-from mindformers_glm.adapters.low_rank import merged_weight
+from mindformers_glm.adapters.config import LoraConfig, read_pet_config
+from mindformers_glm.adapters.low_rank import DELTA, chosen_layers, merged_weight
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.linear import Linear
 from mindformers_glm.models.quantized import IntegerWeight, QuantizedLinear
 from mindformers_glm.ops.linear import Matmul, matrix_type
-
-DELTA = "mindpet_delta_lora"  # every adapter weight has this in its name, and nothing else has
 
 
 class LoraLinear(nn.Cell):
@@ -136,10 +133,11 @@ def add_lora(model: nn.Cell, pet_config: Mapping[str, Any] | LoraConfig) -> nn.C
     cells = dict(model.cells_and_names())
     if any(isinstance(cell, LoraLinear) for cell in cells.values()):
         raise ConfigError("pet_config", dict(config), "This model has adapters already: attach them once.")
-    chosen = _chosen(
-        {path: cell for path, cell in cells.items() if isinstance(cell, (Linear, QuantizedLinear))}, config
+    chosen = chosen_layers(
+        [path for path, cell in cells.items() if isinstance(cell, (Linear, QuantizedLinear))], config
     )
-    for path, cell in chosen.items():
+    for path in chosen:
+        cell = cells[path]
         parent, _, name = path.rpartition(".")
         kind = QuantizedLoraLinear if isinstance(cell, QuantizedLinear) else LoraLinear
         setattr(cells[parent], name, kind(cell, config))
@@ -164,33 +162,6 @@ def merge(model: nn.Cell) -> dict[str, np.ndarray]:
         if isinstance(cell, LoraLinear):
             weights[path + ".weight"] = cell.merged().astype(weights[path + ".weight"].dtype)
     return weights
-
-
-def _chosen(layers: dict[str, nn.Cell], config: LoraConfig) -> dict[str, nn.Cell]:
-    """The layers whose own name matches `target_modules` and neither name nor path an excluded pattern.
-
-    A pattern that matches no layer's own name is one for whole paths, as peft takes it.
-    """
-    excluded = config.exclude_layers or []
-    named = {path: path.rpartition(".")[2] for path in layers}
-    if config.target_modules == ALL_LINEAR:
-        matching = [path for path, name in named.items() if name != "output_layer"]
-    else:
-        matching = [path for path, name in named.items() if re.match(config.target_modules, name)]
-    matching = matching or [path for path in named if re.fullmatch(config.target_modules, path)]
-    chosen = {
-        path: layers[path]
-        for path in matching
-        if not any(re.match(pattern, name) for pattern in excluded for name in (path, named[path]))
-    }
-    if not chosen:
-        names = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
-        raise ConfigError(
-            "pet_config.target_modules",
-            config.target_modules,
-            f"No layer is left to adapt; the network's linear layers are {names}.",
-        )
-    return chosen
 
 
 def _trains(name: str, config: LoraConfig) -> bool:

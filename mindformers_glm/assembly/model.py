@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.assembly.network import load_network, read_adapter
+from mindformers_glm.assembly.configuration import read_adapter
+from mindformers_glm.assembly.network import load_network
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.run import build_network, build_tokenizer, load_weights
 from mindformers_glm.assembly.tokenizer import load_tokenizer

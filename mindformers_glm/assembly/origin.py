@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.assembly.network import config_of
+from mindformers_glm.assembly.configuration import config_of
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.checkpoint.load.resolve import Resolved
 from mindformers_glm.checkpoint.load.run_folder import run_config

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import nn
 
 from mindformers_glm.checkpoint.load import load_into
-from mindformers_glm.checkpoint.load.into import float_rows
+from mindformers_glm.checkpoint.load.filling import floats
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.build import build_model
 from mindformers_glm.models.family import FAMILIES
@@ -39,11 +39,3 @@ def network_with_weights(
         make_w8a8(model, layers)
     load_into(model, weights)
     return model
-
-
-def floats(source: WeightSource, name: str) -> np.ndarray:
-    """A weight of a source as float32."""
-    shape = source.shape(name)
-    if len(shape) == 2:
-        return float_rows(source, name, 0, shape[0])
-    return np.asarray(source.read(name), np.float32)

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.assembly.pieces import floats
-from mindformers_glm.checkpoint.load.modelslim import is_w8a8, read_layers
+from mindformers_glm.assembly.whole_layers import folder_of, is_whole, layers_of
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.files import user_path
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.linear import Linear
@@ -21,12 +19,6 @@ from mindformers_glm.models.naming import weight
 from mindformers_glm.models.w8a8 import make_w8a8
 from mindformers_glm.ops.w8a8 import Layer
 from mindformers_glm.parallel.mesh import SINGLE, Mesh
-from mindformers_glm.registry import SCHEMES
-
-
-def is_whole(config: NetworkConfig) -> bool:
-    """True for a network whose scheme puts other layers in the place of linear ones."""
-    return config.quantization_scheme is not None and not config.quantization_bit
 
 
 def put_whole_numbers(
@@ -49,10 +41,7 @@ def put_whole_numbers(
         return
     if mesh.tensor.size > 1:
         raise ConfigError("--tp_size", mesh.tensor.size, "W8A8 weights run in one process here: use 1.")
-    folder = user_path(config.quantization_weights or place)
-    folder = folder if folder.is_dir() else folder.parent
-    there = config.quantization_weights or is_w8a8(folder)
-    layers = read_layers(folder) if there else _made(model, config, weights)
+    layers, folder = layers_of(config, weights, place, _plain_layers(model)), folder_of(config, place)
     ranks = mesh.tensor
     division = FAMILIES.of(config).divided(config, ranks.size)
     make_w8a8(model, layers, place=str(folder), part=lambda name, layer: part_of(name, layer, division, ranks.rank))
@@ -75,26 +64,8 @@ def part_of(name: str, layer: Layer, division: Any, rank: int) -> Layer:
     )
 
 
-def _made(model: nn.Cell, config: NetworkConfig, weights: WeightSource | Mapping[str, np.ndarray]) -> dict[str, Layer]:
-    scheme, head = SCHEMES.get(config.quantization_scheme)(), model.parts.head
-    if scheme.needs:
-        scheme.quantise(np.zeros((1, 1), np.float32), group_size=0)  # says what is missing
-    names = {id(cell): cell.weight.name for _, cell in model.cells_and_names() if type(cell) is Linear}
-    head_name = names.get(id(getattr(head, "layer", head)))
-    layers = {}
-    for name in names.values():
-        if name == head_name:
-            continue
-        layer = name.removesuffix(".weight")
-        bias = f"{layer}.bias"
-        held = _floats(weights, bias).reshape(-1) if bias in _names(weights) else None
-        layers[layer] = scheme.quantise(_floats(weights, name), group_size=0, bias=held)
-    return layers
-
-
-def _names(weights: WeightSource | Mapping[str, np.ndarray]) -> list[str]:
-    return weights.names if isinstance(weights, WeightSource) else list(weights)
-
-
-def _floats(weights: WeightSource | Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    return floats(weights, name) if isinstance(weights, WeightSource) else np.asarray(weights[name], np.float32)
+def _plain_layers(model: nn.Cell) -> list[str]:
+    """The linear layers of a network without the output layer, by the names of their weights."""
+    head = model.parts.head
+    cells = [cell for _, cell in model.cells_and_names() if type(cell) is Linear]
+    return [cell.weight.name.removesuffix(".weight") for cell in cells if cell is not getattr(head, "layer", head)]

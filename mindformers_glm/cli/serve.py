@@ -198,8 +198,6 @@ def load_served(
         return load_export(chosen, settings, adapters)
     if chosen.lite_python is not None:
         raise ConfigError("--lite_python", chosen.lite_python, "It runs an export: add --backend lite.")
-    from mindformers_glm.assembly.adapted import adapted  # noqa: PLC0415
-    from mindformers_glm.generation.generate import MindSporeEngine, attach  # noqa: PLC0415 - MindSpore takes its time
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
     from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
@@ -225,10 +223,8 @@ def load_served(
     def load_adapter(name: str, path: str) -> Served:
         if chosen.tp_size > 1:
             raise ConfigError("--tp_size", chosen.tp_size, "Adapters by name need the whole network in one process.")
-        network = adapted(loaded.network, path, lora_alpha=chosen.lora_alpha)
-        number = attach(loaded.engine, network)
-        engine = loaded.engine if number is not None else MindSporeEngine(network, **options["engine"])
-        return Served(name, engine, loaded.tokenizer, root=path, parent=base.name, adapter=number or 0)
+        engine, number = loaded.adapted(path, lora_alpha=chosen.lora_alpha, options=options["engine"])
+        return Served(name, engine, loaded.tokenizer, root=path, parent=base.name, adapter=number)
 
     others = [load_adapter(name, path) for name, path in adapters.items()]
     print(f"loaded {chosen.model}", file=sys.stderr, flush=True)

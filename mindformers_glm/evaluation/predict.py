@@ -11,6 +11,7 @@ from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.files import read_small, write_text
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
+from mindformers_glm.generation.generate import engine_of, generate_rows
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.recognise import family_named
 from mindformers_glm.tokenizers import formats
@@ -53,8 +54,6 @@ def predict(
         DataError: a file that cannot be read, or holds no prompt.
         GenerationError: a setting that makes no sense, or a prompt that does not fit; before anything is generated.
     """
-    from mindformers_glm.generation.generate import engine_of, generate_rows  # noqa: PLC0415 - it needs MindSpore
-
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError("predict_batch_size", batch_size, "Use a whole number of 1 or more.")
     engine = model if isinstance(model, Engine) else engine_of(model)

@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
-
-import mindspore as ms
-from mindspore import Tensor, nn
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mindformers_glm.data.batch import FILLER, Batch, Dataset
 from mindformers_glm.errors import GenerationError
@@ -25,6 +22,9 @@ from mindformers_glm.generation.interface import Generation
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
+
+if TYPE_CHECKING:
+    from mindspore import Tensor, nn
 
 
 class TextMetric(Protocol):
@@ -168,6 +168,9 @@ def evaluate_loss(
 
 def _loss(model: nn.Cell, batch: Batch) -> float:
     """The loss of a batch; over the stages of a pipeline, where the model is one of them."""
+    import mindspore as ms  # noqa: PLC0415 - of all that is evaluated, this alone needs it
+    from mindspore import Tensor  # noqa: PLC0415
+
     ids, labels, pipe = Tensor(batch.network_input()), Tensor(batch.labels), getattr(model, "pipe", None)
     if pipe is None:
         return float(model(ids, labels).asnumpy())

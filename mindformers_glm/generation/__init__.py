@@ -1,19 +1,15 @@
 """Prompt ids in, new ids out: settings, sampling, beam search, cache, engine. Ids only; text is for tokenizers.
 
-Importing this package registers the services behind `model.generate`, `model.chat` and `model.stream_chat`. Where
-MindSpore is not installed, as on a device with MindSpore Lite alone, there are no such services.
+Importing this package registers the services behind `model.generate`, `model.chat` and `model.stream_chat`. MindSpore
+is imported when one of its models is given, and not before.
 """
 
-from importlib.util import find_spec
-
+from mindformers_glm.generation import chat as _chat  # noqa: F401 - registers chat and stream_chat
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine, Score
+from mindformers_glm.generation.generate import MindSporeEngine, engine_of, generate
 from mindformers_glm.generation.interface import Generation, Network, Search
 from mindformers_glm.generation.streamer import TextIteratorStreamer, TextStreamer, stop_at
-
-if find_spec("mindspore"):
-    from mindformers_glm.generation import chat as _chat  # noqa: F401 - registers chat and stream_chat
-    from mindformers_glm.generation.generate import MindSporeEngine, engine_of, generate
 
 __all__ = [
     "Engine",

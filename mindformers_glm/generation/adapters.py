@@ -8,19 +8,11 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from mindspore import Parameter, nn
 
-from mindformers_glm.adapters.lora import LoraLinear
-from mindformers_glm.models.interface import NetworkParts
-from mindformers_glm.ops.kernels.structures import KINDS, LinearStruct, LoraStruct, address
+from mindformers_glm.models.described import Held, LinearWeights
+from mindformers_glm.ops.kernels.structures import LinearStruct, LoraStruct, address, kind_of
 
 _ROOM = 4  # adapters that an array has room for at first
-
-
-def linear_layers(parts: NetworkParts) -> list[nn.Cell]:
-    """Every linear layer in a fixed order: the head, then those of each block."""
-    names = ("qkv", "out", "gate_up", "down")
-    return [parts.head, *(getattr(block, name) for block in parts.blocks for name in names)]
 
 
 class AdapterTable:
@@ -40,20 +32,20 @@ class AdapterTable:
         """The network's own adapter of the layer at `place` of `linear_layers`."""
         self._put(0, place, down, up, scale)
 
-    def add(self, cells: Sequence[nn.Cell]) -> int:
+    def add(self, layers: Sequence[LinearWeights]) -> int:
         """The number of an adapter that the linear layers of a network over the same base have."""
         number, self._next = self._next, self._next + 1
         if number >= len(self._arrays[0]):
             self._grow()
         self._kept[number] = []
-        for place, cell in enumerate(cells):
-            if isinstance(cell, LoraLinear):
-                down, up = _matrix(cell.mindpet_delta_lora_a), _matrix(cell.mindpet_delta_lora_b)
-                self._put(number, place, down, up, cell.scale)
-                self._kept[number].append(cell)
-                if cell.mindpet_delta_lora_m is not None:
-                    factor = cell.mindpet_delta_lora_m.asnumpy() / cell.sizes().asnumpy()
-                    self._kept[number].append(factor := np.ascontiguousarray(factor, np.float32))
+        for place, layer in enumerate(layers):
+            low = layer.low_rank
+            if low is not None:
+                self._put(number, place, _matrix(low.down), _matrix(low.up), low.scale)
+                self._kept[number].append(low)
+                if low.factor is not None and low.magnitude is not None:
+                    factor = np.ascontiguousarray(low.factor(), np.float32)
+                    self._kept[number].append(factor)
                     self._arrays[place][number].factor = address(factor)
         return number
 
@@ -78,8 +70,6 @@ class AdapterTable:
             structure.loras, structure.num_loras = array, len(array)
 
 
-def _matrix(parameter: Parameter) -> LinearStruct:
-    rows, columns = parameter.shape
-    made = LinearStruct(rows=rows, columns=columns, kind=KINDS[str(parameter.dtype)])
-    made.weight = parameter.data_ptr()
-    return made
+def _matrix(held: Held) -> LinearStruct:
+    rows, columns = held.shape
+    return LinearStruct(rows=rows, columns=columns, kind=kind_of(held.dtype), weight=held.data_ptr())

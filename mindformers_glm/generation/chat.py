@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from mindspore import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mindformers_glm.errors import GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
@@ -17,6 +15,9 @@ from mindformers_glm.tokenizers.chat import Renderer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.messages import offered_tools, read_messages, said_with_calls
 from mindformers_glm.tokenizers.reply import Reply, ReplyStream
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 
 class Turn(NamedTuple):

@@ -8,23 +8,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mindspore import Tensor, nn
 
 from mindformers_glm.errors import ConfigError, GenerationError, shorten
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.interface import Generation, Network, Token
 from mindformers_glm.generation.kernel_network import KernelNetwork, obstacles
-from mindformers_glm.generation.led import LeadingNetwork
-from mindformers_glm.generation.network import MindSporeNetwork
 from mindformers_glm.generation.ticket import Item
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.registry import SERVICES
 from mindformers_glm.signals import terminated_as_interrupted
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 BACKENDS = ("kernels", "graph")
 OnToken = Callable[[int, Token], None]
@@ -233,7 +233,7 @@ def _like(value: Any, rows: list[list[int]], name: str) -> list[list[int]]:
 
 
 def _rows(value: Any, name: str) -> list[list[int]]:
-    value = value.asnumpy() if isinstance(value, Tensor) else value
+    value = value.asnumpy() if hasattr(value, "asnumpy") else value  # a Tensor of MindSpore
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, (list, tuple)) or not len(value):
@@ -249,6 +249,9 @@ def _rows(value: Any, name: str) -> list[list[int]]:
 
 def _network(model: nn.Cell, backend: str | None, cache_dtype: str | None, cache_tokens: int | None) -> Network:
     """The quickest way to compute this model on this device, together with the ranks that hold the rest of it."""
+    from mindformers_glm.generation.led import LeadingNetwork  # noqa: PLC0415 - they need MindSpore
+    from mindformers_glm.generation.network import MindSporeNetwork  # noqa: PLC0415
+
     if backend not in (None, *BACKENDS):
         raise ConfigError("backend", backend, f"Use one of {', '.join(BACKENDS)}.")
     axis = getattr(model, "led_over", None)
@@ -281,7 +284,7 @@ def _identity(model: nn.Cell) -> tuple[int, ...]:
     return tuple(id(parameter) for parameter in model.get_parameters())
 
 
-_engines: weakref.WeakKeyDictionary[nn.Cell, MindSporeEngine] = weakref.WeakKeyDictionary()
+_engines: weakref.WeakKeyDictionary[Any, MindSporeEngine] = weakref.WeakKeyDictionary()
 _making = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mindspore import Parameter, nn
 
-from mindformers_glm.adapters.lora import LoraLinear, QuantizedLoraLinear
 from mindformers_glm.errors import ConfigError, GenerationError
-from mindformers_glm.generation.adapters import AdapterTable, linear_layers
-from mindformers_glm.generation.network import version_of
+from mindformers_glm.generation.adapters import AdapterTable
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
-from mindformers_glm.models.linear import Linear, Norm
-from mindformers_glm.models.quantized import IntegerWeight, QuantizedEmbedding, QuantizedLinear, quantized_layers
-from mindformers_glm.models.w8a8 import W8A8Linear
+from mindformers_glm.models.described import (
+    LINEAR,
+    Held,
+    LinearWeights,
+    NetworkWeights,
+    NormWeights,
+    linear_layers,
+)
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
@@ -34,48 +37,26 @@ from mindformers_glm.ops.kernels.structures import (
     NormStruct,
     StepStruct,
     address,
+    kind_of,
 )
-from mindformers_glm.ops.linear import matrix_type
-from mindformers_glm.parallel import layers, sharding
+
+if TYPE_CHECKING:
+    from mindspore import nn
 
 DEFAULT_CACHE = "float32"
 _SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
+_NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
 
 
 def obstacles(model: nn.Cell) -> list[str]:
-    """What keeps a model from being computed this way; empty where nothing does."""
-    config = model.config
-    found = [
-        f"{key} is {value}"
-        for key, value in (
-            ("compute_dtype", str(matrix_type(config.compute_dtype)[0]).lower()),
-            ("layernorm_compute_type", config.layernorm_compute_type),
-            ("the residual stream", config.stream_dtype),
-        )
-        if value != "float32"
-    ]
-    for path, cell in model.transformer.cells_and_names():
-        if isinstance(cell, LoraLinear) and str(cell.delta_dtype) != "Float32":
-            found.append(f"{path} computes its adapter in {cell.delta_dtype}")
-        elif type(cell).__module__ in (layers.__name__, sharding.__name__):
-            found.append(f"{path} is divided among devices")
-        elif hasattr(cell, "weight") and type(cell) not in (
-            Linear,
-            LoraLinear,
-            QuantizedLinear,
-            QuantizedLoraLinear,
-            QuantizedEmbedding,
-            W8A8Linear,
-            Norm,
-        ):
-            found.append(f"{path} is a {type(cell).__name__}")
-        elif isinstance(cell, W8A8Linear) and cell.in_channels % 4:
-            found.append(f"{path} has {cell.in_channels} columns, no multiple of 4")
-    return found
+    """What keeps a MindSpore model from being computed this way; empty where nothing does."""
+    from mindformers_glm.generation import cells  # noqa: PLC0415 - it needs MindSpore
+
+    return cells.obstacles(model)
 
 
 class KernelNetwork:
-    """A model of any family as the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
+    """A network of any family as the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
 
     Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
     into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.
@@ -83,8 +64,12 @@ class KernelNetwork:
 
     compilations = 0
 
-    def __init__(self, model: nn.Cell, *, cache_dtype: str | None = None, cache_tokens: int | None = None) -> None:
-        """`cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
+    def __init__(
+        self, model: nn.Cell | NetworkWeights, *, cache_dtype: str | None = None, cache_tokens: int | None = None
+    ) -> None:
+        """`model` is a MindSpore model, or weights that need none.
+
+        `cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
         head and token. All rows and kept prefixes together hold at most `cache_tokens` tokens.
 
         Raises:
@@ -93,15 +78,15 @@ class KernelNetwork:
         cache_dtype = cache_dtype or DEFAULT_CACHE
         if cache_dtype not in CACHE_KINDS:
             raise ConfigError("cache_dtype", cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
-        config, rotary = model.config, model.parts.rotary
+        weights = model if isinstance(model, NetworkWeights) else _described(model)
+        config = weights.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
-        self._parameters = list(model.get_parameters())
-        self._prefix_encoder = model.prefix_encoder
-        self._rotary = np.ascontiguousarray(rotary.asnumpy())
+        self._version, self._prefix_table = weights.version, weights.prefix
+        self._rotary = np.ascontiguousarray(weights.rotary)
         self._functions = library.library()
-        self._map = _Map(self._functions)
-        self._network = self._map.network(model)
+        self._map = _Map(self._functions, is_fixed=weights.version is None)
+        self._network = self._map.network(weights)
         self._network.rotary = address(self._rotary)
         block_bytes = self._functions.glm_block_bytes(ctypes.byref(self._network), CACHE_KINDS[cache_dtype])
         self.blocks = BlockPool(block_bytes, max_tokens=cache_tokens)
@@ -124,7 +109,7 @@ class KernelNetwork:
 
     def version(self) -> Hashable:
         """See Network."""
-        return version_of(self._parameters)
+        return None if self._version is None else self._version()
 
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: PagedCache, wanted: np.ndarray | None
@@ -148,9 +133,10 @@ class KernelNetwork:
         cache.advance(counts)
         return None if wanted is None else logits
 
-    def add_adapter(self, adapter: nn.Cell) -> int:
-        """See AdaptedNetwork. `adapter` is a network with LoRA over the very weights of this one (`adapted`)."""
-        return self._map.adapters.add(linear_layers(adapter.parts))
+    def add_adapter(self, adapter: nn.Cell | NetworkWeights) -> int:
+        """See AdaptedNetwork. `adapter` is a network with LoRA over the weights of this one (`adapted`)."""
+        weights = adapter if isinstance(adapter, NetworkWeights) else _described(adapter)
+        return self._map.adapters.add(linear_layers(weights))
 
     def remove_adapter(self, number: int) -> None:
         """See AdaptedNetwork."""
@@ -167,35 +153,49 @@ class KernelNetwork:
         self._map.aim()
         if starts:
             self._map.pack()
-        if self._prefix_encoder is not None and (starts or not self._network.prefix):
-            form = self._prefix_encoder.shape  # (P, L, 2, K, E)
-            table = self._prefix_encoder.mindpet_delta_ptuning2_embedding.embedding_table.asnumpy()
-            self._prefix = np.ascontiguousarray(table.reshape(form).transpose(1, 2, 3, 0, 4), np.float32)
-            self._network.prefix, self._network.prefix_length = address(self._prefix), form[0]
+        if self._prefix_table is not None and (starts or not self._network.prefix):
+            layers, kv_heads, channels = self.shape
+            table = self._prefix_table.asnumpy()
+            form = table.reshape(len(table), layers, 2, kv_heads, channels)
+            self._prefix = np.ascontiguousarray(form.transpose(1, 2, 3, 0, 4), np.float32)
+            self._network.prefix, self._network.prefix_length = address(self._prefix), len(table)
+
+
+def _described(model: Any) -> NetworkWeights:
+    from mindformers_glm.generation import cells  # noqa: PLC0415 - it needs MindSpore
+
+    return cells.described(model)
 
 
 class _Map:
-    """Structures that describe a model, and which parameter each of their pointers means."""
+    """Structures that describe a network, and which tensor each of their pointers means."""
 
-    def __init__(self, functions: ctypes.CDLL) -> None:
-        self._functions = functions
-        self._pointers: list[tuple[ctypes.Structure, str, Parameter]] = []
+    def __init__(self, functions: ctypes.CDLL, *, is_fixed: bool) -> None:
+        self._functions, self._is_fixed = functions, is_fixed
+        self._is_aimed = self._is_packed = False
+        self._pointers: list[tuple[ctypes.Structure, str, Held]] = []
         self._packed: list[_Packed | _Merged | _Whole] = []
         self.adapters = AdapterTable(())
 
     def aim(self) -> None:
         """Sets every pointer."""
-        for structure, field, parameter in self._pointers:
-            setattr(structure, field, parameter.data_ptr())
+        if self._is_fixed and self._is_aimed:
+            return
+        for structure, field, held in self._pointers:
+            setattr(structure, field, held.data_ptr())
+        self._is_aimed = True
 
     def pack(self) -> None:
         """Packs the integer weights that are new, and merges such of DoRA."""
+        if self._is_fixed and self._is_packed:
+            return
         for packed in self._packed:
             packed.refresh(self._functions)
+        self._is_packed = True
 
-    def network(self, model: nn.Cell) -> NetworkStruct:
+    def network(self, weights: NetworkWeights) -> NetworkStruct:
         """The whole network, but for the rotary table and the prefix."""
-        config, parts = model.config, model.parts
+        config = weights.config
         layers = (LayerStruct * config.num_layers)()
         made = NetworkStruct(
             layers=config.num_layers,
@@ -210,104 +210,100 @@ class _Map:
             epsilon=config.layernorm_epsilon,
             is_grouped=config.multi_query_attention,
             residual_is_norm=config.apply_residual_connection_post_layernorm,
-            has_final_norm=parts.final_norm is not None,
+            has_final_norm=weights.final_norm is not None,
             layer=layers,
         )
-        table = quantized_layers(model).get(parts.table.name)
-        if table is None:
-            self._matrix(made.embedding, parts.table)
+        if weights.table.scale is None:
+            self._matrix(made.embedding, weights.table.weight)
         else:
-            self._rows(made.embedding, table)
-        blocks = [getattr(layer, name) for layer in layers for name in ("qkv", "out", "gate_up", "down")]
-        self.adapters = AdapterTable([made.head, *blocks])
-        for place, (structure, cell) in enumerate(zip([made.head, *blocks], linear_layers(parts), strict=True)):
-            self._linear(structure, cell, place)
-        if parts.final_norm is not None:
-            self._norm(made.final_norm, parts.final_norm)
-        for structure, block in zip(layers, parts.blocks, strict=True):
-            for name in ("attention_norm", "mlp_norm", "after_attention", "after_mlp"):
+            self._rows(made.embedding, weights.table)
+        structures = [made.head, *(getattr(layer, name) for layer in layers for name in LINEAR)]
+        self.adapters = AdapterTable(structures)
+        for place, (structure, layer) in enumerate(zip(structures, linear_layers(weights), strict=True)):
+            self._linear(structure, layer, place)
+        if weights.final_norm is not None:
+            self._norm(made.final_norm, weights.final_norm)
+        for structure, block in zip(layers, weights.blocks, strict=True):
+            for name in _NORMS:
                 if getattr(block, name) is not None:
                     self._norm(getattr(structure, name), getattr(block, name))
         return made
 
-    def _linear(self, structure: LinearStruct, cell: nn.Cell, place: int) -> None:
-        if isinstance(cell, W8A8Linear):
-            self._packed.append(_Whole(structure, cell))
-            if cell.bias is not None:
-                structure.bias_kind = KINDS["Float32"]
-                self._point(structure, "bias", cell.bias)
-            return
-        has_magnitude = isinstance(cell, LoraLinear) and cell.mindpet_delta_lora_m is not None
-        if isinstance(cell, IntegerWeight):
-            self._packed.append(_Packed(structure, cell))
+    def _linear(self, structure: LinearStruct, layer: LinearWeights, place: int) -> None:
+        low = layer.low_rank
+        has_magnitude = low is not None and low.magnitude is not None
+        if layer.whole is not None:
+            self._packed.append(_Whole(structure, layer))
+        elif layer.scale is not None:
+            self._packed.append(_Packed(structure, layer))
         elif has_magnitude:
-            self._packed.append(_Merged(structure, cell))
+            self._packed.append(_Merged(structure, layer))
         else:
-            self._matrix(structure, cell.weight)
-        if cell.bias is not None:
-            structure.bias_kind = KINDS[str(cell.bias.dtype)]
-            self._point(structure, "bias", cell.bias)
-        if isinstance(cell, LoraLinear) and not has_magnitude:
+            self._matrix(structure, layer.weight)
+        if layer.bias is not None:
+            structure.bias_kind = kind_of(layer.bias.dtype)
+            self._point(structure, "bias", layer.bias)
+        if low is not None and not has_magnitude:
             down, up = LinearStruct(), LinearStruct()
-            self._matrix(down, cell.mindpet_delta_lora_a)
-            self._matrix(up, cell.mindpet_delta_lora_b)
-            self.adapters.put_own(place, down, up, cell.scale)
+            self._matrix(down, low.down)
+            self._matrix(up, low.up)
+            self.adapters.put_own(place, down, up, low.scale)
 
-    def _matrix(self, structure: LinearStruct, parameter: Parameter) -> None:
-        structure.rows, structure.columns = parameter.shape
-        structure.kind = KINDS[str(parameter.dtype)]
-        self._point(structure, "weight", parameter)
+    def _matrix(self, structure: LinearStruct, held: Held) -> None:
+        structure.rows, structure.columns = held.shape
+        structure.kind = kind_of(held.dtype)
+        self._point(structure, "weight", held)
 
-    def _rows(self, structure: LinearStruct, cell: IntegerWeight) -> None:
+    def _rows(self, structure: LinearStruct, table: LinearWeights) -> None:
         """Integers that are looked up a row at a time, as they are."""
-        structure.rows, structure.columns = cell.out_channels, cell.in_channels
-        structure.kind, structure.group = KINDS[str(cell.weight.dtype)], cell.group_size
+        assert table.scale is not None
+        structure.rows, structure.columns = table.weight.shape[0], table.columns
+        structure.kind, structure.group = kind_of(table.weight.dtype), table.group
         structure.layout = LAYOUTS["rows"]
-        self._point(structure, "weight", cell.weight)
-        self._point(structure, "scale", cell.weight_scale)
+        self._point(structure, "weight", table.weight)
+        self._point(structure, "scale", table.scale)
 
-    def _norm(self, structure: NormStruct, cell: nn.Cell) -> None:
-        structure.kind = KINDS[str(cell.weight.dtype)]
-        self._point(structure, "weight", cell.weight)
-        if cell.bias is not None:
-            self._point(structure, "bias", cell.bias)
+    def _norm(self, structure: NormStruct, norm: NormWeights) -> None:
+        structure.kind = kind_of(norm.weight.dtype)
+        self._point(structure, "weight", norm.weight)
+        if norm.bias is not None:
+            self._point(structure, "bias", norm.bias)
 
-    def _point(self, structure: ctypes.Structure, field: str, parameter: Parameter) -> None:
-        self._pointers.append((structure, field, parameter))
+    def _point(self, structure: ctypes.Structure, field: str, held: Held) -> None:
+        self._pointers.append((structure, field, held))
 
 
 class _Merged:
     """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
 
-    def __init__(self, structure: LinearStruct, cell: LoraLinear) -> None:
-        self.structure, self.cell, self.seen = structure, cell, None
-        structure.rows, structure.columns = cell.weight.shape
+    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+        self.structure, self.layer, self.seen = structure, layer, None
+        structure.rows, structure.columns = layer.weight.shape
         structure.kind = KINDS["Float32"]
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Merges what the layer holds now, if that is something else than before."""
-        cell = self.cell
-        parts = (cell.weight, cell.mindpet_delta_lora_a, cell.mindpet_delta_lora_b, cell.mindpet_delta_lora_m)
-        seen = [_sample(parameter.asnumpy()) for parameter in parts]
+        low = self.layer.low_rank
+        seen = [_sample(held.asnumpy()) for held in (self.layer.weight, low.down, low.up, low.magnitude)]
         if seen != self.seen:
-            self.weight = np.ascontiguousarray(cell.merged(), np.float32)
+            self.weight = np.ascontiguousarray(low.merged(), np.float32)
             self.structure.weight, self.seen = address(self.weight), seen
 
 
 class _Packed:
     """The integer weight of a layer, packed."""
 
-    def __init__(self, structure: LinearStruct, cell: IntegerWeight) -> None:
-        self.structure, self.cell, self.seen = structure, cell, None
-        self.weight, self.scale = np.empty(cell.weight.shape, np.uint8), np.empty(cell.weight_scale.shape, np.float16)
+    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+        self.structure, self.layer, self.seen = structure, layer, None
+        self.weight, self.scale = np.empty(layer.weight.shape, np.uint8), np.empty(layer.scale.shape, np.float16)
         structure.weight, structure.scale = address(self.weight), address(self.scale)
-        structure.rows, structure.columns = cell.out_channels, cell.in_channels  # two 4-bit columns share a byte
-        structure.kind, structure.group = KINDS[str(cell.weight.dtype)], cell.group_size
+        structure.rows, structure.columns = layer.weight.shape[0], layer.columns
+        structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
         structure.layout = LAYOUTS["panels"]
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs what the layer holds now, if that is something else than before."""
-        weight, scale = (parameter.asnumpy() for parameter in (self.cell.weight, self.cell.weight_scale))
+        weight, scale = (held.asnumpy() for held in (self.layer.weight, self.layer.scale))
         samples = [_sample(array) for array in (weight, scale)]
         if samples == self.seen:
             return
@@ -320,17 +316,18 @@ class _Packed:
 class _Whole:
     """A W8A8 layer, packed."""
 
-    def __init__(self, structure: LinearStruct, cell: W8A8Linear) -> None:
-        self.structure, self.cell, self.seen = structure, cell, None
-        self.weight = np.empty(cell.weight.shape, np.uint8)
+    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+        self.structure, self.layer, self.seen = structure, layer, None
+        self.weight = np.empty(layer.weight.shape, np.uint8)
         structure.weight, structure.layout = address(self.weight), LAYOUTS["panels"]
-        structure.rows, structure.columns = cell.out_channels, cell.in_channels
-        structure.kind, structure.group = W8A8, cell.in_channels
-        structure.input_scale, structure.input_offset = cell.input
+        structure.rows, structure.columns = layer.weight.shape
+        structure.kind, structure.group = W8A8, layer.weight.shape[1]
+        structure.input_scale, structure.input_offset = layer.whole.input
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs what the layer holds now, if that is something else than before."""
-        given = [parameter.asnumpy() for parameter in (self.cell.weight, self.cell.deq_scale, self.cell.quant_bias)]
+        whole = self.layer.whole
+        given = [held.asnumpy() for held in (self.layer.weight, whole.deq_scale, whole.quant_bias)]
         samples = [_sample(array) for array in given]
         if samples == self.seen:
             return

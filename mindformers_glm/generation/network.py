@@ -21,6 +21,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindformers_glm import runtime
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.cache import CacheShape, KVCache
+from mindformers_glm.generation.cells import version_of
 from mindformers_glm.log import log_once
 from mindformers_glm.mindspore_private import compiled_graphs
 from mindformers_glm.models.w8a8 import w8a8_layers
@@ -28,7 +29,6 @@ from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel.pipeline import Pipe
 
-_WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
 _PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimension
 
 
@@ -239,12 +239,6 @@ class _Head(nn.Cell):
     def construct(self, x: Tensor, places: Tensor) -> Tensor:
         x = self.transformer.encoder.norm(ops.gather(x, places, 0))
         return ops.cast(self.transformer.output_layer(x), ms.float32)
-
-
-def version_of(parameters: Sequence[Parameter]) -> Hashable:
-    """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
-    watched = (parameter for parameter in parameters if parameter.size <= _WATCHED_SIZE)
-    return tuple(parameter.asnumpy().ravel()[:8].tobytes() for parameter in watched)
 
 
 def _tensor(values: np.ndarray, dtype: type) -> Tensor:

@@ -34,6 +34,8 @@ class Family:
     - `form`: its form on Hugging Face, "hf" (chatglm names) or "native" (those of transformers); `writers`: what makes
       the config.json of each form it can be written in;
     - `infers`: what makes a configuration of the shapes of weights alone;
+    - `described`: the module that says which weights do what, and the table of positions (`parts`, `rotary` and
+      `expected_types`), so that the kernels compute the network without MindSpore; None: only `network` tells;
     - `adapted`: the layers that LoRA adapts where nobody says another;
     - `tokenizer`, `chat_format`: registered names; `stop_tokens` end a reply;
     - `vocabulary`: "sentencepiece" or "byte pairs";
@@ -63,6 +65,7 @@ class Family:
     marks: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     context: Callable[[Mapping[str, Any]], bool] = lambda given: False
+    described: str | None = None
 
     def config_class(self) -> type:
         """The class of its configuration."""

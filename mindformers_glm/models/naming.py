@@ -10,9 +10,11 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.family import FAMILIES, module_of
-from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.models.interface import NetworkConfig, NetworkParts
 
 
 @cache
@@ -74,6 +76,21 @@ def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     return of(config).expected_shapes(config)
 
 
+def expected_types(config: NetworkConfig) -> dict[str, str]:
+    """Our name -> type of the same weights, as a network holds them."""
+    return _description(config).expected_types(config)
+
+
+def parts(config: NetworkConfig) -> NetworkParts:
+    """The paths of a network's parts, where NetworkParts speaks of Cells: a weight is `path.weight`."""
+    return _description(config).parts(config)
+
+
+def rotary(config: NetworkConfig) -> np.ndarray:
+    """The table of positions of a network, (seq_length, 2, kv_channels) float32."""
+    return _description(config).rotary(config)
+
+
 def bits_of(name: str, config: NetworkConfig) -> int:
     """Bits of the integers that a weight is held as; 0: floats."""
     row = weight(name)
@@ -116,3 +133,14 @@ def from_gguf(name: str, *, is_split: bool) -> str | None:
 def of(config: NetworkConfig) -> ModuleType:
     """The table of a configuration's family."""
     return module_of(FAMILIES.of(config).weights)
+
+
+def is_described(config: NetworkConfig) -> bool:
+    """Whether its family tells `parts`, `rotary` and `expected_types`: then no network need be built to know them."""
+    return FAMILIES.of(config).described is not None
+
+
+def _description(config: NetworkConfig) -> ModuleType:
+    place = FAMILIES.of(config).described
+    assert place is not None
+    return module_of(place)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -12,82 +10,21 @@ from mindspore.common.initializer import initializer
 from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.linear import INIT_SIGMA, Linear
+from mindformers_glm.models.rounding import Rounding
 from mindformers_glm.ops.linear import QuantizedMatmul, matrix_type, widened
-from mindformers_glm.ops.quantized import (
-    SCALE,
-    Quantized,
-    exactly,
-    layer_bits,
-    packed_columns,
-    quantize,
-    squared_error,
-)
-from mindformers_glm.registry import SCHEMES
-
-_BLOCK_NUMBERS = 1 << 22  # of a float weight that are looked at together
+from mindformers_glm.ops.quantized import SCALE, Quantized, layer_bits, packed_columns
 
 
-class IntegerWeight:
+class IntegerWeight(Rounding):
     """What has `weight` (N, packed) in int8, or uint8 for 4 bits, and `weight_scale` (N, in / group)."""
 
-    bits: int
-    group_size: int
-    in_channels: int
-    out_channels: int
     weight: Parameter
     weight_scale: Parameter
-    error: float | None = None  # relative, of the weight that was taken
-
-    scheme: str | None = None  # whose rule rounds; None: that of the bits
-
-    def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
-        """Takes the integers nearest to a float weight (out, in), and returns them; see `take_rows`."""
-        return self.take_rows(lambda start, stop: weight[start:stop], scales)
-
-    def take_rows(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray | None = None) -> Quantized:
-        """Takes the integers of a float weight (out, in) of which `rows` gives a few at a time, and returns them.
-
-        With `scales` (out, groups) of the integers that the weight was before, it is taken as these where it can be.
-        """
-        settings = {"bits": self.bits, "group_size": self.group_size}
-        found = None if scales is None else self._joined(rows, lambda part, at: exactly(part, scales[at], **settings))
-        if found is None:
-            found = self._joined(rows, lambda part, _: self.rounded(part))
-        assert found is not None
-        self.hold(found)
-        return found
 
     def hold(self, found: Quantized) -> None:
         """Takes integers as they are."""
         self.weight.set_data(Tensor(found.weight))
         self.weight_scale.set_data(Tensor(found.scale))
-
-    def rounded(self, weight: np.ndarray) -> Quantized:
-        """The integers of float rows, by the rule of the scheme."""
-        if self.scheme is not None:
-            scheme = SCHEMES.get(self.scheme)()
-            if scheme.bits == self.bits:
-                return scheme.quantise(weight, group_size=self.group_size)
-        return quantize(weight, bits=self.bits, group_size=self.group_size)
-
-    def _joined(
-        self, rows: Callable[[int, int], np.ndarray], made: Callable[[np.ndarray, slice], Quantized | None]
-    ) -> Quantized | None:
-        """What `made` makes of a few rows at a time, together; None where it makes nothing of some."""
-        weight = np.empty(self.weight.shape, np.int8 if self.bits == 8 else np.uint8)
-        scale = np.empty(self.weight_scale.shape, np.float16)
-        step, lost, whole = max(1, _BLOCK_NUMBERS // self.in_channels), 0.0, 0.0
-        for begin in range(0, self.out_channels, step):
-            at = slice(begin, min(begin + step, self.out_channels))
-            part = np.asarray(rows(at.start, at.stop), np.float32)
-            found = made(part, at)
-            if found is None:
-                return None
-            weight[at], scale[at] = found
-            errors = squared_error(found, part, bits=self.bits)
-            lost, whole = lost + errors[0], whole + errors[1]
-        self.error = (lost / whole) ** 0.5 if whole else 0.0
-        return Quantized(weight, scale)
 
 
 class QuantizedLinear(IntegerWeight, nn.Cell):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.ops.kernels.library import library
+from mindformers_glm.ops.kernels import halves
 from mindformers_glm.ops.kernels.operators import Chosen, operator
 from mindformers_glm.ops.quantized import BLOCK, ZERO
 from mindformers_glm.runtime import device_target
@@ -27,10 +27,7 @@ def matrix_type(name: str) -> tuple[ms.Type, bool]:
 
 def multiplies(name: str) -> bool:
     """Whether this device has matmuls in `compute_dtype` `name` that are worth having."""
-    if name != _BFLOAT16 or device_target() != "CPU":
-        return True
-    found = library()
-    return found is not None and bool(found.glm_halves_are_fast())
+    return halves.multiplies(name, device_target())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

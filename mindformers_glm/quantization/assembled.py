@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.assembly.pieces import floats, network_with_weights
+from mindformers_glm.assembly.pieces import network_with_weights
 from mindformers_glm.checkpoint.convert import save_directory
 from mindformers_glm.checkpoint.convert.integers import is_packed
 from mindformers_glm.checkpoint.convert.run import inv_freq_bits
@@ -19,6 +19,7 @@ from mindformers_glm.checkpoint.formats.blocks import HashingFile
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, bits_of, name_of
 from mindformers_glm.checkpoint.formats.folder import FolderWriter
 from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
+from mindformers_glm.checkpoint.load.filling import floats
 from mindformers_glm.checkpoint.load.model_files import tokenizer_contents
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.family import FAMILIES

@@ -14,7 +14,8 @@ from typing import Any
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.assembly.network import changed, config_of, load_network
+from mindformers_glm.assembly.configuration import changed, config_of
+from mindformers_glm.assembly.network import load_network
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
 from mindformers_glm.checkpoint.load.source import WeightSource

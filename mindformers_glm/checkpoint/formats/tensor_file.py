@@ -1,12 +1,13 @@
 """One file of tensors as a table of byte ranges: names, types and shapes cost a few kilobytes, data is read on request.
 
-Data is read with ordinary reads and not mapped, so that memory in use stays what was asked for and a file that
-shrinks meanwhile is an error and not a crash.
+Data is read with ordinary reads, so that memory in use stays what was asked for and a file that shrinks meanwhile is
+an error and not a crash. Only a network that computes from its files maps them (`mapped_bits`).
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class TensorFile:
     scales: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)  # of integers: float16 (rows, groups)
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
+    mapping: mmap.mmap | None = None  # the file, where it has been mapped
 
     def read_bits(self, name: str) -> np.ndarray:
         """The tensor's bits in its storage type (see dtypes.py), a new array of the tensor's shape."""
@@ -81,6 +83,26 @@ class TensorFile:
         part = np.empty((stop - start, *entry.shape[1:]), DTYPES[entry.dtype].storage)
         self._fill(entry._replace(spans=spans), memoryview(part).cast("B") if part.size else memoryview(b""))
         return part
+
+    def mapped_bits(self, name: str) -> np.ndarray | None:
+        """The tensor's bits where they lie in the file, read-only; None where they do not lie there as they are needed.
+
+        Pages are read when they are touched, and shared with whoever maps the same file. The file must stay as it is:
+        writers here put a new one in its place.
+        """
+        entry = self.entries[name]
+        storage = DTYPES[entry.dtype].storage
+        if name in self.computed or entry.strides is not None or len(entry.spans) != 1 or not entry.size:
+            return None
+        if entry.spans[0].offset % storage.itemsize:
+            return None
+        if self.mapping is None:
+            with open(self.path, "rb") as file:
+                self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if entry.spans[0].offset + entry.size > len(self.mapping):
+            raise damaged(self.path, "the file ended in the middle of a tensor")
+        count = entry.size // storage.itemsize
+        return np.frombuffer(self.mapping, storage, count, entry.spans[0].offset).reshape(entry.shape)
 
     def spans(self, name: str, start: int, stop: int) -> list[Span]:
         """Where bytes [start, stop) of a densely stored tensor lie."""

@@ -15,4 +15,5 @@ def __getattr__(name: str) -> Any:
     """One of the names above, whose module is imported when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("mindformers_glm.checkpoint.load.into"), name)
+    home = "into" if name == "load_into" else "filling"
+    return getattr(import_module(f"mindformers_glm.checkpoint.load.{home}"), name)

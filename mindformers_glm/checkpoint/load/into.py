@@ -1,35 +1,20 @@
-"""Weights into a network: every name and shape is checked before the first parameter changes."""
+"""Weights into a MindSpore network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
 from mindformers_glm.adapters.lora import begin_magnitudes
-from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, is_finite, name_of, typed
-from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
-from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
-from mindformers_glm.errors import CheckpointError, listed
-from mindformers_glm.log import logger
+from mindformers_glm.checkpoint.formats.dtypes import typed
+from mindformers_glm.checkpoint.load.filling import LoadReport, fill_from
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.initial import fill
-from mindformers_glm.models.quantized import IntegerWeight, quantized_layers
+from mindformers_glm.models.quantized import quantized_layers
 from mindformers_glm.models.w8a8 import w8a8_layers
-from mindformers_glm.ops.quantized import SCALE
-
-_CACHE_SUFFIXES = ("key_past", "value_past", "key_cache", "value_cache")
-
-
-class LoadReport(NamedTuple):
-    """What `load_into` did, by our names; `ignored` are entries of the file that no network needs."""
-
-    loaded: list[str]
-    missing: list[str]
-    surplus: list[str]
-    ignored: list[str]
 
 
 def load_into(
@@ -41,216 +26,32 @@ def load_into(
 ) -> LoadReport:
     """Sets the network's parameters from `source` (or from arrays under our names), cast to their own types.
 
-    An adapter alone (LoRA or prefix) must fill all of the network's adapter parameters and nothing else, and the
-    network must have its weights already: random ones never stand in for them. With `new_adapter` a network's adapter
-    may be absent from the file and keeps its initial values. `partial` accepts missing and surplus names and reports
-    them; a shape that does not fit is an error always.
+    What `partial` and `new_adapter` mean, and what is refused: see `filling.fill_from`. Parameters that have no value
+    after that get their initial one.
 
     Raises:
-        CheckpointError: missing, surplus or misshapen tensors, by name, or numbers that are not finite. Names and
-            shapes are checked before anything is changed.
+        CheckpointError: as `fill_from`.
     """
-    weights = _Weights(source, getattr(model, "tied", {}))
-    whole = w8a8_layers(model)  # these are filled already
-    settled = {parameter.name for cell in whole.values() for parameter in cell.get_parameters()}
-    weights.leave_out({f"{layer}.{leaf}" for layer in whole for leaf in ("weight", "bias")})
-    parameters = {
-        parameter.name: parameter
-        for parameter in model.get_parameters()
-        if _is_weight(parameter.name) and parameter.name not in settled
-    }
-    if not partial:
-        check_adapter_kinds(weights.place, weights.unknown)
-    wanted = set(parameters)
-    if weights.only_adapter:
-        wanted = {name for name in wanted if is_adapter(name)}
-    elif new_adapter and not any(is_adapter(name) for name in weights.names):
-        wanted = {name for name in wanted if not is_adapter(name)}
-    layers = weights.to_quantize(model)
-    wanted -= {name + SCALE for name in layers}
-    missing = [name for name in parameters if name in wanted and name not in weights.names]
-    surplus = [name for name in weights.names if name not in parameters and name not in weights.tied] + weights.unknown
-    fitting = [name for name in weights.names if name in parameters]
-    if weights.only_adapter and any(parameters[name].has_init for name in parameters if not is_adapter(name)):
-        raise adapter_alone(weights.place)
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    shapes.update({name: (layer.out_channels, layer.in_channels) for name, layer in layers.items()})
-    _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
-    for name in fitting:
-        if name in layers:
-            layers[name].take_rows(partial_rows(weights, name), weights.scales(name))
-        else:
-            _set(parameters[name], weights, name)
-    _tell(weights, layers)
+    report = fill_from(_Network(model), source, partial=partial, new_adapter=new_adapter)
     fill(model)
-    begin_magnitudes(model, fitting)
-    if partial and (missing or surplus):
-        logger.warning(
-            "%s: loaded in part; %d parameters keep their values (%s), %d tensors were not used (%s)",
-            *(weights.place, len(missing), listed(missing), len(surplus), listed(surplus)),
-        )
-    return LoadReport(fitting, missing, surplus, weights.ignored)
+    begin_magnitudes(model, report.loaded)
+    return report
 
 
-def _tell(weights: _Weights, layers: Mapping[str, IntegerWeight]) -> None:
-    """Says of packed files how many layers kept their integers."""
-    packing = getattr(weights.source, "packing", "")
-    if packing and layers:
-        kept = sum(layer.error == 0 for layer in layers.values())
-        told = "keep the integers of the file exactly, the others are rounded anew"
-        logger.info("%s: %d of %d layers (%s) %s", weights.place, kept, len(layers), packing, told)
+class _Network:
+    """A MindSpore network as what weights are put into."""
 
+    is_mapped = False  # set_data copies
 
-def adapter_alone(place: object, base: str | None = None) -> CheckpointError:
-    """The error of an adapter that was given where a model is needed; `base` is what it says it was trained on."""
-    told = f" (it was trained on {base})" if base else ""
-    fix = (
-        "Name the base model, and this as its adapter: adapter= or --adapter, or model_config.checkpoint_name_or_path "
-        "for the base beside load_checkpoint."
-    )
-    return CheckpointError(str(place), f"it holds an adapter and no network{told}", fix)
+    def __init__(self, model: nn.Cell) -> None:
+        layers = w8a8_layers(model)
+        settled = {parameter.name for cell in layers.values() for parameter in cell.get_parameters()}
+        self.tied: Mapping[str, str] = getattr(model, "tied", {})
+        self.slots = {one.name: one for one in model.get_parameters() if one.name not in settled}
+        self.rounded, self.whole = quantized_layers(model), list(layers)
 
-
-def partial_rows(weights: _Weights, name: str) -> Callable[[int, int], np.ndarray]:
-    """Rows of a matrix as float32, a few at a time where the file is read so."""
-    source, stored = weights.source, weights.stored(name)
-    if not isinstance(source, WeightSource):
-        whole = _read(weights, name, "float32").reshape(weights.shape(name))
-        return lambda start, stop: whole[start:stop]
-    return lambda start, stop: float_rows(source, stored, start, stop)
-
-
-def float_rows(source: WeightSource, name: str, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of a matrix of a source as float32.
-
-    Raises:
-        CheckpointError: some are not finite, or no floats.
-    """
-    dtype, columns = source.dtype(name), source.shape(name)[1]
-    values = np.empty((stop - start) * columns, np.float32)
-    place = 0
-    for block in source.blocks(name, start, stop):
-        check_values(source.path, name, block, dtype, "float32")
-        values[place : place + block.size] = convert_bits(block, dtype, "float32").view(np.float32)
-        place += block.size
-    return values.reshape(-1, columns)
-
-
-class _Weights:
-    """The same questions to a WeightSource and to a table of arrays."""
-
-    def __init__(self, source: WeightSource | Mapping[str, np.ndarray], tied: Mapping[str, str]) -> None:
-        self.source = source
-        self.tied = tied  # name -> the one that it is the same as; a file may hold both
-        self.names = list(source.names if isinstance(source, WeightSource) else source)
-        self.only_adapter = bool(self.names) and all(is_adapter(name) for name in self.names)
-        if isinstance(source, WeightSource):
-            self.place, self.unknown, self.ignored = str(source.path), source.unknown, list(source.ignored)
-        else:
-            self.place, self.unknown, self.ignored = "arrays", [], []
-
-    def leave_out(self, names: Container[str]) -> None:
-        """Forgets weights that the network has already."""
-        self.names = [name for name in self.names if name not in names]
-
-    def to_quantize(self, model: nn.Cell) -> dict[str, IntegerWeight]:
-        """The quantised layers of a network whose weights are floats here."""
-        layers = quantized_layers(model)
-        for name, other in self.tied.items():
-            if name in layers and name not in self.names and other in self.names:
-                self.names.append(name)  # its integers are those of the other
-        return {name: layer for name, layer in layers.items() if name in self.names and name + SCALE not in self.names}
-
-    def stored(self, name: str) -> str:
-        """Where a tensor stands: under its own name, or that of the one it is the same as."""
-        there = name in (self.source.names if isinstance(self.source, WeightSource) else self.source)
-        return name if there else self.tied.get(name, name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        name = self.stored(name)
-        return self.source.shape(name) if isinstance(self.source, WeightSource) else self.source[name].shape
-
-    def scales(self, name: str) -> np.ndarray | None:
-        name = self.stored(name)
-        return self.source.scales(name) if isinstance(self.source, WeightSource) else None
-
-    def bits(self, name: str) -> tuple[np.ndarray, str]:
-        name = self.stored(name)
-        if isinstance(self.source, WeightSource):
-            return self.source.read_bits(name), self.source.dtype(name)
-        array = self.source[name]
-        dtype = name_of(array)
-        return array.view(np.uint16) if dtype == "bfloat16" else array, dtype
-
-
-def _is_weight(name: str) -> bool:
-    return not name.endswith(_CACHE_SUFFIXES)
-
-
-def _check(weights: _Weights, shapes: Mapping, fitting: list[str], missing: list[str], surplus: list[str]) -> None:
-    misshapen = [
-        f"{name} is {weights.shape(name)}, needs {shapes[name]}"
-        for name in fitting
-        if weights.shape(name) != shapes[name]
-    ]
-    faults = []
-    if misshapen:
-        faults.append(f"{len(misshapen)} of wrong shape: {listed(misshapen, 2)}")
-    if missing:
-        faults.append(f"{len(missing)} missing: {listed(missing, 3)}")
-    if surplus:
-        faults.append(f"{len(surplus)} that the network does not have: {listed(surplus)}")
-    if not fitting and not faults:
-        faults.append("it holds no weights")
-    if faults:
-        raise CheckpointError(weights.place, "; ".join(faults), _repair(missing, surplus, misshapen))
-
-
-def _repair(missing: list[str], surplus: list[str], misshapen: list[str]) -> str:
-    if any(name.endswith(SCALE) for name in surplus):
-        return "Its weights are quantised: load it with the config.yaml saved beside it (quantization_bit)."
-    if misshapen:
-        return "Compare num_layers, hidden_size and the other sizes of model_config with the checkpoint's."
-    if missing and all(is_adapter(name) for name in missing):
-        return "The file has no adapter for this network: give the adapter's own file as well, or leave out pet_config."
-    if surplus and all(is_adapter(name) for name in surplus):
-        if PREFIX_NAME in surplus:
-            return "The file holds a prefix (P-Tuning v2): set model_config.pre_seq_len to its length."
-        return "The file holds an adapter: set model_config.pet_config, or merge it with tools/merge_lora.py."
-    return "Load a checkpoint of this network, or ask for a partial load (partial=True)."
-
-
-def check_values(place: object, name: str, bits: np.ndarray, dtype: str, target: str) -> None:
-    """Passes when the bits of a tensor are finite numbers of the kind that `target` is.
-
-    Raises:
-        CheckpointError: they are not.
-    """
-    if not is_finite(bits, dtype):
-        raise CheckpointError(
-            str(place), f"{name} holds numbers that are not finite (NaN or infinity)", "Use an earlier checkpoint."
-        )
-    if (dtype in FLOATS) != (target in FLOATS):
-        fix = "Load it with the config.yaml that was saved beside it (quantization_bit)."
-        raise CheckpointError(str(place), f"{name} is {dtype} and the network needs {target}", fix)
-
-
-def _set(parameter: ms.Parameter, weights: _Weights, name: str) -> None:
-    target = str(parameter.dtype).lower()
-    parameter.set_data(ms.Tensor(typed(_read(weights, name, target), target), parameter.dtype))
-
-
-def _read(weights: _Weights, name: str, target: str) -> np.ndarray:
-    """The bits of a weight in another type.
-
-    Raises:
-        CheckpointError: some numbers are not finite, there or in the new type, or are not numbers of that kind.
-    """
-    bits, dtype = weights.bits(name)
-    check_values(weights.place, name, bits, dtype, target)
-    value = np.ascontiguousarray(convert_bits(bits, dtype, target))
-    if dtype != target and not is_finite(value, target):
-        raise CheckpointError(
-            weights.place, f"{name} does not fit into {target}: a value becomes infinite", "Use float32 or bfloat16."
-        )
-    return value
+    def put(self, name: str, bits: np.ndarray) -> None:
+        """Sets a parameter."""
+        parameter = self.slots[name]
+        kind = str(parameter.dtype).lower()
+        parameter.set_data(ms.Tensor(typed(bits, kind), parameter.dtype))

@@ -145,6 +145,13 @@ class WeightSource:
             return reorder_rows(whole, self.rearranged, official_row_order)
         return whole
 
+    def mapped(self, name: str) -> np.ndarray | None:
+        """The tensor's bits where they lie in its file, read-only; None where they must be put together or changed."""
+        pieces = self._pieces[name]
+        if len(pieces) > 1 or (self.rearranged is not None and is_reordered(name)):
+            return None
+        return pieces[0].file.mapped_bits(pieces[0].name)
+
     def scales(self, name: str) -> np.ndarray | None:
         """float16 (rows, groups) where the file has a matrix as whole numbers times these; None for others."""
         pieces = self._pieces[name]

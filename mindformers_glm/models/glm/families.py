@@ -53,6 +53,7 @@ def _family(
             marks=marks,
             words=words,
             context=context,
+            described=f"{_HERE}.weights",
         )
     )
 

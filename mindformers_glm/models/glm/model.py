@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import mindspore as ms
@@ -16,11 +15,12 @@ from mindformers_glm.adapters.lora import add_lora
 from mindformers_glm.adapters.prefix import PrefixEncoder, freeze_all_but_prefix
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
+from mindformers_glm.models.device import check_device
 from mindformers_glm.models.glm.cached import Cached, HiddenStates
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.layers import Block, Recomputed
 from mindformers_glm.models.glm.stages import Part
-from mindformers_glm.models.glm.weights import tied
+from mindformers_glm.models.glm.weights import rotary, tied
 from mindformers_glm.models.interface import NetworkParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.models.quantized import QuantizedLinear, make_quantized
@@ -28,8 +28,8 @@ from mindformers_glm.models.speaking import Speaking
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy, IntegerHeadCrossEntropy
 from mindformers_glm.ops.kernels.library import library_file
-from mindformers_glm.ops.linear import matrix_type, multiplies
-from mindformers_glm.ops.rotary import head_scales, rotary_table
+from mindformers_glm.ops.linear import matrix_type
+from mindformers_glm.ops.rotary import head_scales
 from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.registry import MODELS
 
@@ -111,15 +111,7 @@ class ChatGLM2Model(nn.Cell):
             self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
         heads, kv_heads, channels = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.length, self.groups, self.channels = config.seq_length, heads // kv_heads, channels
-        table = rotary_table(
-            length=config.seq_length,
-            channels=channels,
-            ratio=config.rope_ratio,
-            method=config.rope_method,
-            rotated=config.rotary_dim,
-            yarn=None if config.rope_scaling is None else config.rope_scaling.yarn,
-        )
-        self.table = Tensor(table)
+        self.table = Tensor(rotary(config))
         self.share_of_sequence = (0, 1)  # this rank, and how many train on parts of one sequence (context parallel)
         self.slots = Tensor(np.arange(config.seq_length + CACHE_MARGIN, dtype=np.int32))
         scales = head_scales(heads=heads, kv_heads=kv_heads, channels=channels)
@@ -198,7 +190,7 @@ class ChatGLM2ForConditionalGeneration(Speaking):
 
     def __init__(self, config: ChatGLM2Config, part: Part | None = None):
         super().__init__()
-        check_device(config)
+        check_device(config, runtime.device_target())
         part = part or Part(0, config.num_layers)
         self.config, self.part, self.is_last = config, part, part.is_last
         self.transformer = ChatGLM2Model(config, part)
@@ -352,21 +344,3 @@ def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
         "nothing" if i in kept else all_ if i in whole else some if i in scores else "nothing"
         for i in range(config.num_layers)
     ]
-
-
-def check_device(config: ChatGLM2Config) -> None:
-    """Raises ConfigError when the device in use cannot compute in the type that `config` names."""
-    if runtime.device_target() != "CPU":
-        return
-    if not multiplies(config.compute_dtype):
-        raise ConfigError(
-            "compute_dtype",
-            config.compute_dtype,
-            "This CPU gains nothing by 16-bit matmuls (AVX512-FP16 and the compiled kernels have them): use "
-            "float32 here.",
-        )
-    if config.compute_dtype == "float16":
-        log_once(
-            "compute_dtype float16 is about ten times slower than float32 on a CPU: use float32 there.",
-            level=logging.WARNING,
-        )

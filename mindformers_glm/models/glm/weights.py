@@ -6,10 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.gguf_names import from_gguf, gguf_name  # noqa: F401 - columns of this table
+from mindformers_glm.models.interface import BlockParts, NetworkParts
 from mindformers_glm.ops.quantized import SCALE, layer_bits, packed_columns
+from mindformers_glm.ops.rotary_table import rotary_table
 
 Names = Literal["ours", "hf", "mf12"]
 
@@ -286,3 +290,60 @@ def expected_shapes(config: ChatGLM2Config) -> dict[str, tuple[int, ...]]:
             layers = range(config.num_layers) if "{}" in row.ours else (0,)
             shapes.update({row.ours.format(layer): row.shape(config) for layer in layers})
     return shapes
+
+
+def expected_types(config: ChatGLM2Config) -> dict[str, str]:
+    """Our name -> type of the same weights: of integers int8, or uint8 for 4 bits, and float16 of their scales."""
+    return {name: _type_of(name, config) for name in expected_shapes(config)}
+
+
+def _type_of(name: str, config: ChatGLM2Config) -> str:
+    if name.endswith(SCALE):
+        return "float16"
+    row = weight(name)
+    if row is not None and (row.is_matrix or name == TABLE):
+        bits = bits_of(row.ours, config)
+        if bits:
+            return "int8" if bits == 8 else "uint8"
+        return config.embedding_type if name == TABLE else config.param_init_type
+    return config.layernorm_compute_type if "layernorm" in name else config.param_init_type
+
+
+def parts(config: ChatGLM2Config) -> NetworkParts:
+    """The paths of the network's parts, where NetworkParts speaks of Cells."""
+
+    def block(number: int) -> BlockParts:
+        layer = _LAYER.format(number)
+        has_more = config.post_self_attn_layernorm
+        return BlockParts(
+            attention_norm=layer + "input_layernorm",
+            attention=layer + "self_attention",
+            qkv=_QKV.format(number),
+            out=_DENSE.format(number),
+            after_attention=layer + "post_self_attn_layernorm" if has_more else None,
+            mlp_norm=layer + "post_attention_layernorm",
+            mlp=layer + "mlp",
+            gate_up=_UP.format(number),
+            down=_DOWN.format(number),
+            after_mlp=layer + "post_mlp_layernorm" if has_more else None,
+        )
+
+    return NetworkParts(
+        table=TABLE,
+        rotary=None,
+        blocks=tuple(map(block, range(config.num_layers))),
+        final_norm="transformer.encoder.final_layernorm" if config.post_layer_norm else None,
+        head=HEAD.removesuffix(".weight"),
+    )
+
+
+def rotary(config: ChatGLM2Config) -> np.ndarray:
+    """The table of positions (seq_length, 2, kv_channels) of the network."""
+    return rotary_table(
+        length=config.seq_length,
+        channels=config.kv_channels,
+        ratio=config.rope_ratio,
+        method=config.rope_method,
+        rotated=config.rotary_dim,
+        yarn=None if config.rope_scaling is None else config.rope_scaling.yarn,
+    )

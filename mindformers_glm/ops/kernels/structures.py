@@ -16,6 +16,8 @@ KINDS = {
     "UInt8": 4,
 }  # names of MindSpore's types; UInt8 holds int4
 
+_KINDS = {name.lower(): kind for name, kind in KINDS.items()}
+
 W8A8 = 5  # int8 with whole numbers as inputs
 
 CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # of numbers in the cache
@@ -141,6 +143,11 @@ def differences(told: str) -> list[str]:
 def _line(kind: type[ctypes.Structure], name: str) -> str:
     fields = [(field, getattr(kind, field)) for field, _ in kind._fields_]
     return " ".join([name, str(ctypes.sizeof(kind)), *(f"{field}:{at.offset}:{at.size}" for field, at in fields)])
+
+
+def kind_of(dtype: Any) -> int:
+    """The `kind` of a type, by its name here or MindSpore's."""
+    return _KINDS[str(dtype).lower()]
 
 
 def address(array: Any) -> int:

@@ -1,0 +1,73 @@
+"""Float weights taken as integers, a few rows at a time; whatever holds the integers. No MindSpore here."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+
+from mindformers_glm.ops.quantized import Quantized, exactly, packed_columns, quantize, squared_error
+from mindformers_glm.registry import SCHEMES
+
+_BLOCK_NUMBERS = 1 << 22  # of a float weight that are looked at together
+
+
+class Rounding:
+    """A weight (out, in) that is held as integers of 8 or 4 bits with a scale for each group of columns."""
+
+    bits: int
+    group_size: int
+    in_channels: int
+    out_channels: int
+    error: float | None = None  # relative, of the weight that was taken
+    scheme: str | None = None  # whose rule rounds; None: that of the bits
+
+    @abstractmethod
+    def hold(self, found: Quantized) -> None:
+        """Takes integers as they are."""
+
+    def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
+        """Takes the integers nearest to a float weight (out, in), and returns them; see `take_rows`."""
+        return self.take_rows(lambda start, stop: weight[start:stop], scales)
+
+    def take_rows(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray | None = None) -> Quantized:
+        """Takes the integers of a float weight (out, in) of which `rows` gives a few at a time, and returns them.
+
+        With `scales` (out, groups) of the integers that the weight was before, it is taken as these where it can be.
+        """
+        settings = {"bits": self.bits, "group_size": self.group_size}
+        found = None if scales is None else self._joined(rows, lambda part, at: exactly(part, scales[at], **settings))
+        if found is None:
+            found = self._joined(rows, lambda part, _: self.nearest(part))
+        assert found is not None
+        self.hold(found)
+        return found
+
+    def nearest(self, weight: np.ndarray) -> Quantized:
+        """The integers of float rows, by the rule of the scheme."""
+        if self.scheme is not None:
+            scheme = SCHEMES.get(self.scheme)()
+            if scheme.bits == self.bits:
+                return scheme.quantise(weight, group_size=self.group_size)
+        return quantize(weight, bits=self.bits, group_size=self.group_size)
+
+    def _joined(
+        self, rows: Callable[[int, int], np.ndarray], made: Callable[[np.ndarray, slice], Quantized | None]
+    ) -> Quantized | None:
+        """What `made` makes of a few rows at a time, together; None where it makes nothing of some."""
+        packed, groups = packed_columns(self.in_channels, self.bits), self.in_channels // self.group_size
+        weight = np.empty((self.out_channels, packed), np.int8 if self.bits == 8 else np.uint8)
+        scale = np.empty((self.out_channels, groups), np.float16)
+        step, lost, whole = max(1, _BLOCK_NUMBERS // self.in_channels), 0.0, 0.0
+        for begin in range(0, self.out_channels, step):
+            at = slice(begin, min(begin + step, self.out_channels))
+            part = np.asarray(rows(at.start, at.stop), np.float32)
+            found = made(part, at)
+            if found is None:
+                return None
+            weight[at], scale[at] = found
+            errors = squared_error(found, part, bits=self.bits)
+            lost, whole = lost + errors[0], whole + errors[1]
+        self.error = (lost / whole) ** 0.5 if whole else 0.0
+        return Quantized(weight, scale)
