@@ -282,7 +282,7 @@ def _with_mindspore(model: str, options: dict[str, Any], **given: Any) -> Loaded
 
 def _load_model(model: str, **given: Any) -> Any:
     if find_spec("mindspore") is None:
-        raise DeviceError(f"{model}: this needs MindSpore, which is not installed. pip install 'mindspore>=2.3'")
+        raise DeviceError(f"{model}: this needs MindSpore, which is not installed. pip install 'mindspore==2.10.*'")
     from mindformers_glm.assembly.model import load_model  # noqa: PLC0415 - it imports MindSpore
 
     return load_model(model, **given)
