@@ -47,12 +47,12 @@ class Checked(Mapping[str, Any]):
 class Registry:
     """Name -> class or function of one kind, or where it is ("module:name"), to be imported when it is asked for.
 
-    `complete`: whoever imports it has imported all of its names.
+    `complete`: whoever imports it has imported all of its names. `factories` is the table.
     """
 
     def __init__(self, kind: str, *, complete: bool = False) -> None:
         self.kind, self.complete = kind, complete
-        self._factories: dict[str, Callable | str] = {}
+        self.factories: dict[str, Callable | str] = {}
 
     def register(self, *aliases: str) -> Callable[[Callable], Callable]:
         """Decorator: registers a class or function under its own name and under each alias."""
@@ -70,26 +70,26 @@ class Registry:
             self._put(name, place)
 
     def _put(self, name: str, factory: Callable | str) -> None:
-        there = self._factories.get(name, factory)
+        there = self.factories.get(name, factory)
         is_named = isinstance(there, str) or isinstance(factory, str)
         if _place(there) != _place(factory) if is_named else there is not factory:
             raise KeyError(f"{self.kind} {name!r} is registered twice; rename one of them")
-        if not isinstance(factory, str) or name not in self._factories:
-            self._factories[name] = factory
+        if not isinstance(factory, str) or name not in self.factories:
+            self.factories[name] = factory
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
             return False  # what a YAML wrote there: a list cannot even be looked up
         for fill_some in (fill_light, fill):
-            if name not in self._factories and not self.complete:
+            if name not in self.factories and not self.complete:
                 fill_some()
-        return name in self._factories
+        return name in self.factories
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
         if not self.complete:
             fill()
-        return sorted(self._factories)
+        return sorted(self.factories)
 
     def get(self, name: Any, key: str = "") -> Callable:
         """The factory of a name.
@@ -98,12 +98,12 @@ class Registry:
             ConfigError: nothing of this kind has such a name.
         """
         if isinstance(name, str) and name in self:
-            found = self._factories[name]
+            found = self.factories[name]
             if isinstance(found, str):
                 module, _, attribute = found.partition(":")
-                found = self._factories[name] = getattr(importlib.import_module(module), attribute)
+                found = self.factories[name] = getattr(importlib.import_module(module), attribute)
             return found
-        near = difflib.get_close_matches(str(name), self._factories, n=1)
+        near = difflib.get_close_matches(str(name), self.factories, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(self.names(), MOST_NAMED)}."
         raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
 

@@ -1,6 +1,5 @@
 """Every command of docs/migration.md, in both languages, is one that this suite takes as it is written."""
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,15 +10,6 @@ from mindformers_glm.cli.commands import COMMANDS
 
 DOCUMENTS = ("migration.md", "migration_CN.md")
 _RUN = re.compile(r'run\("([\w-]+)"\)')
-_PARSERS = {  # of commands that share a module: command -> the function that gives its options
-    "cli-demo": "demo_parser",
-    "web-demo": "demo_parser",
-    "fastchat-cli": "cli_parser",
-    "modellink-convert": "convert_parser",
-    "export-quant-weight": "export_parser",
-    "process-weights": "process_parser",
-    "compress-weights": "compress_parser",
-}
 
 
 def commands(root: Path, name: str) -> list[str]:
@@ -28,8 +18,7 @@ def commands(root: Path, name: str) -> list[str]:
 
 
 def parsed(command: str, words: list[str]) -> None:
-    module = importlib.import_module(COMMANDS[command].target.partition(":")[0])
-    getattr(module, _PARSERS.get(command, "parser"))().parse_args(words)
+    COMMANDS[command].parser().parse_args(words)
 
 
 def check(root: Path, line: str) -> None:

@@ -189,16 +189,20 @@ class RankState:
         return sum(rows // pieces for rows, pieces in rule.parts)
 
     def _over_data(self, name: str, local: Sequence[int]) -> bool:
+        parameter = parameter_of(name)
+        return self._rows_over_data(parameter, local, is_state=parameter != name)
+
+    def _rows_over_data(self, parameter: str, local: Sequence[int], *, is_state: bool) -> bool:
         if not is_divided(local, self.division.dp):
             return False
         if self.division.weights:
-            return len(local) == 2 and not is_adapter(parameter_of(name))  # noqa: PLR2004 - matrices
-        return self.division.divided and parameter_of(name) != name
+            return len(local) == 2 and not is_adapter(parameter)  # noqa: PLR2004 - matrices
+        return self.division.divided and is_state
 
     def _divides(self, parameter: str) -> bool:
         whole = tuple(self.shapes[parameter])
         rows = (self._memory_rows(parameter), *whole[1:]) if whole else ()
-        over_data = self.division.divided and self._over_data(f"adam_m.{parameter}", rows)
+        over_data = self.division.divided and self._rows_over_data(parameter, rows, is_state=True)
         return over_data or self.tensors.rule(parameter, whole).axis is not None
 
 

@@ -268,7 +268,7 @@ class _Read(argparse.Action):
         super().__init__(*args, **kwargs)
         self.reader = reader
 
-    def __call__(self, parser: Any, namespace: Any, values: str, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, self.reader(values))
 
 

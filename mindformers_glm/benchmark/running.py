@@ -34,7 +34,7 @@ class _Running:
             group = settings.group()
             quantize_model(model, scheme=settings.dtype, group_size=group, inputs=lambda _: Inputs(-8.0, 8.0))
         self.model = model.set_train(False)
-        options = {} if library() is None else {"cache_dtype": settings.cache_dtype}
+        options: dict[str, Any] = {} if library() is None else {"cache_dtype": settings.cache_dtype}
         self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch), **options)
         self.network = self.engine.network
         random = np.random.default_rng(0)
@@ -43,7 +43,7 @@ class _Running:
     def prefill(self, ids: np.ndarray) -> tuple[KVCache, np.ndarray]:
         """A cache that holds ids (B, T), taken in by the engine's chunks, and the logits (B, V) after them."""
         rows, tokens = ids.shape
-        cache, logits = self.network.new_cache(rows), None
+        cache, logits = self.network.new_cache(rows), np.zeros((0, 0), np.float32)
         for begin in range(0, tokens, self.settings.chunk):
             piece = ids[:, begin : begin + self.settings.chunk]
             width = piece.shape[1]

@@ -10,7 +10,8 @@ import math
 from mindspore import Parameter, nn
 
 from mindformers_glm.benchmark.settings import Settings
-from mindformers_glm.parallel.work import attention_flop, head_weights, layer_weights, training_flop
+from mindformers_glm.parallel.memory import count_parameters
+from mindformers_glm.parallel.work import Trained, attention_flop, head_weights, layer_weights, training_flop
 
 _EMBEDDING = "embedding_table"
 _ITEM_BYTES = {"Float32": 4, "Float16": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Int32": 4, "Int64": 8}
@@ -28,15 +29,13 @@ def weight_bytes(model: nn.Cell) -> int:
 
 def parameter_count(settings: Settings) -> int:
     """Weights of the network, without adapters: both tables, matrices, norms and biases."""
-    v, d, layers, _, _, ffn = settings.shape
-    qkv = d + 2 * settings.shape.kv_groups * settings.shape.head_dim
-    return 2 * v * d + layers * (qkv * d + qkv + d * d + 3 * ffn * d + 2 * d) + d
+    return sum(count_parameters(settings.config()))
 
 
 def train_flop(settings: Settings, *, trained_numbers: int) -> int:
     """Operations of a training step (parallel/work.py)."""
-    adapters = trained_numbers if settings.lora else 0
-    return training_flop(settings.config(), sequences=settings.batch, length=settings.length, adapter_numbers=adapters)
+    trained = Trained(weights=0, adapters=trained_numbers) if settings.lora else Trained()
+    return training_flop(settings.config(), sequences=settings.batch, length=settings.length, trained=trained)
 
 
 def prefill_flop(settings: Settings) -> int:

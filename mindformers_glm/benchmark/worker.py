@@ -15,7 +15,7 @@ from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.benchmark.training import Training
 from mindformers_glm.errors import UserError
 
-_WORK = {"train": Training, "prefill": Prefill, "decode": Decode, "ops": Operators}
+_WORK: dict[str, Any] = {"train": Training, "prefill": Prefill, "decode": Decode, "ops": Operators}
 
 
 def run(settings: Settings, *, begun: float) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """It has been executed at its own place, and stays the module of that place."""
-        module.__spec__ = module.__spec__.loader_state
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 if not any(type(finder).__name__ == _Moved.__name__ for finder in sys.meta_path):

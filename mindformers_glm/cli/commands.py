@@ -1,25 +1,33 @@
 """The table of subcommands: name -> the function that runs it. A new one is one line here.
 
 A function takes the words after its name and returns an exit status or nothing. The function `parser` of the same
-module, where there is one, gives the options for completion. Modules are imported when their command is called.
+module, or the one that the row names, gives the options for completion; some commands have none. Modules are imported
+when their command is called, and what needs MindSpore or reads weights only after their options are read.
 """
 
 from __future__ import annotations
 
+import argparse
 from importlib import import_module
 from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """`target` is `module:function`, `help` one line."""
+    """`target` is `module:function`, `help` one line, `options` the function of that module that gives the parser."""
 
     target: str
     help: str
+    options: str = "parser"
 
-    def load(self, name: str | None = None) -> Any:
-        """The function, or another one of its module; None where the module has no such function."""
+    def load(self) -> Any:
+        """The function."""
         module, _, function = self.target.partition(":")
-        return getattr(import_module(module), name or function, None)
+        return getattr(import_module(module), function)
+
+    def parser(self) -> argparse.ArgumentParser | None:
+        """The parser of its options; None where the module has none."""
+        make = getattr(import_module(self.target.partition(":")[0]), self.options, None)
+        return make() if make else None
 
 
 _HERE = "mindformers_glm.cli"
@@ -52,20 +60,28 @@ COMMANDS: dict[str, Command] = {
     "cambricon-benchmark": Command(
         f"{_HERE}.documents.cambricon:main", "test_benchmark.sh of Cambricon: real training steps as a JSON"
     ),
-    "cli-demo": Command(f"{_HERE}.documents.cambricon:cli_demo", "cli_demo.py of Cambricon"),
-    "web-demo": Command(f"{_HERE}.documents.cambricon:web_demo", "web_demo.py: the server's page on port 7000"),
+    "cli-demo": Command(f"{_HERE}.documents.cambricon:cli_demo", "cli_demo.py of Cambricon", "demo_parser"),
+    "web-demo": Command(
+        f"{_HERE}.documents.cambricon:web_demo", "web_demo.py: the server's page on port 7000", "demo_parser"
+    ),
     "fastchat-train": Command(f"{_HERE}.documents.fastchat:main", "FastChat's trainer, with its flags"),
-    "fastchat-cli": Command(f"{_HERE}.documents.fastchat:cli", "FastChat's chat in the terminal"),
+    "fastchat-cli": Command(f"{_HERE}.documents.fastchat:cli", "FastChat's chat in the terminal", "cli_parser"),
     "modellink-train": Command(
         f"{_HERE}.documents.modellink:train", "ModelLink's pretrain and tune scripts, with flags"
     ),
     "modellink-infer": Command(f"{_HERE}.documents.modellink_infer:infer", "ModelLink's generate and evaluate scripts"),
-    "modellink-convert": Command(f"{_HERE}.documents.modellink:convert_ckpt", "ModelLink's convert_ckpt.py"),
-    "export-quant-weight": Command(
-        f"{_HERE}.documents.quant_weights:export", "ATB's export_quant_weight.py: W8A8 files"
+    "modellink-convert": Command(
+        f"{_HERE}.documents.modellink:convert_ckpt", "ModelLink's convert_ckpt.py", "convert_parser"
     ),
-    "process-weights": Command(f"{_HERE}.documents.quant_weights:process", "ATB's process_weights.py: weights by rank"),
-    "compress-weights": Command(f"{_HERE}.documents.quant_weights:compress", "ATB's generate_compress_weight.py"),
+    "export-quant-weight": Command(
+        f"{_HERE}.documents.quant_weights:export", "ATB's export_quant_weight.py: W8A8 files", "export_parser"
+    ),
+    "process-weights": Command(
+        f"{_HERE}.documents.quant_weights:process", "ATB's process_weights.py: weights by rank", "process_parser"
+    ),
+    "compress-weights": Command(
+        f"{_HERE}.documents.quant_weights:compress", "ATB's generate_compress_weight.py", "compress_parser"
+    ),
     "doctor": Command(f"{_HERE}.doctor:main", "whether this machine has what the suite needs, and what to do"),
     "conformance": Command(
         f"{_HERE}.conformance:main", "whether a device computes what the suite means, operator by operator"

@@ -86,8 +86,8 @@ def completion_parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true")
     commands = parser.add_subparsers()
     for name, command in COMMANDS.items():
-        options = command.load("parser") if name in chosen else None
-        parents = [options()] if options else []
+        options = command.parser() if name in chosen else None
+        parents = [options] if options else []
         commands.add_parser(name, help=command.help, parents=parents, conflict_handler="resolve")
     return parser
 

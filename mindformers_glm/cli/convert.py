@@ -14,17 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf
-from mindformers_glm.checkpoint.convert.job import open_checkpoint, plan_job
-from mindformers_glm.checkpoint.convert.megatron import check_writing, rank_parts, write_megatron
-from mindformers_glm.checkpoint.convert.plan import FORMS, ConversionPlan
-from mindformers_glm.checkpoint.formats.dtypes import float_name
-from mindformers_glm.checkpoint.load.model_files import Storage, read_config
-from mindformers_glm.cli.conversions import bar, carried_out
+from mindformers_glm.checkpoint.convert.forms import FORMS
+from mindformers_glm.checkpoint.load.storage import Storage
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mindformers_glm.checkpoint.convert.plan import ConversionPlan
 
 _MODELS = ("glm-n", "glm2", "glm3", "glm2_6b", "glm3_6b")
 
@@ -58,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
 
 def plan_of(args: argparse.Namespace) -> ConversionPlan:
     """The plan that the arguments ask for."""
+    from mindformers_glm.checkpoint.convert.job import plan_job  # noqa: PLC0415 - reads weights
+
     if args.model not in _MODELS:
         raise ConfigError("model", args.model, f"Use one of {', '.join(_MODELS)}.")
     form = args.to or ("hf" if args.reversed else "mindformers-1.2" if _flag(args.concat) else None)
@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.to == "gguf" or (args.to is None and not args.reversed and args.output_path.endswith(".gguf")):
         _write_gguf(args)
         return
+    from mindformers_glm.cli.conversions import carried_out  # noqa: PLC0415 - writes weights
+
     plan = plan_of(args)
     source: Any = plan.source
     print(f"input  {source.path} ({source.format}, names of {source.naming or 'any naming'}), {source.kind}")
@@ -101,6 +103,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _write_gguf(args: argparse.Namespace) -> None:
     """Writes a GGUF file, or prints what it would write."""
+    from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf  # noqa: PLC0415 - reads weights
+    from mindformers_glm.checkpoint.convert.job import open_checkpoint  # noqa: PLC0415
+    from mindformers_glm.cli.conversions import bar  # noqa: PLC0415
+
     alpha = args.lora_alpha
     opened = open_checkpoint(
         args.input_path, config=args.config, rank=args.rank, download=args.download, lora_alpha=alpha
@@ -120,26 +126,32 @@ def _write_gguf(args: argparse.Namespace) -> None:
 
 def _write_megatron(args: argparse.Namespace) -> None:
     """Writes a Megatron folder, or prints what it would write."""
+    from mindformers_glm.checkpoint.convert import megatron  # noqa: PLC0415 - reads weights
+    from mindformers_glm.checkpoint.convert.job import open_checkpoint  # noqa: PLC0415
+    from mindformers_glm.checkpoint.formats.dtypes import float_name  # noqa: PLC0415
+
     opened = open_checkpoint(args.input_path, config=args.config, rank=args.rank, download=args.download)
     if opened.config is None or opened.source.kind != "weights":
         raise ConfigError(
             "input_path", args.input_path, "Give whole weights with their --config; merge adapters first."
         )
-    check_writing(opened.source, opened.config, args.output_path, tp=args.tp, pp=args.pp, overwrite=args.overwrite)
+    parts = {"tp": args.tp, "pp": args.pp, "overwrite": args.overwrite}
+    megatron.check_writing(opened.source, opened.config, args.output_path, **parts)
     float_name(args.dtype or "float32")
     print(f"output {args.output_path} (megatron, {args.tp} x {args.pp} ranks)")
-    for file, _, names in rank_parts(opened.config, args.tp, args.pp):
+    for file, _, names in megatron.rank_parts(opened.config, args.tp, args.pp):
         print(f"  {file}: {len(names)} tensors")
     if args.dry_run:
         print("dry run: nothing was written")
         return
-    places = {"tp": args.tp, "pp": args.pp, "dtype": args.dtype, "overwrite": args.overwrite}
-    write_megatron(opened.source, opened.config, args.output_path, **places)
+    megatron.write_megatron(opened.source, opened.config, args.output_path, dtype=args.dtype, **parts)
     print(f"written {args.output_path}")
 
 
 def _storage(args: argparse.Namespace) -> Storage | None:
     """The storage switches of the command line over those of --config; None when neither says anything."""
+    from mindformers_glm.checkpoint.load.model_files import read_config  # noqa: PLC0415 - brings pydantic
+
     given = {key: _flag(getattr(args, key)) for key in Storage._fields if getattr(args, key) is not None}
     base = read_config(args.config)[1] if args.config else Storage()
     return base._replace(**given) if given or base != Storage() else None

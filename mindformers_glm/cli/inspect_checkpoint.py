@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from mindformers_glm.checkpoint.convert.inspection import inspect_checkpoint
 from mindformers_glm.cli.options import Parser, whole
 
 
@@ -27,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Prints the findings; the number of kinds of trouble decides the exit status."""
     args = parser().parse_args(arguments)
+    from mindformers_glm.checkpoint.convert.inspection import inspect_checkpoint  # noqa: PLC0415 - reads weights
+
     found = inspect_checkpoint(args.path, config=args.config, rank=args.rank, values=args.values)
     if args.json:
         print(json.dumps({"facts": found.facts, "problems": found.problems, "tensors": found.tensors}, indent=1))

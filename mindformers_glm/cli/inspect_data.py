@@ -13,13 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.auto import AutoTokenizer
-from mindformers_glm.cli import preview_data
 from mindformers_glm.cli.options import Parser, whole
-from mindformers_glm.data.inspection import draw_lengths, inspect_data
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import set_up_logging
-from mindformers_glm.registry import TOKENIZERS
 
 _PREVIEWS = ("--config", "--data", "--line", "--index")
 _SHIPPED = "glm2_tiny"
@@ -40,9 +36,15 @@ def main(argv: list[str] | None = None) -> None:
     """Prints what is in the file."""
     words = sys.argv[1:] if argv is None else argv
     if any(word.partition("=")[0] in _PREVIEWS for word in words):
+        from mindformers_glm.cli import preview_data  # noqa: PLC0415 - the other half of this command
+
         preview_data.main(words)
         return
     chosen = parser().parse_args(words)
+    from mindformers_glm.auto import AutoTokenizer  # noqa: PLC0415 - imports MindSpore
+    from mindformers_glm.data.inspection import draw_lengths, inspect_data  # noqa: PLC0415
+    from mindformers_glm.registry import TOKENIZERS  # noqa: PLC0415
+
     set_up_logging(console=False)
     if chosen.tokenizer is None:
         print(f"Lengths are in tokens of {_SHIPPED}; name the vocabulary of your model with --tokenizer.")

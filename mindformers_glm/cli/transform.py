@@ -10,8 +10,6 @@ import argparse
 import os
 from pathlib import Path
 
-from mindformers_glm.checkpoint.store.reshard import RankFiles, transform
-from mindformers_glm.checkpoint.store.strategy import read_strategy
 from mindformers_glm.cli.options import Parser
 from mindformers_glm.errors import CheckpointError
 
@@ -31,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> list[Path]:
     """Transforms and returns the files written."""
     args = parser().parse_args(arguments)
+    from mindformers_glm.checkpoint.store.reshard import RankFiles, transform  # noqa: PLC0415 - reads weights
+    from mindformers_glm.checkpoint.store.strategy import read_strategy  # noqa: PLC0415
+
     for name in ("src_ckpt_strategy", "dst_ckpt_strategy", "src_ckpt_dir", "dst_ckpt_dir", "prefix"):
         print(f"{name}: {getattr(args, name)}")
     for name in ("src_ckpt_dir", "dst_ckpt_dir"):

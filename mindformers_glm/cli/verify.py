@@ -8,9 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tqdm import tqdm
-
-from mindformers_glm.checkpoint.convert.verify import bytes_to_check, verify
 from mindformers_glm.cli.options import Parser
 
 
@@ -24,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Prints what was compared, and every fault; 1 where there is one."""
     args = parser().parse_args(arguments)
+    from tqdm import tqdm  # noqa: PLC0415 - not for --help
+
+    from mindformers_glm.checkpoint.convert.verify import bytes_to_check, verify  # noqa: PLC0415 - reads weights
+
     with tqdm(total=bytes_to_check(args.path), unit="B", unit_scale=True, file=sys.stderr) as bar:
         verdict = verify(args.path, progress=bar.update)
     for line in verdict.checked:

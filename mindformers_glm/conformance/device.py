@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -32,7 +33,7 @@ class _Probe(nn.Cell):
         super().__init__(auto_prefix=False)
         self.cell = cell
 
-    def construct(self, slope, *inputs):
+    def construct(self, slope: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         y = self.cell(*inputs)
         return (ops.cast(y, ms.float32) * slope).sum(), y
 
@@ -43,7 +44,7 @@ class _Differentiated(nn.Cell):
         places = tuple(range(1, count + 1)) if count > 1 else 1
         self.grad = ms.value_and_grad(_Probe(cell), places, None, has_aux=True)
 
-    def construct(self, slope, *inputs):
+    def construct(self, slope: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         return self.grad(slope, *inputs)
 
 

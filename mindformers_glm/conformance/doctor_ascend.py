@@ -111,9 +111,9 @@ def rank_table(machine: Machine, target: str) -> Iterator[Finding]:
         yield Finding("rank table", FAIL, str(fault), "tools/hccl_tools.py writes one, tools/check_hccl.py examines it")
         return
     faults = tables.examine(content)
-    for fault in faults:
-        level = FAIL if fault.level == "error" else WARN
-        yield Finding("rank table", level, f"{fault.place}: {fault.fault}", fault.cure)
+    for found in faults:
+        level = FAIL if found.level == "error" else WARN
+        yield Finding("rank table", level, f"{found.place}: {found.fault}", found.cure)
     total = sum(len(server["device"]) for server in content["server_list"])
     size = machine.environment.get("RANK_SIZE", "")
     if size and size != str(total):

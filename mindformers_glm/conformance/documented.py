@@ -20,7 +20,7 @@ def need(condition: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def rms_norm(x, gamma, epsilon=1e-6):
+def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     """Gives x / sqrt(mean(x^2) + epsilon) * gamma and 1 / sqrt(...), over the last axis."""
     need(x.dtype in FLOATS and gamma.dtype == x.dtype, "types")
     need(isinstance(epsilon, float) and 0 < epsilon <= 1, "epsilon")
@@ -30,7 +30,7 @@ def rms_norm(x, gamma, epsilon=1e-6):
     return ops.cast(wide * scale * ops.cast(gamma, ms.float32), x.dtype), scale
 
 
-def swiglu(input, dim=-1):  # noqa: A002 - MindSpore's name
+def swiglu(input: Tensor, dim: int = -1) -> Tensor:  # noqa: A002 - MindSpore's name
     """Gives a sigmoid(a) b for the first half a and the second half b of axis `dim`."""
     need(input.dtype in FLOATS and input.shape[dim] % 2 == 0 and dim == -1, "input")
     half = input.shape[-1] // 2
@@ -39,7 +39,7 @@ def swiglu(input, dim=-1):  # noqa: A002 - MindSpore's name
     return ops.cast(a / (1 + ops.exp(-a)) * b, input.dtype)
 
 
-def rotary_position_embedding(x, cos, sin, mode=0):
+def rotary_position_embedding(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
     """Gives x cos + turned(x) sin, where mode 1 turns neighbours: (a, b) -> (-b, a). x BNSD, cos and sin 11SD."""
     need(mode == 1 and x.ndim == 4 and x.dtype in FLOATS and cos.dtype == x.dtype == sin.dtype, "types")
     batch, heads, tokens, width = x.shape
@@ -51,25 +51,25 @@ def rotary_position_embedding(x, cos, sin, mode=0):
 
 
 def flash_attention_score(
-    query,
-    key,
-    value,
-    head_num,
-    real_shift=None,
-    drop_mask=None,
-    padding_mask=None,
-    attn_mask=None,
-    prefix=None,
-    actual_seq_qlen=None,
-    actual_seq_kvlen=None,
-    keep_prob=1.0,
-    scalar_value=1.0,
-    pre_tokens=LONGEST,
-    next_tokens=LONGEST,
-    inner_precise=0,
-    input_layout="BSH",
-    sparse_mode=0,
-):
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    head_num: int,
+    real_shift: Tensor | None = None,
+    drop_mask: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    prefix: Tensor | None = None,
+    actual_seq_qlen: Tensor | None = None,
+    actual_seq_kvlen: Tensor | None = None,
+    keep_prob: float = 1.0,
+    scalar_value: float = 1.0,
+    pre_tokens: int = LONGEST,
+    next_tokens: int = LONGEST,
+    inner_precise: int = 0,
+    input_layout: str = "BSH",
+    sparse_mode: int = 0,
+) -> tuple[Tensor, ...]:
     """Gives softmax(mask(scalar_value query key^T)) value for BNSD, sparse_mode 1 and 2; one head after the other.
 
     Mode 2 is the lower triangle from the upper left corner; its mask is always (2048, 2048), 1 where nothing is seen.

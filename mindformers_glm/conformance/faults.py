@@ -15,7 +15,7 @@ from unittest import mock
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from mindformers_glm.conformance import documented
 from mindformers_glm.conformance.check import all_checks
@@ -40,11 +40,13 @@ class Fault(NamedTuple):
 # -- positions and attention
 
 
-def _negative_turn(channels, rotated=None, *, _right=rotary.pair_turn):
+def _negative_turn(
+    channels: int, rotated: int | None = None, *, _right: Callable[..., Any] = rotary.pair_turn
+) -> np.ndarray:
     return -_right(channels, rotated)
 
 
-def _turn_of_halves(channels, rotated=None):
+def _turn_of_halves(channels: int, rotated: int | None = None) -> np.ndarray:
     """Channel i with channel i + half of what turns, as other models do."""
     turned = channels // 2 if rotated is None else rotated
     half, turn = turned // 2, np.zeros((channels, channels), np.float32)
@@ -53,25 +55,39 @@ def _turn_of_halves(channels, rotated=None):
     return turn
 
 
-def _exchanged_rope_rule(positions, channels, *, _right=rotary.rotary_rows, method="base", **settings):
+def _exchanged_rope_rule(
+    positions: Any,
+    channels: int,
+    *,
+    _right: Callable[..., Any] = rotary.rotary_rows,
+    method: str = "base",
+    **settings: Any,
+) -> np.ndarray:
     return _right(positions, channels, method="linear" if method == "base" else "base", **settings)
 
 
-def _whole_head_turned(positions, channels, *, _right=rotary.rotary_rows, rotated=None, **settings):
+def _whole_head_turned(
+    positions: Any,
+    channels: int,
+    *,
+    _right: Callable[..., Any] = rotary.rotary_rows,
+    rotated: int | None = None,
+    **settings: Any,
+) -> np.ndarray:
     return _right(positions, channels, rotated=channels, **settings)
 
 
-def _unscaled(*, _right=rotary.head_scales, **sizes):
+def _unscaled(*, _right: Callable[..., Any] = rotary.head_scales, **sizes: Any) -> tuple[np.ndarray, np.ndarray]:
     factor, offset = _right(**sizes)
     factor[:, : sizes["heads"]] = 1
     return factor, offset
 
 
-def _nothing_hidden(positions, *, groups):
+def _nothing_hidden(positions: Tensor, *, groups: int) -> Tensor:
     return ops.zeros((positions.shape[0], 1, groups * positions.shape[1], positions.shape[1]), ms.float32)
 
 
-def _exchanged_groups(self, q, k, v, mask):
+def _exchanged_groups(self: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     k, v = ops.flip(k, (1,)), ops.flip(v, (1,))
     probs = ops.softmax(ops.cast(attention._scores(q, k), ms.float32) + mask, -1).astype(v.dtype)
     return attention._mix(probs, v), probs
@@ -80,56 +96,58 @@ def _exchanged_groups(self, q, k, v, mask):
 _right_blocks, _right_integers = attention.blocked_attention, linear.quantized_linear
 
 
-def _cache_without_mask(q, blocks, *, drop=None):
+def _cache_without_mask(q: Tensor, blocks: tuple, *, drop: ms.nn.Cell | None = None) -> Tensor:
     return _right_blocks(q, ((blocks[0][0], blocks[0][1], None), *blocks[1:]), drop=drop)
 
 
 # -- norm, activation, linear layers, loss
 
 
-def _norm_in_half(x, weight, eps):
+def _norm_in_half(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     half = ops.cast(x, ms.float16)
     return ops.cast(half / ops.sqrt(ops.ReduceMean(True)(ops.square(half), -1) + eps), x.dtype) * weight
 
 
-def _norm_without_eps(x, weight, eps):
+def _norm_without_eps(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / ops.sqrt(ops.ReduceMean(True)(ops.square(x), -1) + eps / 100) * weight
 
 
-def _up_before_gate(x):
+def _up_before_gate(x: Tensor) -> tuple[Tensor, Tensor]:
     half = x.shape[-1] // 2
     return x[:, half:], x[:, :half]
 
 
-def _without_bias(x, weight, bias=None):
+def _without_bias(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return ops.MatMul(transpose_b=True)(x, ops.cast(weight, x.dtype))
 
 
-def _counts_one_more(labels):
+def _counts_one_more(labels: Tensor) -> tuple[Tensor, Tensor]:
     kept = (labels != cross_entropy.IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
     return ops.cast(kept, ms.int32) * labels.reshape(-1, 1), weight / (weight.sum() + 1.0)
 
 
-def _learns_ignored(labels):
+def _learns_ignored(labels: Tensor) -> tuple[Tensor, Tensor]:
     kept = ops.cast((labels != cross_entropy.IGNORED).reshape(-1, 1), ms.int32)
     weight = ops.ones((labels.shape[0], 1), ms.float32)
     return kept * labels.reshape(-1, 1), weight / (weight.sum() + 1e-5)
 
 
 class _Shifted(glm_model.Embedding):
-    def construct(self, input_ids):
+    def construct(self, input_ids: Tensor) -> Tensor:
         return ops.cast(ops.gather(self.embedding_table, ops.maximum(input_ids.reshape(-1) - 1, 0), 0), self.dtype)
 
 
-def _high_half_first(x, weight, scale, bias, *, bits, columns):
+def _high_half_first(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, bits: int, columns: int
+) -> Tensor:
     if bits == 4:
         whole = ops.cast(weight, ms.int32)
         weight = ops.cast((whole % 16) * 16 + whole // 16, ms.uint8)
     return _right_integers(x, weight, scale, bias, bits=bits, columns=columns)
 
 
-def _no_stretch(self, frequencies, *, base, rotated):
+def _no_stretch(self: Any, frequencies: np.ndarray, *, base: float, rotated: int) -> np.ndarray:
     return frequencies
 
 
@@ -140,7 +158,7 @@ def _kernel_with(name: str, change: Callable[..., tuple]) -> Callable[..., Any]:
     """`operator` with the inputs of the kernel `name` changed on the way."""
     right = kernel_operators.operator
 
-    def operator(called, shape, dtype=ms.float32, **more):
+    def operator(called: str, shape: Callable[..., Any], dtype: Any = ms.float32, **more: Any) -> Any:
         made = right(called, shape, dtype, **more)
         return _Changed(made, change) if called == name and made is not None else made
 
@@ -152,47 +170,49 @@ class _Changed(ms.nn.Cell):
         super().__init__()
         self.made, self.change = made, change
 
-    def construct(self, *inputs):
+    def construct(self, *inputs: Tensor) -> Tensor:
         return self.made(*self.change(*inputs))
 
 
-def _eps_of_another(x, weight, eps):
+def _eps_of_another(x: Tensor, weight: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, eps * 100
 
 
-def _no_bias(x, weight, bias):
+def _no_bias(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, bias * 0
 
 
-def _other_half(x):
+def _other_half(x: Tensor) -> tuple[Tensor]:
     half = x.shape[-1] // 2
     return (ops.concat((x[:, half:], x[:, :half]), 1),)
 
 
-def _sine_negative(x, cos, sin):
+def _sine_negative(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, cos, -sin
 
 
-def _no_first(x, cos, sin, first):
+def _no_first(x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, cos, sin, first * 0
 
 
-def _share_of_all(x, weight, target, share):
+def _share_of_all(x: Tensor, weight: Tensor, target: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, weight, target, share * 0.9
 
 
 # -- optimizer and step
 
 
-def _no_correction(self, grads, factor):
+def _no_correction(self: Any, grads: tuple[Tensor, ...], factor: Tensor) -> Tensor:
     return self.update(grads, self.learning_rate * 1.0, self.eps * ops.ones((), ms.float32), factor)
 
 
-def _decays_everything(parameters, weight_decay, lr_ratio=None):
+def _decays_everything(parameters: Any, weight_decay: float, lr_ratio: float | None = None) -> list[dict[str, Any]]:
     return [{"params": list(parameters), "weight_decay": float(weight_decay)}]
 
 
-def _no_finite_check(self, grads, factor, learning_rate, stop):
+def _no_finite_check(
+    self: Any, grads: tuple[Tensor, ...], factor: Tensor, learning_rate: Tensor, stop: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     norm = ops.sqrt(self.squared_norm(grads)) / factor
     ops.assign(self.rate, learning_rate)
     norm = self.apply(grads, factor, norm)
@@ -203,14 +223,14 @@ def _no_finite_check(self, grads, factor, learning_rate, stop):
 
 
 class _MeanFromRanks(collectives.ReduceFromRanks):
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.reduce(x) / 2
 
-    def bprop(self, x, out, grad):
+    def bprop(self, x: Tensor, out: Tensor, grad: Tensor) -> tuple[Tensor]:
         return (grad,)
 
 
-def _parts_exchanged(axis, *, _right=collectives.gather_operator):
+def _parts_exchanged(axis: collectives.Axis, *, _right: Callable[..., Any] = collectives.gather_operator) -> ms.nn.Cell:
     return _Backwards(_right(axis))
 
 
@@ -219,45 +239,56 @@ class _Backwards(ms.nn.Cell):
         super().__init__()
         self.made = made
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return ops.flip(self.made(x), (0,))
 
 
 # -- operators of Ascend, as documented, on a CPU
 
 
-def _ascend_norm_in_half(x, gamma, epsilon=1e-6):
+def _ascend_norm_in_half(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     made, scale = documented_rms_norm(ops.cast(x, ms.float16), ops.cast(gamma, ms.float16), epsilon)
     return ops.cast(made, x.dtype), scale
 
 
-def _ascend_norm_eps(x, gamma, epsilon=1e-6):
+def _ascend_norm_eps(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
     return documented_rms_norm(x, gamma, epsilon / 100)
 
 
-def _ascend_up_first(input, dim=-1):  # noqa: A002 - MindSpore's name
+def _ascend_up_first(input: Tensor, dim: int = -1) -> Tensor:  # noqa: A002 - MindSpore's name
     half = input.shape[-1] // 2
     return documented_swiglu(ops.concat((input[..., half:], input[..., :half]), -1), dim)
 
 
-def _ascend_negative(x, cos, sin, mode=0):
+def _ascend_negative(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
     return documented_rotary(x, cos, -sin, mode)
 
 
-def _ascend_halves(x, cos, sin, mode=0):
+def _ascend_halves(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
     half = x.shape[-1] // 2
     return x * cos + ops.concat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def _flash_groups(query, key, value, *more, **named):
+def _flash_groups(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named: Any) -> tuple[Tensor, ...]:
     return documented_flash(query, ops.flip(key, (1,)), ops.flip(value, (1,)), *more, **named)
 
 
-def _flash_scale(query, key, value, *more, scalar_value=1.0, **named):
+def _flash_scale(
+    query: Tensor, key: Tensor, value: Tensor, *more: Any, scalar_value: float = 1.0, **named: Any
+) -> tuple[Tensor, ...]:
     return documented_flash(query, key, value, *more, scalar_value=scalar_value / 4, **named)
 
 
-def _flash_unmasked(query, key, value, head_num, *, attn_mask=None, scalar_value=1.0, **named):
+def _flash_unmasked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    head_num: int,
+    *,
+    attn_mask: Tensor | None = None,
+    scalar_value: float = 1.0,
+    **named: Any,
+) -> tuple[Tensor, ...]:
     """Every query sees every key."""
     batch, _, tokens, _ = query.shape
     seen = ops.zeros((batch, 1, tokens, tokens), ms.uint8)

@@ -153,7 +153,7 @@ def _lines(process: subprocess.Popen) -> queue.SimpleQueue[bytes | None]:
     found: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in process.stdout:
+        for line in process.stdout or ():
             found.put(line)
         found.put(None)
 

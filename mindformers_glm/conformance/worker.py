@@ -45,11 +45,11 @@ def save(path: Path, answer: Answer) -> None:
 def load(path: Path) -> Answer:
     """What `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        sides = [
+        found, wanted = (
             {name.partition("/")[2]: file[name] for name in file.files if name.startswith(side)}
             for side in ("found/", "wanted/")
-        ]
-        return Answer(*sides, note=str(file["note"]))
+        )
+        return Answer(found, wanted, note=str(file["note"]))
 
 
 def main() -> None:
@@ -68,9 +68,11 @@ def main() -> None:
             if reports:
                 print(name, flush=True)
             result = compute(known[check], kind)
-            if reports and isinstance(result, Answer):
+            if not reports:
+                continue
+            if isinstance(result, Answer):
                 save(Path(folder, f"{name}.npz"), result)
-            elif reports:
+            else:
                 write_text(Path(folder, f"{name}.txt"), "\n".join(result))
         if ranks > 1:
             from mindformers_glm.conformance.checks.ranks import meet  # noqa: PLC0415

@@ -102,7 +102,7 @@ def _with_phase(loader: Any, phase: str, labels: bool | None, key: str) -> Any:
         needed = "train" if labels else "eval"
         if loader.get("phase", phase) != needed:
             logger.info("%s.data_loader.phase is %s here, as the metric needs it", key, needed)
-        added = {"phase": needed} if "shuffle" in loader else {"phase": needed, "shuffle": False}
+        added: dict[str, Any] = {"phase": needed} if "shuffle" in loader else {"phase": needed, "shuffle": False}
     return loader.changed(**added) if isinstance(loader, Spec) else {**loader, **added}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mindformers_glm.data.batch import Example
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.data.forms import Form
-from mindformers_glm.data.loaders import FileLoader, whole_text
+from mindformers_glm.data.loaders import FileLoader, Phase, whole_text
 from mindformers_glm.data.order import Order
 from mindformers_glm.data.record import Fault, Record
 from mindformers_glm.data.records import judge
@@ -40,7 +40,7 @@ class TextDataLoader(FileLoader):
     def __init__(
         self,
         dataset_dir: str,
-        phase: str = "train",
+        phase: Phase = "train",
         shuffle: bool | None = None,
         text_column: str = "text",
         num_samples: int | None = None,
@@ -89,7 +89,7 @@ class TokenDataLoader:
     encoded = True
     shard = None
 
-    def __init__(self, dataset_dir: str, phase: str = "train", shuffle: bool | None = None) -> None:
+    def __init__(self, dataset_dir: str, phase: Phase = "train", shuffle: bool | None = None) -> None:
         self.path: Path = data_file(dataset_dir, phase)
         self.phase, self.shuffle = phase, phase == "train" if shuffle is None else shuffle
         try:
@@ -133,7 +133,7 @@ class CausalLanguageModelDataset(TokenDataset):
             self.ready: Sequence[Example] = indexed(seq_length, known)
         else:
             self.ready = getattr(loader, "rows", []) if loader.encoded else []
-        self.tokenizer = None if self.ready else built_tokenizer(tokenizer, "tokenizer")
+        self.tokenizer: Any = None if self.ready else built_tokenizer(tokenizer, "tokenizer")
         self.length = seq_length
         require(seq_length > 3, "seq_length", seq_length, "Use 4 or more: two go to [gMASK] sop.")
         self.stream, self.starts, self.lines = self._tokens()

@@ -82,7 +82,7 @@ def _fitting(section: Mapping[str, Any], used: str) -> dict[str, Any]:
     sides = [section.get(f"max_{side}_length") for side in ("source", "target")]
     length = section.get("max_seq_length") or section.get("seq_length")
     if length is None and None not in sides:
-        length = sum(sides) + 1
+        length = sum(side for side in sides if side is not None) + 1
     if used == "MultiTurnDataset":
         given = {"overlong": "fit", **given}
     name = {"MultiTurnDataset": "max_seq_length", "CausalLanguageModelDataset": "seq_length"}.get(used)

@@ -128,7 +128,8 @@ class TokenDataset(ABC):
         if count or not self.counts_labels:
             return count
         if found.unsupervised_samples >= self._max_unsupervised:
+            line = self.line(index) if line is None and index is not None else line
             fault = "no token of this sample would be learned"
             fix = "Raise the maximum length, repair or remove the line, or allow some with max_unsupervised"
-            raise DataError(f"{self.place}:{self.line(index) if line is None else line}", fault, fix)
+            raise DataError(f"{self.place}:{line}", fault, fix)
         return 0

@@ -71,7 +71,7 @@ def turns_of(row: Row) -> tuple[str, list[Any]] | None:
 
 def _turn_has(row: Row, *names: str) -> bool:
     found = turns_of(row)
-    return bool(found) and any(isinstance(turn, Mapping) and set(names) <= turn.keys() for turn in found[1])
+    return found is not None and any(isinstance(turn, Mapping) and set(names) <= turn.keys() for turn in found[1])
 
 
 def _pair(row: Row) -> tuple[str, str] | None:
@@ -79,7 +79,7 @@ def _pair(row: Row) -> tuple[str, str] | None:
 
 
 def _pair_loader(row: Row) -> dict[str, Any]:
-    prompt, answer = _pair(row)
+    prompt, answer = _pair(row) or ("", "")
     if (prompt, answer) == ("content", "summary"):
         return {"type": "ADGenDataLoader", "origin_columns": [prompt, answer]}
     if (prompt, answer) == ("instruction", "output"):

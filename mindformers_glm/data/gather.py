@@ -110,5 +110,5 @@ def _arguments(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
         given = {name: columns[name] for name in _ALPACA if isinstance(columns.get(name), str)}
         return {"type": "AlpacaDataLoader", "columns": given, "only": True} if given else {}
     given = {name: columns[name] for name in _COLUMNS if isinstance(columns.get(name), str)}
-    tags = {name: tags[name] for name in _TAGS if isinstance((tags or {}).get(name), str)}
+    tags = {name: value for name in _TAGS if isinstance(value := (tags or {}).get(name), str)}
     return {"type": "ShareGPTDataLoader", "columns": given, "tags": tags}

@@ -96,7 +96,7 @@ class AlpacaInstructDataHandler:
 
 @DATA_HANDLERS.register()
 class PackingHandler:
-    """Several rows in one of `seq_length`, each seeing itself alone.
+    """Several rows in one of `seq_length`, each attending to itself alone.
 
     `pack` keeps rows whole, in their order, and leaves out those that are longer; `truncate` lays all end to end and
     cuts. MindFormers closes the labels of every packed row with the pad id, which is then learned;

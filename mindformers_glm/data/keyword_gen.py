@@ -44,7 +44,7 @@ class KeyWordGenDataset(TokenDataset):
     would fit lose their end: `cut_by: "characters"`, the default of this class, gives its arrays; `cut_by: "tokens"`,
     what a run takes (build_dataset), cuts nothing that fits.
 
-    `packing` puts several rows into one while training, each seeing itself alone; see packing.py.
+    `packing` puts several rows into one while training, each attending to itself alone; see packing.py.
 
     Source: arrays of mindformers r0.8 and 1.0.2.
     """
@@ -84,7 +84,7 @@ class KeyWordGenDataset(TokenDataset):
         require(self.convention in ("1.0", "0.8"), "label_convention", label_convention, "Use '1.0' or '0.8'.")
         require(max_source_length > 2, "max_source_length", max_source_length, "Use 3 or more: two go to [gMASK] sop.")
         require(max_target_length > 2, "max_target_length", max_target_length, "Use 3 or more.")
-        self.tokenizer = None if loader.encoded else built_tokenizer(tokenizer, "tokenizer")
+        self.tokenizer: Any = None if loader.encoded else built_tokenizer(tokenizer, "tokenizer")
         if not loader.encoded:
             usual = 2 if hasattr(self.tokenizer, "build_prompt") else 3
             self._choose_template(getattr(loader, "version", usual))

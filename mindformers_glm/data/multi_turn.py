@@ -15,7 +15,7 @@ from mindformers_glm.data.section import built_loader, built_tokenizer, require,
 from mindformers_glm.errors import DataError, GenerationError
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.registry import DATASETS
-from mindformers_glm.tokenizers import Renderer
+from mindformers_glm.tokenizers import GLMTokenizer, Renderer
 
 _OVERLONG = ("cut", "fit", "drop", "error")
 
@@ -32,7 +32,7 @@ class MultiTurnDataset(TokenDataset):
     conversations out; "error" stops and names the line.
     `tools_indent` is the indentation of tool descriptions: 4 as in chat, None for one line as MindFormers trains.
     Pairs (ADGenDataLoader) are conversations of one round.
-    `packing` puts several rows into one while training, each seeing itself alone; see packing.py.
+    `packing` puts several rows into one while training, each attending to itself alone; see packing.py.
     With `generates` rows are made to be answered: prompts up to the last reply (B, max_source_length) and that reply as
     reference (B, max_target_length); what is longer is left out.
     """
@@ -63,7 +63,7 @@ class MultiTurnDataset(TokenDataset):
         require(not loader.encoded, "data_loader", type(loader).__name__, "This dataset needs conversations as text.")
         require(max_seq_length > 2, "max_seq_length", max_seq_length, "Use 3 or more.")
         require(overlong in _OVERLONG, "overlong", overlong, f"Use one of {', '.join(_OVERLONG)}.")
-        self.tokenizer = built_tokenizer(tokenizer, "tokenizer")
+        self.tokenizer: GLMTokenizer = built_tokenizer(tokenizer, "tokenizer")
         self.renderer = Renderer(self.tokenizer, tools_indent=tools_indent)
         self.policy, self.overlong, self.length = loss_policy, overlong, max_seq_length
         self.place, self.packing = str(loader.path), packing

@@ -78,9 +78,9 @@ def join(
 ) -> Packed:
     """Rows (ids, labels) end to end, filled up to `length`.
 
-    With `closing` the labels are shifted first, row by row, and it is the label of each row's last place (MindFormers:
-    the pad id; here labels are shifted already, so it is left out). Positions restart in the padding too, with
-    `pad_segments` (MindFormers); otherwise they are 0 there (LLaMA-Factory).
+    With `closing` the labels are shifted first, row by row, and it is the label of each row's last position
+    (MindFormers: the pad id; here labels are shifted already, so it is left out). Positions restart in the padding
+    too, with `pad_segments` (MindFormers); otherwise they are 0 there (LLaMA-Factory).
     """
     ids, labels = np.full(length, pad_id, np.int64), np.full(length, IGNORED, np.int64)
     positions, segments, ends, place = np.zeros(length, np.int64), np.zeros(length, np.int64), [], 0
@@ -97,7 +97,7 @@ def join(
 
 
 def truncated(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All rows as one stream, cut every `length` places: (ids, labels) of each piece, the last filled up."""
+    """All rows as one stream, cut every `length` tokens: (ids, labels) of each piece, the last padded."""
     ids = np.concatenate([np.asarray(row[0], np.int64) for row in rows])
     labels = np.concatenate([np.asarray(row[1], np.int64) for row in rows])
     rest = -len(ids) % length
@@ -106,7 +106,7 @@ def truncated(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) 
 
 
 class Piece(NamedTuple):
-    """A piece of a stream of rows, arrays (T,). `used` are its places before the filling."""
+    """A piece of a stream of rows, arrays (T,). `used` are its tokens before the padding."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -115,7 +115,7 @@ class Piece(NamedTuple):
 
 
 def stream(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) -> list[Piece]:
-    """`truncated` with shifted labels: no place of a piece looks beyond the beginning of its own row."""
+    """`truncated` with shifted labels: no position of a piece attends beyond the beginning of its own row."""
     ends = np.cumsum([len(ids) for ids, _ in rows])
     row_of = np.searchsorted(ends, np.arange(int(ends[-1])), side="right")
     begins = np.append(np.concatenate(([0], ends[:-1]))[row_of], np.full(-int(ends[-1]) % length, ends[-1]))
@@ -128,12 +128,12 @@ def stream(rows: Sequence[tuple[Ids, Ids]], length: int, *, pad_id: int = 0) -> 
 
 
 class PackedDataset(TokenDataset):
-    """Packs of a dataset's rows: each sees itself alone, so that loss and gradients are those of the rows apart.
+    """Packs of a dataset's rows: each attends to itself alone, so that loss and gradients are those of the rows apart.
 
     Rows are tokenised once to learn their lengths, and again when they are needed.
     """
 
-    def __init__(self, rows: TokenDataset, *, strategy: Strategy) -> None:
+    def __init__(self, rows: TokenDataset, *, strategy: str) -> None:
         lengths = rows.lengths()
         self.rows_of, self.length, self.tokenizer = rows, rows.row_length, getattr(rows, "tokenizer", None)
         choose = {"neat": neat, "sequential": sequential}.get(strategy)

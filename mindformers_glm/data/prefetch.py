@@ -34,6 +34,7 @@ def ahead(make: Callable[[int], T], numbers: range, *, depth: int = 2) -> Iterat
 
 def _produce(make: Callable[[int], T], numbers: range, done: queue.Queue, stop: threading.Event) -> None:
     for number in numbers:
+        item: tuple[T | None, Exception | None]
         try:
             item = (make(number), None)
         except Exception as error:  # handed to the consumer, whatever it is

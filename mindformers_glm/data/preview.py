@@ -62,7 +62,9 @@ def first_sample(dataset: TokenDataset, *, limit: int = 48) -> list[str]:
 
 def _marked(ids: list[int], labels: list[int], tokenizer: Any, *, limit: int = 400) -> str:
     """The text of a sample, each learned run in ⟦ ⟧; the token that ends a run belongs to it."""
-    parts, run, inside = [], [], False
+    parts: list[tuple[bool, list[int]]] = []
+    run: list[int] = []
+    inside = False
     for token, is_learned in zip(ids, [False, *(label != IGNORED for label in labels)], strict=False):
         if is_learned != inside:
             parts.append((inside, run))

@@ -34,7 +34,7 @@ def takes_section(cls: C) -> C:
 
     Arguments given beside `dataset_config` win over its keys.
     """
-    plain = cls.__init__
+    plain: Any = cls.__init__  # type: ignore[misc]  # the class itself is meant, no subclass
     known = list(inspect.signature(plain).parameters.values())
 
     @functools.wraps(plain)
@@ -54,9 +54,10 @@ def takes_section(cls: C) -> C:
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(name, keyword, default=None, annotation=hint) for name, hint in extra.items()]
     parameters = [known[0], *(item.replace(kind=keyword) for item in known[1:]), *added]
-    __init__.__signature__ = inspect.Signature(parameters)
-    __init__.__annotations__ = {**plain.__annotations__, **extra}
-    cls.__init__ = __init__
+    made: Any = __init__
+    made.__signature__ = inspect.Signature(parameters)
+    made.__annotations__ = {**plain.__annotations__, **extra}
+    cls.__init__ = made  # type: ignore[misc]
     return cls
 
 

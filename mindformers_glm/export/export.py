@@ -17,7 +17,7 @@ from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.model_files import check_tokenizer, to_yaml
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.export import graph_file
-from mindformers_glm.export.manifest import File, Fixed, Graph, Input, Manifest, Vocabulary, describe, sha256
+from mindformers_glm.export.manifest import Adapter, File, Fixed, Graph, Input, Manifest, Vocabulary, describe, sha256
 from mindformers_glm.export.mindir_v1 import VERSION as LITE_2_0
 from mindformers_glm.export.mindir_v1 import to_version_1
 from mindformers_glm.export.network import INPUTS, OUTPUTS, PackedNetwork, Sizes, cache_dtype
@@ -56,7 +56,7 @@ def export_model(model: nn.Cell, plan: ExportPlan, *, tokenizer: GLMTokenizer | 
             the way, or the graph has an operator that Lite 2.0 lacks.
     """
     begin = time.perf_counter()
-    adapter = "none"
+    adapter: Adapter = "none"
     if model.config.pet_config or model.config.pre_seq_len:
         adapter = "merged" if plan.merge_adapter else "kept"
         model = merged(model) if plan.merge_adapter else model
@@ -69,7 +69,7 @@ def export_model(model: nn.Cell, plan: ExportPlan, *, tokenizer: GLMTokenizer | 
 
 
 def _write_all(
-    model: nn.Cell, plan: ExportPlan, tokenizer: GLMTokenizer | None, adapter: str
+    model: nn.Cell, plan: ExportPlan, tokenizer: GLMTokenizer | None, adapter: Adapter
 ) -> tuple[Path, list[Graph]]:
     """Writes every file of the plan; the path of the manifest and the graphs in it."""
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def _write_all(
         name=plan.name,
         versions={"mindformers_glm": __version__, "mindspore": ms.__version__},
         network=model.config.model_dump(mode="json", exclude={"checkpoint_name_or_path", "parallel_config"}),
-        cache_dtype=str(cache_dtype(model)).lower(),
+        cache_dtype="float16" if cache_dtype(model) == ms.float16 else "float32",
         adapter=adapter,
         max_rows=plan.rows,
         fixed=_fixed(plan, model.config.seq_length),
@@ -135,7 +135,7 @@ def _trace(model: nn.Cell, plan: ExportPlan) -> Iterator[_Traced]:
         sizes = Sizes(length, slots, plan.rows)
         yield _Traced([plan.prefill], graph_file.VERSION, _BOTH[:1], sizes, _graph(model, sizes))
         sizes = Sizes(plan.rows, slots, plan.rows)
-        yield _Traced([plan.increment], graph_file.VERSION, _BOTH[1:], sizes, _graph(model, sizes))
+        yield _Traced([plan.increment or plan.prefill], graph_file.VERSION, _BOTH[1:], sizes, _graph(model, sizes))
     if plan.for_lite_2_0 and plain is not None:
         logger.info("%s: Lite 2.0 reads no integers in a MindIR: the floats that they stand for", plan.lite_2_0.name)
         floats = {parameter.name: parameter for parameter in plain.get_parameters()}

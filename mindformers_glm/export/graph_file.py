@@ -85,6 +85,6 @@ def write_graph(
             parameter.raw_data = weights[name].asnumpy().tobytes()
         else:
             parameter.external_data.location = shared.relative_to(path.parent).as_posix()
-            parameter.external_data.offset, parameter.external_data.length = places[name]
+            parameter.external_data.offset, parameter.external_data.length = (places or {})[name]
     with atomic_write(path) as file:
         file.write(whole.SerializeToString())

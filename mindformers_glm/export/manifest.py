@@ -18,6 +18,7 @@ _HASHED_BYTES = 64 << 20  # files up to this size are read again before they are
 _PIECE = 1 << 24
 
 Role = Literal["prefill", "increment"]
+Adapter = Literal["none", "merged", "kept"]
 
 
 class Input(BaseModel):
@@ -79,7 +80,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     network: dict[str, Any]
     cache_dtype: Literal["float32", "float16"]
-    adapter: Literal["none", "merged", "kept"]
+    adapter: Adapter
     max_rows: int
     fixed: Fixed | None
     tokenizer: Vocabulary | None

@@ -82,9 +82,10 @@ class PackedNetwork(nn.Cell):
         other = ops.cast(own != rows, ms.float32)
         later = ops.cast(place > self.of_rows(place), ms.float32)
         mask = (other + later) * MASKED
-        keys, values = (), ()
+        keys: tuple[Tensor, ...] = ()
+        values: tuple[Tensor, ...] = ()
         for i, layer in enumerate(self.encoder.layers):
-            past = ((self.of_layer(past_keys, i), self.of_layer(past_values, i), past_mask),)
+            past: tuple = ((self.of_layer(past_keys, i), self.of_layer(past_values, i), past_mask),)
             if self.prefix is not None:
                 past = ((self.prefix[i, 0], self.prefix[i, 1], None), *past)
             x, key, value = layer.cached(x, cos, sin, mask, 1, past)
@@ -128,4 +129,5 @@ def cache_dtype(model: nn.Cell) -> ms.Type:
 def _declared(shape: tuple[int | None, ...], dtype: ms.Type) -> Tensor:
     if None in shape:
         return Tensor(shape=list(shape), dtype=dtype)
-    return Tensor(np.zeros(shape, np.int32 if dtype == ms.int32 else np.float32)).astype(dtype)
+    sizes = [size for size in shape if size is not None]
+    return Tensor(np.zeros(sizes, np.int32 if dtype == ms.int32 else np.float32)).astype(dtype)

@@ -76,7 +76,8 @@ def make_plan(infer: InferSection | None, *, folder: Path, model_name: str, seq_
         ConfigError: names that do not go together.
     """
     infer = infer or InferSection()
-    prefill, increment = infer.prefill_model_path, infer.increment_model_path
+    prefill: str | Path | None = infer.prefill_model_path
+    increment: str | Path | None = infer.increment_model_path
     if not prefill:
         prefill = folder / f"{model_name}_prefill_seq{seq_length}"
         increment = increment or folder / f"{model_name}_inc_seq{seq_length}"

@@ -5,6 +5,6 @@ with a gradient of its own, faster and with less to keep, and is what layers use
 `HeadCrossEntropy` and `CausalAttention`, a kernel of the compiled library takes the formula's place where there is one
 for the CPU, numbers are float32 and shapes fixed (kernels/operators.py; GLM_KERNELS=off keeps the formulas). Layers
 that are recomputed in graph mode use `X` and no such kernels: MindSpore's recompute pass takes the operators of a hand-
-written gradient for forward ones and ties circles. On Ascend, `X`, `XWithGradient` and `CausalAttention` are
-MindSpore's operators for Ascend where these fit (ascend.py): unverified, there was no device to run them on.
+written gradient for forward ones and makes a graph with cycles. On Ascend, `X`, `XWithGradient` and `CausalAttention`
+are MindSpore's operators for Ascend where these fit (ascend.py): unverified, there was no device to run them on.
 """

@@ -5,11 +5,15 @@ Shapes: B batch, T new tokens, N = B * T rows, S past slots, H query heads, K kv
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindformers_glm.ops.ascend import FlashAttention, flash_has_heads
 from mindformers_glm.ops.kernels.operators import Chosen, fits, operator
+
+Shape: TypeAlias = tuple[int, ...]
 
 MASKED = -1e4  # finite, so that a row without any key stays finite; exp(-1e4) is 0 in float32
 
@@ -30,7 +34,7 @@ def join_heads(x: Tensor, *, batch: int, heads: int) -> Tensor:
 def causal_mask(positions: Tensor, *, groups: int, keys: Tensor | None = None) -> Tensor:
     """0 where a key is not after its row, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T).
 
-    `keys` (B, S) are the positions of the keys, where these are others than the rows'.
+    `keys` (B, S) are the positions of the keys, where these are not the positions of the rows.
     """
     batch = positions.shape[0]
     rows = ops.tile(positions, (1, groups)).reshape(batch, 1, -1, 1)
@@ -82,12 +86,12 @@ class CausalAttention(Chosen):
         flash = flash and flash_has_heads(heads=heads, head_dim=head_dim)
         on_ascend = (lambda: FlashAttention(heads=heads, head_dim=head_dim)) if flash else None
         super().__init__(lambda: _CausalKernel(heads, head_dim), on_ascend=on_ascend)
-        self.packed_kernel = None if self.kernel is None or self.is_ascend else _PackedKernel(heads, head_dim)
+        self.packed_kernel: Any = None if self.kernel is None or self.is_ascend else _PackedKernel(heads, head_dim)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
         """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
 
-        So it is where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
+        That is so where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
         """
         if not (self.kernel_is_on and fits(cos)):
             return False
@@ -115,9 +119,10 @@ class CausalAttention(Chosen):
         """
         if self.is_ascend:
             return self.kernel(x, cos, sin, first)
-        first, tokens, rows = ops.cast(first, ms.float32), first.shape[1], ()
+        first, tokens = ops.cast(first, ms.float32), first.shape[1]
         if cos.shape[0] == 1:
             return self.packed_kernel(x, cos, sin, first)[0]
+        rows: tuple[Tensor, ...] = ()
         for i in range(cos.shape[0]):
             own = x[i * tokens : (i + 1) * tokens]
             rows += (self.packed_kernel(own, cos[i : i + 1], sin[i : i + 1], first[i : i + 1])[0],)
@@ -131,16 +136,16 @@ class _CausalKernel(nn.Cell):
         super().__init__()
         width = heads * head_dim
 
-        def shapes(x, cos, sin):
+        def shapes(x: Shape, cos: Shape, sin: Shape) -> tuple[Shape, Shape]:
             return (x[0], width), (x[0] // cos[2], heads, cos[2])
 
         self.forward = operator("GlmAttention", shapes, (ms.float32, ms.float32), told=f"{heads} heads")
         self.back = operator("GlmAttentionBack", lambda x, cos, sin, out, logs, dout: x)
 
-    def construct(self, x, cos, sin):
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward(x, cos, sin)
 
-    def bprop(self, x, cos, sin, out, dout):
+    def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
         return self.back(x, cos, sin, out[0], out[1], dout[0]), ops.zeros_like(cos), ops.zeros_like(sin)
 
 
@@ -151,27 +156,30 @@ class _PackedKernel(nn.Cell):
         super().__init__()
         width = heads * head_dim
 
-        def shapes(x, cos, sin, first):
+        def shapes(x: Shape, cos: Shape, sin: Shape, first: Shape) -> tuple[Shape, Shape]:
             return (x[0], width), (x[0] // cos[2], heads, cos[2])
 
         self.forward = operator("GlmPackedAttention", shapes, (ms.float32, ms.float32), told=f"{heads} heads")
         self.back = operator("GlmPackedAttentionBack", lambda x, cos, sin, first, out, logs, dout: x)
 
-    def construct(self, x, cos, sin, first):
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward(x, cos, sin, first)
 
-    def bprop(self, x, cos, sin, first, out, dout):
+    def bprop(
+        self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grads = self.back(x, cos, sin, first, out[0], out[1], dout[0])
         return grads, ops.zeros_like(cos), ops.zeros_like(sin), ops.zeros_like(first)
 
 
-def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
+def blocked_attention(q: Tensor, blocks: tuple, *, drop: nn.Cell | None = None) -> Tensor:
     """Attention over several blocks of keys, which are not joined in memory: (B, K, G * T, E).
 
     q (B, K, G * T, E) already scaled; a block is (k, v, mask) with k and v (B, K, S, E) and a mask that broadcasts to
     (B, K, G * T, S), or None where every row sees every key.
     """
-    scores, top = (), None
+    scores: tuple[Tensor, ...] = ()
+    top: Tensor | None = None
     for k, _, mask in blocks:
         score = ops.cast(_scores(q, k), ms.float32)
         if mask is not None:
@@ -180,7 +188,8 @@ def blocked_attention(q: Tensor, blocks: tuple, *, drop=None) -> Tensor:
         top = highest if top is None else ops.maximum(top, highest)
         scores += (score,)
     top = ops.stop_gradient(top)
-    total, mixed = 0.0, 0.0
+    total: Tensor = 0.0
+    mixed: Tensor = 0.0
     for i, (_, v, _) in enumerate(blocks):
         weight = ops.exp(scores[i] - top)
         total = total + _total(weight, -1)

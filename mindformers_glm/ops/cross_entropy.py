@@ -73,10 +73,12 @@ class _HeadKernel(nn.Cell):
             (ms.float32, ms.float32, ms.float32),
         )
 
-    def construct(self, hidden, weight, target, share):
+    def construct(self, hidden: Tensor, weight: Tensor, target: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.forward(hidden, weight, target, share, *self.more)
 
-    def bprop(self, hidden, weight, target, share, out, dout):
+    def bprop(
+        self, hidden: Tensor, weight: Tensor, target: Tensor, share: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         _, dhidden, dweight = out
         scale = dout[0]
         return dhidden * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
@@ -87,7 +89,8 @@ class _FrozenHeadKernel(nn.Cell):
 
     def __init__(self, kind: str, smoothing: float):
         super().__init__()
-        self.more, smooth = ((Tensor([smoothing], ms.float32),), "Smooth") if smoothing else ((), "")
+        self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
+        smooth = "Smooth" if smoothing else ""
         self.forward = operator(
             f"Glm{smooth}FrozenHeadLoss{kind}",
             lambda x, w, target, share, *more: ((1,), x),
@@ -95,10 +98,12 @@ class _FrozenHeadKernel(nn.Cell):
         )
         self.back_weight = operator(f"Glm{smooth}HeadWeight{kind}", lambda x, w, target, share, *more: w)
 
-    def construct(self, hidden, weight, target, share):
+    def construct(self, hidden: Tensor, weight: Tensor, target: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward(hidden, weight, target, share, *self.more)
 
-    def bprop(self, hidden, weight, target, share, out, dout):
+    def bprop(
+        self, hidden: Tensor, weight: Tensor, target: Tensor, share: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = dout[0]
         dweight = self.back_weight(hidden, weight, target, share, *self.more)
         return out[1] * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(share)
@@ -165,11 +170,13 @@ class _Weighted(nn.Cell):
         super().__init__()
         self.smoothing = smoothing
 
-    def construct(self, logits, target, weight):
+    def construct(self, logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         probs = ops.softmax(logits, -1)
         return _sum(_row_losses(logits, probs, target, self.smoothing) * weight), probs
 
-    def bprop(self, logits, target, weight, out, dout):
+    def bprop(
+        self, logits: Tensor, target: Tensor, weight: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor]:
         scale = weight * dout[0]
         probs = out[1] if self.smoothing == 0 else out[1] - self.smoothing / logits.shape[1]
         dlogits = probs * scale
@@ -185,7 +192,9 @@ class _WeightedHead(nn.Cell):
         super().__init__()
         self.smoothing = smoothing
 
-    def construct(self, hidden, weight, target, weight_of_row):
+    def construct(
+        self, hidden: Tensor, weight: Tensor, target: Tensor, weight_of_row: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         loss, dhidden, dweight, certain = 0.0, (), 0.0, 1 - self.smoothing
         for rows in _chunks(hidden.shape[0], weight.shape[0]):
             part = ops.depend(hidden[rows], loss) if dhidden else hidden[rows]  # one chunk after the other
@@ -201,7 +210,9 @@ class _WeightedHead(nn.Cell):
             dweight = dweight + ops.tensor_scatter_add(_back(probs, part), target[rows], -certain * part)
         return loss, ops.concat(dhidden) if len(dhidden) > 1 else dhidden[0], dweight, ops.reduce_max(weight_of_row)
 
-    def bprop(self, hidden, weight, target, weight_of_row, out, dout):
+    def bprop(
+        self, hidden: Tensor, weight: Tensor, target: Tensor, weight_of_row: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         _, dhidden, dweight, share = out
         scale = ops.cast(share * dout[0], hidden.dtype)
         return dhidden * scale, dweight * scale, ops.zeros_like(target), ops.zeros_like(weight_of_row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -64,7 +66,7 @@ class QuantizedMatmul(Chosen):
 
     def __init__(self, *, bits: int, columns: int, rounded: bool = False):
         super().__init__(lambda: _QuantizedKernel(bits))
-        self.exact = ExactQuantizedKernel(bits, columns, rounded) if self.kernel is not None else None
+        self.exact: Any = ExactQuantizedKernel(bits, columns, rounded) if self.kernel is not None else None
         self.bits, self.columns = bits, columns
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -80,7 +82,7 @@ class _QuantizedKernel(nn.Cell):
         super().__init__()
         self.forward = operator(f"GlmLinearInt{bits}", lambda x, w, scale: (x[0], w[0]))
 
-    def construct(self, x, weight, scale):
+    def construct(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         return self.forward(x, weight, scale)
 
 
@@ -108,8 +110,8 @@ class Matmul(Chosen):
     """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
 
     def __init__(self, *, rounded: bool = False):
-        super().__init__(lambda: _Matmul(rounded))
-        self.biased = _BiasedMatmul(rounded) if self.kernel is not None else None
+        super().__init__(lambda: _PlainMatmul(rounded))
+        self.biased: Any = _BiasedMatmul(rounded) if self.kernel is not None else None
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
@@ -122,17 +124,24 @@ class Matmul(Chosen):
 
 
 class _Matmul(nn.Cell):
+    """Base of both: the gradients for x and for the weight."""
+
     def __init__(self, rounded: bool):
         super().__init__()
         kind = "Half" if rounded else ""
-        self.forward = operator(f"GlmLinear{kind}", lambda x, w: (x[0], w[0]))
         self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w: (dy[0], w[1]))
         self.back_weight = operator(f"GlmLinearBackWeight{kind}", lambda dy, x: (dy[1], x[1]))
 
-    def construct(self, x, weight):
+
+class _PlainMatmul(_Matmul):
+    def __init__(self, rounded: bool):
+        super().__init__(rounded)
+        self.forward = operator(f"GlmLinear{'Half' if rounded else ''}", lambda x, w: (x[0], w[0]))
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.forward(x, weight)
 
-    def bprop(self, x, weight, out, dout):
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         return self.back_x(dout, weight), self.back_weight(dout, x)
 
 
@@ -142,8 +151,10 @@ class _BiasedMatmul(_Matmul):
         self.forward = operator(f"GlmLinearBias{'Half' if rounded else ''}", lambda x, w, b: (x[0], w[0]))
         self.back_bias = operator("GlmLinearBackBias", lambda dy: (dy[1],))
 
-    def construct(self, x, weight, bias):
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.forward(x, weight, bias)
 
-    def bprop(self, x, weight, bias, out, dout):
+    def bprop(
+        self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         return self.back_x(dout, weight), self.back_weight(dout, x), self.back_bias(dout)

@@ -2,7 +2,7 @@
 
 8 bits: int8 (N, D), the weight is q * scale. 4 bits: uint8 (N, P), P = 64 for every 128 columns or part of them: byte j
 of a block holds column j in its low half and column j + 64 in its high half, and the weight is (half - 8) * scale.
-NumPy alone; the product with such a weight is in linear.py and, for CPUs, in kernels/source/linear_int.cpp.
+NumPy alone; the matmul with such a weight is in linear.py and, for CPUs, in kernels/source/linear_int.cpp.
 """
 
 from __future__ import annotations

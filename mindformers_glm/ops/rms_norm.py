@@ -74,10 +74,10 @@ class _RmsNormKernel(nn.Cell):
         self.forward = operator("GlmRmsNorm", lambda x, w, eps: x)
         self.back = operator("GlmRmsNormBack", lambda x, w, eps, slope, beside: (x, w), (ms.float32, ms.float32))
 
-    def construct(self, x, weight):
+    def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward(x, weight, self.eps), x
 
-    def bprop(self, x, weight, out, dout):
+    def bprop(self, x: Tensor, weight: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
         return self.back(x, weight, self.eps, dout[0], dout[1])
 
 

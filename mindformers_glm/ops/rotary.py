@@ -5,6 +5,8 @@ Shapes: B batch, T tokens, N = B * T rows, H query heads, K kv heads, E head_dim
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -55,7 +57,7 @@ class RotateHeads(nn.Cell):
         x = x * cos + self.turned(_matmul, x) * sin
         return x[:, :h].reshape(x.shape[0], k, -1, self.channels), x[:, h : h + k], x[:, h + k :]
 
-    def turned(self, matmul, x: Tensor) -> Tensor:
+    def turned(self, matmul: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
         """The matmul of every head with the constant matrix."""
         rows = matmul(x.reshape(-1, self.channels), self.turn)
         return rows.reshape(x.shape[0], x.shape[1], -1, self.channels)

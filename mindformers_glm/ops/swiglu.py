@@ -67,10 +67,10 @@ class _SwiGLUKernel(nn.Cell):
         self.forward = operator("GlmSwiglu", lambda x: (x[0], x[1] // 2))
         self.back = operator("GlmSwigluBack", lambda x, dy: x)
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.forward(x)
 
-    def bprop(self, x, out, dout):
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         return (self.back(x, dout),)
 
 

@@ -138,8 +138,9 @@ def broadcast_bytes(axis: Axis, data: bytes | None) -> bytes:
     if axis.size == 1:
         return data or b""
     reduce = ops.AllReduce(group=axis.group)
-    rest, packet = b"", np.zeros(_PACKET, np.float32)
+    rest, packet = np.zeros(0, np.float32), np.zeros(_PACKET, np.float32)
     if axis.rank == 0:
+        data = data or b""
         words = _words(data)
         packet[:2] = len(data) % _WORD, len(data) // _WORD
         packet[2 : 2 + min(len(words), _PACKET - 2)] = words[: _PACKET - 2]

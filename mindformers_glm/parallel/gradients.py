@@ -44,7 +44,7 @@ def buckets(
 
 
 def in_place_of(groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Where each position stands once the groups lie one behind the other."""
+    """The place of each position once the groups are laid end to end."""
     laid = [position for group in groups for position in group]
     return tuple(laid.index(position) for position in sorted(laid))
 
@@ -73,7 +73,7 @@ class CompleteSome(nn.Cell):
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """As many gradients."""
-        found = ()
+        found: tuple[Tensor, ...] = ()
         for i in range(self.count):
             if i in self.positions:
                 found += (self.completions[self.positions.index(i)](grads[i], 0),)
@@ -95,7 +95,7 @@ class Exchange(NamedTuple):
 
 def after_all(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same gradients, each of which waits for all."""
-    found = ()
+    found: tuple[Tensor, ...] = ()
     for grad in grads:
         found += (ops.depend(grad, grads),)
     return found
@@ -128,7 +128,7 @@ class GradientSum(nn.Cell):
         self.waits = not exchange.overlap
         self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         self.sizes = tuple(int(np.prod(shape)) for shape in self.shapes)
-        self.reduce = None if self.alone else ops.AllReduce(group=mesh.replicas.group)
+        self.reduce: Any = None if self.alone else ops.AllReduce(group=mesh.replicas.group)
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """As many gradients, each complete and the sum over the data ranks."""
@@ -137,20 +137,21 @@ class GradientSum(nn.Cell):
             return grads
         if self.waits:
             grads = after_all(grads)
-        summed = ()
+        summed: tuple[Tensor, ...] = ()
         for group in self.groups:
             if len(group) == 1:
                 summed += (self.reduce(grads[group[0]]),)
             else:
                 summed += self.together(grads, group)
-        found = ()
+        found: tuple[Tensor, ...] = ()
         for place in self.places:
             found += (summed[place],)
         return found
 
     def complete(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The gradients of shared rows, added up over the tensor ranks that share them."""
-        whole, used = (), 0
+        whole: tuple[Tensor, ...] = ()
+        used = 0
         for i in range(len(self.starts)):
             if self.starts[i] < 0:
                 whole += (grads[i],)
@@ -161,10 +162,11 @@ class GradientSum(nn.Cell):
 
     def together(self, grads: tuple[Tensor, ...], group: tuple[int, ...]) -> tuple[Tensor, ...]:
         """One bucket: joined, exchanged, taken apart."""
-        flat = ()
+        flat: tuple[Tensor, ...] = ()
         for position in group:
             flat += (grads[position].reshape(-1),)
-        whole, start, parts = self.reduce(ops.concat(flat)), 0, ()
+        parts: tuple[Tensor, ...] = ()
+        whole, start = self.reduce(ops.concat(flat)), 0
         for position in group:
             parts += (whole[start : start + self.sizes[position]].reshape(self.shapes[position]),)
             start += self.sizes[position]
@@ -175,7 +177,7 @@ class SquareSum(nn.Cell):
     """Sum of squares of all gradients of the whole network, equal on every rank: what clipping by norm needs.
 
     A weight that tensor ranks hold in parts counts the parts of all; one that they hold alike counts once. Stages of a
-    pipeline hold weights of their own, but for a table that is tied to the output layer.
+    pipeline hold weights of their own, except for a table that is tied to the output layer.
     `shares` gives for each parameter how much of its square this rank counts, 1 / (ranks that hold the same),
     as one number, or as one number for each row where rows differ.
     """

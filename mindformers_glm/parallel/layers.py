@@ -48,7 +48,7 @@ class RowParallel(nn.Cell):
 
 
 class VocabParallelEmbedding(nn.Cell):
-    """Vectors of tokens from a table whose rows are divided among ranks."""
+    """The token embedding, with the rows of its table divided among ranks."""
 
     def __init__(self, table: Parameter, axis: Axis, *, dtype: ms.dtype):
         super().__init__()
@@ -96,9 +96,9 @@ class ParallelHead(nn.Cell):
 
 
 class ParallelCrossEntropy(nn.Cell):
-    """Mean over the whole job of -log softmax(logits)[label], with classes divided over `tensor` and rows over `data`.
+    """Mean over the whole job of -log softmax(logits)[label], with the vocabulary over `tensor`, the batch over `data`.
 
-    Equal to the loss of one process with all rows in one batch: the divisor counts the labels of all data ranks
+    Equal to the loss of one process with everything in one batch: the divisor counts the labels of all data ranks
     (+ COUNT_EPSILON), so the gradients of the data ranks are to be added up and not averaged.
     """
 

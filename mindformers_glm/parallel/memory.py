@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mindformers_glm.parallel.work import sizes
+
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _MOMENTS = 8  # two float32 numbers
 _GRADIENTS, _WEIGHTS = 2, 3  # levels of ZeRO
@@ -73,21 +75,14 @@ class Part(NamedTuple):
 
 def count_parameters(config: Any) -> tuple[int, int, int]:
     """(embedding rows x D, all other weights that tensor ranks divide, what every tensor rank holds whole)."""
-    table, layer, bias, norms = _sizes(config)
+    table, layer, bias, norms = sizes(config)
     divided = config.num_layers * (layer + bias) + table
     return table, divided, (2 * config.num_layers + 1) * norms
 
 
-def _sizes(config: Any) -> tuple[int, int, int, int]:
-    """Numbers in the table, in the matrices of a layer, in its biases, in one norm."""
-    d, heads = config.hidden_size, config.num_attention_heads * config.kv_channels
-    qkv = heads + 2 * config.num_kv_heads * config.kv_channels
-    return config.padded_vocab_size * d, qkv * d + heads * d + 3 * config.ffn_hidden_size * d, qkv, d
-
-
 def part_of(config: Any, grid: Grid, stage: int, layers: int) -> Part:
     """What a rank of `stage`, which has so many layers, holds before replicas divide it."""
-    table, layer, bias, norm = _sizes(config)
+    table, layer, bias, norm = sizes(config)
     first, last = stage == 0, stage == grid.pp - 1
     head = table if last else 0
     return Part(

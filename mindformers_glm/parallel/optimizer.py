@@ -69,7 +69,7 @@ class ShardedOptimizer(nn.Cell):
 
     def construct(self, grads: tuple[Tensor, ...]) -> Tensor:
         """Updates every parameter from whole gradients in the order of `parameters`; returns the inner result."""
-        own = ()
+        own: tuple[Tensor, ...] = ()
         for i in range(self.count):
             own += (self.own_rows(grads[i], i) if self.divided[i] and not self.owns_gradients else grads[i],)
             if self.divided[i]:
@@ -85,7 +85,7 @@ class ShardedOptimizer(nn.Cell):
 
     def exchange(self, group: tuple[int, ...]) -> None:
         """Every rank's new rows of these parameters, into the whole parameters."""
-        flat = ()
+        flat: tuple[Tensor, ...] = ()
         for i in group:
             flat += (self.parts[i].reshape(-1),)
         everybody, start = self.gather(ops.concat(flat)).reshape(self.ranks, -1), 0

@@ -1,4 +1,4 @@
-"""A pipeline of stages: who computes which micro batch when, and how neighbours exchange rows.
+"""A pipeline of stages: who computes which micro batch when, and how neighbours exchange hidden states.
 
 On Ascend neighbours use Send and Receive. MindSpore 2.10 has neither on CPU (nor isend, irecv, nor AllGather or
 Broadcast in a group of two): there a sum over the pair stands in, to which the receiver adds zeros, so that every byte
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import mindspore as ms
 import numpy as np
@@ -24,7 +24,7 @@ SCHEDULERS = ("1f1b", "gpipe")
 
 
 class Neighbour:
-    """The stage before or after this one on the `stage` axis: tensors of one shape and type go to and fro."""
+    """The stage before or after this one on the `stage` axis: they exchange tensors of one shape and type."""
 
     def __init__(self, stage: Axis, other: int) -> None:
         low = min(stage.rank, other)
@@ -110,7 +110,7 @@ class Pipe:
     def pass_through(
         self, compute: Callable[[Tensor | None], Tensor], shape: tuple[int, ...], dtype: ms.Type
     ) -> Tensor:
-        """One pass without gradient: takes rows of `shape`, computes, hands on; returns what was computed here."""
+        """One pass without gradient: takes hidden states of `shape`, computes, hands on; returns what was computed."""
         out = compute(None if self.before is None else self.before.receive(shape, dtype))
         if self.after is not None:
             self.after.send(out)
@@ -122,9 +122,9 @@ class Pipe:
         return ops.AllReduce(group=self.stage.group)(given)
 
 
-Rows = Tensor | None
-Forward = Callable[[int, Rows], Rows]
-Backward = Callable[[int, Rows, Rows], Rows]
+Hidden: TypeAlias = "Tensor | None"
+Forward: TypeAlias = Callable[[int, Hidden], Hidden]
+Backward: TypeAlias = Callable[[int, Hidden, Hidden], Hidden]
 
 
 def run(
@@ -137,15 +137,15 @@ def run(
     dtype: ms.Type,
     scheduler: str = "1f1b",
 ) -> None:
-    """One step of `count` micro batches, whose rows have `shapes`.
+    """One step of `count` micro batches, whose hidden states have `shapes`.
 
-    `forward(i, x)` gives the rows of micro batch i for the next stage, `backward(i, x, dy)` the gradient of x from that
-    of these rows. The first stage gets no x, the last no dy; the last one need do nothing in `forward`. At most as many
+    `forward(i, x)` gives the hidden states of micro batch i for the next stage, `backward(i, x, dy)` the gradient of x
+    from theirs. The first stage gets no x, the last no dy; the last one need do nothing in `forward`. At most as many
     x are kept as stages follow this one (1F1B), or all of them (GPipe).
     """
     line = _Line(pipe, shapes, dtype)
     ahead = count if scheduler == "gpipe" else min(pipe.stage.size - pipe.stage.rank - 1, count)
-    kept: deque[Rows] = deque()
+    kept: deque[Hidden] = deque()
     for i in range(ahead):
         kept.append(line.from_before(i))
         line.to_after(forward(i, kept[-1]))
@@ -169,22 +169,22 @@ class _Line:
     def __init__(self, pipe: Pipe, shapes: list[tuple[int, ...]], dtype: ms.Type) -> None:
         self.pipe, self.shapes, self.dtype = pipe, shapes, dtype
 
-    def from_before(self, i: int) -> Rows:
+    def from_before(self, i: int) -> Hidden:
         return None if self.pipe.before is None else self.pipe.before.receive(self.shapes[i], self.dtype)
 
-    def from_after(self, i: int) -> Rows:
+    def from_after(self, i: int) -> Hidden:
         return None if self.pipe.after is None else self.pipe.after.receive(self.shapes[i], self.dtype)
 
-    def to_before(self, dx: Rows) -> None:
+    def to_before(self, dx: Hidden) -> None:
         if self.pipe.before is not None:
             self.pipe.before.send(dx)
 
-    def to_after(self, y: Rows) -> None:
+    def to_after(self, y: Hidden) -> None:
         if self.pipe.after is not None:
             self.pipe.after.send(y)
 
-    def swap_after(self, y: Rows) -> Rows:
+    def swap_after(self, y: Hidden) -> Hidden:
         return None if self.pipe.after is None else self.pipe.after.swap(y)
 
-    def swap_before(self, dx: Rows, _: int) -> Rows:
+    def swap_before(self, dx: Hidden, _: int) -> Hidden:
         return None if self.pipe.before is None else self.pipe.before.swap(dx)

@@ -98,14 +98,14 @@ class OwnTokens(nn.Cell):
 
 
 class Switched(nn.Cell):
-    """One exchange while training, another one otherwise: a prompt's rows do not always divide."""
+    """One exchange while training, another one otherwise: the tokens of a prompt do not always divide."""
 
     def __init__(self, training: nn.Cell, otherwise: nn.Cell):
         super().__init__()
         self.of_training, self.otherwise = training, otherwise
 
     def construct(self, x: Tensor) -> Tensor:
-        """What either gives."""
+        """What the exchange in force gives."""
         return self.of_training(x) if self.training else self.otherwise(x)
 
 
@@ -116,7 +116,7 @@ class JoinedMatmul(nn.Cell):
         super().__init__()
         self.matmul, self.remembers = matmul, remembers
         self.join = JoinRows(axis)
-        self.once = (_JoinedBiased if biased else _Joined)(axis, frozen=frozen)
+        self.once = (_JoinedBiased if biased else _JoinedPlain)(axis, frozen=frozen)
 
     def construct(self, x: Tensor, rows: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) of the batch, this rank's rows (out / ranks, in) of the weight, bias (out,) -> (N, out)."""
@@ -128,19 +128,13 @@ class JoinedMatmul(nn.Cell):
 
 
 class _Joined(nn.Cell):
-    """x W^T, where W is joined anew for the backward pass and not kept."""
+    """Base of x W^T and x W^T + b, where W is joined anew for the backward pass and not kept."""
 
     def __init__(self, axis: Axis, *, frozen: bool):
         super().__init__()
         self.frozen = frozen
         self.gather, self.scatter = gather_operator(axis), ScatterSum(axis)
         self.forward_product = ops.MatMul(transpose_b=True)
-
-    def construct(self, x: Tensor, rows: Tensor) -> Tensor:
-        return self.forward_product(x, ops.cast(self.gather(rows), x.dtype))
-
-    def bprop(self, x: Tensor, rows: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return self.of_x(rows, dout), self.of_rows(x, rows, dout)
 
     def of_x(self, rows: Tensor, dout: Tensor) -> Tensor:
         return _matmul(dout, ops.cast(self.gather(ops.depend(rows, dout)), dout.dtype))
@@ -149,6 +143,14 @@ class _Joined(nn.Cell):
         if self.frozen:
             return ops.zeros_like(rows)
         return self.scatter(ops.cast(_matmul_left(dout, x), rows.dtype))
+
+
+class _JoinedPlain(_Joined):
+    def construct(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.forward_product(x, ops.cast(self.gather(rows), x.dtype))
+
+    def bprop(self, x: Tensor, rows: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return self.of_x(rows, dout), self.of_rows(x, rows, dout)
 
 
 class _JoinedBiased(_Joined):
@@ -227,7 +229,8 @@ class OwnGradients(nn.Cell):
 
     def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """As many gradients: own rows of divided parameters, all of the others."""
-        whole, used = (), 0
+        whole: tuple[Tensor, ...] = ()
+        used = 0
         for i in range(len(self.starts)):
             grad = grads[i]
             if self.starts[i] >= 0:
@@ -235,20 +238,20 @@ class OwnGradients(nn.Cell):
                 used += 1
             whole += (grad,)
         given = after_all(whole) if self.waits else whole
-        summed = ()
+        summed: tuple[Tensor, ...] = ()
         for i in self.scattered:
             summed += (self.scatter(given[i]),)
         summed += self.small(given)
-        found = ()
+        found: tuple[Tensor, ...] = ()
         for i in range(len(self.starts)):
             found += (whole[i] if self.joined[i] else summed[self.places[i]],)
         return found
 
     def small(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The sums of what is not divided, in the order of the groups, many in one exchange."""
-        parts = ()
+        parts: tuple[Tensor, ...] = ()
         for group in self.groups:
-            flat = ()
+            flat: tuple[Tensor, ...] = ()
             for position in group:
                 flat += (grads[position].reshape(-1),)
             whole, start = self.reduce(ops.concat(flat)), 0
@@ -269,7 +272,7 @@ def shares_of_own_rows(
     for share, own in zip(shares, divided, strict=True):
         if not own:
             found.append(share / axis.size)
-        elif np.ndim(share) == 0 or rows_are_own:
+        elif isinstance(share, float) or np.ndim(share) == 0 or rows_are_own:
             found.append(share)
         else:
             rows = len(share) // axis.size

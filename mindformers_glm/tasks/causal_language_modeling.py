@@ -32,7 +32,7 @@ from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.optim import build_schedule, decay_groups
 from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
-from mindformers_glm.parallel.work import training_flop
+from mindformers_glm.parallel.work import Trained, training_flop
 from mindformers_glm.registry import TRAINERS
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -210,8 +210,7 @@ class CausalLanguageModelingTrainer:
             accumulation=accumulation,
             reduction=ranks.reduction(optimizer),
         )
-        tuned = self.config.network.config.get("pet_config")
-        adapters = sum(parameter.size for parameter in optimizer.parameters) if tuned else 0
+        trained = self._trained_part(network, ranks.config)
         plan = make_plan(
             batches=len(dataset),
             epochs=runner.epochs,
@@ -234,11 +233,20 @@ class CausalLanguageModelingTrainer:
             from_disk=lambda saved, path: ranks.state_of_all(saved, path, network),
             describe=partial(self._describe, ranks),
             work=lambda sequences, length: training_flop(
-                ranks.config, sequences=sequences, length=length, adapter_numbers=adapters
+                ranks.config, sequences=sequences, length=length, trained=trained
             ),
             shows_scale=settings.shows_scale,
             resume_hint="the same command with --resume_training true goes on from there",
         )
+
+    def _trained_part(self, network: nn.Cell, whole: NetworkConfig) -> Trained:
+        """What a step trains, of this stage as its network says and of others as the configuration does."""
+        if whole.pet_config:
+            return Trained(weights=0, adapters=sum(parameter.size for parameter in network.trainable_params()))
+        own = {parameter.name: parameter.requires_grad for parameter in network.get_parameters()}
+        config, change = self.config, FAMILIES.of(whole).trained()
+        frozen = config.freeze_first_layers, config.freeze_include, config.freeze_exclude
+        return change.trained_part(whole, lambda name: own.get(name, not change.is_frozen(name, *frozen)))
 
     def _describe(self, ranks: Ranks, folder: Path) -> None:
         """Writes configuration and tokenizer of the network into a folder of its weights."""

@@ -11,6 +11,8 @@ from typing import Any
 LONGEST = 65536  # characters of a call that are looked at
 _DEEPEST = 50  # nested brackets; Python's own parser gives up near 200
 _FENCE = re.compile(r"```[ \t]*\w*[ \t]*\r?\n?(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE_BEFORE = re.compile(r"\A\s*```[ \t]*\w*[ \t]*\r?\n")
+_CALL, _NAMED = "tool_call(", re.compile(r'\{\s*"(name|arguments|parameters)"')
 _OPENING = re.compile(r"[^\W\d]\w*(\Z|\s*\()")  # a function's name, and its bracket where one has come
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 
@@ -54,51 +56,74 @@ def is_official_call(text: str) -> bool:
     return (fenced.group(1) if fenced else text).strip().startswith("tool_call(")
 
 
+class BegunCall:
+    """The arguments that are complete in a call that is still being written; each of its characters is read once."""
+
+    def __init__(self) -> None:
+        self._body = ""  # of the call, without the fence before it
+        self._start: int | None = None  # where the body begins, once it is certain to be a call
+        self._place, self._depth, self._quote, self._escaped = 0, 1, "", False
+        self._end: int | None = None  # of the last argument that is complete
+        self._read: int | None = None  # the end that `_found` was read to
+        self._closed, self._found = False, dict[str, Any]()
+
+    def arguments(self, text: str) -> dict[str, Any] | None:
+        """The complete arguments in order, the same object while there are no more; None while it is no call yet.
+
+        `text` is all that has been written so far: it begins with the text given before. A call is certain when
+        `tool_call(` or the `{` of its arguments is written. An object that may be `{"name": ..., "arguments": ...}` is
+        read at its end only.
+        """
+        if self._start is None and not self._begin(text):
+            return None
+        self._body = text[self._start : (self._start or 0) + LONGEST]
+        self._go_on()
+        if self._end is None or self._end == self._read or _NAMED.match(self._body):
+            return self._found
+        self._read, closing = self._end, ")" if self._body.startswith(_CALL) else "}"
+        try:
+            self._found = read_arguments(self._body[: self._end] + closing)
+        except (ValueError, RecursionError):
+            self._found = {}
+        return self._found
+
+    def _begin(self, text: str) -> bool:
+        fence = _FENCE_BEFORE.match(text)
+        rest = text[fence.end() :] if fence else text
+        body = rest.lstrip()
+        opening = next((one for one in (_CALL, "{") if body.startswith(one)), None)
+        if opening is None:
+            return False
+        self._start, self._place = len(text) - len(body), len(opening)
+        return True
+
+    def _go_on(self) -> None:
+        """Reads the characters that are new: an argument ends at a comma or bracket of the call, outside strings."""
+        while self._place < len(self._body) and not self._closed:
+            character = self._body[self._place]
+            if self._quote:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == self._quote:
+                    self._quote = ""
+            elif character in "'\"":
+                self._quote = character
+            elif character in "([{":
+                self._depth += 1
+            elif character in ")]}":
+                self._depth -= 1
+                self._closed = self._depth == 0
+                self._end = self._place if self._closed else self._end
+            elif character == "," and self._depth == 1:
+                self._end = self._place
+            self._place += 1
+
+
 def begun_arguments(text: str) -> dict[str, Any] | None:
-    """The arguments that are complete in a call that is still being written, in order; None while it is no call yet.
-
-    A call is certain when `tool_call(` or the `{` of its arguments is written. An object that may be `{"name": ...,
-    "arguments": ...}` is read at its end only.
-    """
-    body = re.sub(r"\A\s*```[ \t]*\w*[ \t]*\r?\n", "", text).lstrip()
-    if body.startswith("tool_call("):
-        opening, closing, depth = "tool_call(", ")", 1
-    elif body.startswith("{"):
-        opening, closing, depth = "{", "}", 1
-    else:
-        return None
-    end = _last_comma(body, len(opening), depth)
-    if end is None or re.match(r'\{\s*"(name|arguments|parameters)"', body):
-        return {}
-    try:
-        return read_arguments(body[:end] + closing)
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _last_comma(body: str, start: int, depth: int) -> int | None:
-    """Where the last argument that is complete ends: at a comma or bracket of the call itself, outside strings."""
-    quote, escaped, last = "", False, None
-    for place in range(start, min(len(body), LONGEST)):
-        character = body[place]
-        if quote:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == quote:
-                quote = ""
-        elif character in "'\"":
-            quote = character
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-            if depth == 0:
-                return place
-        elif character == "," and depth == 1:
-            last = place
-    return last
+    """The complete arguments of a call of which `text` is the beginning; see `BegunCall`."""
+    return BegunCall().arguments(text)
 
 
 def _from_json(body: str) -> dict[str, Any]:

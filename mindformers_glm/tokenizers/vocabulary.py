@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
-from sentencepiece import sentencepiece_pb2
 
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
@@ -52,6 +51,8 @@ class Vocabulary:
 
     def encode_with_offsets(self, text: str) -> list[tuple[int, int, int]]:
         """(id, begin, end) of each piece; the last two count bytes of the text in UTF-8."""
+        from sentencepiece import sentencepiece_pb2  # noqa: PLC0415 - brings protobuf, and only here
+
         raw = self.processor.encode(_encodable(text), out_type="serialized_proto")
         pieces = sentencepiece_pb2.SentencePieceText.FromString(raw).pieces  # type: ignore[attr-defined]
         return [(piece.id, piece.begin, piece.end) for piece in pieces]

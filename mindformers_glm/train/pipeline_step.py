@@ -28,8 +28,8 @@ from mindformers_glm.train.step import Apply, Share, StepResult, Sums, TrainStep
 class PipelineStep:
     """Callable like TrainStep, on one stage; `accumulation` micro batches pass through the stages one after the other.
 
-    `network(input_ids, labels, rows)` is one stage: it takes the rows of the stage before and gives its own rows, or
-    the loss at the last one.
+    `network(input_ids, labels, rows)` is one stage: it takes the hidden states (N, D) of the stage before and gives its
+    own, or the loss at the last one.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PipelineStep:
             backward,
             shapes=shapes,
             dtype=getattr(ms, self._config.stream_dtype),
-            scheduler=self._scheduler if same else "gpipe",  # neighbours swap rows of equal shape only
+            scheduler=self._scheduler if same else "gpipe",  # neighbours swap tensors of equal shape only
         )
         loss, norm, finite, stops = self._apply(*host, unit).asnumpy().tolist()
         self.loss_scale.update(not finite)

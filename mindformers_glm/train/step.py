@@ -215,7 +215,7 @@ class Share(nn.Cell):
         self.labels = reduction.labels
 
     def construct(self, labels: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels (B, T) and 1 / all places of the step -> two float32 scalars."""
+        """Labels (B, T) and 1 / (all positions of the step) -> two float32 scalars."""
         if not self.token_weighted:
             share = ops.ones((), ms.float32) * self.equal_share
             return share, share

@@ -33,7 +33,8 @@ def test_help_lists_every_command(capsys):
 def test_every_command_is_there():
     for name, command in COMMANDS.items():
         assert callable(command.load()), name
-        assert command.load("parser") is None or command.load("parser")().format_help(), name
+        parser = command.parser()
+        assert parser is None or parser.format_help(), name
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,31 @@ def test_help_and_version_import_neither_mindspore_nor_numpy(root):
     )
     done = typed("-c", script, PYTHONPATH=str(root))
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+HELPS = """
+import contextlib, importlib.abc, io, sys
+from mindformers_glm.cli.commands import COMMANDS
+from mindformers_glm.cli.console import main
+
+class NoMindSpore(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "mindspore" or name.startswith("mindspore."):
+            raise AssertionError(f"{command} --help imports MindSpore")
+
+sys.meta_path.insert(0, NoMindSpore())
+for command in COMMANDS:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    assert len(said.getvalue()) > 50, command
+"""
+
+
+def test_no_commands_help_imports_mindspore(root):
+    """All in one process, which is quick: what one command imported, the next would not import again."""
+    done = typed("-c", HELPS, PYTHONPATH=str(root))
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_m_mindformers_glm_is_the_same(root):

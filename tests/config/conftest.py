@@ -19,7 +19,7 @@ def empty_registries(monkeypatch):
     monkeypatch.setattr(registry, "fill", lambda: None)
     for item in vars(registry).values():
         if isinstance(item, registry.Registry):
-            monkeypatch.setattr(item, "_factories", {})
+            monkeypatch.setattr(item, "factories", {})
 
 
 @pytest.fixture

@@ -6,36 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inputs import Input, drawn
+from values import CONFIG, GENERATION, IDS, LOADING, ODD, TEXTS, TRAINER, TRAINING
 
 FAMILY = "API arguments"
-# values as they are typed
-_ODD = (
-    "None",
-    "-1",
-    "0",
-    "1.5",
-    "float('nan')",
-    "float('inf')",
-    "10**30",
-    "''",
-    "'x'",
-    "'词'",
-    "[]",
-    "{}",
-    "[None]",
-    "[[]]",
-    "object()",
-    "b'x'",
-    "{'a': 1}",
-    "True",
-    "'../..'",
-    "'x' * 5000",
-    "'a\\nb'",
-    "'\\0'",
-    "print",
-    "np.array([])",
-    "np.float32(2)",
-)
 _HEAD = "import numpy as np\nfrom mindformers_glm import *\nimport mindformers_glm\n"
 _MODEL = "model = AutoModel.from_pretrained('glm2_tiny')\n"
 _TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained('glm2_tiny')\n"
@@ -49,167 +22,6 @@ assert len(model.generate([5, 6], max_new_tokens=2)) == 1
 _TRAINER_CALL = """trainer = Trainer(given, model='glm2_tiny', train_dataset='x.json', device_target='CPU')
 print(trainer.config('train').run_mode)
 """
-_GENERATION = (
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "min_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "bad_words_ids",
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-    "num_return_sequences",
-    "eos_token_id",
-    "pad_token_id",
-    "stop",
-    "seed",
-    "use_past",
-    "top_logprobs",
-    "logits_processor",
-    "streamer",
-    "attention_mask",
-    "position_ids",
-    "generation_config",
-    "do_sample",
-    "nonsense",
-)
-_IDS = (
-    "None",
-    "[]",
-    "[[]]",
-    "[-1]",
-    "[10**9]",
-    "[2**70]",
-    "[1.5]",
-    "['a']",
-    "'text'",
-    "[[1, 2], [3]]",
-    "[[1], []]",
-    "[0, 0]",
-    "[None]",
-    "{}",
-    "7",
-    "np.zeros((0, 3), int)",
-    "np.ones((2, 2, 2), int)",
-    "np.array([1.5])",
-    "np.array(['a'])",
-    "[True]",
-    "range(3)",
-    "[5] * 100000",
-    "object()",
-    "np.array([[5, 6]], dtype=object)",
-    "[[1, 2], 3]",
-    "np.int64(3)",
-    "(5, 6)",
-    "[np.int64(5)]",
-    "np.array(5)",
-    "np.array([1+2j])",
-)
-_TRAINING = (
-    "output_dir",
-    "batch_size",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "adam_beta1",
-    "adam_epsilon",
-    "max_grad_norm",
-    "num_train_epochs",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "seed",
-    "data_seed",
-    "resume_training",
-    "sink_size",
-    "do_eval",
-    "eval_step_interval",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "save_seconds",
-    "resume_from_checkpoint",
-)
-_TRAINER = (
-    "args",
-    "task",
-    "model",
-    "model_name",
-    "train_dataset",
-    "eval_dataset",
-    "tokenizer",
-    "optimizers",
-    "wrapper",
-    "pet_method",
-    "callbacks",
-    "compute_metrics",
-    "device_target",
-    "image_processor",
-)
-_CONFIG = (
-    "num_layers",
-    "hidden_size",
-    "padded_vocab_size",
-    "seq_length",
-    "num_attention_heads",
-    "kv_channels",
-    "ffn_hidden_size",
-    "multi_query_group_num",
-    "layernorm_epsilon",
-    "rope_ratio",
-    "rope_method",
-    "param_init_type",
-    "compute_dtype",
-    "pre_seq_len",
-    "pet_config",
-    "eos_token_id",
-    "quantization_bit",
-    "hidden_dropout",
-    "checkpoint_name_or_path",
-    "no_recompute_layers",
-    "temperature",
-    "top_k",
-    "nonsense",
-)
-_LOADING = (
-    "name_or_path",
-    "adapter",
-    "lora_alpha",
-    "partial",
-    "config",
-    "revision",
-    "torch_dtype",
-    "device",
-    "device_map",
-    "load_in_8bit",
-    "nonsense",
-    "quantization_bit",
-    "seq_length",
-)
-_TEXTS = (
-    "None",
-    "7",
-    "[]",
-    "[None]",
-    "['a', 3]",
-    "b'x'",
-    "{}",
-    "{'a': 1}",
-    "object()",
-    "''",
-    "['']",
-    "'\\ud800'",
-    "'a' * 200000",
-    "np.array(['a'])",
-    "float('nan')",
-    "['a', ['b']]",
-)
 
 
 def inputs(bench: Path) -> Iterator[Input]:
@@ -228,8 +40,8 @@ def _code(title: str, body: str, *names: str, expected: str = "either") -> Input
 
 
 def _generate() -> Iterator[Input]:
-    for name in _GENERATION:
-        for value in _ODD:
+    for name in GENERATION:
+        for value in ODD:
             more = "" if name in ("max_length", "max_new_tokens") else ", max_new_tokens=2"
             sampled = ", do_sample=True" if name in ("temperature", "top_p", "top_k", "seed") else ""
             expected = "refused" if name == "nonsense" else "either"
@@ -239,7 +51,7 @@ def _generate() -> Iterator[Input]:
                 name,
                 expected=expected,
             )
-    for value in _IDS:
+    for value in IDS:
         yield _code(
             f"generate {value}",
             f"{_MODEL}print(model.generate({value}, max_new_tokens=2))",
@@ -252,8 +64,8 @@ def _generate() -> Iterator[Input]:
 
 
 def _loading() -> Iterator[Input]:
-    for name in _LOADING:
-        for value in _ODD:
+    for name in LOADING:
+        for value in ODD:
             call = (
                 f"AutoModel.from_pretrained({value})"
                 if name == "name_or_path"
@@ -271,7 +83,7 @@ def _loading() -> Iterator[Input]:
                 "path",
             )
     for kind in ("AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoModel"):
-        for value in _ODD:
+        for value in ODD:
             yield _code(
                 f"{kind} {value}",
                 f"print({kind}.from_pretrained({value}))",
@@ -282,7 +94,7 @@ def _loading() -> Iterator[Input]:
                 "x",
                 "nul",
             )
-    for value in _ODD:
+    for value in ODD:
         yield _code(
             f"from_config {value}",
             f"print(type(AutoModel.from_config({value})))",
@@ -306,7 +118,7 @@ def _chat() -> Iterator[Input]:
         "temperature",
         "max_new_tokens",
     ):
-        for value in _ODD:
+        for value in ODD:
             first = "" if name in ("query", "messages") else "'你好', "
             more = "" if name == "max_new_tokens" else ", max_new_tokens=2"
             yield _code(
@@ -320,7 +132,7 @@ def _chat() -> Iterator[Input]:
                 "prompt",
                 "tools",
             )
-    for value in _TEXTS:
+    for value in TEXTS:
         yield _code(
             f"pipeline call {value[:20]}",
             f"print(pipeline('text_generation', 'glm2_tiny')({value}, max_new_tokens=2))",
@@ -330,7 +142,7 @@ def _chat() -> Iterator[Input]:
             "input",
         )
     for name in ("task", "model", "tokenizer", "backend", "batch_size", "image_processor", "nonsense", "top_k"):
-        for value in _ODD:
+        for value in ODD:
             given = {"task": "'text_generation'", "model": "'glm2_tiny'", name: value}
             words = ", ".join(f"{key}={item}" for key, item in given.items())
             yield _code(
@@ -345,8 +157,8 @@ def _chat() -> Iterator[Input]:
 
 
 def _training() -> Iterator[Input]:
-    for name in _TRAINING:
-        for value in _ODD:
+    for name in TRAINING:
+        for value in ODD:
             body = f"given = TrainingArguments({name}={value})\n{_TRAINER_CALL}"
             yield _code(
                 f"TrainingArguments {name}={value}",
@@ -361,8 +173,8 @@ def _training() -> Iterator[Input]:
                 "callbacks",
                 "load_checkpoint",
             )
-    for name in _TRAINER:
-        for value in _ODD:
+    for name in TRAINER:
+        for value in ODD:
             given = {"model": "'glm2_tiny'", "train_dataset": "'x.json'", "device_target": "'CPU'", name: value}
             words = ", ".join(f"{key}={item}" for key, item in given.items())
             yield _code(
@@ -381,8 +193,8 @@ def _training() -> Iterator[Input]:
 
 
 def _configurations() -> Iterator[Input]:
-    for name in _CONFIG:
-        for value in _ODD:
+    for name in CONFIG:
+        for value in ODD:
             expected = (
                 "refused"
                 if name == "nonsense" or value in ("float('nan')", "float('inf')", "object()") and name != "pet_config"
@@ -406,9 +218,9 @@ def _tokenizers() -> Iterator[Input]:
         "tokenizer.build_prompt({})",
     )
     for call in calls:
-        for value in _TEXTS:
+        for value in TEXTS:
             yield _code(f"{call.format(value[:20])}", f"{_TOKENIZER}print({call.format(value)})", *_NAMES)
-    for value in _IDS:
+    for value in IDS:
         yield _code(f"decode {value}", f"{_TOKENIZER}print(tokenizer.decode({value}))", *_NAMES)
     for name in (
         "max_length",
@@ -419,7 +231,7 @@ def _tokenizers() -> Iterator[Input]:
         "padding_side",
         "nonsense",
     ):
-        for value in _ODD:
+        for value in ODD:
             yield _code(
                 f"tokenizer {name}={value}", f"{_TOKENIZER}print(tokenizer('你好', {name}={value}))", name, *_NAMES
             )

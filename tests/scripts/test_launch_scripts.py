@@ -2,117 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-TABLE = {
-    "version": "1.0",
-    "server_count": "1",
-    "server_list": [
-        {
-            "server_id": "10.0.0.1",
-            "device": [
-                {"device_id": str(n), "device_ip": f"192.{n % 4 + 1}.27.{6 + n // 4}", "rank_id": str(n)}
-                for n in range(8)
-            ],
-            "host_nic_ip": "reserve",
-        }
-    ],
-    "status": "completed",
-}
-ENTRY = """
-import json, os, signal, sys, time
-if os.environ.get("MS_ROLE") == "MS_SCHED":
-    if os.environ.get("FAKE_SLEEP"): time.sleep(100)
-    sys.exit(0)
-rank = int(os.environ["RANK_ID"])
-names = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE", "LOG_MF_PATH", "MS_ROLE")
-with open(os.path.join(os.environ["FAKE_OUT"], f"started_{rank}.json.part"), "w") as stream:
-    json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), **{n: os.environ.get(n) for n in names}}, stream)
-os.rename(stream.name, stream.name[:-5])
-print(f"hello from rank {rank}", flush=True)
-end = time.monotonic() + (float(os.environ.get("FAKE_SLEEP", "0")) if str(rank) != os.environ.get("FAKE_FAILS") else 1)
-try:
-    while time.monotonic() < end and not os.path.exists(os.path.join(os.environ["FAKE_OUT"], "release")):
-        time.sleep(0.05)
-except KeyboardInterrupt:
-    time.sleep(2)  # saving takes its time
-    open(os.path.join(os.environ["FAKE_OUT"], f"saved_{rank}"), "w").close()
-    sys.exit(1)
-if str(rank) == os.environ.get("FAKE_FAILS"):
-    sys.exit("ValueError: this rank is tired")
-"""
-
-
-@pytest.fixture
-def job(root, tmp_path):
-    """A folder with a configuration, a rank table and a stand-in for run_mindformer.py; runs a script in it."""
-    (tmp_path / "entry.py").write_text(ENTRY)
-    (tmp_path / "table.json").write_text(json.dumps(TABLE))
-    (tmp_path / "cpu.yaml").write_text("context:\n  device_target: CPU\noutput_dir: ./output # the default\n")
-    (tmp_path / "npu.yaml").write_text("base_config: cpu.yaml\ncontext:\n  device_target: 'Ascend' # comment\n")
-
-    class Job:
-        folder = tmp_path
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "PYTHON": sys.executable,
-            "MF_ENTRY": str(tmp_path / "entry.py"),
-            "FAKE_OUT": str(tmp_path),
-            "LOCAL_DEFAULT_PATH": str(tmp_path / "output"),
-            "MF_STOP_SECONDS": "20",
-        }
-
-        def start(self, script, *arguments, **variables):
-            return subprocess.Popen(
-                ["bash", str(root / "scripts" / script), *map(str, arguments)],
-                cwd=tmp_path,
-                env={**self.environment, **variables},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-
-        def run(self, *arguments, **variables):
-            process = self.start(*arguments, **variables)
-            out, err = process.communicate(timeout=90)
-            return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-        def started(self):
-            return {int(p.stem[8:]): json.loads(p.read_text()) for p in sorted(tmp_path.glob("started_*.json"))}
-
-        def wait_for_ranks(self, count):
-            deadline = time.monotonic() + 60
-            while len(self.started()) < count:
-                assert time.monotonic() < deadline, "the ranks did not start"
-                time.sleep(0.1)
-
-        def survivors(self):
-            """Processes that carry this test's folder in their environment."""
-            found = []
-            for entry in Path("/proc").iterdir():
-                with contextlib.suppress(OSError):
-                    if entry.name.isdigit() and str(tmp_path).encode() in (entry / "environ").read_bytes():
-                        found.append((entry.name, (entry / "cmdline").read_bytes()))
-            return found
-
-    yield Job()
-    for pid, _ in Job().survivors():
-        os.kill(int(pid), signal.SIGKILL)
-
 
 def test_four_arguments_are_one_server(job):
-    table = {**TABLE, "server_list": [{**TABLE["server_list"][0], "device": TABLE["server_list"][0]["device"][4:6]}]}
+    table = {
+        **job.table,
+        "server_list": [{**job.table["server_list"][0], "device": job.table["server_list"][0]["device"][4:6]}],
+    }
     for rank, entry in enumerate(table["server_list"][0]["device"]):
         entry = entry.copy()
         entry["rank_id"] = str(rank)
@@ -134,7 +37,7 @@ def test_four_arguments_are_one_server(job):
 
 
 def test_five_arguments_are_several_servers(job):
-    content = json.loads(json.dumps(TABLE))
+    content = json.loads(json.dumps(job.table))
     second = json.loads(json.dumps(content["server_list"][0]))
     second["server_id"] = "10.0.0.2"
     for number, entry in enumerate(second["device"]):
@@ -150,7 +53,7 @@ def test_five_arguments_are_several_servers(job):
 
 def test_twelve_servers_as_documents_write_them(job):
     """[88,96] of 8*12 ranks with a rank table, and the twelfth node of msrun."""
-    content = json.loads(json.dumps(TABLE))
+    content = json.loads(json.dumps(job.table))
     content["server_list"] = [json.loads(json.dumps(content["server_list"][0])) for _ in range(12)]
     for number, server in enumerate(content["server_list"]):
         server["server_id"] = f"10.0.0.{number + 1}"
@@ -345,81 +248,3 @@ def test_standalone_gives_the_exit_status(job):
     done = job.run("run_standalone.sh", "cpu.yaml", "0", "train", FAKE_FAILS="0", LOG_MF_PATH=str(job.folder / "logs"))
     assert done.returncode == 1 and "this rank is tired" in done.stderr
     assert (job.folder / "logs/rank_0/mindformer.log").is_file()
-
-
-@pytest.mark.dist
-def test_cpu_goes_through_msrun(job):
-    done = job.run("run_distribute.sh", "none", "npu.yaml", "[0,2]", "train", "--", "--device_target", "CPU")
-    assert done.returncode == 0, done.stderr
-    started = job.started()
-    assert [one["MS_ROLE"] for one in started.values()] == ["MS_WORKER"] * 2
-    assert started[1]["RANK_TABLE_FILE"] is None and started[1]["argv"][-2:] == ["--device_target", "CPU"]
-    assert "hello from rank 1" in (job.folder / "output/log/rank_1/mindformer.log").read_text()
-    assert not job.survivors()
-
-
-@pytest.mark.dist
-def test_msrun_failure_is_quick_and_named(job):
-    begin = time.monotonic()
-    done = job.run("run_distribute.sh", "none", "cpu.yaml", "[0,2]", "train", FAKE_SLEEP="60", FAKE_FAILS="1")
-    assert time.monotonic() - begin < 40
-    assert done.returncode == 1
-    assert "rank 1 ended with exit status 1" in done.stderr and "this rank is tired" in done.stderr
-    assert not job.survivors()
-
-
-@pytest.mark.dist
-def test_a_killed_scheduler_is_named_as_the_scheduler(job):
-    process = job.start("run_distribute.sh", "none", "cpu.yaml", "[0,2]", "train", FAKE_SLEEP="60")
-    job.wait_for_ranks(2)
-    time.sleep(1)  # so that the supervisor has seen it
-    (scheduler,) = [
-        pid for pid, _ in job.survivors() if b"MS_ROLE=MS_SCHED" in Path(f"/proc/{pid}/environ").read_bytes()
-    ]
-    os.kill(int(scheduler), signal.SIGKILL)
-    _, said = process.communicate(timeout=40)
-    assert process.returncode == 137
-    assert "the scheduler ended with exit status 137; the job is ended. Log:" in said and "scheduler.log" in said
-    assert "rank" not in said.partition("the scheduler ended")[2].splitlines()[0]
-    assert not job.survivors()
-
-
-@pytest.mark.dist
-def test_ctrl_c_through_msrun_lets_every_rank_save(job):
-    process = job.start("run_distribute.sh", "none", "cpu.yaml", "[0,2]", "train", FAKE_SLEEP="60")
-    job.wait_for_ranks(2)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=40)
-    assert process.returncode == 143
-    assert len(list(job.folder.glob("saved_*"))) == 2
-    assert not job.survivors()
-
-
-@pytest.mark.dist
-def test_msrun_launcher(job):
-    order = "run_mindformer.py --config cpu.yaml --run_mode predict --predict_data \"a 'b' $(touch evil)\""
-    done = job.run("msrun_launcher.sh", order, "2", "18231", "logs", "True", "60", MF_LOG_SUFFIX="x")
-    assert done.returncode == 0, done.stderr
-    argv = job.started()[1]["argv"]
-    assert argv == ["--config", "cpu.yaml", "--run_mode", "predict", "--predict_data", "a 'b' $(touch evil)"]
-    assert not (job.folder / "evil").exists()
-    assert "hello from rank 1" in (job.folder / "logs_x/worker_1.log").read_text()
-    assert job.started()[0]["LOG_MF_PATH"] == str(job.folder / "output/log_x")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("x", "2", "3"),
-        ("x", "two"),
-        ("x", "2", "1", "l", "maybe", "1"),
-        ("x 'y", "2"),
-        ("x", "9" * 20),
-        ("x", "2000"),
-        ("x", "2", "99999", "l", "True", "1"),
-    ],
-)
-def test_msrun_launcher_refuses(job, arguments):
-    assert job.run("msrun_launcher.sh", *arguments).returncode == 2

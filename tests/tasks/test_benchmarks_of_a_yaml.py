@@ -42,7 +42,7 @@ def test_the_configuration_knows_every_task_by_name():
 
 def test_adgen_gives_the_figures_of_the_metric(root, adgen, tmp_path, monkeypatch):
     monkeypatch.setattr(ADGen, "max_length", 40)
-    monkeypatch.setattr(ADGen, "_LEAST", 1)
+    monkeypatch.setattr(ADGen, "least_new", 1)
     short = {"model": {"model_config": {"max_length": 40, "max_decode_length": None}}}
     found = run_task(config(root, tmp_path / "a", eval_task={"tasks": "adgen", "data_dir": str(adgen)}))
     data = {"data_loader": {"dataset_dir": str(adgen)}}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.arrays import Source
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed

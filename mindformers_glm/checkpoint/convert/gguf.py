@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def write_gguf(plan: GgufPlan, *, overwrite: bool = False, progress: Callable[[i
             for name, tensor, form in plan.tensors:
                 written = 0
                 for block in _blocks(plan.source, name, tensor, form):
-                    data = memoryview(np.ascontiguousarray(block)).cast("B")
+                    data = np.ascontiguousarray(block).data.cast("B")
                     file.write(data)
                     written += len(data)
                     progress(len(data))
@@ -203,9 +203,9 @@ def _vocabulary(folder: Path | None, rows: int) -> list[Value]:
     return values
 
 
-def _sentencepiece(path: Path):
+def _sentencepiece(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415 - needs protobuf, and only here
 
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(path.read_bytes())
     return model

@@ -6,16 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
 from mindformers_glm.checkpoint.convert.job import Opened, open_checkpoint, vocabulary_size
+from mindformers_glm.checkpoint.convert.megatron import MegatronWeights
 from mindformers_glm.checkpoint.formats.blocks import converted
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.model_files import check_tokenizer
 from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.interface import NetworkConfig
 
 _NAMINGS = {
     "hf": "official (Hugging Face)",
@@ -69,16 +72,15 @@ def inspect_checkpoint(
     found = Inspection(source.path, _facts(opened, tensors), tensors)
     if source.unknown:
         found.problems.append(f"{len(source.unknown)} unknown names: {', '.join(source.unknown[:6])}")
-    _check(found, lambda: opened.config and check_complete(source, source.names, opened.config))
+    config, vocabulary = opened.config, opened.tokenizer
+    if config is not None:
+        _check(found, partial(check_complete, source, source.names, config))
     _check(found, lambda: check_adapter(source, source.names, opened.config, opened.pet_config))
-    if opened.tokenizer is not None and opened.exact and opened.config is not None:
-        _check(
-            found,
-            lambda: check_tokenizer(vocabulary_size(opened.tokenizer), opened.config, place=opened.tokenizer),
-        )
+    if vocabulary is not None and opened.exact and config is not None:
+        _check(found, partial(_check_tokenizer, vocabulary, config))
     if values:
         for name in source.names:
-            _check(found, lambda name=name: _read_all(source, name, progress))
+            _check(found, partial(_read_all, source, name, progress))
     return found
 
 
@@ -94,10 +96,10 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
         "tensors": f"{len(tensors)}, {parameters:,} parameters",
         "types": ", ".join(f"{count} x {dtype}" for dtype, count in types.most_common()),
     }
-    if getattr(source, "packing", ""):
+    if isinstance(source, WeightSource) and source.packing:
         facts["stored as"] = f"{source.packing}, read as the floats that they stand for"
     if opened.config is not None and any(not is_adapter(name) for name in source.names):
-        facts["network"] = _network(opened)
+        facts["network"] = _network(opened.config, exact=opened.exact)
     layers = peft.adapted_layers(source.names)
     if layers:
         rank = source.shape(layers[0] + LORA_NAME + "a")[0]
@@ -106,7 +108,7 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
         facts["LoRA"] = ", ".join([f"{len(layers)} layers", f"rank {rank}", f"alpha {alpha}", *variants])
     if PREFIX_NAME in source:
         facts["prefix"] = f"P-Tuning v2, {source.shape(PREFIX_NAME)[0]} positions"
-    if source.state:
+    if isinstance(source, WeightSource) and source.state:
         facts["training"] = _training(source)
     if source.ignored:
         reasons = Counter(source.ignored.values())
@@ -114,14 +116,13 @@ def _facts(opened: Opened, tensors: list[tuple[str, tuple[int, ...], str]]) -> d
     return facts
 
 
-def _network(opened: Opened) -> str:
-    config = opened.config
+def _network(config: NetworkConfig, *, exact: bool) -> str:
     text = (
         f"{config.num_layers} layers, hidden {config.hidden_size}, ffn {config.ffn_hidden_size}, "
         f"{config.num_attention_heads} heads of {config.kv_channels}, {config.num_kv_heads} kv heads, "
         f"vocabulary {config.padded_vocab_size}"
     )
-    return text if opened.exact else text + " (from shapes; channels of a head are a guess)"
+    return text if exact else text + " (from shapes; channels of a head are a guess)"
 
 
 def _training(source: WeightSource) -> str:
@@ -133,7 +134,11 @@ def _training(source: WeightSource) -> str:
     return ", ".join([*counters, f"{moments} optimizer tensors"])
 
 
-def _read_all(source: WeightSource, name: str, progress: Callable[[int], None]) -> None:
+def _check_tokenizer(folder: Path, config: NetworkConfig) -> None:
+    check_tokenizer(vocabulary_size(folder), config, place=folder)
+
+
+def _read_all(source: WeightSource | MegatronWeights, name: str, progress: Callable[[int], None]) -> None:
     shape = source.shape(name)
     blocks = source.blocks(name, 0, shape[0] if shape else 1)
     for block in converted(blocks, source.dtype(name), source.dtype(name), name=name, place=source.path):

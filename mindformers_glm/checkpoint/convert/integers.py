@@ -1,7 +1,7 @@
 """Linear weights as integers on the way out: official int4 and int8 folders, and GPTQ's form rounded to nearest.
 
 A packing says which tensors stand for a weight, and makes each from float32 rows. The output layer, the embedding,
-norms and biases stay floats, as in the files of those who invented the packings.
+norms and biases stay floats, as in the published files of these forms.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def packing_of(form: str, config: NetworkConfig) -> Packing | None:
     group = next((size for size in _GROUPS if not any(count % size for count in columns)), 0)
     if not group:
         raise ConfigError("to", form, f"Columns ({columns}) are no multiples of {_GROUPS[-1]}.")
-    settings = {"bits": 4, "group_size": group, "desc_act": False, "sym": True, "lm_head": False}
+    settings: dict[str, Any] = {"bits": 4, "group_size": group, "desc_act": False, "sym": True, "lm_head": False}
     settings |= {"quant_method": "gptq", "checkpoint_format": "gptq", "true_sequential": True, "static_groups": False}
     return Packing(partial(_gptq, group), {"quantization_config": settings}, {"quantize_config.json": settings})
 

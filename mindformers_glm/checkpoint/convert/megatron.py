@@ -3,7 +3,7 @@
 Tensor ranks hold rows of query, key and value group by group (the heads of a group, its key, its value), and gate and
 up each by its part; pipeline ranks hold neighbouring layers, numbered from 0 on each. Names are those of mcore with
 local layers. `--use-glm-rope` turns neighbouring pairs as the official code does, so no row changes its place.
-`--post-norm` (GLM-4-0414) calls the norm behind attention `post_attn_norm`; Megatron-core's own
+`--post-norm` (GLM-4-0414) calls the norm after attention `post_attn_norm`; Megatron-core's own
 `post_self_attn_layernorm` is read too. Where the output layer is tied to the embedding, the last of several stages has
 its table too, as the output layer. Written from knowledge of the format; no ModelLink was at hand to read the files.
 """
@@ -87,7 +87,7 @@ def cut(name: str, value: np.ndarray, config: NetworkConfig, tensor: int, tp: in
         return np.split(group_rows(value, config), tp)[tensor]
     if joins(name) == "mlp":
         return np.concatenate([np.split(half, tp)[tensor] for half in np.split(value, 2)])
-    if weight(name).shard_axis == 1:
+    if _shard_axis(name) == 1:
         return np.split(value, tp, axis=1)[tensor]
     return np.split(value, tp)[tensor] if value.ndim > 1 else value
 
@@ -99,7 +99,7 @@ def join(name: str, parts: list[np.ndarray], config: NetworkConfig) -> np.ndarra
     if joins(name) == "mlp":
         halves = zip(*(np.split(part, 2) for part in parts), strict=True)
         return np.concatenate([np.concatenate(half) for half in halves])
-    if weight(name).shard_axis == 1:
+    if _shard_axis(name) == 1:
         return np.concatenate(parts, axis=1)
     return np.concatenate(parts) if parts[0].ndim > 1 else parts[0]
 
@@ -223,6 +223,11 @@ def _take_place(work: Path, out: Path) -> None:
     sync_folder(out.parent)
     if previous.is_dir() and not _others(previous):
         shutil.rmtree(previous)
+
+
+def _shard_axis(name: str) -> int | None:
+    row = weight(name)
+    return None if row is None else row.shard_axis
 
 
 class MegatronWeights(Mapping):

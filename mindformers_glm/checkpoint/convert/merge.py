@@ -9,10 +9,10 @@ import numpy as np
 
 from mindformers_glm.adapters.config import scaling_of
 from mindformers_glm.adapters.low_rank import merged_weight
-from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
 from mindformers_glm.checkpoint.formats.blocks import array_blocks
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, float_name
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.names import LORA_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError
@@ -97,7 +97,8 @@ class MergedSource:
     def matrices(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """A (rank, in) and B (out, rank) of a layer in float32."""
         names = [layer + LORA_NAME + letter for letter in "ab"]
-        return tuple(convert_bits(self.adapter.read_bits(n), self.adapter.dtype(n), "float32") for n in names)
+        a, b = (convert_bits(self.adapter.read_bits(n), self.adapter.dtype(n), "float32") for n in names)
+        return a, b
 
     def magnitude(self, layer: str) -> np.ndarray | None:
         """DoRA's lengths of the rows (out,) of a layer; None for an adapter without."""

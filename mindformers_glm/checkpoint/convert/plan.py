@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.arrays import Source
 from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
+from mindformers_glm.checkpoint.convert.forms import FORMS
 from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_packed, packing_of
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, float_name
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.names import (
     HF_PREFIX_NAME,
     LORA_NAME,
@@ -36,19 +37,6 @@ from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.naming import joins
 
-FORMS = {
-    "ours": "mf10",
-    "hf": "hf",
-    "transformers": "native",
-    "mcore": "mcore",
-    "mindformers": "mf10",
-    "mindformers-1.2": "mf12",
-    "mindformers-1.5": "mf15",
-    "peft": "mf10",
-    "official-int4": "hf",
-    "official-int8": "hf",
-    "gptq": "hf",
-}
 SHARD_BYTES = 2 * 10**9
 
 
@@ -94,6 +82,15 @@ class ConversionPlan:
     pet_config: dict[str, Any] | None = None
     tokenizer: Path | None = None
     config_is_exact: bool = True
+
+    @property
+    def network(self) -> NetworkConfig:
+        """`config` of a plan that needs one: every plan but that of an adapter alone.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        return _needed(self.config, self.form)
 
     @property
     def is_folder(self) -> bool:
@@ -149,7 +146,7 @@ def plan_conversion(
     if packing is not None:
         tensors = [made for tensor in tensors for made in _packed(tensor, packing)]
     if FORMS[form] == "hf" and any(not is_adapter(name) for name in names):
-        tensors.append(_inv_freq(config, dtype or source.dtype(names[0])))
+        tensors.append(_inv_freq(_needed(config, form), dtype or source.dtype(names[0])))
     files = _files(Path(out), tensors, form, shard_bytes)
     return ConversionPlan(
         source, Path(out), form, naming, config, files, left_out, pet_config, tokenizer, config_is_exact
@@ -210,6 +207,12 @@ def _check_joined(source: Source, name: str, naming: Naming) -> None:
         layer = name.partition(LORA_NAME)[0].rpartition(".")[2]
         fault = f"it has LoRA of {layer}, which is several layers in this form"
         raise CheckpointError(str(source.path), fault, f"Use --{flag}_concat True, or merge it first.")
+
+
+def _needed(config: NetworkConfig | None, form: str) -> NetworkConfig:
+    if config is None:
+        raise ConfigError("config", None, f"{form} states the network: give its configuration.")
+    return config
 
 
 def _inv_freq(config: NetworkConfig, dtype: str) -> OutTensor:

@@ -6,12 +6,12 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint import peft
 from mindformers_glm.checkpoint.convert.arrays import ArraySource, Source
 from mindformers_glm.checkpoint.convert.integers import Part, packing_of
 from mindformers_glm.checkpoint.convert.plan import (
@@ -27,6 +27,7 @@ from mindformers_glm.checkpoint.formats.dtypes import DTYPES, convert_bits
 from mindformers_glm.checkpoint.formats.folder import FolderWriter, check_free, disk_fault
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import value_heads
 from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.model_files import config_file, tokenizer_contents
 from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder_rows
 from mindformers_glm.errors import CheckpointError
@@ -55,7 +56,7 @@ def run_plan(
         for file in plan.files:
             if folder.has(file.name):
                 progress(file.size)
-            folder.add(file.name, lambda out, file=file: write_safetensors(plan, file, out, progress))
+            folder.add(file.name, partial(write_safetensors, plan, file, progress=progress))
         write_index(plan, folder)
         _write_beside(plan, folder)
     return plan.out
@@ -102,14 +103,14 @@ def inv_freq_bits(config: NetworkConfig, dtype: str) -> np.ndarray:
 def _blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
     """The bits of one output tensor, flat, a block at a time."""
     if not tensor.ours:
-        yield inv_freq_bits(plan.config, tensor.dtype)
+        yield inv_freq_bits(plan.network, tensor.dtype)
         return
     source, target = plan.source, tensor.target
     if tensor.part is not None:
         yield from _packed_blocks(source, tensor.ours, tensor.part)
         return
     if target is not None and target.rearranged:
-        whole = reorder_rows(source.read_bits(tensor.ours), plan.config, rearranged_row_order)
+        whole = reorder_rows(source.read_bits(tensor.ours), plan.network, rearranged_row_order)
         blocks = array_blocks(whole, target.start, target.stop)
     else:
         shape = source.shape(tensor.ours)
@@ -177,12 +178,14 @@ def _check_place(plan: ConversionPlan, overwrite: bool) -> None:
         raise CheckpointError(str(plan.out), "it exists already", "Choose another name, or allow overwriting it.")
 
 
-def write_ckpt_tensor(plan: ConversionPlan, tensor: OutTensor, file, progress: Callable[[int], None]) -> None:
+def write_ckpt_tensor(
+    plan: ConversionPlan, tensor: OutTensor, file: IO[bytes], progress: Callable[[int], None]
+) -> None:
     """Writes one tensor into a MindSpore .ckpt file, in the slices of its format."""
     heads = iter(value_heads(tensor.name, tensor.dtype, tensor.shape))
     left = 0
     for block in _blocks(plan, tensor):
-        data = memoryview(block).cast("B")
+        data = block.data.cast("B")
         while len(data):
             if left == 0:
                 head, left = next(heads)
@@ -211,8 +214,8 @@ def _write_beside(plan: ConversionPlan, folder: FolderWriter) -> None:
             json.dumps(peft.adapter_config(plan.pet_config or {}, layers), indent=2).encode() + b"\n"
         )
     else:
-        name, text = config_file(plan.config, FORMS[plan.form], plan.naming)
-        packing = packing_of(plan.form, plan.config)
+        name, text = config_file(plan.network, FORMS[plan.form], plan.naming)
+        packing = packing_of(plan.form, plan.network)
         if packing is not None:
             text = json.dumps({**json.loads(text), **packing.config}, indent=2) + "\n"
             contents.update({key: json.dumps(value, indent=2).encode() for key, value in packing.beside.items()})
@@ -220,7 +223,11 @@ def _write_beside(plan: ConversionPlan, folder: FolderWriter) -> None:
     if plan.tokenizer is not None:
         contents.update(tokenizer_contents(plan.tokenizer))
     for name, content in contents.items():
-        folder.add(name, lambda out, content=content: out.write(content))
+        folder.add(name, partial(_write_bytes, content))
+
+
+def _write_bytes(content: bytes, out: IO[bytes]) -> None:
+    out.write(content)
 
 
 def _work(plan: ConversionPlan) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def file_blocks(
             left = span.size
             while left:
                 block = buffers[turn % len(buffers)][: left // storage.itemsize]
-                read_exactly(file, memoryview(block).cast("B"), path)
+                read_exactly(file, block.data.cast("B"), path)
                 left -= block.nbytes
                 turn += 1
                 yield block
@@ -83,7 +83,7 @@ class HashingFile:
         self._flushing: Future | None = None
         self._flushed = 0
 
-    def write(self, data) -> None:
+    def write(self, data: Any) -> None:
         """Writes bytes or a contiguous array."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         self._settle()

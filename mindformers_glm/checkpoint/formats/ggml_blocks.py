@@ -37,12 +37,18 @@ class GgmlType(NamedTuple):
 def dequantised(rows: np.ndarray, kind: GgmlType) -> np.ndarray:
     """Rows of bytes (R, B * size) as float32 (R, B * columns)."""
     with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale is found as a number that is not finite
-        return kind.floats(rows.reshape(-1, kind.size)).reshape(len(rows), -1)
+        return _known(kind.floats, kind)(rows.reshape(-1, kind.size)).reshape(len(rows), -1)
 
 
 def quantised(values: np.ndarray, kind: GgmlType) -> np.ndarray:
     """Rows of float32 (R, K) as bytes (R, K / columns * size)."""
-    return kind.blocks(values.reshape(-1, kind.columns)).reshape(len(values), -1)
+    return _known(kind.blocks, kind)(values.reshape(-1, kind.columns)).reshape(len(values), -1)
+
+
+def _known(change: Callable[[np.ndarray], np.ndarray] | None, kind: GgmlType) -> Callable[[np.ndarray], np.ndarray]:
+    if change is None:
+        raise ValueError(f"{kind.name} is a float type, or is read only")
+    return change
 
 
 def _half(blocks: np.ndarray, place: int) -> np.ndarray:

@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.ggml_blocks import GGML_TYPES, dequantised, type_name
-from mindformers_glm.checkpoint.formats.tensor_file import Entry, Span, TensorFile, check_spans, damaged, read_exactly
+from mindformers_glm.checkpoint.formats.tensor_file import (
+    Entry,
+    Rows,
+    Scales,
+    Span,
+    TensorFile,
+    check_spans,
+    damaged,
+    read_exactly,
+)
 from mindformers_glm.errors import CheckpointError, shorten
 
 _LONGEST_AXIS = 1 << 48
@@ -55,7 +64,9 @@ def ggml_tensors(path: Path, form: str, stored: Sequence[Stored], limit: int) ->
     Raises:
         CheckpointError: as `Stored.checked_size`; or a name stands twice.
     """
-    entries, computed, scaled = {}, {}, {}
+    entries: dict[str, Entry] = {}
+    computed: dict[str, Rows] = {}
+    scaled: dict[str, Scales] = {}
     for tensor in stored:
         if tensor.name in entries:
             raise damaged(path, f"it has tensor {shorten(tensor.name)} twice")
@@ -92,7 +103,7 @@ def _scales(path: Path, tensor: Stored) -> np.ndarray:
         packed = np.empty((min(_SOME, rows), blocks, kind.size), np.uint8)
         for start in range(0, rows, _SOME):
             part = packed[: min(_SOME, rows - start)]
-            read_exactly(file, memoryview(part).cast("B"), path)
+            read_exactly(file, part.data.cast("B"), path)
             found[start : start + len(part)] = np.ascontiguousarray(part[:, :, :2]).view("<f2")[:, :, 0]
     return found
 
@@ -105,6 +116,6 @@ def _rows(path: Path, tensor: Stored, start: int, stop: int) -> np.ndarray:
     packed = np.empty((rows * deep, width), np.uint8)
     with open(path, "rb", buffering=0) as file:
         file.seek(tensor.start + start * deep * width if len(tensor.shape) > 1 else tensor.start)
-        read_exactly(file, memoryview(packed).cast("B"), path)
+        read_exactly(file, packed.data.cast("B"), path)
     values = dequantised(packed, kind)
     return values.reshape(rows, *tensor.shape[1:]) if len(tensor.shape) > 1 else values.reshape(-1)[start:stop]

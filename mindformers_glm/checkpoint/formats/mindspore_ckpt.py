@@ -281,7 +281,7 @@ def _as_array(value: Any) -> np.ndarray:
 
 
 def _dense_bytes(bits: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(bits).reshape(-1)).cast("B") if bits.size else memoryview(b"")
+    return np.ascontiguousarray(bits).reshape(-1).data.cast("B") if bits.size else memoryview(b"")
 
 
 def value_head(name: str, dims: list[int], dtype: str, size: int) -> bytes:

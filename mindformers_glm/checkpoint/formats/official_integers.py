@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
-from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, Scales, TensorFile
 from mindformers_glm.errors import CheckpointError
 
 _SCALE, _EMBEDDING = "_scale", ".word_embeddings.weight"
@@ -45,7 +45,8 @@ def as_floats(files: Sequence[TensorFile], bits: int) -> list[TensorFile]:
 
 def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> TensorFile:
     packed = {name for other in files for name in _packed(other, files)}
-    entries, computed, scaled = {}, dict(file.computed), {}
+    entries, computed = {}, dict(file.computed)
+    scaled: dict[str, Scales] = {}
     for name, entry in file.entries.items():
         if name.removesuffix(_SCALE) in packed and name.endswith(_SCALE):
             continue

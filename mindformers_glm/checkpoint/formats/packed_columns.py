@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
-from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, Scales, TensorFile
 from mindformers_glm.errors import CheckpointError, shorten
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -65,10 +65,10 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[Packed], settings: M
     offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
     found = []
     for file in files:
-        entries, computed, scaled = {}, dict(file.computed), {}
+        entries, computed = {}, dict(file.computed)
+        scaled: dict[str, Scales] = {}
         for name, entry in file.entries.items():
-            layer = made.get(id(file), {}).get(name)
-            if layer is not None:
+            if (layer := made.get(id(file), {}).get(name)) is not None:
                 weight = layer.layer + ".weight"
                 entries[weight] = Entry(weight, "float32", (layer.rows, layer.columns), (), strides=())
                 computed[weight] = partial(_dequantised, layer, offset)

@@ -70,7 +70,7 @@ def write_safetensors(
     file.write(header_bytes([(name, dtype, bits.shape) for name, dtype, bits in rows], metadata or {}))
     for _, _, bits in rows:
         if bits.size:
-            file.write(memoryview(np.ascontiguousarray(bits)).cast("B"))
+            file.write(np.ascontiguousarray(bits).data.cast("B"))
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,6 +45,10 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * DTYPES[self.dtype].storage.itemsize
 
 
+Rows: TypeAlias = Callable[[int, int], np.ndarray]  # computes rows [start, stop) of a tensor
+Scales: TypeAlias = Callable[[], np.ndarray]
+
+
 @dataclass
 class TensorFile:
     """The tensors of one file, in the order of the file."""
@@ -52,8 +57,8 @@ class TensorFile:
     format: str
     entries: dict[str, Entry]
     metadata: dict[str, str] = field(default_factory=dict)
-    computed: dict[str, Callable[[int, int], np.ndarray]] = field(default_factory=dict)  # rows of what no bytes hold
-    scales: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)  # of integers: float16 (rows, groups)
+    computed: dict[str, Rows] = field(default_factory=dict)  # rows of what no bytes hold
+    scales: dict[str, Scales] = field(default_factory=dict)  # of integers: float16 (rows, groups)
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
     mapping: mmap.mmap | None = None  # the file, where it has been mapped
@@ -65,7 +70,7 @@ class TensorFile:
             return self.computed[name](0, entry.shape[0])
         storage = DTYPES[entry.dtype].storage
         stored = np.empty(sum(span.size for span in entry.spans) // storage.itemsize, storage)
-        self._fill(entry, memoryview(stored).cast("B") if stored.size else memoryview(b""))
+        self._fill(entry, stored.data.cast("B") if stored.size else memoryview(b""))
         if entry.strides is None:
             return stored.reshape(entry.shape)
         strides = tuple(step * storage.itemsize for step in entry.strides)
@@ -81,7 +86,7 @@ class TensorFile:
         row_bytes = entry.size // max(entry.shape[0], 1)
         spans = tuple(self.spans(name, start * row_bytes, stop * row_bytes))
         part = np.empty((stop - start, *entry.shape[1:]), DTYPES[entry.dtype].storage)
-        self._fill(entry._replace(spans=spans), memoryview(part).cast("B") if part.size else memoryview(b""))
+        self._fill(entry._replace(spans=spans), part.data.cast("B") if part.size else memoryview(b""))
         return part
 
     def mapped_bits(self, name: str) -> np.ndarray | None:
@@ -150,7 +155,7 @@ def damaged(path: str | Path, fault: str) -> CheckpointError:
     return CheckpointError(str(path), fault, "The file is damaged or incomplete: copy or download it again.")
 
 
-def read_exactly(file, target: memoryview, path: Path) -> None:
+def read_exactly(file: IO[bytes] | RawIOBase, target: memoryview, path: Path) -> None:
     """Fills `target` from the file's position; an early end is a CheckpointError."""
     while len(target):
         got = file.readinto(target)

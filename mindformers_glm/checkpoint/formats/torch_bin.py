@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from mindformers_glm.checkpoint.formats.dtypes import BY_TORCH, DTYPES
 from mindformers_glm.checkpoint.formats.pickle_machine import Name, PickleMachine, Refused
@@ -189,7 +189,7 @@ def _zipped(path: Path) -> tuple[Any, dict[str, Span]]:
     return root, offsets
 
 
-def _data_offset(file, info: zipfile.ZipInfo) -> int:
+def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     file.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     return info.header_offset + 30 + name + extra

@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _tuple(values: tuple[int, ...]) -> bytes:
     return b"(" + b"".join(map(_whole, values)) + b"t"
 
 
-def _write_tensor(file: BinaryIO, value: np.ndarray, key: str) -> None:
+def _write_tensor(file: IO[bytes], value: np.ndarray, key: str) -> None:
     kind = _STORAGES[value.dtype.name]
     head = (
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.adapters.config import read_pet_config
-from mindformers_glm.checkpoint import peft
+from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.names import LORA_NAME, PREFIX_NAME
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.interface import NetworkConfig

@@ -157,8 +157,8 @@ def _one_model(folder: Path, files: list[Path]) -> list[Path]:
     if len(files) < 2:
         return files
     files = _one_set_of_shards(files)
-    found = [_SHARD.fullmatch(file.name) for file in files]
-    if all(found) and len({(match.group(1), match.group(3)) for match in found}) == 1:
+    found = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    if len(found) == len(files) and len({(match.group(1), match.group(3)) for match in found}) == 1:
         return files
     fault = f"{len(files)} models in one folder ({listed([file.name for file in files], 3)})"
     raise CheckpointError(str(folder), fault, "Name the file to load.")
@@ -224,12 +224,15 @@ def _is_real(path: Path) -> bool:
 def _one_set_of_shards(files: list[Path]) -> list[Path]:
     """Of several numbered sets (`model-00001-of-00007.safetensors`, `.bin`) one whose files are all there."""
     sets: dict[tuple[str, str], list[Path]] = {}
+    wanted: dict[tuple[str, str], int] = {}  # the number of files that the first name of a set states
     for file in files:
         found = _SHARD.fullmatch(file.name)
         if not found:
             return files
-        sets.setdefault((found.group(1), found.group(3)), []).append(file)
-    whole = [one for one in sets.values() if len(one) == int(_SHARD.fullmatch(one[0].name).group(4))]
+        which = found.group(1), found.group(3)
+        sets.setdefault(which, []).append(file)
+        wanted.setdefault(which, int(found.group(4)))
+    whole = [one for which, one in sets.items() if len(one) == wanted[which]]
     return whole[-1] if len(sets) > 1 and whole else files
 
 

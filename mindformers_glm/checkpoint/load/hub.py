@@ -144,7 +144,7 @@ def from_modelscope(repository: str, work: Path, revision: str | None, only: Seq
 def _modelscope_files(api: Any, repository: str, revision: str | None) -> list[RemoteFile]:
     """What a repository holds; since 1.40 the public method leaves out the hashes that the hub tells."""
     inner = getattr(api, "_api", None)
-    if hasattr(inner, "list_repo_files"):
+    if inner is not None and hasattr(inner, "list_repo_files"):
         found = inner.list_repo_files(repository, "model", revision=revision, recursive=False)
         return [RemoteFile(row.path, row.size, getattr(row, "sha256", None), None) for row in found]
     rows = api.get_model_files(repository, revision=revision, recursive=False)

@@ -13,6 +13,7 @@ from mindformers_glm.checkpoint.load import single_file
 from mindformers_glm.checkpoint.load.names import Naming
 from mindformers_glm.checkpoint.load.run_folder import places_of, run_config
 from mindformers_glm.checkpoint.load.source import WeightSource
+from mindformers_glm.checkpoint.load.storage import Storage
 from mindformers_glm.config.loader import read_yaml
 from mindformers_glm.config.pretrained import DESCRIBED
 from mindformers_glm.errors import CheckpointError, ConfigError, ConfigErrors
@@ -26,14 +27,6 @@ from mindformers_glm.tokenizers.chatglm import belongs
 CONFIG_YAML, CONFIG_JSON, ADAPTER_JSON = "config.yaml", "config.json", "adapter_config.json"
 _TOKENIZER_FILES = (*tokenizer_files.VOCABULARIES, tokenizer_files.SETTINGS, "chat_template.jinja")
 _OFFICIAL_BITS = (4, 8)
-
-
-class Storage(NamedTuple):
-    """How MindFormers 1.5 and later were told to keep the weights (keys of model_config)."""
-
-    qkv_concat: bool = True
-    mlp_concat: bool = True
-    use_rearrange_rope: bool = False
 
 
 class ModelFiles(NamedTuple):

@@ -84,7 +84,7 @@ def _checked(place: Path, name: str, given: dict[str, np.ndarray]) -> Layer:
         raise CheckpointError(str(place), f"quant_bias of {name} is {given['quant_bias'].dtype}, not int32", _AGAIN)
     values = {file: given[file].reshape(-1).astype(np.float32) for file in _NEEDED if file != "quant_weight"}
     usable = all(np.isfinite(values[file]).all() for file in ("deq_scale", "fp_bias"))
-    usable = usable and (values["deq_scale"] > 0).all()
+    usable = usable and bool((values["deq_scale"] > 0).all())
     if not usable or not float(values["input_scale"][0]) > 0 or not np.isfinite(values["input_offset"]).all():
         raise CheckpointError(str(place), f"the scales of {name} are not positive numbers, or its biases none", _AGAIN)
     bias = given.get("quant_bias")

@@ -57,7 +57,7 @@ def resolve(name_or_path: str | Path, *, download: bool | str | None = None, rev
     if here is not None:
         return _at(name, here)
     sources = sources_of(download, hub_id)
-    if not sources:
+    if not sources or hub_id is None:
         raise _absent(name, hub_id)
     from mindformers_glm.checkpoint.load.hub import download_model  # noqa: PLC0415 - its clients take a second to import
 

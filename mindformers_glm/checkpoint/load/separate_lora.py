@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindformers_glm.checkpoint.formats.dtypes import DTYPES
 from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile
 from mindformers_glm.checkpoint.load.names import LORA_NAME, NATIVE_BLOCKS
 from mindformers_glm.errors import CheckpointError
@@ -84,7 +85,7 @@ def _placed(name: str) -> _Place | None:
     return _Place(ours.format(found.group(2)).removesuffix(".weight"), part, parts, letter)
 
 
-def _shape(file: TensorFile, layer: str, pairs: _Pairs, letter: str, count: int) -> tuple[tuple[int, int], str]:
+def _shape(file: TensorFile, layer: str, pairs: _Pairs, letter: str, count: int) -> tuple[tuple[int, ...], str]:
     if any(set(pair) - {"m"} != {"a", "b"} for pair in pairs.values()):
         raise CheckpointError(str(file.path), f"{layer} has half of a LoRA", "Copy the adapter again.")
     if letter == "m":
@@ -123,16 +124,16 @@ def _rows(file: TensorFile, layer: str, pairs: _Pairs) -> list[int]:
     return [known[0], key, key]
 
 
-def _joined(pairs: _Pairs, letter: str, shape: tuple[int, int], rows: list[int], start: int, stop: int) -> np.ndarray:
+def _joined(pairs: _Pairs, letter: str, shape: tuple[int, ...], rows: list[int], start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of the matrix A or B of all parts, zeros elsewhere, or of their magnitudes."""
     if letter == "m":
         found = [pair[letter][0].read_bits(pair[letter][1]).reshape(-1) for _, pair in sorted(pairs.items())]
         return np.concatenate(found)[start:stop]
-    whole = None
+    file, name = next(iter(pairs.values()))[letter]
+    whole = np.zeros(shape, DTYPES[file.entries[name].dtype].storage)
     for place, (part, pair) in enumerate(sorted(pairs.items())):
         file, name = pair[letter]
         given = file.read_bits(name)
-        whole = np.zeros(shape, given.dtype) if whole is None else whole
         rank = given.shape[0 if letter == "a" else 1]
         span = slice(place * rank, (place + 1) * rank)
         if letter == "a":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,15 +89,15 @@ class WeightSource:
         self.ignored: dict[str, str] = {}
         self.unknown: list[str] = []
         self.state: dict[str, Piece] = {}
-        self._pieces: dict[str, list[Piece | None]] = {}
+        found: dict[str, list[Piece | None]] = {}
         namings: set[str] = set()
         for file in files:
             for name in file.entries:
                 read = meaning(name)
-                self._place(read, Piece(file, name))
+                self._place(read, Piece(file, name), found)
                 namings.add(read.naming)
         self.naming = "mf15" if "mf15" in namings else "".join(sorted(namings - {""}))
-        self._check_complete()
+        self._pieces = self._complete(found)
 
     @property
     def official_bits(self) -> int:
@@ -155,8 +155,8 @@ class WeightSource:
     def scales(self, name: str) -> np.ndarray | None:
         """float16 (rows, groups) where the file has a matrix as whole numbers times these; None for others."""
         pieces = self._pieces[name]
-        made = [piece.file.scales.get(piece.name) for piece in pieces]
-        if None in made or (self.rearranged is not None and is_reordered(name)):
+        made = [make for piece in pieces if (make := piece.file.scales.get(piece.name))]
+        if len(made) < len(pieces) or (self.rearranged is not None and is_reordered(name)):
             return None
         found = [make() for make in made]
         return np.concatenate(found) if len({scale.shape[1] for scale in found}) == 1 else None
@@ -190,18 +190,17 @@ class WeightSource:
         piece = self.state[name]
         return typed(piece.file.read_bits(piece.name), piece.dtype)
 
-    def _place(self, read: Meaning, piece: Piece) -> None:
+    def _place(self, read: Meaning, piece: Piece, found: dict[str, list[Piece | None]]) -> None:
         if read.kind is Kind.IGNORED:
             self.ignored[piece.name] = read.reason
         elif read.kind is Kind.UNKNOWN:
             self.unknown.append(piece.name)
         else:
-            table: dict[str, Any] = self.state if read.kind is Kind.STATE else self._pieces
             if read.kind is Kind.STATE:
-                taken = read.ours in table
-                table[read.ours] = piece
+                taken = read.ours in self.state
+                self.state[read.ours] = piece
             else:
-                row = table.setdefault(read.ours, [None] * read.parts)
+                row = found.setdefault(read.ours, [None] * read.parts)
                 taken = len(row) != read.parts or row[read.part] is not None
                 row[min(read.part, len(row) - 1)] = piece
             if taken:
@@ -211,14 +210,16 @@ class WeightSource:
                     "Keep one of the files, or name the one to load.",
                 )
 
-    def _check_complete(self) -> None:
-        holes = [name for name, row in self._pieces.items() if None in row]
+    def _complete(self, found: dict[str, list[Piece | None]]) -> dict[str, list[Piece]]:
+        whole = {name: [piece for piece in row if piece is not None] for name, row in found.items()}
+        holes = [name for name, row in found.items() if len(whole[name]) < len(row)]
         if holes:
             raise CheckpointError(
                 str(self.path),
                 f"parts of {len(holes)} weights are missing: {listed(holes)}",
                 "The file is incomplete: convert it again from its source.",
             )
+        return whole
 
 
 def read_weights(path: str | Path, *, rank: int = 0, rearranged: NetworkConfig | None = None) -> WeightSource:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint import saved
 from mindformers_glm.checkpoint.formats.folder import disk_fault
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import save_ckpt
+from mindformers_glm.checkpoint.store import saved
 from mindformers_glm.checkpoint.store.resume import TrainState, read_train_state, to_ckpt
 from mindformers_glm.checkpoint.store.saved import META, Saved
 from mindformers_glm.files import claim, release, sync_folder, write_text
@@ -48,6 +48,8 @@ class CheckpointStore:
         self.root, self.rank, self.rank_size, self.keep = Path(root), rank, rank_size, keep
         self.save_network, self.trainable, self.exchange = save_network, list(trainable or []), exchange
         self.folder = self.root / "checkpoint" / f"rank_{rank}"
+        self.resumed: Saved | None = None
+        self._claim: int | None = None
         try:
             self.prefix = self._choose_prefix(prefix, resume)
         except OSError as error:
@@ -103,9 +105,10 @@ class CheckpointStore:
 
     def best_path(self) -> Path:
         """The file of the best checkpoint on this rank, or on rank 0 where other ranks wrote it."""
-        epoch, step = self.best["file"]
+        best = self.best or {}
+        epoch, step = best["file"]
         there = [
-            self.root / "checkpoint" / f"rank_{rank}" / f"{self.best['prefix']}_rank_{rank}-{epoch}_{step}.ckpt"
+            self.root / "checkpoint" / f"rank_{rank}" / f"{best['prefix']}_rank_{rank}-{epoch}_{step}.ckpt"
             for rank in (self.rank, 0)
         ]
         return next((path for path in there if path.is_file()), there[0])
@@ -174,8 +177,7 @@ class CheckpointStore:
         folder = self.root / "checkpoint"
         last = saved.run_to_continue(folder, prefix, resume, self.rank, self.rank_size)
         free = 1 + max((saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)), default=-1)
-        number = free if last is None else saved.number_of(last, prefix)
-        self.resumed = None
+        number = free if last is None else saved.number_of(last, prefix) or 0
         exchange = self.exchange or (lambda value: [value])
         while True:
             number = max(exchange(number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def rank_files(folder: str | Path, ranks: int, *, step: tuple[int, int] | None =
         fault = f"no checkpoint in {listed(missing)} (the folder has {listed(found) or 'no rank folders'})"
         fix = f"The strategy divides the weights among {ranks} ranks: bring the folders of all of them together."
         raise CheckpointError(str(folder), fault, fix)
-    steps = [{step_of(file): file for file in files if step_of(file)} for files in there]
+    steps = [_by_step(files) for files in there]
     shared = set.intersection(*(set(one) for one in steps))
     if step is not None and step not in shared:
         without = [f"rank_{rank}" for rank, one in enumerate(steps) if step not in one]
@@ -62,8 +62,12 @@ def rank_files(folder: str | Path, ranks: int, *, step: tuple[int, int] | None =
     return [one[0] for one in there]
 
 
+def _by_step(files: Iterable[Path]) -> dict[tuple[int, int], Path]:
+    return {step: file for file in files if (step := step_of(file))}
+
+
 def _only_or_newest(folder: Path, files: list[Path]) -> Path:
-    steps = {step_of(file): file for file in files if step_of(file)}
+    steps = _by_step(files)
     if len(files) > 1 and len(steps) < len(files):
         raise CheckpointError(str(folder), f"{len(files)} checkpoints", "Keep the one to read.")
     return steps[max(steps)] if steps else files[0]
@@ -179,7 +183,12 @@ def is_state(name: str) -> bool:
 
 
 def transform(
-    source: RankFiles, strategy: Strategy | None, folder: str | Path, *, prefix: str = "checkpoint_", weights_only=False
+    source: RankFiles,
+    strategy: Strategy | None,
+    folder: str | Path,
+    *,
+    prefix: str = "checkpoint_",
+    weights_only: bool = False,
 ) -> list[Path]:
     """Writes a checkpoint in the division of `strategy` (None: whole) as `folder/rank_R/<prefix>R.ckpt`.
 
@@ -192,7 +201,7 @@ def transform(
     if not plain_name(f"{prefix}0.ckpt"):
         raise CheckpointError("--prefix", f"{shorten(prefix)} is no beginning of a file's name", "Leave out folders.")
     ranks = strategy.ranks if strategy else 1
-    if ranks > MOST_RANKS:
+    if strategy and ranks > MOST_RANKS:
         raise CheckpointError(strategy.place, f"{ranks:,} ranks", f"At most {MOST_RANKS:,} are written.")
     written: list[Path] = []
     try:

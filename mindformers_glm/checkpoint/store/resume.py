@@ -67,7 +67,7 @@ def capture_rng() -> dict[str, Any]:
     """The state of Python's, NumPy's and MindSpore's global generators, as plain values."""
     import mindspore as ms  # noqa: PLC0415 - reading a state needs no MindSpore
 
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     return {
         "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
@@ -197,8 +197,8 @@ def _mindformers(file: TensorFile, steps_per_epoch: int) -> TrainState:
     state.global_step = _number(file, "global_step") if "global_step" in file.entries else 0
     if state.global_step == 0:
         state.global_step = state.epoch * steps_per_epoch + state.step_in_epoch
-    scale = _read(file, "loss_scale").reshape(-1) if "loss_scale" in file.entries else ()
-    state.loss_scale = float(scale[0]) if len(scale) else 1.0
+    scale = _read(file, "loss_scale").reshape(-1).tolist() if "loss_scale" in file.entries else []
+    state.loss_scale = float(scale[0]) if scale else 1.0
     return state
 
 

@@ -36,10 +36,11 @@ def of_rank(folder: Path, prefix: str, rank: int) -> list[Saved]:
     """The sound checkpoints of a rank and prefix below `folder`, oldest first; damaged ones cost a warning."""
     found = []
     for path in _files(folder, rank):
-        if _NAME.fullmatch(path.name)["prefix"] != prefix:
+        if _prefix(path) != prefix:
             continue
         try:
-            found.append(Saved(path, *step_of(path), global_step_of(path)))
+            epoch, step = step_of(path) or (0, 0)
+            found.append(Saved(path, epoch, step, global_step_of(path)))
         except (CheckpointError, FileNotFoundError) as error:
             logger.warning("skipped: %s", error)
     return sorted(found, key=lambda one: one.moment)
@@ -89,7 +90,7 @@ def check_networks(files: Iterable[Path]) -> None:
             if step is not None:
                 noted[path] = step
     if len(set(noted.values())) > 1:
-        path, other = min(noted, key=noted.get), max(noted, key=noted.get)
+        path, other = min(noted, key=noted.__getitem__), max(noted, key=noted.__getitem__)
         fault = f"it is of step {noted[path][1]} of epoch {noted[path][0]}, that of {other.parent.name} of step "
         fault += f"{noted[other][1]} of epoch {noted[other][0]}: the job was stopped between them"
         fix = "Resume the job, which writes them again, or read its folder `checkpoint`."
@@ -98,7 +99,7 @@ def check_networks(files: Iterable[Path]) -> None:
 
 def prefixes(folder: Path, prefix: str) -> set[str]:
     """The prefix and its numbered successors that some rank has files of."""
-    names = {_NAME.fullmatch(path.name)["prefix"] for path in _files(folder)}
+    names = {_prefix(path) for path in _files(folder)}
     return {name for name in names if number_of(name, prefix) is not None}
 
 
@@ -120,7 +121,7 @@ def last_prefix(folder: Path, prefix: str, rank: int, rank_size: int) -> str | N
     told = _NAME.fullmatch(str(_meta(folder / f"rank_{rank}").get("last_ckpt_file")))
     if told and told["prefix"] in complete:
         return told["prefix"]
-    return max(complete, key=complete.get) if complete else None
+    return max(complete, key=complete.__getitem__) if complete else None
 
 
 def run_to_continue(folder: Path, prefix: str, resume: bool | str | Path, rank: int, rank_size: int) -> str | None:
@@ -150,9 +151,9 @@ def resume_file(place: str | Path, *, which: bool | str | Path = True, rank: int
     if place.is_file():
         return place
     folder = _ranks_folder(place)
-    names = {_NAME.fullmatch(path.name)["prefix"] for path in _files(folder, rank)}
-    candidates = [newest_of_all(folder, name, rank, rank_size) for name in names]
-    candidates = [one for one in candidates if one is not None]
+    names = {_prefix(path) for path in _files(folder, rank)}
+    newest = [newest_of_all(folder, name, rank, rank_size) for name in names]
+    candidates = [one for one in newest if one is not None]
     if not candidates:
         raise CheckpointError(
             str(folder / f"rank_{rank}"),
@@ -161,7 +162,7 @@ def resume_file(place: str | Path, *, which: bool | str | Path = True, rank: int
         )
     told = str(_meta(folder / f"rank_{rank}").get("last_ckpt_file"))
     run = _NAME.fullmatch(told)
-    same = [one for one in candidates if run and _NAME.fullmatch(one.path.name)["prefix"] == run["prefix"]]
+    same = [one for one in candidates if run and _prefix(one.path) == run["prefix"]]
     return max(same or candidates, key=lambda one: one.path.stat().st_mtime).path
 
 
@@ -181,7 +182,7 @@ def _named(place: Path, which: str, rank: int) -> Path:
 
 
 def _ranks_folder(place: Path) -> Path:
-    """The folder above rank_R, from any of the places that users name."""
+    """The folder above rank_R, from any of the paths that users name."""
     if place.is_file() or re.fullmatch(r"rank_\d+", place.name):
         return place.parent.parent if place.is_file() else place.parent
     return place / "checkpoint" if (place / "checkpoint").is_dir() else place
@@ -196,6 +197,12 @@ def _files(folder: Path, rank: int | None = None) -> list[Path]:
         if name and path.parent.name == f"rank_{name['rank']}":
             found.append(path)
     return found
+
+
+def _prefix(path: Path) -> str:
+    """The prefix in the name of a training checkpoint; empty in another name."""
+    found = _NAME.fullmatch(path.name)
+    return found["prefix"] if found else ""
 
 
 def _meta(folder: Path) -> dict:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.conformance import documented, reference
@@ -65,7 +65,7 @@ def _swiglu(kind: str) -> Answer:
 
 
 class _Turn(nn.Cell):
-    def construct(self, x, cos, sin):
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return ascend._turned(x, cos, sin)
 
 

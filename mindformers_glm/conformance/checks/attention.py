@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.conformance import reference
@@ -75,7 +75,7 @@ class _Heads(nn.Cell):
         super().__init__()
         self.batch, self.attention = batch, AttentionWithGradient()
 
-    def construct(self, x, positions):
+    def construct(self, x: Tensor, positions: Tensor) -> Tensor:
         groups = HEADS // KV_HEADS
         heads = split_heads(x, batch=self.batch, heads=HEADS + 2 * KV_HEADS, head_dim=CHANNELS)
         q = heads[:, :HEADS].reshape(self.batch, KV_HEADS, -1, CHANNELS)
@@ -119,7 +119,9 @@ def _attention(kind: str) -> Answer:
 class _Blocks(nn.Cell):
     """Queries over a cache and over themselves."""
 
-    def construct(self, q, past_k, past_v, past_mask, k, v, mask):
+    def construct(
+        self, q: Tensor, past_k: Tensor, past_v: Tensor, past_mask: Tensor, k: Tensor, v: Tensor, mask: Tensor
+    ) -> Tensor:
         return blocked_attention(q, ((past_k, past_v, past_mask), (k, v, mask)))
 
 
@@ -147,7 +149,7 @@ class _Packed(nn.Cell):
         super().__init__(auto_prefix=False)
         self.whole = whole
 
-    def construct(self, x, cos, sin, first):
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> Tensor:
         return self.whole.packed(x, cos, sin, ops.cast(first, ms.int32))
 
 

@@ -34,7 +34,7 @@ def _inputs() -> dict[str, np.ndarray]:
     batch, tokens = given.shape
     past = np.zeros((SIZE.layers, 1, SIZE.kv_heads, 1, SIZE.channels), np.float32)
     rows = (given.reshape(-1), np.tile(np.arange(tokens), batch), np.repeat(np.arange(batch), tokens))
-    values = [row.astype(np.int32).reshape(1, 1, 1, -1) for row in rows]
+    values: list[np.ndarray] = [row.astype(np.int32).reshape(1, 1, 1, -1) for row in rows]
     values += [np.full((1, 1, 1, 1), -1, np.int32), np.arange(given.size, dtype=np.int32), past, past]
     return dict(zip(INPUTS, values, strict=True))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from mindformers_glm.conformance import reference
 from mindformers_glm.conformance.check import Answer, check
@@ -15,7 +17,7 @@ from mindformers_glm.ops.linear import QuantizedMatmul
 _COLUMNS, _GROUP, _ROWS = 192, 32, 6  # a block of 128 and half a one
 
 
-def _answer(switched, bits: int, kind: str) -> Answer:
+def _answer(switched: Callable[[nn.Cell], nn.Cell], bits: int, kind: str) -> Answer:
     x, bias = numbers("integer x", 3, _COLUMNS, kind=kind), numbers("integer bias", _ROWS, kind=kind)
     if bits == 8:
         packed = (whole("int8", _ROWS, _COLUMNS, below=255) - 127).astype(np.int8)

@@ -78,7 +78,7 @@ class _Layer(nn.Cell):
         self.model, self.block = model.transformer, model.transformer.encoder.layers[0]
         self.positions = Tensor(np.arange(TOKENS, dtype=np.int32)[None])
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         cos, sin, mask = self.model.turned(self.positions)
         return self.block(x, cos, sin, mask, BATCH)
 

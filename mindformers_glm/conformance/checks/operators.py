@@ -5,9 +5,11 @@ Shapes: N rows, D hidden, F ffn, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.conformance import reference
@@ -33,7 +35,7 @@ class _First(nn.Cell):
         super().__init__(auto_prefix=False)
         self.cell = cell
 
-    def construct(self, *inputs):
+    def construct(self, *inputs: Tensor) -> Tensor:
         return self.cell(*inputs)[0]
 
 
@@ -56,7 +58,7 @@ def kernel(cell: nn.Cell) -> nn.Cell:
     return cell
 
 
-def answer(cell: nn.Cell, function, given: list[np.ndarray], kind: str, name: str) -> Answer:
+def answer(cell: nn.Cell, function: Callable[..., np.ndarray], given: list[np.ndarray], kind: str, name: str) -> Answer:
     """A Cell beside a function of float64, with the gradients of all inputs."""
     wanted = function(*given)
     slope = numbers(f"{name} slope", *wanted.shape)
@@ -181,7 +183,7 @@ class _Matmul(nn.Cell):
         super().__init__()
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def construct(self, a, b):
+    def construct(self, a: Tensor, b: Tensor) -> Tensor:
         return self.matmul(a, b)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mindformers_glm.conformance import reference
@@ -15,26 +17,30 @@ HEADS, KV_HEADS, CHANNELS, TOKENS = 4, 2, 16, 5
 _YARN = {"factor": 4.0, "original": 32}
 
 
-def _table(**settings) -> np.ndarray:
+def _table(**settings: Any) -> np.ndarray:
     ours = dict(settings)
     if "yarn" in ours:
         ours["yarn"] = Yarn(4.0, 32)
     return rotary_table(length=40, channels=CHANNELS, **ours).astype(np.float64)
 
 
-def _wanted(**settings) -> np.ndarray:
+def _wanted(**settings: Any) -> np.ndarray:
     angle, size = reference.angles(range(40), CHANNELS // 2, **settings)
     table = np.zeros((40, 2, CHANNELS))
     table[:, 0] = 1
-    for side, function in enumerate((np.cos, np.sin)):
-        for channel in range(CHANNELS // 2):
-            table[:, side, channel] = function(angle[:, channel // 2]) * size
+    for channel in range(CHANNELS // 2):
+        table[:, 0, channel] = np.cos(angle[:, channel // 2]) * size
+        table[:, 1, channel] = np.sin(angle[:, channel // 2]) * size
     return table
 
 
 @check("rotary.table", place="ops/rotary.py: rotary_table")
 def _tables(kind: str) -> Answer:
-    rules = {"plain": {}, "base x 50": {"ratio": 50.0}, "positions / 16": {"ratio": 16.0, "method": "linear"}}
+    rules: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "base x 50": {"ratio": 50.0},
+        "positions / 16": {"ratio": 16.0, "method": "linear"},
+    }
     return Answer(
         {name: _table(**rule) for name, rule in rules.items()}, {name: _wanted(**rule) for name, rule in rules.items()}
     )

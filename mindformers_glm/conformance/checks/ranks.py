@@ -6,7 +6,7 @@ Each runs in two processes; the first one reports.
 from __future__ import annotations
 
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from mindformers_glm import runtime
 from mindformers_glm.conformance import reference
@@ -47,7 +47,7 @@ class _Exchange(nn.Cell):
         super().__init__()
         self.exchange = exchange
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.exchange(x)
 
 
@@ -66,10 +66,10 @@ def _all_reduce(kind: str) -> Answer:
     return Answer(
         {"sum": total, "its gradient": into[0], "copy": copied, "gradient of a copy": back[0]},
         {
-            "sum": sum(parts),
+            "sum": np.sum(parts, axis=0),
             "its gradient": slopes[0],
             "copy": parts[runtime.rank()],
-            "gradient of a copy": sum(slopes),
+            "gradient of a copy": np.sum(slopes, axis=0),
         },
     )
 
@@ -153,7 +153,7 @@ class _Barrier(nn.Cell):
         super().__init__()
         self.reduce = ops.AllReduce()
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return self.reduce(x)
 
 

@@ -26,7 +26,7 @@ class _Apply(nn.Cell):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
 
-    def construct(self, *grads):
+    def construct(self, *grads: Tensor) -> Tensor:
         return self.optimizer(grads)
 
 
@@ -88,7 +88,7 @@ class _Line(nn.Cell):
         super().__init__()
         self.w = Parameter(tensor(numbers("line", 4)), name="w")
 
-    def construct(self, input_ids, labels):
+    def construct(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         size = input_ids.astype(ms.float32).mean() / labels.astype(ms.float32).mean()
         return (self.w * size).sum()
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class CorpusPart:
         if run is None or run[0] == run[1]:
             fix = f"The split gives {part} none of {len(self.pair)} sequences of {self.pair.prefix}: change the shares."
             raise ConfigError("split", split, fix)
-        settings = {
+        settings: dict[str, Any] = {
             "seq_length": seq_length,
             "seed": seed,
             "num_samples": num_samples,
@@ -156,7 +156,13 @@ def corpus(
         DataError: a pair is missing or damaged.
     """
     weights, prefixes = weighted(paths)
-    settings = {"split": split, "part": part, "seq_length": seq_length, "seed": seed, "keep_last": keep_last}
+    settings: dict[str, Any] = {
+        "split": split,
+        "part": part,
+        "seq_length": seq_length,
+        "seed": seed,
+        "keep_last": keep_last,
+    }
     if len(prefixes) == 1:
         return CorpusPart(prefixes[0], num_samples=num_samples, cache=cache, **settings)
     asked: list[int | None] = [None] * len(prefixes)
@@ -248,11 +254,11 @@ def _cached(cache: Cache, pair: IndexedPair, run: tuple[int, int], settings: dic
         logger.info("Built the sample index of %s: %d samples, kept in %s", pair.prefix, len(index), cache.folder)
     facts = json.loads(about.read_text(encoding="utf-8"))
     try:
-        arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        documents, samples, shuffle = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
     except (OSError, ValueError) as error:
         fix = f"Remove {about} and start again; it is built anew"
         raise DataError(str(cache.folder), f"the sample index {stem} is damaged ({error})", fix) from error
-    return SampleIndex(*arrays, facts["epochs"], facts["tokens_per_epoch"])
+    return SampleIndex(documents, samples, shuffle, facts["epochs"], facts["tokens_per_epoch"])
 
 
 def _wait(file: Path, seconds: float) -> None:

@@ -20,7 +20,7 @@ from mindformers_glm.labels import IGNORED
 FIELDS = ("input_ids", "attention_mask", "labels")
 
 
-_LOOKED_AT = 1 << 20  # places of the mask that say whether rows are packed
+_LOOKED_AT = 1 << 20  # positions of the mask that say whether rows are packed
 
 
 class Row(NamedTuple):

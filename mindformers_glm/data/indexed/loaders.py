@@ -34,10 +34,10 @@ class _Rows(Sequence[Example]):
         self, source: CorpusPart | Blended, marks: Marks, *, count: int | None, vocab_size: int | None, place: str
     ) -> None:
         self.source, self.marks, self.vocab_size, self.place = source, marks, vocab_size, place
-        self.count = len(source) if count is None else min(count, len(source))
+        self._size = len(source) if count is None else min(count, len(source))
 
     def __len__(self) -> int:
-        return self.count
+        return self._size
 
     def __getitem__(self, number: Any) -> Any:
         sample = self.source.sample(number, self.marks)
@@ -136,9 +136,10 @@ class IndexedDataLoader:
             fix = f"The dataset says seq_length {seq_length}: use one number."
             raise ConfigError("data_loader.config.seq_length", self.seq_length, fix)
         vocab_size = None if tokenizer is None else tokenizer.vocab_size
-        settings = {"split": self.split, "part": self.part, "seq_length": seq_length, "seed": self.seed}
-        if len(self.paths) == 1 and is_instruction_prefix(self.paths[0]) and not is_pair(self.paths[0]):
-            source = Instructions(self.paths[0], num_samples=self.num_samples, **settings)
+        settings: dict[str, Any] = {"split": self.split, "part": self.part, "seq_length": seq_length, "seed": self.seed}
+        only = str(self.paths[0])
+        if len(self.paths) == 1 and is_instruction_prefix(only) and not is_pair(only):
+            source = Instructions(only, num_samples=self.num_samples, **settings)
             logger.info("%s: %d instruction rows for %s", self.path, len(source), self.part)
             return _InstructionRows(source, vocab_size=vocab_size, place=str(self.path))
         marks = self.marks

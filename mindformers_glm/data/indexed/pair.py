@@ -142,7 +142,11 @@ def verify(prefix: str | Path, *, vocab_size: int | None = None) -> Verified:
         low, high = int(part.min()), int(part.max())
         smallest = low if smallest is None else min(smallest, low)
         largest = high if largest is None else max(largest, high)
-    if smallest is not None and (smallest < IGNORED or (vocab_size is not None and largest >= vocab_size)):
+    if (
+        smallest is not None
+        and largest is not None
+        and (smallest < IGNORED or (vocab_size is not None and largest >= vocab_size))
+    ):
         fault = f"ids reach from {smallest} to {largest}, beyond a vocabulary of {vocab_size}"
         raise DataError(str(pair.bin_path), fault, "Make the pair with the tokenizer that reads it")
     empty = int((np.diff(pair.documents) == 0).sum())

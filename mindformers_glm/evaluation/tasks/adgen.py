@@ -27,7 +27,7 @@ class ADGen:
     name = "adgen"
     ways = ("official", "chat")
     max_length = 256
-    _LEAST = 64  # new tokens after a prompt that fills that length
+    least_new = 64  # new tokens after a prompt that fills that length
 
     def __init__(self, tokenizer: Any, options: Options) -> None:
         way = options.way or "official"
@@ -58,8 +58,8 @@ class ADGen:
         else:
             build = getattr(self.tokenizer, "build_prompt", None)
             prompt = list(self.tokenizer.encode(content if build is None else build(content)))
-            fits = len(prompt) + self._LEAST <= self.max_length
-            request = Text(prompt, None, self.max_length, ends) if fits else Text(prompt, self._LEAST, ends=ends)
+            fits = len(prompt) + self.least_new <= self.max_length
+            request = Text(prompt, None, self.max_length, ends) if fits else Text(prompt, self.least_new, ends=ends)
         new_ids = yield request
         response = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         details = {"line": row.fields["line"], "target": row.fields["summary"], "response": response}

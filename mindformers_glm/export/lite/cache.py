@@ -30,7 +30,8 @@ class PackedCache(KVCache):
     @property
     def packed(self) -> tuple[Any, Any]:
         """Keys and values (L, 1, K, R * S, E), as they were allocated."""
-        return tuple(self._made[-2:])
+        keys, values = self._made[-2:]
+        return keys, values
 
     @property
     def held_rows(self) -> int:

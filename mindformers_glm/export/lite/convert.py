@@ -235,4 +235,4 @@ def _run(lite: LiteChat, rows: list[list[int]]) -> _Run:
 def _size(source: Path) -> int:
     """Bytes of a graph with its weights."""
     manifest, _, graph = find_manifest(source)
-    return graph.bytes + (manifest.weights.bytes if manifest.weights else 0)
+    return (graph.bytes if graph else 0) + (manifest.weights.bytes if manifest.weights else 0)

@@ -163,8 +163,8 @@ def choose(
             return made[:1]
     for mind_ir in wanted:
         fitting = [graph for graph in manifest.graphs if graph.mind_ir == mind_ir]
-        roles = [next((graph for graph in fitting if role in graph.roles), None) for role in (PREFILL, INCREMENT)]
-        if all(roles):
+        roles = [graph for role in (PREFILL, INCREMENT) for graph in [g for g in fitting if role in g.roles][:1]]
+        if len(roles) == 2:
             return roles[:1] if roles[0].any_length else roles
     there = ", ".join(sorted({str(graph.mind_ir) for graph in manifest.graphs if graph.mind_ir}))
     raise CheckpointError(
@@ -198,7 +198,7 @@ def _network(
         vocab_size=config.padded_vocab_size,
         max_length=config.seq_length,
         allocate=SharedArray if isinstance(runner, Worker) else np.zeros,
-        fixed=None if any_length else Fixed(**manifest.fixed.model_dump()),
+        fixed=None if any_length or manifest.fixed is None else Fixed(**manifest.fixed.model_dump()),
     )
 
 
@@ -232,12 +232,16 @@ def _tokenizer(
     if given is None:
         if own is None:
             return None
-        return TOKENIZERS.get(own.type, "tokenizer").from_pretrained(check_file(folder, own).parent)
-    if not isinstance(given, GLMTokenizer):
-        kind = own.type if own else FAMILIES.default().tokenizer
-        given = TOKENIZERS.get(kind, "tokenizer").from_pretrained(given)
-    check_tokenizer(given.vocab_size, config, place=given.vocab_file)
-    if own is not None and sha256(Path(given.vocab_file)) != own.sha256:
+        return _read_tokenizer(own.type, check_file(folder, own).parent)
+    kind = own.type if own else FAMILIES.default().tokenizer
+    found = given if isinstance(given, GLMTokenizer) else _read_tokenizer(kind, given)
+    check_tokenizer(found.vocab_size, config, place=found.vocab_file)
+    if own is not None and sha256(Path(found.vocab_file)) != own.sha256:
         fault = f"this is not the tokenizer that {manifest.name} was exported with"
-        raise CheckpointError(str(given.vocab_file), fault, f"Leave it out: {folder / own.name} is used then")
-    return given
+        raise CheckpointError(str(found.vocab_file), fault, f"Leave it out: {folder / own.name} is used then")
+    return found
+
+
+def _read_tokenizer(kind: str, place: str | Path) -> GLMTokenizer:
+    made: Any = TOKENIZERS.get(kind, "tokenizer")
+    return made.from_pretrained(place)

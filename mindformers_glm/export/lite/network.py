@@ -26,6 +26,10 @@ class Runner(Protocol):
 
     def run(self, model: str, feed: Mapping[str, Any]) -> list[np.ndarray]:
         """The outputs of a loaded model for inputs by name."""
+        ...
+
+    def close(self) -> None:
+        """Ends what computes; a later call begins anew."""
 
 
 class Fixed(NamedTuple):
@@ -65,7 +69,9 @@ class LiteNetwork:
     def forward(
         self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
     ) -> np.ndarray | None:
-        """See Network."""
+        """See Network; the cache is one of `new_cache`."""
+        if not isinstance(cache, PackedCache):
+            raise TypeError("a LiteNetwork takes its own caches")
         cache.reserve(int((cache.lengths + counts).max()))
         rows, places = np.nonzero(np.arange(tokens.shape[1]) < counts[:, None])
         flat = np.full(tokens.size, -1, np.int32)  # place of a token (R, T) among the packed ones

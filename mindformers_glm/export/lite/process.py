@@ -146,7 +146,7 @@ class Worker:
                 worker.send(parts.channel, header, arrays, descriptors)
                 reply, results, _ = worker.receive(parts.channel)
             except (EOFError, OSError) as error:
-                raise self._died(error) from error
+                raise self._died(parts, error) from error
             except BaseException:  # Ctrl-C in the middle of a message: the next one would be misread
                 self.close()
                 raise
@@ -154,8 +154,7 @@ class Worker:
                 raise DeviceError(f"MindSpore Lite: {parts.explain(reply['error'])}")
             return reply, results
 
-    def _died(self, error: BaseException) -> WorkerDied:
-        parts = self._parts
+    def _died(self, parts: _Parts, error: BaseException) -> WorkerDied:
         slow = isinstance(error, TimeoutError)
         self.close()
         how = f"gave no answer in {self.seconds:g} s" if slow else _ending(parts.process.returncode)

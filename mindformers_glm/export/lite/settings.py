@@ -62,7 +62,7 @@ def read_pair(config_path: str | None, **given: Any) -> tuple[LiteSettings, Lite
 
 def _read_context(path: Path, target: str) -> dict[str, Any]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
-    parser.optionxform = str
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # the documented way to keep capitals
     try:
         parser.read_string(read_small(path).decode("utf-8-sig"), source=str(path))
     except UnicodeDecodeError as error:

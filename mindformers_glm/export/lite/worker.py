@@ -4,7 +4,7 @@ This file must stay Python 3.7, and needs nothing but numpy and mindspore_lite. 
 of a JSON header, number of file descriptors), the header, and the raw bytes of the arrays that it lists.
 """
 # Python 3.7 knows neither zip(strict=) nor much of what ruff would modernise:
-# ruff: noqa: UP031, B905
+# ruff: noqa: UP006, UP031, UP035, B905
 
 import json
 import mmap
@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -19,11 +20,16 @@ _HEAD = struct.Struct("<II")
 _MOST_DESCRIPTORS = 4
 _PIECE = 1 << 20  # bytes per write
 
+Header = Dict[str, Any]
+Reply = Tuple[Header, Sequence[np.ndarray]]
+
 
 # --- messages ---------------------------------------------------------------------------------------------------
 
 
-def send(channel, header, arrays=(), descriptors=()):
+def send(
+    channel: socket.socket, header: Header, arrays: Sequence[np.ndarray] = (), descriptors: Sequence[int] = ()
+) -> None:
     """Writes one message."""
     arrays = [np.ascontiguousarray(array) for array in arrays]
     header = dict(header, arrays=[[array.dtype.str, array.shape] for array in arrays])
@@ -38,7 +44,7 @@ def send(channel, header, arrays=(), descriptors=()):
         channel.sendall(array.reshape(-1).view(np.uint8).data)
 
 
-def receive(channel):
+def receive(channel: socket.socket) -> Tuple[Header, List[np.ndarray], List[int]]:
     """The next message: header, arrays, file descriptors. Raises EOFError when the other side has gone."""
     space = socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
     first, more, _, _ = channel.recvmsg(_HEAD.size, space)
@@ -59,13 +65,13 @@ def receive(channel):
     return header, arrays, descriptors[:count]
 
 
-def _read(channel, size):
+def _read(channel: socket.socket, size: int) -> bytes:
     data = bytearray(size)
     _read_into(channel, memoryview(data))
     return bytes(data)
 
 
-def _read_into(channel, view):
+def _read_into(channel: socket.socket, view: memoryview) -> None:
     done = 0
     while done < len(view):
         count = channel.recv_into(view[done : done + _PIECE])
@@ -84,7 +90,7 @@ class LiteModel:
     are properties of Lite's context of that target: thread_num, device_id, provider, ...
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
         import mindspore_lite as lite
 
         context = lite.Context()
@@ -104,13 +110,13 @@ class LiteModel:
         finally:
             os.chdir(here)
         self.names = [tensor.name for tensor in self.model.get_inputs()]
-        self.held = {}
+        self.held = {}  # type: Mapping[str, np.ndarray]
 
-    def inputs(self):
+    def inputs(self) -> List[List[Any]]:
         """Name, shape and type of every input; -1 is a dimension that may be anything."""
         return [[i.name, list(i.shape), str(i.dtype).split(".")[-1].split(":")[0]] for i in self.model.get_inputs()]
 
-    def run(self, feed):
+    def run(self, feed: Mapping[str, np.ndarray]) -> List[np.ndarray]:
         """The outputs for arrays by name. They are views that the next call overwrites."""
         tensors = self.model.get_inputs()
         shapes = [list(feed[name].shape) for name in self.names]
@@ -123,7 +129,7 @@ class LiteModel:
         return [tensor.get_data_to_numpy() for tensor in self.model.predict(tensors)]
 
 
-def convert(source, target, options):
+def convert(source: str, target: str, options: Mapping[str, Any]) -> None:
     """Writes `<target>.ms`, or `<target>.mindir`, with Lite's Converter.
 
     `options`: `kind` ("ms" or "mindir"), `optimize`, `weight_fp16`, `config_file`.
@@ -139,7 +145,7 @@ def convert(source, target, options):
     converter.convert(lite.FmkType.MINDIR, source, target, "", options["config_file"])
 
 
-def about():
+def about() -> Header:
     """Versions of what runs here."""
     import mindspore_lite as lite
 
@@ -152,11 +158,12 @@ def about():
 class Server:
     """Answers the parent's requests one by one."""
 
-    def __init__(self, channel):
-        self.channel, self.models = channel, {}
-        self.shared = {}  # number -> array in memory shared with the parent
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.models = {}  # type: Dict[str, LiteModel]
+        self.shared = {}  # type: Dict[int, np.ndarray]  # in memory shared with the parent
 
-    def serve(self):
+    def serve(self) -> None:
         """Until the parent closes the socket."""
         while True:
             try:
@@ -169,25 +176,25 @@ class Server:
                 reply, results = {"error": "%s: %s" % (type(error).__name__, error)}, ()
             send(self.channel, reply, results)
 
-    def do_about(self, header, arrays, descriptors):
+    def do_about(self, header: Header, arrays: List[np.ndarray], descriptors: List[int]) -> Reply:
         """Versions."""
         return about(), ()
 
-    def do_load(self, header, arrays, descriptors):
+    def do_load(self, header: Header, arrays: List[np.ndarray], descriptors: List[int]) -> Reply:
         """Loads a model file under a name."""
         model = self.models[header["model"]] = LiteModel(header["path"], header["settings"])
         return {"inputs": model.inputs()}, ()
 
-    def do_convert(self, header, arrays, descriptors):
+    def do_convert(self, header: Header, arrays: List[np.ndarray], descriptors: List[int]) -> Reply:
         """Runs the Converter."""
         convert(header["source"], header["target"], header["options"])
         return {}, ()
 
-    def do_echo(self, header, arrays, descriptors):
+    def do_echo(self, header: Header, arrays: List[np.ndarray], descriptors: List[int]) -> Reply:
         """Sends the arrays back: for measuring the way."""
         return {}, arrays
 
-    def do_run(self, header, arrays, descriptors):
+    def do_run(self, header: Header, arrays: List[np.ndarray], descriptors: List[int]) -> Reply:
         """Outputs of a model, for inputs in the message or in shared memory."""
         for number in header["forget"]:
             del self.shared[number]
@@ -200,7 +207,7 @@ class Server:
         return {}, self.models[header["model"]].run(feed)
 
 
-def die_with(descriptor):
+def die_with(descriptor: int) -> None:
     """Lets the kernel end this process when the pipe's other end closes, even while Lite computes or hangs."""
     import fcntl
 
@@ -213,7 +220,7 @@ def die_with(descriptor):
         pass
 
 
-def main():
+def main() -> None:
     """worker.py SOCKET PIPE: numbers of two inherited file descriptors."""
     channel, life = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     os.dup2(2, 1)  # Lite prints on standard output

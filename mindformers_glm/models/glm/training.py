@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from mindspore import Tensor, nn, ops
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.glm.weights import TABLE
+from mindformers_glm.models.glm.config import ChatGLM2Config
+from mindformers_glm.models.glm.weights import TABLE, expected_shapes
+from mindformers_glm.parallel.work import Trained
 
 _LAYERS = "transformer.encoder.layers."
 
@@ -50,19 +53,37 @@ def freeze(
                 near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
                 hint = f" Parameters are called like {near[0] if near else names[-1]}."
                 raise ConfigError(key, pattern, f"No parameter has such a name; * stands for any letters.{hint}")
-    starts = tuple(f"{_LAYERS}{i}." for i in range(first_layers)) + ((TABLE,) if first_layers else ())
     frozen = []
     for parameter in model.get_parameters():
-        name = parameter.name
-        wanted = name.startswith(starts) if starts else False
-        wanted = wanted or any(fnmatchcase(name, pattern) for pattern in include)
-        if wanted and parameter.requires_grad and not any(fnmatchcase(name, pattern) for pattern in exclude):
+        if parameter.requires_grad and is_frozen(parameter.name, first_layers, include, exclude):
             parameter.requires_grad = False
-            frozen.append(name)
+            frozen.append(parameter.name)
     if not model.trainable_params():
         key, value = ("freeze_first_layers", first_layers) if first_layers else ("freeze_include", list(include))
         raise ConfigError(key, value, "Nothing is left to train: freeze less.")
     return frozen
+
+
+def is_frozen(name: str, first_layers: int, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether `freeze` freezes a parameter of this name."""
+    if any(fnmatchcase(name, pattern) for pattern in exclude):
+        return False
+    layer = _layer_of(name)
+    first = first_layers > 0 and (name == TABLE if layer is None else layer < first_layers)
+    return first or any(fnmatchcase(name, pattern) for pattern in include)
+
+
+def _layer_of(name: str) -> int | None:
+    return int(name.removeprefix(_LAYERS).partition(".")[0]) if name.startswith(_LAYERS) else None
+
+
+def trained_part(config: ChatGLM2Config, is_trained: Callable[[str], bool]) -> Trained:
+    """What a step trains of a whole network without adapters, from the names of its weights."""
+    left = {name: shape for name, shape in expected_shapes(config).items() if is_trained(name)}
+    layers = [_layer_of(name) for name in left]
+    before = 0 if TABLE in left else min((i for i in layers if i is not None), default=config.num_layers)
+    matrices = sum(math.prod(shape) for name, shape in left.items() if len(shape) > 1 and name != TABLE)
+    return Trained(matrices, layers_before=before)
 
 
 def set_training(model: nn.Cell, *, noise_alpha: float = 0.0, smoothing: float = 0.0, seed: int = 0) -> None:

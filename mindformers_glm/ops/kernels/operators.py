@@ -21,7 +21,7 @@ from mindformers_glm.ops.kernels.library import library_file
 
 def operator(
     name: str, shape: Callable[..., Any], dtype: Any = ms.float32, *, library: Path | None = None, told: str = ""
-) -> ops.Custom | None:
+) -> Any:
     """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
 
     `library` is another one (plugin.py). `told` is what else `shape` goes by: PyNative keeps shapes for each operator,
@@ -36,7 +36,7 @@ def operator(
     return made.add_prim_attr("told", told) if told else made
 
 
-def writing_operator(name: str) -> ops.Custom | None:
+def writing_operator(name: str) -> Any:
     """The operator `name` that changes parameters among its inputs and returns (1,).
 
     A graph reads those parameters before or after it as the program says, like before or after ops.assign.
@@ -64,7 +64,7 @@ class Chosen(nn.Cell):
         super().__init__()
         self.is_ascend = on_ascend is not None and ascend.is_wanted()
         make = on_ascend if self.is_ascend else kernel if library_file() is not None else None
-        self.kernel = None if make is None else make()
+        self.kernel: Any = None if make is None else make()
         self.kernel_is_on = self.kernel is not None
 
     def kernel_fits(self, x: Tensor) -> bool:

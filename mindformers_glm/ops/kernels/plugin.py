@@ -23,7 +23,8 @@ def compiled(sources: str | Path | Sequence[str | Path], folder: str | Path | No
     first of them, with a digest of the sources in its name; it appears whole or not at all.
 
     Raises:
-        ConfigError: there is no compiler, no such file, or it does not compile: the compiler's first complaint.
+        ConfigError: there is no compiler, no such file, the folder cannot be written, or a file does not compile: the
+            compiler's first complaint.
     """
     files = [Path(one) for one in ([sources] if isinstance(sources, (str, Path)) else sources)]
     missing = next((str(file) for file in files if not file.is_file()), None)
@@ -40,14 +41,22 @@ def compiled(sources: str | Path | Sequence[str | Path], folder: str | Path | No
     target = place / f"lib{files[0].stem}_{variant.name}-{content.hexdigest()[:8]}.so"
     if target.is_file():
         return target
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+    try:
+        _compile(program, (*_FLAGS, *variant.flags), files, target)
+    except OSError as error:
+        fix = f"It cannot be written ({error.strerror}): name another `folder`, or change its permissions."
+        raise ConfigError("folder", str(place), fix) from error
+    return target
+
+
+def _compile(program: Sequence[str], flags: Sequence[str], files: Sequence[Path], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / target.name
-        command = [*program, *_FLAGS, *variant.flags, *map(str, files), "-o", str(made)]
+        command = [*program, *flags, *map(str, files), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
             fault = next((line for line in lines if "error" in line), lines[0])
             raise ConfigError("sources", str(files[0]), f"The compiler refuses it: {fault}")
         os.replace(made, target)
-    return target

@@ -141,7 +141,7 @@ def differences(told: str) -> list[str]:
 
 
 def _line(kind: type[ctypes.Structure], name: str) -> str:
-    fields = [(field, getattr(kind, field)) for field, _ in kind._fields_]
+    fields = [(field, getattr(kind, field)) for field, *_ in kind._fields_]
     return " ".join([name, str(ctypes.sizeof(kind)), *(f"{field}:{at.offset}:{at.size}" for field, at in fields)])
 
 

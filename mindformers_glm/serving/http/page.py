@@ -16,6 +16,7 @@ _FOLDER = Path(__file__).resolve().parent / "static"
 _FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
+    "settings.js": "text/javascript; charset=utf-8",
     "markdown.js": "text/javascript; charset=utf-8",
     "words.js": "text/javascript; charset=utf-8",
     "store.js": "text/javascript; charset=utf-8",

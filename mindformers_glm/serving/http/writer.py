@@ -12,7 +12,7 @@ from mindformers_glm.generation.ticket import Item
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.tokenizers.reply import ReplyStream, ToolCall
 from mindformers_glm.tokenizers.stream import TextStream
-from mindformers_glm.tokenizers.toolcall import begun_arguments
+from mindformers_glm.tokenizers.toolcall import BegunCall
 
 Finish = Literal["stop", "length", "cancelled"]
 _BROKEN = "\ufffd"
@@ -85,6 +85,7 @@ class ChatReply:
         self._stream, self._tools, self._one_call = ReplyStream(tokenizer, tools=tools), set(tools), one_call
         self._code_tools, self._seen = tokenizer.rules.code_tools, 0
         self.begun: tuple[str, str] | None = None
+        self._writing: tuple[tuple[int, str], BegunCall] | None = None  # the call that is open, by its number and name
         self.calls: list[ToolCall] = []
         for token in given:
             self._stream.push(token)
@@ -113,7 +114,10 @@ class ChatReply:
         if name in self._code_tools:
             written = body.strip()
             return (name, dump_arguments({"code": written})[:-2]) if written else None
-        arguments = begun_arguments(body)
+        which = len(self._stream.reply.tool_calls), name
+        if self._writing is None or self._writing[0] != which:
+            self._writing = which, BegunCall()
+        arguments = self._writing[1].arguments(body)
         return None if arguments is None else (name, dump_arguments(arguments)[:-1] if arguments else "")
 
     def finish(self) -> str:

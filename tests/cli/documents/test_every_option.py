@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -15,15 +14,6 @@ from mindformers_glm.config.arguments import read_command_line
 
 ROOT = Path(__file__).parents[3]
 STATES = ("runs", "differs", "device", "outside")
-PARSERS = {  # of commands that share a module: command -> the function that gives its options
-    "cli-demo": "demo_parser",
-    "web-demo": "demo_parser",
-    "fastchat-cli": "cli_parser",
-    "modellink-convert": "convert_parser",
-    "export-quant-weight": "export_parser",
-    "process-weights": "process_parser",
-    "compress-weights": "compress_parser",
-}
 OF_A_SERVER = ("hccl_tools", "merge_hccl", "check_hccl")  # these need nothing but Python 3.7
 
 
@@ -45,8 +35,7 @@ ROWS = rows("documents.md")
 
 
 def parsed(command: str, words: list[str]) -> None:
-    module = importlib.import_module(COMMANDS[command].target.partition(":")[0])
-    getattr(module, PARSERS.get(command, "parser"))().parse_args(words)
+    COMMANDS[command].parser().parse_args(words)
 
 
 def taken(words: list[str]) -> None:

@@ -1,100 +1,25 @@
-import { Fault, chat, models } from "./api.js";
+import { chat } from "./api.js";
 import { markdown } from "./markdown.js";
-import { Store } from "./store.js";
-import { language, switchLanguage, word } from "./words.js";
+import {
+  $,
+  NUMBERS,
+  button,
+  connect,
+  keep,
+  keepSettings,
+  make,
+  openSettings,
+  setTheme,
+  settings,
+  showSettings,
+  store,
+  tellWords,
+  tools,
+} from "./settings.js";
+import { switchLanguage, word } from "./words.js";
 
-const $ = (id) => document.getElementById(id);
-const store = new Store();
-const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
 let working = null; // AbortController of the answer on its way
 let editing = null; // id of the message that is being edited
-
-const make = (name, className, ...children) => {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
-};
-const button = (label, act, className = "plain") => {
-  const made = make("button", className, label);
-  made.type = "button";
-  made.addEventListener("click", act);
-  return made;
-};
-
-// --- words, theme, settings -------------------------------------------------------------------------------------------
-
-function tellWords() {
-  document.documentElement.lang = language();
-  for (const name of ["new", "export", "language", "theme", "send", "stop"]) $(name).textContent = word(name);
-  $("settings-button").textContent = word("settings");
-  $("open-sidebar").textContent = "☰";
-  $("close-sidebar").textContent = "✕";
-  $("open-sidebar").ariaLabel = word("menu");
-  $("close-sidebar").ariaLabel = word("close");
-  $("input").placeholder = word("hint");
-  $("input").title = word("input");
-  $("input").ariaLabel = word("input");
-  $("model").ariaLabel = word("model");
-  $("messages").ariaLabel = word("messages");
-  $("conversations").ariaLabel = word("conversations");
-  for (const span of document.querySelectorAll("[data-word]")) span.textContent = word(span.dataset.word);
-}
-
-function setTheme(name) {
-  document.documentElement.dataset.theme = name;
-  localStorage.setItem("glm.theme", name);
-}
-
-const settings = () => Object.fromEntries(["system", "tools", "model", ...NUMBERS].map((name) => [name, $(name).value]));
-
-function showSettings(given) {
-  for (const name of ["system", "tools", ...NUMBERS]) $(name).value = given?.[name] ?? "";
-  if (given?.model && [...$("model").options].some((option) => option.value === given.model)) $("model").value = given.model;
-}
-
-function keepSettings() {
-  localStorage.setItem("glm.settings", JSON.stringify(settings()));
-  if (store.current) store.current.settings = settings();
-  keep();
-}
-
-function tools() {
-  const text = $("tools").value.trim();
-  if (!text) return null;
-  let given;
-  try {
-    given = JSON.parse(text);
-  } catch {
-    throw new Fault("tools", "");
-  }
-  if (!Array.isArray(given)) throw new Fault("tools", "");
-  return given.map((tool) => (tool.type === "function" ? tool : { type: "function", function: tool }));
-}
-
-function keep() {
-  if (!store.save()) $("state").textContent = word("full");
-}
-
-async function connect() {
-  try {
-    const names = await models();
-    const before = $("model").value || store.current?.settings?.model;
-    $("model").replaceChildren(...names.map((name) => new Option(name, name)));
-    if (names.includes(before)) $("model").value = before;
-    $("state").textContent = word("ready");
-    return true;
-  } catch (error) {
-    $("state").textContent = error.kind === "key" ? word("wrong_key") : word("offline");
-    if (error.kind === "key") openSettings(true);
-    return false;
-  }
-}
-
-function openSettings(open = $("settings").hidden) {
-  $("settings").hidden = !open;
-  $("settings-button").ariaExpanded = String(open);
-}
 
 // --- what is shown ----------------------------------------------------------------------------------------------------
 
