@@ -7,6 +7,8 @@ mean the formulas, and nothing about a device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import Tensor, ops
 
@@ -83,15 +85,16 @@ def flash_attention_score(
     need(key.shape == value.shape and key.shape[0] == batch and key.shape[2:] == (tokens, width), "shapes")
     need(head_num == heads <= 256 and heads % key.shape[1] == 0, "heads")
     need(width % 16 == 0 and width <= 512 and batch <= 2000 and tokens <= 512_000, "sizes")
-    need(isinstance(attn_mask, Tensor) and attn_mask.dtype in (ms.uint8, ms.bool_), "mask")
+    mask: Any = attn_mask
+    need(isinstance(mask, Tensor) and mask.dtype in (ms.uint8, ms.bool_), "mask")
     if sparse_mode == 1:
-        need(attn_mask.shape == (batch, 1, tokens, tokens), "mask")
-        hidden = ops.cast(attn_mask[:, 0], ms.float32) * -1e9
+        need(mask.shape == (batch, 1, tokens, tokens), "mask")
+        hidden = ops.cast(mask[:, 0], ms.float32) * -1e9
     else:
-        corner = attn_mask.asnumpy()
+        corner = mask.asnumpy()
         triangle = [int(corner[place]) for place in ((0, 0), (0, 1), (1, 0), (7, 7), (7, 8), (-1, 0), (0, -1))]
         need(corner.shape == (2048, 2048) and triangle == [0, 1, 0, 0, 1, 0, 1], "mask")
-        hidden = ops.cast(attn_mask[:tokens, :tokens], ms.float32) * -1e9
+        hidden = ops.cast(mask[:tokens, :tokens], ms.float32) * -1e9
     group = heads // key.shape[1]
     wide = [ops.cast(part, ms.float32) for part in (query, key, value)]
     found = []

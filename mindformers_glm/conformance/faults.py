@@ -274,9 +274,9 @@ def _flash_groups(query: Tensor, key: Tensor, value: Tensor, *more: Any, **named
 
 
 def _flash_scale(
-    query: Tensor, key: Tensor, value: Tensor, *more: Any, scalar_value: float = 1.0, **named: Any
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, *, scalar_value: float = 1.0, **named: Any
 ) -> tuple[Tensor, ...]:
-    return documented_flash(query, key, value, *more, scalar_value=scalar_value / 4, **named)
+    return documented_flash(query, key, value, head_num, scalar_value=scalar_value / 4, **named)
 
 
 def _flash_unmasked(

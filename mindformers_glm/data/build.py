@@ -97,12 +97,12 @@ def _described(
 def _with_phase(loader: Any, phase: str, labels: bool | None, key: str) -> Any:
     if not isinstance(loader, Mapping):
         return loader
-    added = {} if "phase" in loader else {"phase": phase}
+    added: dict[str, Any] = {} if "phase" in loader else {"phase": phase}
     if labels is not None:
         needed = "train" if labels else "eval"
         if loader.get("phase", phase) != needed:
             logger.info("%s.data_loader.phase is %s here, as the metric needs it", key, needed)
-        added: dict[str, Any] = {"phase": needed} if "shuffle" in loader else {"phase": needed, "shuffle": False}
+        added = {"phase": needed} if "shuffle" in loader else {"phase": needed, "shuffle": False}
     return loader.changed(**added) if isinstance(loader, Spec) else {**loader, **added}
 
 

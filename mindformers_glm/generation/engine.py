@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.failures import let_go
-from mindformers_glm.generation.interface import Network
+from mindformers_glm.generation.interface import AdaptedNetwork, Network, Search
 from mindformers_glm.generation.paged_cache import BLOCK
 from mindformers_glm.generation.scheduler import Job, Scheduler
 from mindformers_glm.generation.scoring import Score, Scorer, score
@@ -112,7 +112,7 @@ class Engine:
 
     def add_adapter(self, adapter: Any) -> int:
         """The number by which requests choose an adapter of the network (see AdaptedNetwork) from now on."""
-        number = self._ask(self.network.add_adapter, adapter)
+        number = self._ask(cast(AdaptedNetwork, self.network).add_adapter, adapter)
         with self._lock:
             self._adapters.add(number)
         return number
@@ -219,6 +219,7 @@ class Engine:
         prompt = [int(token) for token in prompt]
         limits = config.limits(prompt, seq_length=self.max_length, row=index)
         self._check_ids(prompt, index)
+        search: Search
         if config.num_beams > 1:
             search = BeamSearch(prompt, config, limits)
         else:
@@ -236,7 +237,7 @@ class Engine:
             )
         return job
 
-    def _check_ids(self, ids: list[int], row: int) -> None:
+    def _check_ids(self, ids: Sequence[int], row: int) -> None:
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
             raise GenerationError(

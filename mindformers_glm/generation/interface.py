@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from mindformers_glm.generation.cache import KVCache
+from mindformers_glm.generation.config import Limits
 from mindformers_glm.generation.sampling import Choice
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -52,6 +53,7 @@ class Search(Protocol):
     """The engine's view of a search."""
 
     num_rows: int
+    limits: Limits
 
     def advance(self, logits: np.ndarray) -> Step:
         """The next tokens, from logits (n, V) of the open rows; (1, V) after the prompt."""

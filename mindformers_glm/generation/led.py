@@ -46,11 +46,11 @@ class LeadingNetwork:
         return self._network.version()
 
     def forward(
-        self, tokens: np.ndarray, counts: np.ndarray, cache: _LedCache, wanted: np.ndarray | None
+        self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None
     ) -> np.ndarray | None:
-        """See Network."""
+        """See Network; the cache is one of `new_cache`."""
         told = None if wanted is None else np.asarray(wanted).tolist()
-        self.tell("forward", cache.number, tokens.tolist(), np.asarray(counts).tolist(), told)
+        self.tell("forward", _number_of(cache), tokens.tolist(), np.asarray(counts).tolist(), told)
         return self._network.forward(tokens, counts, cache, wanted)
 
     def tell(self, *what: Any) -> None:
@@ -67,6 +67,12 @@ class LeadingNetwork:
         number = next(self._numbers)
         weakref.finalize(cache, self._dropped.append, number).atexit = False
         return number
+
+
+def _number_of(cache: KVCache) -> int:
+    if not isinstance(cache, _LedCache):
+        raise TypeError("ranks that follow know the caches of their leader alone")
+    return cache.number
 
 
 class _LedCache(KVCache):
@@ -90,7 +96,7 @@ class _LedCache(KVCache):
 
     def copy_row(self, target: int, other: KVCache, source: int) -> None:
         """See KVCache."""
-        self._leader.tell("copy_row", self.number, target, other.number, source)
+        self._leader.tell("copy_row", self.number, target, _number_of(other), source)
         super().copy_row(target, other, source)
 
     def row(self, source: int, length: int) -> KVCache:

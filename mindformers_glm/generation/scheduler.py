@@ -8,14 +8,14 @@ below a factor of four; a job that outgrows its group moves on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import KVCache, PrefixStore
-from mindformers_glm.generation.interface import Network, Step
+from mindformers_glm.generation.interface import AdaptedNetwork, Network, Step
 from mindformers_glm.generation.job import Job
 from mindformers_glm.generation.paged_cache import BLOCK
 
@@ -64,7 +64,7 @@ class Scheduler:
         self._uncached: list[Job] = []
         self._groups: dict[int, _Group] = {}
         self._retired: set[int] = set()  # adapters that go when no job has them any more
-        self._version = None
+        self._version: Hashable | None = None
         self._failures: list[BaseException] = []
 
     @property
@@ -108,8 +108,8 @@ class Scheduler:
 
     def new_cache(self, adapters: Sequence[int]) -> KVCache:
         """An empty cache with a row for each of these adapters."""
-        cache = self.network.new_cache(len(adapters))
-        if any(adapters):
+        cache: Any = self.network.new_cache(len(adapters))
+        if any(adapters):  # only an AdaptedNetwork has them
             cache.adapters[:] = adapters
         return cache
 
@@ -127,7 +127,7 @@ class Scheduler:
 
     def prefill(self, ids: Sequence[int], cache: KVCache) -> tuple[np.ndarray, KVCache]:
         """Logits (1, V) after `ids`, which go into the one-row cache piece by piece."""
-        logits = None
+        logits = np.zeros((0, 0), np.float32)
         for begin in range(0, len(ids), self.chunk):
             piece = ids[begin : begin + self.chunk]
             last = begin + len(piece) == len(ids)
@@ -174,7 +174,8 @@ class Scheduler:
         first = self._prompts[0]
         if first.done or len(first.prompt) > self.chunk:
             return self._step_prompt, [first]
-        jobs, width = [], 0
+        jobs: list[Job] = []
+        width = 0
         for job in self._prompts:
             fits = not job.done and max(width, len(job.prompt)) * (len(jobs) + 1) <= max(self.chunk, len(first.prompt))
             if fits:
@@ -306,7 +307,7 @@ class Scheduler:
         for adapter in self._retired - {job.adapter for job in self._all()}:
             self._retired.remove(adapter)
             self.prefixes.drop(adapter)
-            self.network.remove_adapter(adapter)
+            cast(AdaptedNetwork, self.network).remove_adapter(adapter)
 
     def _tidy(self, level: int) -> None:
         group = self._groups.get(level)

@@ -8,14 +8,16 @@ import numpy as np
 
 from mindformers_glm.generation.config import GenerationConfig, Limits
 from mindformers_glm.generation.interface import FinishReason, Generation, Step, Token
-from mindformers_glm.generation.sampling import Row, next_tokens
+from mindformers_glm.generation.sampling import Choice, Row, next_tokens
 
 
 class _Row:
     """One sequence on its way."""
 
     def __init__(self, sample: int, seed: Sequence[int]) -> None:
-        self.sample, self.new, self.choices = sample, [], []
+        self.sample = sample
+        self.new: list[int] = []
+        self.choices: list[Choice] = []
         self.random = np.random.default_rng(seed)
         self.reason: FinishReason = "cancelled"
 
@@ -71,7 +73,7 @@ class Samples:
         return Generation(
             ids=row.new,
             finish_reason=row.reason,
-            logprobs=[choice.logprob for choice in row.choices] if told else None,
+            logprobs=[choice.logprob for choice in row.choices if choice.logprob is not None] if told else None,
             best=[choice.best for choice in row.choices] if best else None,
             prompt_tokens=len(self.prompt),
             seed=self.seed,

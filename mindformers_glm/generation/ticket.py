@@ -43,7 +43,7 @@ class Ticket:
             try:
                 raise self._error.with_traceback(self._raised_at)  # the lines of others who waited are not his
             finally:
-                self = item = None  # or the error's traceback would hold the error
+                self = item = None  # type: ignore[assignment]  # or the error's traceback would hold the error
 
     def cancel(self) -> None:
         """Asks the engine to stop; it does not wait."""

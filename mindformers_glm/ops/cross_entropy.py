@@ -195,7 +195,8 @@ class _WeightedHead(nn.Cell):
     def construct(
         self, hidden: Tensor, weight: Tensor, target: Tensor, weight_of_row: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        loss, dhidden, dweight, certain = 0.0, (), 0.0, 1 - self.smoothing
+        dhidden: tuple[Tensor, ...] = ()
+        loss, dweight, certain = 0.0, 0.0, 1 - self.smoothing
         for rows in _chunks(hidden.shape[0], weight.shape[0]):
             part = ops.depend(hidden[rows], loss) if dhidden else hidden[rows]  # one chunk after the other
             logits = ops.cast(_times(part, weight), ms.float32)

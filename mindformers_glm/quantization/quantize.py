@@ -90,11 +90,11 @@ def _whole_numbers(model: nn.Cell, config: NetworkConfig, inputs: Callable[[str]
         bias = None if cell.bias is None else cell.bias.astype(ms.float32).asnumpy()
         layers[path] = scheme.quantise(weight, group_size=0, bias=bias, inputs=inputs(path))
         lost = np.linalg.norm(scheme.dequantise(layers[path], cell.in_channels) - weight)
-        errors.append(LayerError(path, scheme.bits, float(lost / max(np.linalg.norm(weight), 1e-30))))
+        errors.append(LayerError(path, scheme.bits, float(lost) / max(float(np.linalg.norm(weight)), 1e-30)))
         sizes = [sizes[0] + weight.nbytes, sizes[1] + weight.size + 8 * len(weight)]
     make_w8a8(model, layers)
     model.config = config
-    return QuantizationReport(*sizes, errors)
+    return QuantizationReport(sizes[0], sizes[1], errors)
 
 
 def _check_is_plain(model: nn.Cell, bits: int) -> None:

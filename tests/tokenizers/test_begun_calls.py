@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mindformers_glm.tokenizers.toolcall import begun_arguments, read_arguments
+from mindformers_glm.tokenizers.toolcall import BegunCall, begun_arguments, read_arguments
 
 CALLS = [
     "```python\ntool_call(city='北京', days=2)\n```",
@@ -22,9 +22,10 @@ CALLS = [
 
 @pytest.mark.parametrize("text", CALLS)
 def test_what_is_told_grows_and_ends_as_the_whole_call(text):
-    whole, told = json.dumps(read_arguments(text)), ""
+    whole, told, call = json.dumps(read_arguments(text)), "", BegunCall()
     for end in range(len(text) + 1):
         found = begun_arguments(text[:end])
+        assert call.arguments(text[:end]) == found  # it goes on where it was
         if found:
             now = json.dumps(found)[:-1]
             assert now.startswith(told) and whole.startswith(now), (text[:end], now)

@@ -72,12 +72,12 @@ def inspect_checkpoint(
     found = Inspection(source.path, _facts(opened, tensors), tensors)
     if source.unknown:
         found.problems.append(f"{len(source.unknown)} unknown names: {', '.join(source.unknown[:6])}")
-    config, vocabulary = opened.config, opened.tokenizer
-    if config is not None:
-        _check(found, partial(check_complete, source, source.names, config))
+    network, vocabulary = opened.config, opened.tokenizer
+    if network is not None:
+        _check(found, partial(check_complete, source, source.names, network))
     _check(found, lambda: check_adapter(source, source.names, opened.config, opened.pet_config))
-    if vocabulary is not None and opened.exact and config is not None:
-        _check(found, partial(_check_tokenizer, vocabulary, config))
+    if vocabulary is not None and opened.exact and network is not None:
+        _check(found, partial(_check_tokenizer, vocabulary, network))
     if values:
         for name in source.names:
             _check(found, partial(_read_all, source, name, progress))

@@ -49,8 +49,8 @@ def packing_of(form: str, config: NetworkConfig) -> Packing | None:
     """
     if form in ("official-int4", "official-int8"):
         bits = int(form[-1])
-        settings = {"quantization_bit": bits, "quantization_embeddings": False}
-        return Packing(partial(_official, bits), settings, {})
+        stated = {"quantization_bit": bits, "quantization_embeddings": False}
+        return Packing(partial(_official, bits), stated, {})
     if form != "gptq":
         return None
     columns = (config.hidden_size, config.num_attention_heads * config.kv_channels, config.ffn_hidden_size)

@@ -68,7 +68,8 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[Packed], settings: M
         entries, computed = {}, dict(file.computed)
         scaled: dict[str, Scales] = {}
         for name, entry in file.entries.items():
-            if (layer := made.get(id(file), {}).get(name)) is not None:
+            if name in (own := made.get(id(file), {})):
+                layer = own[name]
                 weight = layer.layer + ".weight"
                 entries[weight] = Entry(weight, "float32", (layer.rows, layer.columns), (), strides=())
                 computed[weight] = partial(_dequantised, layer, offset)

@@ -10,9 +10,9 @@ import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from io import RawIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -155,7 +155,7 @@ def damaged(path: str | Path, fault: str) -> CheckpointError:
     return CheckpointError(str(path), fault, "The file is damaged or incomplete: copy or download it again.")
 
 
-def read_exactly(file: IO[bytes] | RawIOBase, target: memoryview, path: Path) -> None:
+def read_exactly(file: RawIOBase | BufferedIOBase, target: memoryview, path: Path) -> None:
     """Fills `target` from the file's position; an early end is a CheckpointError."""
     while len(target):
         got = file.readinto(target)

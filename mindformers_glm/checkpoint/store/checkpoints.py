@@ -176,7 +176,8 @@ class CheckpointStore:
         """The name to save under, claimed for this process; the same on all ranks."""
         folder = self.root / "checkpoint"
         last = saved.run_to_continue(folder, prefix, resume, self.rank, self.rank_size)
-        free = 1 + max((saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)), default=-1)
+        taken = [saved.number_of(name, prefix) for name in saved.prefixes(folder, prefix)]
+        free = 1 + max((number for number in taken if number is not None), default=-1)
         number = free if last is None else saved.number_of(last, prefix) or 0
         exchange = self.exchange or (lambda value: [value])
         while True:

@@ -68,9 +68,10 @@ def capture_rng() -> dict[str, Any]:
     import mindspore as ms  # noqa: PLC0415 - reading a state needs no MindSpore
 
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numbers = np.asarray(keys).tolist()
     version, internal, gauss_next = random.getstate()
     return {
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
+        "numpy": [kind, numbers, position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
         "mindspore_seed": ms.get_seed(),
         "mindspore": ms.get_rng_state().asnumpy().tolist(),

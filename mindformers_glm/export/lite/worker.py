@@ -52,7 +52,7 @@ def receive(channel: socket.socket) -> Tuple[Header, List[np.ndarray], List[int]
         raise EOFError
     first += _read(channel, _HEAD.size - len(first))
     size, count = _HEAD.unpack(first)
-    descriptors = []
+    descriptors = []  # type: List[int]
     for level, kind, data in more:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors += struct.unpack("%di" % (len(data) // 4), data[: len(data) // 4 * 4])

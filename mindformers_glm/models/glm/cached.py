@@ -34,9 +34,10 @@ class Cached(nn.Cell):
         hidden = self.slots[: key_cache.shape[3]].reshape(1, 1, 1, -1) >= past_length.reshape(-1, 1, 1, 1)
         past_mask = ops.cast(hidden, ms.float32) * MASKED
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        keys, values = (), ()
+        keys: tuple[Tensor, ...] = ()
+        values: tuple[Tensor, ...] = ()
         for i, layer in enumerate(model.encoder.layers):
-            past = ((key_cache[i], value_cache[i], past_mask),)
+            past: tuple = ((key_cache[i], value_cache[i], past_mask),)
             if prefix is not None:
                 past = ((prefix[i, 0], prefix[i, 1], None), *past)
             x, key, value = layer.cached(x, cos, sin, mask, batch, past)
@@ -61,7 +62,7 @@ class HiddenStates(nn.Cell):
         """Token ids (B, T) -> L + 1 times (B, T, D)."""
         model, (batch, tokens) = self.transformer, input_ids.shape
         x, (cos, sin, mask) = model.embedding(input_ids), model.place(input_ids)
-        states = (x.reshape(batch, tokens, -1),)
+        states: tuple[Tensor, ...] = (x.reshape(batch, tokens, -1),)
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
         for i in range(len(model.encoder.layers)):
             x = model.encoder.step(i, x, cos, sin, mask, batch, prefix)

@@ -340,7 +340,7 @@ class ChatGLM2Config(BaseModel):
         if self.pet_config:
             given, adapter = self._adapter
             return adapter if given == self.pet_config else read_pet_config(self.pet_config)  # a copy was changed
-        return PrefixConfig(pre_seq_len=self.pre_seq_len) if self.pre_seq_len else None
+        return PrefixConfig.model_validate({"pre_seq_len": self.pre_seq_len}) if self.pre_seq_len else None
 
     @property
     def has_prefix(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mindspore import Parameter, nn
 
 from mindformers_glm.adapters.lora import LoraLinear
@@ -56,7 +58,7 @@ def divide_weights(model: nn.Cell, config: ChatGLM2Config, axis: Axis) -> nn.Cel
     return model
 
 
-def _recomputed(model: nn.Cell, config: ChatGLM2Config) -> list[str]:
+def _recomputed(model: nn.Cell, config: ChatGLM2Config) -> Sequence[str]:
     """What each layer of this part of the network computes again."""
     count, parts = len(model.transformer.encoder.layers), recomputed_parts(config)
     return parts[model.part.first : model.part.first + count]

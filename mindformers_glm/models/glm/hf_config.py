@@ -41,7 +41,12 @@ _SHAPE = [
     "pad_token_id",
 ]
 # What the official code could be told and this network is not: key -> the one value that fits.
-_FIXED = {"original_rope": True, "tie_word_embeddings": False, "interleaved_qkv": False, "rotary_percent": 0.5}
+_FIXED: dict[str, Any] = {
+    "original_rope": True,
+    "tie_word_embeddings": False,
+    "interleaved_qkv": False,
+    "rotary_percent": 0.5,
+}
 _FIXED |= {"post_self_attn_layernorm": False, "post_mlp_layernorm": False}
 _FIXED |= {"partial_rotary_factor": 0.5, "hidden_act": "silu"}
 # Names that transformers gives to the same things; a `chatglm` file may have them instead of its own.

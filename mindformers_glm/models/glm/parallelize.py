@@ -61,9 +61,10 @@ def check_network(config: ChatGLM2Config, mesh: Mesh) -> None:
     if mesh.tensor.size > 1 and config.quantization_bit:
         fix = "Integer weights are not divided among tensor ranks: use float weights, or one process."
         raise ConfigError("model.model_config.quantization_bit", config.quantization_bit, fix)
-    if mesh.tensor.size > 1 and (config.pet_config or {}).get("pet_type") in ("ptuning2", "prefixtuning"):
+    kind = (config.pet_config or {}).get("pet_type")
+    if mesh.tensor.size > 1 and kind in ("ptuning2", "prefixtuning"):
         fix = "The prefix is not divided among tensor ranks: set parallel_config.model_parallel: 1."
-        raise ConfigError("model.model_config.pet_config.pet_type", config.pet_config["pet_type"], fix)
+        raise ConfigError("model.model_config.pet_config.pet_type", kind, fix)
     if mesh.tensor.size > 1 and (config.pet_config or {}).get("use_dora"):
         fix = "DoRA's rows are not divided among tensor ranks: set parallel_config.model_parallel: 1, or use LoRA."
         raise ConfigError("model.model_config.pet_config.use_dora", True, fix)
@@ -154,7 +155,8 @@ def partial_gradients(parameters: Sequence[Named], config: ChatGLM2Config, mesh:
 def square_shares(parameters: Sequence[Named], config: ChatGLM2Config, mesh: Mesh) -> list[float | np.ndarray]:
     """For each parameter, 1 / (ranks of one copy of the network that hold the same rows): one number, or one a row."""
     size = mesh.tensor.size
-    division, shares = TensorDivision(config, size), []
+    division = TensorDivision(config, size)
+    shares: list[float | np.ndarray] = []
     for parameter in parameters:
         if parameter.name == TABLE and is_on_two_stages(config, mesh):
             shares.append(0.5)

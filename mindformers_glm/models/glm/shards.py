@@ -46,7 +46,7 @@ class TensorDivision:
         axis = row.shard_axis if row is not None else None
         if lora is not None:  # y = B (A x): a row cut divides B, a column cut divides A
             axis = axis if axis is not None and "ba"[axis] == lora.group(1) else None
-        if axis is None or self.size == 1:
+        if row is None or axis is None or self.size == 1:
             return Cut(None)
         sizes = row.parts(self.config) if row.parts is not None and axis == 0 else [shape[axis]]
         if sum(sizes) != shape[axis]:

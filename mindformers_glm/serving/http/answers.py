@@ -157,7 +157,7 @@ class Answers:
             if piece.finish == "cancelled":
                 raise ApiError(503, "The server stopped before the answer was over", code="draining", retry_after=5)
             self._note(piece)
-            self.answers[piece.index].add(piece)
+            self.answers[piece.number].add(piece)
             left -= piece.finish is not None
             yield piece
 
@@ -183,14 +183,14 @@ class Answers:
         return failed()
 
     def _note(self, piece: Piece) -> None:
-        metrics, now, last = self._service.metrics, time.perf_counter(), self._last[piece.index]
+        metrics, now, last = self._service.metrics, time.perf_counter(), self._last[piece.number]
         if piece.choice is not None:
             metrics.count("vllm:generation_tokens_total")
             if last is None:
                 metrics.observe("vllm:time_to_first_token_seconds", now - self._begin)
             else:
                 metrics.observe("vllm:inter_token_latency_seconds", now - last)
-            self._last[piece.index] = now
+            self._last[piece.number] = now
         if piece.finish is not None:
             metrics.observe("vllm:e2e_request_latency_seconds", now - self._begin)
             reason = {"cancelled": "abort"}.get(piece.finish, piece.finish)

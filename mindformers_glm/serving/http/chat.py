@@ -19,7 +19,7 @@ from mindformers_glm.serving.http.messages import read_chat, read_tools
 from mindformers_glm.serving.http.responses import DONE, EventStream, answer, event, unless_gone
 from mindformers_glm.serving.http.sampling import Sampling, check_lengths, read_sampling
 from mindformers_glm.serving.http.service import Served, Service
-from mindformers_glm.serving.http.structured import Wish, constrain, force_call, read_wish
+from mindformers_glm.serving.http.structured import Constraint, Wish, constrain, force_call, read_wish
 from mindformers_glm.serving.http.tokens import chat_logprobs
 from mindformers_glm.serving.http.writer import ChatReply, Piece, dump_arguments
 from mindformers_glm.tokenizers.chat import Renderer
@@ -149,6 +149,7 @@ def _wanted(chat: ChatRequest) -> list[Wanted]:
     names = [tool["name"] for tool in chat.tools or []]
     if chat.forced:
         tools = [tool for tool in chat.tools or [] if tool["name"] in chat.forced]
+        constraint: Constraint | None
         given, constraint = force_call(served, tools, chat.sampling)
     else:
         given, constraint = constrain(served, chat.wish, chat.sampling, is_chat=True)
@@ -212,17 +213,17 @@ async def _events(chat: ChatRequest, answers: Answers) -> AsyncIterator[bytes]:
     for index in range(len(answers.answers)):
         yield chunk(index, {"role": "assistant", "content": ""})
     async for piece in answers.pieces():
-        found = answers.answers[piece.index]
+        found = answers.answers[piece.number]
         delta = _delta(piece)
         logprobs = None
         if chat.sampling.logprobs and piece.choice is not None:
             logprobs = {"content": chat_logprobs(chat.served.tokenizer, [piece.choice]), "refusal": None}
         if delta or logprobs:
-            yield chunk(piece.index, delta, logprobs=logprobs)
-        for delta in calls[piece.index].deltas(piece, len(found.calls)):
-            yield chunk(piece.index, {"tool_calls": [delta]})
+            yield chunk(piece.number, delta, logprobs=logprobs)
+        for delta in calls[piece.number].deltas(piece, len(found.calls)):
+            yield chunk(piece.number, {"tool_calls": [delta]})
         if piece.finish is not None:
-            yield chunk(piece.index, {}, _reason(found))
+            yield chunk(piece.number, {}, _reason(found))
     if chat.sampling.include_usage:
         yield event({**head, "choices": [], "usage": answers.usage()})
     yield DONE

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -164,9 +165,7 @@ async def _echoed(asked: CompletionRequest) -> list[list[Choice]] | None:
             told.append([first])
             continue
         [score] = await anyio.to_thread.run_sync(
-            lambda prompt=prompt: engine.score(
-                prompt[:1], [prompt[1:]], top_logprobs=asked.logprobs, adapter=asked.served.adapter
-            ),
+            partial(engine.score, prompt[:1], [prompt[1:]], top_logprobs=asked.logprobs, adapter=asked.served.adapter),
             abandon_on_cancel=True,
         )
         best = score.best or [()] * len(score.logprobs)
@@ -230,7 +229,7 @@ def _logprobs(asked: CompletionRequest, choices: Sequence[Choice], offset: int) 
         told["text_offset"].append(offset)
         told["tokens"].append(word)
         told["token_logprobs"].append(choice.logprob)
-        best = None
+        best: dict[str, float] | None = None
         if choice.logprob is not None and asked.logprobs:
             best = {}
             for token, logprob in choice.best:
@@ -254,10 +253,10 @@ async def _events(asked: CompletionRequest, answers: Answers) -> AsyncIterator[b
     async for piece in answers.pieces():
         logprobs = None
         if asked.logprobs is not None and piece.choice is not None:
-            logprobs = _logprobs(asked, [piece.choice], offsets[piece.index])
-            offsets[piece.index] += len(logprobs["tokens"][0])
+            logprobs = _logprobs(asked, [piece.choice], offsets[piece.number])
+            offsets[piece.number] += len(logprobs["tokens"][0])
         if piece.text or logprobs or piece.finish:
-            choice = {"index": piece.index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
+            choice = {"index": piece.number, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
             yield event({**head, "choices": [choice]})
     if asked.sampling.include_usage:
         yield event({**head, "choices": [], "usage": answers.usage()})

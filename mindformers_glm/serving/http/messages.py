@@ -58,7 +58,7 @@ def read_tools(body: Body) -> list[dict[str, Any]] | None:
         tool.finish()
         inner = Body(function, f"{where}.function")
         name = inner.need("name", _name)
-        told = {"name": name}
+        told: dict[str, Any] = {"name": name}
         description = inner.take("description", text)
         if description is not None:
             told["description"] = description

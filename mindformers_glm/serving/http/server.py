@@ -108,7 +108,8 @@ class _Process:
         """Runs a function in the event loop's thread; returns when it is done."""
         assert self._loop is not None
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (function(*given), done.set()))
+        self._loop.call_soon_threadsafe(function, *given)
+        self._loop.call_soon_threadsafe(done.set)
         done.wait()
 
     def register(self, controller: str, address: str) -> None:

@@ -162,7 +162,11 @@ def _call_rules(place: int, tool: dict[str, Any], in_python: bool, is_code: bool
         "allOf",
         "$ref",
     }
-    if not plain or not all(key.isidentifier() and not keyword.iskeyword(key) for key in properties):
+    if (
+        not plain
+        or properties is None
+        or not all(key.isidentifier() and not keyword.iskeyword(key) for key in properties)
+    ):
         return [f'call{place}: {name} {opened} "**" {_json(schema)} {closed}']
     required = set(schema.get("required") or [])
     # Each argument in its place or, where it may be, none. first_i: argument i and what follows, without comma before.

@@ -19,12 +19,12 @@ _BROKEN = "\ufffd"
 
 
 class Piece(NamedTuple):
-    """What one more token brought to answer `index`; the last piece has `finish` or `error` and no token.
+    """What one more token brought to the answer `number`; the last piece has `finish` or `error` and no token.
 
     `begun` is the call that is being written: its name, and the beginning of its arguments as JSON.
     """
 
-    index: int
+    number: int
     text: str = ""
     reasoning: str = ""
     calls: Sequence[ToolCall] = ()
@@ -44,8 +44,16 @@ class Source(Protocol):
 
     calls: list[ToolCall]
     begun: tuple[str, str] | None  # see Piece
-    reasoning: str
-    is_over: bool  # nothing more is wanted
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought before the answer."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is wanted."""
+        ...
 
     def push(self, token: int) -> str:
         """New text."""
@@ -62,7 +70,8 @@ class PlainText:
         for token in after[-8:]:
             self._stream.push(token)
         self.calls: list[ToolCall] = []
-        self.begun, self.reasoning, self.is_over = None, "", False
+        self.begun: tuple[str, str] | None = None
+        self.reasoning, self.is_over = "", False
 
     def push(self, token: int) -> str:
         """See Source."""
