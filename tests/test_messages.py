@@ -149,9 +149,9 @@ def test_help_is_chinese_down_to_every_option(chinese, capsys):
         assert COMMANDS[name].help not in told_all, name
     for name in ("chat", "serve", "evaluate", "convert", "quantize", "plan"):
         with pytest.raises(SystemExit):
-            COMMANDS[name].load("parser")().parse_args(["--help"])
+            COMMANDS[name].parser().parse_args(["--help"])
         out = capsys.readouterr().out
         assert out.startswith("用法：") and "选项:" in out and "显示帮助并退出" in out, name
     with pytest.raises(SystemExit):
-        COMMANDS["convert"].load("parser")().parse_args([])
+        COMMANDS["convert"].parser().parse_args([])
     assert "错误：缺少必需的参数：--input_path" in capsys.readouterr().err

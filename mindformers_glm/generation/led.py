@@ -71,7 +71,7 @@ class LeadingNetwork:
 
 def _number_of(cache: KVCache) -> int:
     if not isinstance(cache, _LedCache):
-        raise TypeError("ranks that follow know the caches of their leader alone")
+        raise TypeError(type(cache))  # the other ranks know the caches of `new_cache` alone
     return cache.number
 
 

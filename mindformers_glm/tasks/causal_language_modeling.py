@@ -242,7 +242,7 @@ class CausalLanguageModelingTrainer:
     def _trained_part(self, network: nn.Cell, whole: NetworkConfig) -> Trained:
         """What a step trains, of this stage as its network says and of others as the configuration does."""
         if whole.pet_config:
-            return Trained(weights=0, adapters=sum(parameter.size for parameter in network.trainable_params()))
+            return Trained(weights=0, adapters=network.num_parameters(trained=True))
         own = {parameter.name: parameter.requires_grad for parameter in network.get_parameters()}
         config, change = self.config, FAMILIES.of(whole).trained()
         frozen = config.freeze_first_layers, config.freeze_include, config.freeze_exclude
