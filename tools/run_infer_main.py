@@ -5,8 +5,8 @@ from command import run
 
 
 def typed(*given):
-    """Prompts from the terminal; see mindformers_glm/cli/infer_lite.py."""
-    from mindformers_glm.cli.infer_lite import typed as prompts  # noqa: PLC0415 - told in one line where it is missing
+    """Prompts from the terminal; see mindformers_glm/cli/lite_chat.py."""
+    from mindformers_glm.cli.lite_chat import typed as prompts  # noqa: PLC0415 - told in one line where it is missing
 
     return prompts(*given)
 

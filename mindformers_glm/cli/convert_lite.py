@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 
 from mindformers_glm.cli.options import Parser, whole
-from mindformers_glm.evaluation.predict import read_inputs
-from mindformers_glm.export.lite.convert import QUANTIZATIONS, convert_lite
+from mindformers_glm.export.lite.quantizations import QUANTIZATIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the report."""
     args = parser().parse_args(arguments)
+    from mindformers_glm.evaluation.predict import read_inputs  # noqa: PLC0415 - not for --help
+    from mindformers_glm.export.lite.convert import convert_lite  # noqa: PLC0415
+
     words = args.predict_data
     prompts = read_inputs(words[0] if len(words) == 1 else words, unescape=True) if words else None
     made = convert_lite(

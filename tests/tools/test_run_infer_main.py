@@ -11,7 +11,8 @@ import pytest
 
 from mindformers_glm import AutoModel, AutoTokenizer, pipeline, runtime
 from mindformers_glm.cli.console import main as console
-from mindformers_glm.cli.infer_lite import parser, typed
+from mindformers_glm.cli.infer_lite import parser
+from mindformers_glm.cli.lite_chat import typed
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.export.export import export_model
 from mindformers_glm.export.plan import ExportPlan

@@ -17,45 +17,15 @@ from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError
 from mindformers_glm.export.lite.engine import LiteChat, open_lite
 from mindformers_glm.export.lite.interpreter import find_python
 from mindformers_glm.export.lite.process import Worker
+from mindformers_glm.export.lite.quantizations import QUANTIZATIONS, Quantization
 from mindformers_glm.export.manifest import Graph, Manifest, check_file, describe, find_manifest
 from mindformers_glm.files import write_text
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
-_WEIGHTS = "min_quant_weight_size=0\nmin_quant_weight_channel=16\nskip_quant_node={exact}\n"
 _TOKENS = 64  # of each prompt's continuation that the report compares
 _PROMPTS = ("类型#裙*颜色#红色*风格#复古", "你好", "请介绍一下这款上衣的特点。")
-
-
-class Quantization(NamedTuple):
-    """What Lite's Converter is told, and what came of it with Lite 2.0.0 on x86."""
-
-    config: str
-    weight_fp16: bool
-    note: str
-
-
-QUANTIZATIONS = {
-    "none": Quantization("", False, "float32, loads ten times faster than MindIR"),
-    "float16": Quantization("", True, "half the disk; computed in float32 on x86"),
-    "mixed": Quantization(
-        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=0\n{_WEIGHTS}"
-        "[mixed_bit_weight_quant_param]\ninit_scale=0.005\n",
-        False,
-        "weights of about 8 bits, chosen for each layer; a quarter of the disk, computed in float32",
-    ),
-    "dynamic": Quantization(
-        f"[common_quant_param]\nquant_type=DYNAMIC_QUANT\nbit_num=8\n{_WEIGHTS}",
-        False,
-        "weights of 8 bits on disk and in memory; slow on x86, which has no kernels for it",
-    ),
-    "weight8": Quantization(
-        f"[common_quant_param]\nquant_type=WEIGHT_QUANT\nbit_num=8\n{_WEIGHTS}",
-        False,
-        "weights of 8 bits; Lite 2.0.0 writes such files and cannot load them: for newer ones",
-    ),
-}
 
 
 class Report(NamedTuple):
