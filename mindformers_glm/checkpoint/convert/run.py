@@ -56,10 +56,14 @@ def run_plan(
         for file in plan.files:
             if folder.has(file.name):
                 progress(file.size)
-            folder.add(file.name, partial(write_safetensors, plan, file, progress=progress))
+            _add(folder, plan, file, progress)
         write_index(plan, folder)
         _write_beside(plan, folder)
     return plan.out
+
+
+def _add(folder: FolderWriter, plan: ConversionPlan, file: OutFile, progress: Callable[[int], None]) -> None:
+    folder.add(file.name, lambda out: write_safetensors(plan, file, out, progress))
 
 
 def save_directory(
