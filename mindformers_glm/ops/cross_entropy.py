@@ -21,7 +21,7 @@ class CrossEntropy(nn.Cell):
     that plus s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
     """
 
-    def __init__(self, *, smoothing: float = 0.0):
+    def __init__(self, *, smoothing: float = 0.0) -> None:
         super().__init__()
         self.weighted = _Weighted(0.0)
         self.smoothed = _Weighted(smoothing) if smoothing else self.weighted
@@ -48,7 +48,7 @@ class HeadCrossEntropy(Chosen):
     the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py. `smoothing` counts always.
     """
 
-    def __init__(self, *, frozen: bool = False, rounded: bool = False, smoothing: float = 0.0):
+    def __init__(self, *, frozen: bool = False, rounded: bool = False, smoothing: float = 0.0) -> None:
         super().__init__(lambda: (_FrozenHeadKernel if frozen else _HeadKernel)("Half" if rounded else "", smoothing))
         self.weighted = _WeightedHead(smoothing)
 
@@ -64,7 +64,7 @@ class HeadCrossEntropy(Chosen):
 class _HeadKernel(nn.Cell):
     """Returns the loss and its gradients, which `bprop` only multiplies by what comes in."""
 
-    def __init__(self, kind: str, smoothing: float):
+    def __init__(self, kind: str, smoothing: float) -> None:
         super().__init__()
         self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
         self.forward = operator(
@@ -87,7 +87,7 @@ class _HeadKernel(nn.Cell):
 class _FrozenHeadKernel(nn.Cell):
     """The same, with the weight's gradient as an operator of its own, which a graph that does not use it leaves out."""
 
-    def __init__(self, kind: str, smoothing: float):
+    def __init__(self, kind: str, smoothing: float) -> None:
         super().__init__()
         self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
         smooth = "Smooth" if smoothing else ""
@@ -115,7 +115,7 @@ class IntegerHeadCrossEntropy(Chosen):
     Where `kernel_fits` says no, the logits of the layer go to `CrossEntropy`.
     """
 
-    def __init__(self, *, bits: int, rounded: bool = False, smoothing: float = 0.0):
+    def __init__(self, *, bits: int, rounded: bool = False, smoothing: float = 0.0) -> None:
         super().__init__(lambda: _IntegerHeadKernel(f"Int{bits}{'Half' if rounded else ''}", smoothing))
 
     def construct(self, hidden: Tensor, weight: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class IntegerHeadCrossEntropy(Chosen):
 
 
 class _IntegerHeadKernel(nn.Cell):
-    def __init__(self, kind: str, smoothing: float):
+    def __init__(self, kind: str, smoothing: float) -> None:
         super().__init__()
         self.more = (Tensor([smoothing], ms.float32),) if smoothing else ()
         self.forward = operator(
@@ -134,10 +134,14 @@ class _IntegerHeadKernel(nn.Cell):
             (ms.float32, ms.float32),
         )
 
-    def construct(self, hidden, weight, scale, target, share):
+    def construct(
+        self, hidden: Tensor, weight: Tensor, scale: Tensor, target: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return self.forward(hidden, weight, scale, target, share, *self.more)
 
-    def bprop(self, hidden, weight, scale, target, share, out, dout):
+    def bprop(
+        self, hidden: Tensor, weight: Tensor, scale: Tensor, target: Tensor, share: Tensor, out: tuple, dout: tuple
+    ) -> tuple[Tensor, ...]:
         without = (ops.zeros_like(given) for given in (weight, scale, target, share))
         return out[1] * dout[0], *without
 
@@ -166,7 +170,7 @@ def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float)
 class _Weighted(nn.Cell):
     """The formula with a gradient of its own; returns the probabilities too, because `bprop` sees results only."""
 
-    def __init__(self, smoothing: float):
+    def __init__(self, smoothing: float) -> None:
         super().__init__()
         self.smoothing = smoothing
 
@@ -188,7 +192,7 @@ class _Weighted(nn.Cell):
 class _WeightedHead(nn.Cell):
     """Returns the loss and its gradients for `hidden` and `weight`, which `bprop` only multiplies by what comes in."""
 
-    def __init__(self, smoothing: float):
+    def __init__(self, smoothing: float) -> None:
         super().__init__()
         self.smoothing = smoothing
 

@@ -38,7 +38,7 @@ class QuantizedMLP(Chosen):
     A kernel without a formula of its own: where `kernel_fits` says no, the three parts do the same.
     """
 
-    def __init__(self, up: ExactQuantizedKernel, down: ExactQuantizedKernel):
+    def __init__(self, up: ExactQuantizedKernel, down: ExactQuantizedKernel) -> None:
         super().__init__(lambda: _QuantizedMLPKernel(up, down))
 
     def construct(self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Tensor:
@@ -51,10 +51,12 @@ class _QuantizedMLPKernel(nn.Cell):
         super().__init__()
         self.up, self.down, self.activation = up, down, _SwiGLUKernel()
 
-    def construct(self, x, up, up_scale, down, down_scale):
+    def construct(self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Tensor:
         return self.down.forward(self.activation.forward(self.up.forward(x, up, up_scale)), down, down_scale)
 
-    def bprop(self, x, up, up_scale, down, down_scale, out, dout):
+    def bprop(
+        self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
         slope = self.down.back_x(dout, down, down_scale)
         again = self.up.forward(ops.depend(x, slope), up, up_scale)  # not before the gradient is there
         dx = self.up.back_x(self.activation.back(again, slope), up, up_scale)
