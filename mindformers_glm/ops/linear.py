@@ -66,7 +66,7 @@ class QuantizedMatmul(Chosen):
 
     def __init__(self, *, bits: int, columns: int, rounded: bool = False):
         super().__init__(lambda: _QuantizedKernel(bits))
-        self.exact: Any = ExactQuantizedKernel(bits, columns, rounded) if self.kernel is not None else None
+        self.exact: Any = _ExactQuantizedKernel(bits, columns, rounded) if self.kernel is not None else None
         self.bits, self.columns = bits, columns
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,23 +86,20 @@ class _QuantizedKernel(nn.Cell):
         return self.forward(x, weight, scale)
 
 
-class ExactQuantizedKernel(nn.Cell):
-    """Rows x W^T by the floats that integers W of `columns` columns stand for, and its gradient for x."""
-
-    def __init__(self, bits: int, columns: int, rounded: bool):
+class _ExactQuantizedKernel(nn.Cell):
+    def __init__(self, bits: int, columns: int, rounded: bool) -> None:
         super().__init__()
         kind = f"Int{bits}{'Half' if rounded else ''}"
         self.forward = operator(f"GlmLinearExact{kind}", lambda x, w, scale: (x[0], w[0]))
         self.back_x = operator(f"GlmLinearBackX{kind}", lambda dy, w, scale: (dy[0], columns), told=str(columns))
 
     def construct(self, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        """Rows (M, D) -> (M, N) for weight (N, D or P), scale (N, D / g)."""
         return self.forward(x, weight, scale)
 
     def bprop(
         self, x: Tensor, weight: Tensor, scale: Tensor, out: Tensor, dout: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient for x, and none for the integers."""
+        # without x, which would then be kept
         return self.back_x(dout, weight, scale), ops.zeros_like(weight), ops.zeros_like(scale)
 
 

@@ -6,7 +6,6 @@ from mindspore import Tensor, nn, ops
 
 from mindformers_glm.ops.ascend import AscendSwiGLU
 from mindformers_glm.ops.kernels.operators import Chosen, operator
-from mindformers_glm.ops.linear import ExactQuantizedKernel
 
 
 class SwiGLU(Chosen):
@@ -30,37 +29,6 @@ class SwiGLUWithGradient(Chosen):
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, 2 F) -> (N, F)."""
         return self.kernel(x) if self.kernel_fits(x) else self.formula(x)
-
-
-class QuantizedMLP(Chosen):
-    """Two frozen matrices of integers around SwiGLU, whose gradient keeps the input alone and computes the rest again.
-
-    A kernel without a formula of its own: where `kernel_fits` says no, the three parts do the same.
-    """
-
-    def __init__(self, up: ExactQuantizedKernel, down: ExactQuantizedKernel) -> None:
-        super().__init__(lambda: _QuantizedMLPKernel(up, down))
-
-    def construct(self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Tensor:
-        """Rows (N, D) -> (N, D) for `up` (2 F, D or P), `down` (D, F or P) and their scales."""
-        return self.kernel(x, up, up_scale, down, down_scale)
-
-
-class _QuantizedMLPKernel(nn.Cell):
-    def __init__(self, up: ExactQuantizedKernel, down: ExactQuantizedKernel) -> None:
-        super().__init__()
-        self.up, self.down, self.activation = up, down, _SwiGLUKernel()
-
-    def construct(self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor) -> Tensor:
-        return self.down.forward(self.activation.forward(self.up.forward(x, up, up_scale)), down, down_scale)
-
-    def bprop(
-        self, x: Tensor, up: Tensor, up_scale: Tensor, down: Tensor, down_scale: Tensor, out: Tensor, dout: Tensor
-    ) -> tuple[Tensor, ...]:
-        slope = self.down.back_x(dout, down, down_scale)
-        again = self.up.forward(ops.depend(x, slope), up, up_scale)  # not before the gradient is there
-        dx = self.up.back_x(self.activation.back(again, slope), up, up_scale)
-        return dx, *(ops.zeros_like(frozen) for frozen in (up, up_scale, down, down_scale))
 
 
 class _SwiGLUKernel(nn.Cell):

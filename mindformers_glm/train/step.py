@@ -19,6 +19,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.labels import COUNT_EPSILON, IGNORED
 from mindformers_glm.ops.token_range import require_token_range
 from mindformers_glm.optim import LossScale, SquaredNorm, build_loss_scale, clip_coefficient, scale_gradients
+from mindformers_glm.train.layered import LayeredGradients
 
 
 class StepResult(NamedTuple):
@@ -70,7 +71,8 @@ class TrainStep:
         self.loss_scale = loss_scale or build_loss_scale(None)
         self._vocabulary = getattr(getattr(network, "config", None), "padded_vocab_size", 0)
         network.set_train(True)
-        gradients = _Gradients(network, optimizer.parameters)
+        again = getattr(network, "computes_layers_again", False)
+        gradients = (LayeredGradients if again else _Gradients)(network, optimizer.parameters)
         reduction = reduction or Reduction()
         rescales = accumulation > 1 or not (self.loss_scale.fixed and self.loss_scale.value == 1.0)
         reduces = accumulation == 1 or not reduction.each  # otherwise it is done for each micro batch
@@ -194,7 +196,7 @@ class Update(nn.Cell):
 class _Whole(nn.Cell):
     """A step without accumulation: [loss, norm, finite, stop]."""
 
-    def __init__(self, gradients: _Gradients, update: Update) -> None:
+    def __init__(self, gradients: nn.Cell, update: Update) -> None:
         super().__init__(auto_prefix=False)
         self.gradients, self.update = gradients, update
 
@@ -252,7 +254,7 @@ class _Add(nn.Cell):
 
     def __init__(
         self,
-        gradients: _Gradients,
+        gradients: nn.Cell,
         sums: Sums,
         reduction: Reduction,
         *,

@@ -19,7 +19,6 @@ from mindformers_glm.log import log_once
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.interface import BlockParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
-from mindformers_glm.models.quantized import QuantizedLinear
 from mindformers_glm.ops.attention import (
     Attention,
     AttentionWithGradient,
@@ -31,9 +30,9 @@ from mindformers_glm.ops.attention import (
 from mindformers_glm.ops.kernels.operators import use_formulas
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.ops.rotary import RotateHeads, RotateHeadsWithGradient
-from mindformers_glm.ops.swiglu import QuantizedMLP, SwiGLU, SwiGLUWithGradient
+from mindformers_glm.ops.swiglu import SwiGLU, SwiGLUWithGradient
 
-Recomputed = Literal["nothing", "scores", "mlp", "all"]
+Recomputed = Literal["nothing", "scores", "all"]
 _NO_FLASH = (
     "use_flash_attention: True has no effect here: the operator needs Atlas A2 (910B) or later, compute_dtype float16 "
     "or bfloat16, at most 256 heads of 16 to 512 channels in steps of 16, multi_query_attention, no attention_dropout, "
@@ -148,21 +147,9 @@ class MLP(nn.Cell):
         self.dense_h_to_4h = Linear(hidden, 2 * ffn, bias=bias, config=config)
         self.activation = SwiGLUWithGradient() if with_gradient else SwiGLU()
         self.dense_4h_to_h = Linear(ffn, hidden, bias=bias, config=config, sigma=sigma)
-        self.whole: QuantizedMLP | None = None
-
-    def compute_again(self) -> bool:
-        """Lets the gradient keep the input alone, where both matrices are integers without adapters; says whether."""
-        up, down = self.dense_h_to_4h, self.dense_4h_to_h
-        if type(up) is QuantizedLinear and type(down) is QuantizedLinear and up.bias is None and down.bias is None:
-            kernels = up.matmul.exact, down.matmul.exact
-            self.whole = QuantizedMLP(*kernels) if None not in kernels else None
-        return self.whole is not None
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, D) -> (N, D)."""
-        if self.whole is not None and self.training and self.whole.kernel_fits(x):
-            up, down = self.dense_h_to_4h, self.dense_4h_to_h
-            return self.whole(x, up.weight, up.weight_scale, down.weight, down.weight_scale)
         return self.dense_4h_to_h(self.activation(self.dense_h_to_4h(x)))
 
 
@@ -170,14 +157,14 @@ class Block(nn.Cell):
     """One layer: attention and MLP, each after a norm and added to the residual, which GLM-4-0414 norms before.
 
     `recomputed` in the backward pass instead of kept: everything, "scores" (attention between its projections, and the
-    MLP's activation), "mlp" (between its input and its output, for integer weights: `compute_again`), or nothing.
+    MLP's activation), or nothing.
     """
 
     def __init__(self, config: ChatGLM2Config, *, recomputed: Recomputed = "nothing"):
         super().__init__()
         sigma = INIT_SIGMA / (2 * config.num_layers) ** 0.5  # what is added to the residual 2 L times keeps its size
         with_gradient = recomputed != "all" or not runtime.is_graph_mode()  # see ops/__init__.py
-        core_with_gradient = recomputed in ("nothing", "mlp") or not runtime.is_graph_mode()
+        core_with_gradient = recomputed == "nothing" or not runtime.is_graph_mode()
         self.input_layernorm = Norm(config, with_gradient=with_gradient)
         self.self_attention = SelfAttention(
             config, sigma, with_gradient=with_gradient, core_with_gradient=core_with_gradient

@@ -27,7 +27,6 @@ from mindformers_glm.models.quantized import QuantizedLinear, make_quantized
 from mindformers_glm.models.speaking import Speaking
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy, IntegerHeadCrossEntropy
-from mindformers_glm.ops.kernels.library import library_file
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.ops.rotary import head_scales
 from mindformers_glm.ops.token_range import require_token_range
@@ -131,15 +130,25 @@ class ChatGLM2Model(nn.Cell):
         `positions` (B, T) replace 0 to T - 1 in the rotary embedding and change nothing of what is seen. `rows` (N, D)
         are what the stage before has computed, where this is a later stage of a pipeline.
         """
+        cos, sin, mask = self.seen(input_ids, first, positions)
+        x = self.embedded(input_ids) if rows is None else rows
+        return self.encoder(x, cos, sin, mask, input_ids.shape[0], prefix, first)
+
+    def embedded(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, T) -> rows (N, D) that the first layer takes."""
+        x = self.embedding(input_ids)
+        if self.noise is not None and self.training:
+            x = x + self.noise(x, input_ids.shape[1])
+        return x
+
+    def seen(self, input_ids: Tensor, first: Tensor | None, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """cos, sin and mask of the tokens, as `place` gives them; `first` and `positions` see `construct`."""
         cos, sin, mask = self.place(input_ids)
         if first is not None:
             mask = mask + self.unseen(first)
         if positions is not None:
             cos, sin = self.angles(positions)
-        x = self.embedding(input_ids) if rows is None else rows
-        if self.noise is not None and self.training and rows is None:
-            x = x + self.noise(x, input_ids.shape[1])
-        return self.encoder(x, cos, sin, mask, input_ids.shape[0], prefix, first)
+        return cos, sin, mask
 
     def unseen(self, first: Tensor) -> Tensor:
         """MASKED where a key lies before the first position that its row may look at: (B, T) -> (B, 1, G * T, T)."""
@@ -215,19 +224,12 @@ class ChatGLM2ForConditionalGeneration(Speaking):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
-        self._compute_mlps_again()
         self.head_loss = self.integer_loss = None
         self.set_loss()
         if part.first:
             for parameter in self.get_parameters():
                 parameter.name = part.whole_name(parameter.name)
         object.__setattr__(self, "_cached", None)
-
-    def _compute_mlps_again(self) -> None:
-        forms = recomputed_parts(self.config)[self.part.first : self.part.end]
-        mlps = [layer.mlp for layer, form in zip(self.transformer.encoder.layers, forms, strict=True) if form == "mlp"]
-        if sum(mlp.compute_again() for mlp in mlps) < len(mlps):
-            log_once("recompute_config: MLPs of integers with adapters or biases keep what lies between their matrices")
 
     @property
     def parts(self) -> NetworkParts:
@@ -254,6 +256,12 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         else:
             self.loss.smoothing = smoothing
 
+    @property
+    def computes_layers_again(self) -> bool:
+        """Whether a step is to keep what goes into each layer alone, and compute the layer again for its gradients."""
+        is_whole = self.part == Part(0, self.config.num_layers) and self.share is None and self.own is None
+        return is_whole and layers_again(self.config)
+
     def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What `construct` gives; a sequence that is too long, an id or a label out of range is refused before that."""
         if input_ids.shape[-1] > self.config.seq_length:
@@ -274,19 +282,26 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         """
         if self.own is not None and self.training:
             input_ids, labels = self.own(input_ids), None if labels is None else self.own(labels)
-        first, positions = None, None
-        if input_ids.ndim == 3:
-            planes, input_ids = input_ids, input_ids[:, 0]
-            first = planes[:, 1]
-            if planes.shape[1] == 3:
-                positions = planes[:, 2]
-            elif self.prefix_encoder is not None:
-                positions = self.transformer.slots[: planes.shape[2]].reshape(1, -1) - first
+        input_ids, first, positions = self.planes(input_ids)
         batch, tokens = input_ids.shape
         prefix = None if self.prefix_encoder is None else self.prefix_encoder(batch)
-        rows, head = self.transformer(input_ids, prefix, first, positions, rows), self.transformer.output_layer
-        if not self.is_last:
-            return rows
+        rows = self.transformer(input_ids, prefix, first, positions, rows)
+        return self.told(rows, batch, tokens, labels) if self.is_last else rows
+
+    def planes(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Token ids (B, T), and of packed rows `first` and `positions`; see `construct`."""
+        if input_ids.ndim != 3:
+            return input_ids, None, None
+        positions, first = None, input_ids[:, 1]
+        if input_ids.shape[1] == 3:
+            positions = input_ids[:, 2]
+        elif self.prefix_encoder is not None:
+            positions = self.transformer.slots[: input_ids.shape[2]].reshape(1, -1) - first
+        return input_ids[:, 0], first, positions
+
+    def told(self, rows: Tensor, batch: int, tokens: int, labels: Tensor | None) -> Tensor:
+        """What `construct` gives, of the last layer's normed rows (N, D)."""
+        head = self.transformer.output_layer
         if labels is not None and self.training and head.is_plain:
             loss = self.head_loss(ops.cast(rows, head.dtype), head.weight, labels.reshape(-1))
             return loss if self.share is None else self.share(loss, labels)
@@ -328,8 +343,8 @@ def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
     """What each layer computes again in the backward pass, as `recompute_config` and `no_recompute_layers` say.
 
     In PyNative mode MindSpore loses the gradients of a recomputed layer whose input has none, which is where LoRA
-    stands: there everything is kept. Layers of integer weights compute their MLP again by kernels: what MindSpore
-    recomputes are formulas, for which a whole matrix of integers becomes floats.
+    stands: there everything is kept. On a CPU the step computes layers again (`layers_again`): what MindSpore
+    recomputes there are formulas, in an order that keeps more than if nothing were recomputed.
     """
     if isinstance(config.adapter, LoraConfig) and not runtime.is_graph_mode():
         if config.recompute_config.recompute or config.recompute_config.select_recompute:
@@ -338,9 +353,31 @@ def recomputed_parts(config: ChatGLM2Config) -> list[Recomputed]:
     form, kept = config.recompute_config, config.no_recompute_layers or []
     whole = form.layers(form.recompute, config.num_layers)
     scores = form.layers(form.select_recompute, config.num_layers)
-    by_kernel = config.quantization_bit and library_file() is not None and runtime.is_graph_mode()
-    all_, some = ("mlp", "mlp") if by_kernel else ("all", "scores")
+    if runtime.is_graph_mode() and runtime.device_target() == "CPU":
+        if scores:
+            log_once("recompute_config.select_recompute has no effect on a CPU: its kernels keep no scores")
+        return ["nothing"] * config.num_layers
     return [
-        "nothing" if i in kept else all_ if i in whole else some if i in scores else "nothing"
+        "nothing" if i in kept else "all" if i in whole else "scores" if i in scores else "nothing"
         for i in range(config.num_layers)
     ]
+
+
+def layers_again(config: ChatGLM2Config) -> bool:
+    """Whether `recompute_config.recompute` lets a step on this device compute layers again (train/layered.py).
+
+    That is all layers or none. Dropout would draw other numbers the second time, and a prefix has gradients from every
+    layer: with these nothing is computed again.
+    """
+    form = config.recompute_config
+    if not (runtime.is_graph_mode() and runtime.device_target() == "CPU" and form.layers(form.recompute, 1)):
+        return False
+    draws = config.attention_dropout or config.hidden_dropout or getattr(config.adapter, "lora_dropout", 0)
+    if draws or config.has_prefix:
+        log_once(
+            "recompute_config.recompute has no effect on a CPU with dropout or a prefix: nothing is computed again"
+        )
+        return False
+    if not isinstance(form.recompute, bool) or config.no_recompute_layers:
+        log_once("recompute_config: on a CPU all layers are computed again, or none: here all")
+    return True
