@@ -130,6 +130,20 @@ def test_merging_a_checkpoint_that_holds_its_adapter(merge, golden, tmp_path, ca
         merge(*source, "--output_path", tmp_path / "z.ckpt")
 
 
+def test_the_limit_is_that_of_the_merged_layers(merge, golden, tmp_path, capsys):
+    """A run of 6B holds the embedding in float32 before layers in float16, and the layers are what is rounded."""
+    base = shutil.copytree(golden / "hf_glm2_tiny", tmp_path / "base", ignore=shutil.ignore_patterns("peft_lora"))
+    for file in base.glob("*.safetensors"):
+        weights = load_file(file)
+        typed = {
+            name: array.astype(np.float32 if "embedding" in name else np.float16) for name, array in weights.items()
+        }
+        save_file(typed, file)
+    adapter = golden / "hf_glm2_tiny/peft_lora"
+    merge("--base", base, "--adapter", adapter, "--output_path", tmp_path / "x", "--verify", "logits")
+    assert "(limit 0.05)" in capsys.readouterr().out
+
+
 def test_a_wrong_merge_is_noticed(root, golden, tmp_path, monkeypatch):
     original = conversions.run_plan
 
