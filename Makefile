@@ -4,10 +4,12 @@ WORKERS ?= 2
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: demo test check format slow robustness oracle lite bench docs venv help
+.PHONY: demo demo-chat demo-serve test check format slow robustness oracle lite bench docs venv help
 
 help:
 	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
+	@echo "make demo-chat    tune a small ChatGLM3 to call a tool, and talk to it"
+	@echo "make demo-serve   what make demo has trained, behind OpenAI's interface and with a page (PORT=8000)"
 	@echo "make test     set up and run the tests"
 	@echo "make check    formatting, lint, who imports whom, types"
 	@echo "make slow     the long proofs            make oracle   parity with torch and transformers"
@@ -21,6 +23,12 @@ venv:
 
 demo: venv
 	@$(PY) demo/run_demo.py $${PRODUCT:+--product "$$PRODUCT"}
+
+demo-chat: venv
+	@$(PY) demo/run_tool.py
+
+demo-serve: venv
+	@$(PY) demo/run_server.py $${PORT:+--port "$$PORT"}
 
 # two workers; what starts processes of its own stays in one of them (tests/conftest.py). Bytecode is kept whatever the
 # environment says: a hundred processes import the package

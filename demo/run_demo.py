@@ -16,16 +16,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from demo import commands  # noqa: E402
+from demo.coverage import coverage  # noqa: E402
 from demo.product import read_product  # noqa: E402
 from demo.screen import curve, heading, is_terminal, note, paint, quote, table  # noqa: E402
 from demo.stage import Outcome, StageFailed, run_stage  # noqa: E402
 from mindformers_glm.cli.options import Parser, whole  # noqa: E402
 from mindformers_glm.cli.report import report  # noqa: E402
 from mindformers_glm.files import write_text  # noqa: E402
+from mindformers_glm.messages import say  # noqa: E402
 from tools.glm2_tiny.make_corpus import adgen, write_lines  # noqa: E402
 
 DEFAULT_PRODUCT = "红色复古波点连衣裙"
-METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
+METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4", "attributes", "whole")
 _ASSETS = ROOT / "mindformers_glm/assets/glm2_tiny"
 _INTERRUPTED = 130
 
@@ -33,9 +36,14 @@ _INTERRUPTED = 130
 class Way(NamedTuple):
     """One way to fine-tune: its name on the screen, its YAML, and its folder below the output."""
 
-    title: str
+    name: str
     config: str
     folder: str
+
+    @property
+    def title(self) -> str:
+        """Its name in the language of the demo."""
+        return say("full fine-tuning") if self.folder == "full" else self.name
 
 
 WAYS = (Way("LoRA", "demo/lora.yaml", "lora"), Way("full fine-tuning", "demo/full.yaml", "full"))
@@ -44,28 +52,36 @@ WAYS = (Way("LoRA", "demo/lora.yaml", "lora"), Way("full fine-tuning", "demo/ful
 class Demo:
     """The demo's stages, in the order in which they are shown."""
 
-    def __init__(self, output: Path, *, train_lines: int, eval_lines: int) -> None:
+    def __init__(self, output: Path, *, train_lines: int = 1600, eval_lines: int = 40) -> None:
         self.output, self.train_lines, self.eval_lines = output, train_lines, eval_lines
         self.train_file, self.eval_file = output / "live_train.json", output / "live_eval.json"
         self.results = output / "results.json"
 
     def make_data(self) -> None:
         """Writes the training and evaluation lines of the held-back style."""
-        heading("1  The data: products in the style of a host selling live")
+        heading(say("1  The data: products in the style of a host selling live"))
         rows = list(adgen("live", self.train_lines + self.eval_lines, seed=2, least=2, most=4))
         write_lines(self.train_file, iter(rows[self.eval_lines :]))
         write_lines(self.eval_file, iter(rows[: self.eval_lines]))
-        note(f"{self.train_lines} lines to learn from, {self.eval_lines} other products to be judged by; one of them:")
+        text = say(
+            "{train} lines to learn from, {judged} other products to be judged by; one of them:",
+            train=self.train_lines,
+            judged=self.eval_lines,
+        )
+        note(text)
         note(paint(rows[0]["content"], "1"))
         quote(rows[0]["summary"])
 
     def judge(self, config: str, weights: str, folder: str) -> Outcome:
-        """ROUGE and BLEU of `weights` on the evaluation lines."""
-        return run_stage(
+        """ROUGE and BLEU of `weights` on the evaluation lines, and how many attributes its texts name."""
+        outcome = run_stage(
             ["--config", config, "--run_mode", "eval", "--load_checkpoint", weights,
              "--eval_dataset_dir", self.shown(self.eval_file), "--output_dir", self.shown(self.output / folder)],
             self.output / folder / "eval_console.log",
         )  # fmt: skip
+        outcome.metrics |= coverage(self.output / folder / "predictions.jsonl")
+        note(say("attributes named: {share:.1f} %", share=outcome.metrics["attributes"]))
+        return outcome
 
     def tune(self, way: Way) -> Outcome:
         """Fine-tunes glm2_tiny on the training lines."""
@@ -78,11 +94,11 @@ class Demo:
     def learn(self) -> dict:
         """Runs every stage up to the table and returns the figures."""
         self.make_data()
-        heading("2  Before: glm2_tiny as it ships")
+        heading(say("2  Before: glm2_tiny as it ships"))
         rows = {"before": self.judge("demo/full.yaml", "glm2_tiny", "before").metrics}
         curves = {}
         for number, way in enumerate(WAYS, start=3):
-            heading(f"{number}  Learning the style: {way.title}")
+            heading(say("{number}  Learning the style: {way}", number=number, way=way.title))
             curves[way.folder] = self.tune(way).losses
             rows[way.folder] = self.judge(way.config, self.shown(self.weights(way)), way.folder).metrics
         found = {"fingerprint": self.fingerprint(), "metrics": rows, "losses": curves}
@@ -91,10 +107,14 @@ class Demo:
 
     def earlier(self) -> dict | None:
         """The figures of a finished earlier run of the same demo, or None."""
+        found = self.finished()
+        return found if found is not None and found.get("fingerprint") == self.fingerprint() else None
+
+    def finished(self) -> dict | None:
+        """The figures of any finished run, whatever its sizes; None where there is none."""
         if not self.results.is_file() or not all(self.weights(way).is_file() for way in WAYS):
             return None
-        found = json.loads(self.results.read_text(encoding="utf-8"))
-        return found if found.get("fingerprint") == self.fingerprint() else None
+        return json.loads(self.results.read_text(encoding="utf-8"))
 
     def weights(self, way: Way) -> Path:
         """The weights that a fine-tuning run writes."""
@@ -112,12 +132,27 @@ class Demo:
         return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
+def best_way(found: dict) -> Way:
+    """The way whose texts are nearest to the wanted ones: the mean of ROUGE-L, BLEU-4 and attributes named."""
+
+    def figure(way: Way) -> float:
+        values = found["metrics"][way.folder]
+        return sum(values[name] for name in ("rouge-l", "bleu-4", "attributes"))
+
+    return max(WAYS, key=figure)
+
+
 def show_table(found: dict) -> None:
-    """The before/after table."""
-    heading("5  Before and after, on products that were not in the training data")
-    titles = {"before": "glm2_tiny as it ships", **{way.folder: way.title for way in WAYS}}
-    rows = [[titles[key], *(f"{values[name]:.2f}" for name in METRICS)] for key, values in found["metrics"].items()]
-    table(["", *METRICS], rows)
+    """The before/after table; the better way is marked."""
+    heading(say("5  Before and after, on products that were not in the training data"))
+    titles = {"before": say("glm2_tiny as it ships"), **{way.folder: way.title for way in WAYS}}
+    best = best_way(found).folder
+    rows = [
+        [titles[key], *(f"{values[name]:.2f}" for name in METRICS), say("<- the best") if key == best else ""]
+        for key, values in found["metrics"].items()
+    ]
+    head = ["", *METRICS[:-2], say("attributes named %"), say("all of them %"), ""]
+    table(head, rows, best=list(found["metrics"]).index(best))
     for way in WAYS:
         losses = found["losses"][way.folder]
         note(f"{way.title:<17}loss {losses[0]:.2f} -> {losses[-1]:.2f}  {curve(losses)}")
@@ -127,32 +162,47 @@ def ask_product() -> str:
     """What the user types on a terminal; the default for an empty line or where nobody can type."""
     if not (is_terminal() and sys.stdin.isatty()):
         return DEFAULT_PRODUCT
-    note("Describe a product, in Chinese or English, for example: a red silk dress with dots, 静音又省电的风扇")
+    note(say("Describe a product, in Chinese or English, for example: a red silk dress with dots, 静音又省电的风扇"))
     try:
-        return input(paint(f"   product [{DEFAULT_PRODUCT}]: ", "1")).strip() or DEFAULT_PRODUCT
+        asked = say("product [{default}]: ", default=DEFAULT_PRODUCT)
+        return input(paint(f"   {asked}", "1")).strip() or DEFAULT_PRODUCT
     except EOFError:
         return DEFAULT_PRODUCT
 
 
-def write_advertisement(demo: Demo, description: str | None) -> None:
-    """Lets the packaged and the fine-tuned network write about the user's product, token by token."""
-    heading("6  Your advertisement")
+def write_advertisement(demo: Demo, way: Way, description: str | None) -> None:
+    """Lets the packaged network and the better of the fine-tuned ones write about the product, token by token."""
+    heading(say("6  Your advertisement"))
     description = description or ask_product()
     product = read_product(description)
-    note(f"product: {description}")
+    note(say("product: {product}", product=description))
     if product.understood and product.content != description:
-        note(f"read as: {paint(product.content, '1')}")
+        note(say("read as: {product}", product=paint(product.content, "1")))
     from demo.writer import Writer  # noqa: PLC0415 - MindSpore takes seconds to import and is not needed until now
 
     writer = Writer()
-    note(paint("glm2_tiny as it ships", "1;32"))
+    note(paint(say("glm2_tiny as it ships"), "1;32"))
     before = writer.write(product.content)
-    note(paint(f"after {WAYS[-1].title}", "1;32"))
-    writer.load(demo.weights(WAYS[-1]))
+    note(paint(say("after {way}", way=way.title), "1;32"))
+    writer.load(demo.weights(way))
     after = writer.write(product.content)
     (demo.output / "advertisement.txt").write_text(
         f"{description}\n{product.content}\n\n{before}\n\n{after}\n", encoding="utf-8"
     )
+
+
+def show_commands(demo: Demo, way: Way) -> None:
+    """What can be done now, as commands to paste."""
+    heading(say("7  What you can do with it now"))
+    model = demo.output / way.folder
+    rows = (
+        (say("talk to the tuned model"), commands.chat(model)),
+        (say("serve it, and open http://127.0.0.1:8000"), commands.serve(model)),
+        (say("evaluate it"), commands.evaluate(way.config, model, demo.eval_file)),
+    )
+    for title, command in rows:
+        note(title)
+        print(f"   $ {paint(command, '1')}", flush=True)
 
 
 def main() -> int:
@@ -167,22 +217,27 @@ def main() -> int:
     demo = Demo(Path(given.output_dir), train_lines=given.train_lines, eval_lines=given.eval_lines)
     started = time.time()
     try:
-        print(paint("mindformers_glm: a ChatGLM2 with 3.4 million parameters learns a new style on this CPU", "1"))
+        title = say("mindformers_glm: a ChatGLM2 with 3.4 million parameters learns a new style on this CPU")
+        print(paint(title, "1"))
         again = given.again or bool(os.environ.get("AGAIN"))
         found = None if again else demo.earlier()
         if found:
-            note(f"The models of an earlier run are in {demo.shown(demo.output)}. To train again: AGAIN=1 make demo")
-        show_table(found or demo.learn())
-        write_advertisement(demo, given.product)
+            place = demo.shown(demo.output)
+            note(say("The models of an earlier run are in {folder}. To train again: AGAIN=1 make demo", folder=place))
+        found = found or demo.learn()
+        show_table(found)
+        way = best_way(found)
+        write_advertisement(demo, way, given.product)
     except KeyboardInterrupt:
-        print("\n   Stopped. `make demo` starts again.")
+        print("\n   " + say("Stopped. `make demo` starts again."))
         return _INTERRUPTED
     except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(say("error: {line}", line=error), file=sys.stderr)
         return 1
+    show_commands(demo, way)
     note("")
-    note(f"{time.time() - started:.0f} s. Logs, curves and checkpoints: {demo.shown(demo.output)}/")
-    note("Chat with the model as it ships:  .venv/bin/python tools/chat.py")
+    seconds, place = time.time() - started, demo.shown(demo.output)
+    note(say("{seconds:.0f} s. Logs, curves and checkpoints: {folder}/", seconds=seconds, folder=place))
     return 0
 
 

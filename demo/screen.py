@@ -93,13 +93,14 @@ def curve(values: list[float], width: int = 24) -> str:
     return "".join(_BLOCKS[round((value - low) / ((high - low) or 1) * (len(_BLOCKS) - 1))] for value in means)
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
-    """Columns, the first to the left and the others to the right; the last row stands out."""
+def table(head: list[str], rows: list[list[str]], *, best: int = -1) -> None:
+    """Columns, the first to the left and the others to the right; row `best` (from 0, the last) stands out."""
+    best = best % len(rows)
     widths = [max(cells(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for number, row in enumerate([head, *rows]):
         padded = [_pad(cell, width, left=i == 0) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         print(
-            "   " + paint("   ".join(padded), "2" if number == 0 else "0" if number < len(rows) else "1;32"), flush=True
+            "   " + paint("   ".join(padded), "2" if number == 0 else "1;32" if number == best + 1 else "0"), flush=True
         )
 
 

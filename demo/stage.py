@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.screen import Line, curve, note, paint
+from mindformers_glm.messages import say
 
 ROOT = Path(__file__).resolve().parents[1]
 _STEP = re.compile(r"step:\[\s*(\d+)/\s*(\d+)\], loss:\s*\[?\s*([\d.]+)")
@@ -46,7 +47,7 @@ def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
     note(paint("$ python run_mindformer.py " + shlex.join(arguments), "2"))
     log.parent.mkdir(parents=True, exist_ok=True)
     started, outcome, line, tail = time.time(), Outcome(), Line(), []
-    line.show("starting ...")
+    line.show(say("starting ..."))
     child = subprocess.Popen(
         [sys.executable, str(ROOT / "run_mindformer.py"), *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, text=True, encoding="utf-8", errors="replace",
@@ -63,11 +64,11 @@ def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
         status = child.wait()
     except KeyboardInterrupt:
         _stop(child)
-        line.end("stopped")
+        line.end(say("stopped"))
         raise
     outcome.seconds = time.time() - started
     if status:
-        line.end("failed")
+        line.end(say("failed"))
         raise StageFailed(f"run_mindformer.py ended with status {status}; its output is in {log}\n" + "".join(tail))
     line.end(_summary(outcome))
     return outcome
@@ -85,7 +86,7 @@ def read_line(text: str, outcome: Outcome) -> str:
         place = f"epoch {epoch[1]}/{epoch[2]}  " if epoch and epoch[2] != "1" else ""
         return f"{place}step {number}/{total}  loss {loss:.3f}  {curve(outcome.losses)}"
     done = _EVAL.search(text)
-    return f"evaluating: batch {done[1]} of {done[2]}" if done else ""
+    return say("evaluating: batch {batch} of {batches}", batch=done[1], batches=done[2]) if done else ""
 
 
 def _summary(outcome: Outcome) -> str:
@@ -95,8 +96,9 @@ def _summary(outcome: Outcome) -> str:
     if outcome.losses:
         first, last = outcome.losses[0], outcome.losses[-1]
         shape = curve(outcome.losses)
-        return f"loss {first:.2f} -> {last:.2f}  {shape}  {len(outcome.losses)} steps in {outcome.seconds:.0f} s"
-    return f"done in {outcome.seconds:.0f} s"
+        spent = say("{steps} steps in {seconds:.0f} s", steps=len(outcome.losses), seconds=outcome.seconds)
+        return f"loss {first:.2f} -> {last:.2f}  {shape}  {spent}"
+    return say("done in {seconds:.0f} s", seconds=outcome.seconds)
 
 
 def _stop(child: subprocess.Popen) -> None:

@@ -7,6 +7,33 @@ venv=$1
 extras=${2:-dev}
 stamp="$venv/.installed-$extras"
 
+asked=${MINDFORMERS_GLM_LANG:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}}
+say() { # ENGLISH CHINESE
+    case $asked in zh*) printf '%s\n' "$2" ;; *) printf '%s\n' "$1" ;; esac
+}
+
+follow() { # what pip says, as one line for each step: what is fetched, how large it is, since when
+    local line count=0
+    while IFS= read -r line; do
+        case $line in
+            "Collecting "*)
+                count=$((count + 1))
+                line=${line#Collecting }
+                line=${line%% *}
+                [ -t 1 ] && printf '\r\033[K   %3d s  %3d  %s' "$SECONDS" "$count" "$line"
+                ;;
+            *Downloading*" MB)"* | *"Using cached"*" MB)"*)
+                [ -t 1 ] && printf '\r\033[K'
+                printf '   %3d s  %s\n' "$SECONDS" "${line#"${line%%[![:space:]]*}"}"
+                ;;
+            "Installing collected packages:"*)
+                [ -t 1 ] && printf '\r\033[K'
+                say "   $(printf %3d "$SECONDS") s  unpacking $count packages" "   $(printf %3d "$SECONDS") s  解压安装 $count 个包"
+                ;;
+        esac
+    done
+}
+
 fits() { "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' >/dev/null 2>&1; }
 
 find_python() {
@@ -28,11 +55,19 @@ find_python() {
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     python=$(find_python)
     if [ ! -x "$venv/bin/python" ] || ! fits "$venv/bin/python"; then
-        echo "Making $venv with $("$python" --version)"
+        say "Making $venv with $("$python" --version)" "用 $("$python" --version) 建立 $venv"
         "$python" -m venv "$venv"
     fi
-    echo "Installing packages into $venv (MindSpore is 300 MB: minutes on a slow line, once)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+    say "Installing packages into $venv, once (MindSpore is 300 MB: minutes on a slow line); all of it: $venv/install.log" \
+        "把软件包安装到 $venv，只需一次（MindSpore 有 300 MB，网络慢时要几分钟）；完整记录：$venv/install.log"
+    if ! "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check --editable ".[$extras]" 2>&1 |
+        tee "$venv/install.log" | follow; then
+        tail -n 15 "$venv/install.log" >&2
+        say "error: the installation failed; its last lines are above. Mend the cause (network, disk), and start again" \
+            "错误：安装失败，最后几行见上。请排除原因（网络、磁盘）后再次运行" >&2
+        exit 1
+    fi
     touch "$stamp"
+    say "   $(printf %3d "$SECONDS") s  installed" "   $(printf %3d "$SECONDS") s  安装完成"
 fi
 "$venv/bin/python" mindformers_glm/ops/kernels/build.py || true   # quick when nothing has changed; says so where there is no compiler

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from demo import screen, stage  # noqa: E402
+from demo.coverage import coverage  # noqa: E402
 from demo.product import read_product, word_tables  # noqa: E402
-from demo.run_demo import WAYS, Demo  # noqa: E402
+from demo.run_demo import METRICS, WAYS, Demo, best_way, show_table  # noqa: E402
+from mindformers_glm.auto import AutoTokenizer  # noqa: E402
+from mindformers_glm.config.loader import read_yaml  # noqa: E402
 from tools.glm2_tiny.advert import mentions, read_content  # noqa: E402
 from tools.glm2_tiny.grammar import kinds  # noqa: E402
+from tools.glm2_tiny.make_corpus import adgen  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,36 @@ def test_an_earlier_run_counts_only_with_its_weights_and_sizes(tmp_path):
     assert Demo(tmp_path, train_lines=41, eval_lines=10).earlier() is None
 
 
+def test_no_prompt_and_no_answer_of_the_demo_is_cut():
+    tokenizer = AutoTokenizer.from_pretrained("glm2_tiny")
+    lengths = read_yaml(ROOT / "demo/full.yaml")["train_dataset"]
+    for row in adgen("live", 1640, seed=2, least=2, most=4):
+        assert len(tokenizer.encode(tokenizer.build_prompt(row["content"]))) <= lengths["max_source_length"]
+        answer = tokenizer.encode(row["summary"], add_special_tokens=False)
+        assert len(answer) < lengths["max_target_length"]
+
+
+def test_coverage_counts_what_a_text_names(tmp_path):
+    file = tmp_path / "predictions.jsonl"
+    prompt = "[Round 1]\n\n问：类型#裙*颜色#红色*图案#波点\n\n答："
+    rows = [{"prompt": prompt, "prediction": text} for text in ("红色的裙子，波点图案", "红色的裙子", "你好", "")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert coverage(file) == {"attributes": pytest.approx(100 * 5 / 12), "whole": 25.0}
+
+
+@pytest.mark.parametrize(("full", "expected"), [(30.0, "full"), (10.0, "lora")])
+def test_the_better_way_is_shown_as_such(capsys, full, expected):
+    figures = dict.fromkeys(METRICS, 20.0)
+    found = {
+        "metrics": {"before": figures, "lora": figures, "full": {**figures, "rouge-l": full}},
+        "losses": {"lora": [4.0, 1.0], "full": [4.0, 1.0]},
+    }
+    assert best_way(found).folder == expected
+    show_table(found)
+    (marked,) = [line for line in capsys.readouterr().out.splitlines() if "<- the best" in line]
+    assert marked.strip().startswith("full fine-tuning" if expected == "full" else "LoRA")
+
+
 def test_a_failed_stage_shows_the_last_lines(tmp_path, capsys):
     with pytest.raises(stage.StageFailed, match="error: .*nowhere.yaml"):
         stage.run_stage(["--config", "nowhere.yaml"], tmp_path / "console.log")
@@ -133,11 +169,34 @@ def test_a_small_run_ends_with_a_table_and_an_advertisement(tmp_path):
     assert (tmp_path / "advertisement.txt").is_file()
     found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert found["metrics"]["full"]["rouge-l"] > found["metrics"]["before"]["rouge-l"]
+    assert all(0 < row["attributes"] <= 100 for row in found["metrics"].values())
+    pasted = [line.strip()[2:] for line in run.stdout.splitlines() if line.strip().startswith("$ ")]
+    talk, serve, evaluate = pasted[-3:]
+    said = subprocess.run(talk, cwd=ROOT, shell=True, input="类型#裙*颜色#红色\n", capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.startswith("答："), said.stderr
+    again = subprocess.run(evaluate, cwd=ROOT, shell=True, capture_output=True, text=True)
+    assert again.returncode == 0 and "rouge-l: " in again.stdout, again.stderr
+    _serves(serve)
     again = subprocess.run(
         [*command, "--product", "白色帆布鞋"], capture_output=True, text=True, timeout=120, env=environment
     )
     assert "earlier run" in again.stdout
     assert "白色" in (tmp_path / "advertisement.txt").read_text(encoding="utf-8")
+
+
+def _serves(command: str) -> None:
+    """The page and the model behind the address that the command tells; another port than the one of the demo."""
+    server = subprocess.Popen(f"exec {command} --port 0", cwd=ROOT, shell=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    try:
+        told = next(found for line in server.stdout if (found := re.search(r"at (http://[\d.:]+)", line)))
+        with urllib.request.urlopen(told[1], timeout=30) as page:
+            assert b"<html" in page.read()[:2000]
+        with urllib.request.urlopen(f"{told[1]}/v1/models", timeout=30) as models:
+            assert json.load(models)["data"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=60)
 
 
 @pytest.mark.slow

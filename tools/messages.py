@@ -60,6 +60,7 @@ MORE = (  # messages of one word and values, and those of argparse
     "invalid {kind} value: {value}",
     "ignored explicit argument {value}",
 )
+SAID = ("demo",)  # folders beside the package: what they give to `say`
 WITHOUT = (  # texts of these stand in both languages in the table of keys, or are no messages
     "config/texts.py",
     "config/legacy.py",
@@ -78,6 +79,9 @@ def messages() -> dict[str, str]:
     for file in files():
         for text in of_source(file.read_text(encoding="utf-8")):
             found.setdefault(text, file.relative_to(PACKAGE).as_posix())
+    for file in sorted(file for folder in SAID for file in (ROOT / folder).glob("*.py")):
+        for text in of_source(file.read_text(encoding="utf-8"), said_alone=True):
+            found.setdefault(text, file.relative_to(ROOT).as_posix())
     return found | {text: "tools/messages.py" for text in MORE if text not in found}
 
 
@@ -91,7 +95,7 @@ def files() -> Iterator[Path]:
                 yield file
 
 
-def of_source(source: str) -> list[str]:
+def of_source(source: str, *, said_alone: bool = False) -> list[str]:
     """The texts of a module that read as English, and whatever `say` is given; an f-string's values become names."""
     tree = ast.parse(source)
     documented = {id(text) for node in ast.walk(tree) for text in _bare_texts(node)}
@@ -109,7 +113,10 @@ def of_source(source: str) -> list[str]:
                 for rest in [*node.args[1:], *node.keywords]:
                     walk(rest)
                 return
-        if isinstance(node, ast.JoinedStr):
+        if said_alone:
+            for child in ast.iter_child_nodes(node):
+                walk(child)
+        elif isinstance(node, ast.JoinedStr):
             text, literal = _template(node)
             if _PROSE.search(literal):
                 found.append(text)
@@ -126,7 +133,7 @@ def of_source(source: str) -> list[str]:
                 walk(child)
 
     walk(tree)
-    if "description=__doc__" in source:
+    if "description=__doc__" in source and not said_alone:
         found.append((ast.get_docstring(tree, clean=False) or "").strip())
     return found
 

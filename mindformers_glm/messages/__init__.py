@@ -18,6 +18,7 @@ VARIABLE = "MINDFORMERS_GLM_LANG"
 ENGLISH, CHINESE = "en", "zh"
 CATALOGUE = Path(__file__).with_name("zh_CN.po")
 _PLAIN = ("C", "POSIX")
+_DEMO = "demo/"  # its texts are said, never raised: no finished line is looked for among them
 _chosen: list[str] = []  # by an option of the command line
 
 
@@ -65,14 +66,15 @@ def _of_locale(environment: Mapping[str, str]) -> str:
 
 
 @cache
-def _catalogue() -> dict[str, str]:
+def _catalogue(*, package_alone: bool = False) -> dict[str, str]:
     from mindformers_glm.messages.po import read  # noqa: PLC0415 - English reads no catalogue
 
-    return {entry.text: entry.translated for entry in read(CATALOGUE) if entry.is_shown and entry.translated}
+    entries = [entry for entry in read(CATALOGUE) if entry.is_shown and entry.translated]
+    return {entry.text: entry.translated for entry in entries if not (package_alone and entry.place.startswith(_DEMO))}
 
 
 @cache
 def _matcher() -> Any:
     from mindformers_glm.messages.matching import Matcher  # noqa: PLC0415 - as above
 
-    return Matcher(_catalogue())
+    return Matcher(_catalogue(package_alone=True))

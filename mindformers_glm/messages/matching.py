@@ -147,8 +147,8 @@ class Matcher:
         mark = core[-1]
         if mark in _ENDS and (said := self._told(core[:-1], depth + 1)) != core[:-1]:
             return said + _ENDS[mark]
-        said = self._exact.get(f"{core}.")
-        return said.removesuffix("。") if said else None
+        whole = self._exact.get(f"{core}.")
+        return whole.removesuffix("。") if whole else None
 
     def _after_place(self, core: str, depth: int) -> str | None:
         """`place: what is wrong there`."""

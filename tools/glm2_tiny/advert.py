@@ -87,17 +87,22 @@ def kind_of(pairs: list[Pair]) -> Kind:
 
 def mentions(pairs: list[Pair], summary: str) -> bool:
     """True when the text names every attribute (the type by its own noun or by the noun of an attribute)."""
-    kind = kind_of(pairs)
+    return len(named(pairs, summary)) == len(pairs)
+
+
+def named(pairs: list[Pair], summary: str) -> list[Pair]:
+    """The attributes that a text names, the type among them."""
+    kind, found = kind_of(pairs), []
     for name, value in pairs[1:]:
         ways = [value] if name == BRAND else [*kind.attributes[name].names(value), value]
         if name in kind.noun_from and value in kind.attributes[name].head_say:
             ways.append(kind.attributes[name].head_say[value])
-        if not any(way in summary for way in ways):
-            return False
+        if any(way in summary for way in ways):
+            found.append(Pair(name, value))
     nouns = [pair.value for pair in pairs if pair.attribute in kind.noun_from]
     nouns += [pairs[0].value] if kind is kinds()["好物"] else kind.nouns
     heads = [kind.attributes[name].head_say.get(value, value) for name, value in pairs[1:] if name in kind.noun_from]
-    return any(noun in summary for noun in nouns + heads)
+    return [pairs[0], *found] if any(noun in summary for noun in nouns + heads) else found
 
 
 class _Head(NamedTuple):

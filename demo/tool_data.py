@@ -1,0 +1,76 @@
+"""Conversations in which a shop's assistant asks a tool for prices, and what the tool would say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tools.glm2_tiny.advert import random_word
+from tools.glm2_tiny.grammar import kinds
+from tools.glm2_tiny.talk import small_talk
+
+NAME = "query_price"
+TOOLS = [
+    {
+        "name": NAME,
+        "description": "查询商品的价格和库存",
+        "parameters": {
+            "type": "object",
+            "properties": {"product": {"type": "string", "description": "商品名"}},
+            "required": ["product"],
+        },
+    }
+]
+_COLOURS = ("红色", "蓝色", "白色", "黑色", "粉色", "绿色", "黄色", "灰色", "紫色", "卡其色", "米色", "浅蓝色")
+_ASKED = (
+    "<p>多少钱？", "<p>的价格是多少？", "请问<p>怎么卖？", "帮我查一下<p>的价格", "<p>还有货吗？",
+    "我想买<p>，贵不贵？", "看看<p>多少钱", "你们的<p>现在什么价？",
+)  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """A question about a product, what the tool answers, and the reply that is wanted."""
+
+    question: str
+    product: str
+    result: str
+    reply: str
+
+
+def asked(rng: random.Random, product: str) -> Asked:
+    """A question about `product`, with a price and a stock drawn anew."""
+    price, stock = rng.randint(9, 999), rng.choice((0, *range(1, 60)))
+    left = f"库存{stock}件" if stock else "已经卖完"
+    question = rng.choice(_ASKED).replace("<p>", product)
+    return Asked(question, product, f"价格{price}元，{left}", f"{product}的价格{price}元，{left}。")
+
+
+def products(seed: int) -> list[str]:
+    """Colour and kind of every product, in an order that the seed decides."""
+    nouns = sorted({noun for title, kind in kinds().items() if title != "好物" for noun in kind.nouns})
+    found = [f"{colour}{noun}" for colour in _COLOURS for noun in nouns]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def conversations(rng: random.Random, names: list[str], lines: int) -> Iterator[dict[str, Any]]:
+    """Rows of training: nine in ten ask for a price, half of them that of a made-up thing, which can only be copied."""
+    for _ in range(lines):
+        if rng.random() < 0.1:
+            turn = small_talk(rng)
+            said = [_user(turn.ask), {"role": "assistant", "content": turn.answer}]
+        else:
+            one = asked(rng, rng.choice(names) if rng.random() < 0.5 else random_word(rng, 2, 5))
+            call = {"name": NAME, "arguments": {"product": one.product}}
+            said = [
+                _user(one.question),
+                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
+                {"role": "tool", "content": one.result},
+                {"role": "assistant", "content": one.reply},
+            ]
+        yield {"tools": TOOLS, "messages": said}
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
