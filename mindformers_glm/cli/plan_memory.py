@@ -1,9 +1,11 @@
 """Proposes how to divide a training job among devices, and tells the memory that each division needs.
 
     mindformers-glm plan --config FILE --devices 8 --gb 32 [--output_file PLANNED.yaml]
+    mindformers-glm plan --config FILE --serve --gb 32
 
 Every division that fits keeps the samples of a step; the fastest by the cost model of parallel/proposal.py comes first,
-and --output_file writes the YAML with its settings. Without --config, the table of docs/distributed.md.
+and --output_file writes the YAML with its settings. --serve plans serving: weights, cache, time of a token. Without
+--config, the table of docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.memory import GB, Grid, Task, estimate
 from mindformers_glm.parallel.proposal import Machine, Proposal, proposals, settings_of
+from mindformers_glm.parallel.serving import ways
 
 SHIPPED = {
     32: ("run_glm2_6b_finetune", "run_glm2_6b_finetune_2k", "run_glm2_6b_lora", "run_glm2_6b_lora_2k"),
@@ -116,6 +119,20 @@ def shown(found: list[Proposal], task: Task) -> str:
     return "\n".join(lines)
 
 
+def served(path: Path, args: argparse.Namespace) -> str:
+    """The ways to serve the network of a file, in Markdown."""
+    _, config, _ = read_job(path)
+    head = ["weights", "devices", "weights GB", "cache GB of 8192 tokens", f"tokens that fit {args.gb} GB"]
+    head += ["ms a token", "ms a prompt of 1024"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for way in ways(config, args.devices, flops=args.tflops * 1e12, memory=args.memory_gbs * 1e9):
+        room = way.tokens_that_fit(args.gb, RESERVED)
+        cells = [way.form, str(way.tp), f"{way.weights / GB:.1f}", f"{8192 * way.token / GB:.2f}", str(room)]
+        cells += [f"{1e3 * way.seconds_a_token:.1f}", f"{1e3 * way.seconds_a_prompt:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = Parser(description=__doc__)
@@ -126,6 +143,10 @@ def parser() -> argparse.ArgumentParser:
         "--tflops", type=number(above=True), default=100.0, help="what a device computes a second, 1e12 (100)"
     )
     p.add_argument("--link_gbs", type=number(above=True), default=25.0, help="GB a second that a device sends (25)")
+    p.add_argument("--serve", action="store_true", help="plan serving instead of training")
+    p.add_argument(
+        "--memory_gbs", type=number(above=True), default=800.0, help="GB a second that a device reads its memory (800)"
+    )
     p.add_argument("--output_file", metavar="YAML", help="where to write the configuration with the first proposal")
     return p
 
@@ -133,8 +154,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Prints one table, or those of all shipped configurations."""
     args = parser().parse_args(arguments)
+    if args.serve and not args.config:
+        raise ConfigError("--serve", args.serve, "Name the configuration to plan: --config FILE.")
     if args.config:
         path = find_config(args.config)
+        if args.serve:
+            print(served(path, args))
+            return
         machine = Machine(args.devices, args.gb, args.tflops * 1e12, args.link_gbs * 1e9, RESERVED)
         settings, task, found = propose(path, machine)
         print(table([path], args.devices, args.gb))
