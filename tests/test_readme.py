@@ -68,6 +68,22 @@ def test_links_lead_somewhere():
             assert (ROOT / target).exists(), f"{name} links to {target}"
 
 
+def figures(said: str) -> list[float]:
+    """ROUGE and BLEU that an evaluation printed."""
+    return [float(re.search(rf"{name}: +([\d.]+)", said)[1]) for name in ("rouge-1", "rouge-2", "rouge-l", "bleu-4")]
+
+
+def told_figures(name: str = "README.md") -> list[list[float]]:
+    """The rows of README's table before and after training."""
+    rows = re.findall(r"^\| [^|]+ \|((?: [\d.]+ \|){4})$", (ROOT / name).read_text(encoding="utf-8"), re.M)
+    return [[float(cell) for cell in row.split("|")[:4]] for row in rows]
+
+
+def test_both_languages_tell_the_same_figures():
+    assert len(told_figures()) == 2
+    assert told_figures() == told_figures("README_CN.md")
+
+
 def test_make_knows_the_targets(folder):
     named = [line for line in commands() if line.startswith("make ")]
     assert named
@@ -81,7 +97,10 @@ def test_commands_run_as_written(folder):
     said = {line: forked.run(shlex.split(line)[1:], cwd=folder) for line in python}
     assert not [done.stderr for done in said.values() if done.returncode]
     assert list((folder / "output" / "checkpoint" / "rank_0").glob("*.ckpt"))
-    assert any("rouge-1: " in done.stdout for line, done in said.items() if "--run_mode eval" in line)
+    evaluated = [figures(done.stdout) for line, done in said.items() if "--run_mode eval" in line]
+    before, after = (row for row in told_figures())
+    assert evaluated[0] == pytest.approx(before, abs=1)
+    assert evaluated[1] == pytest.approx(after, abs=4) and min(map(float.__sub__, evaluated[1], evaluated[0])) > 4
     result = (folder / "text_generation_result.txt").read_text(encoding="utf-8")
     assert "答： 你好" in result or "答：你好" in result
     programs = [text for kind, text in blocks("README.md") if kind == "python"]
