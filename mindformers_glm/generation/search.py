@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.config import GenerationConfig, Limits
 from mindformers_glm.generation.interface import FinishReason, Generation, Step, Token
 from mindformers_glm.generation.sampling import Choice, Row, next_tokens
@@ -65,7 +66,7 @@ class Samples:
         uniform = 0.0 if self.config.greedy else row.random.random()
         edits = self.config.edits_logits or len(row.new) < self.limits.min_new
         ids = [*self.prompt, *row.new] if edits else ()
-        mask = None if self.config.token_mask is None else self.config.token_mask(row.new)
+        mask = None if self.config.token_mask is None else _bits(self.config.token_mask(row.new))
         return Row(ids, len(row.new), self.limits.min_new, uniform, mask)
 
     def _result(self, row: _Row) -> Generation:
@@ -78,6 +79,13 @@ class Samples:
             prompt_tokens=len(self.prompt),
             seed=self.seed,
         )
+
+
+def _bits(mask: object) -> np.ndarray:
+    if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.ndim == 1 and mask.size:
+        return np.ascontiguousarray(mask)
+    told = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+    raise GenerationError(f"token_mask: it returned {told}. It must return bits of ids as an array (bytes,) of uint8.")
 
 
 def finish_reason(new: list[int], config: GenerationConfig, limits: Limits) -> FinishReason | None:

@@ -68,6 +68,23 @@ def test_a_logits_processor_that_raises_ends_its_request_alone(engine, network):
 
 
 @pytest.mark.parametrize(
+    ("mask", "fault"),
+    [
+        (None, "NoneType"),
+        ([255], "list"),
+        (np.ones(3, bool), r"bool \(3,\)"),
+        (np.ones((2, 2), np.uint8), r"uint8 \(2, 2\)"),
+    ],
+)
+def test_a_token_mask_of_another_form_is_named_and_ends_its_request_alone(engine, mask, fault):
+    bad = engine.submit([1, 2], CONFIG.updated(token_mask=lambda new: mask))
+    good = engine.submit([1, 2], CONFIG.updated(token_mask=lambda new: np.full(100, 255, np.uint8)))
+    with pytest.raises(GenerationError, match=f"token_mask.*{fault}"):
+        bad.results()
+    assert good.results()[0].ids == engine.submit([1, 2], CONFIG).results()[0].ids
+
+
+@pytest.mark.parametrize(
     ("processor", "fault"),
     [(lambda ids, logits: logits * np.nan, "not finite"), (lambda ids, logits: logits[:, :3], r"shape \(1, 3\)")],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 _BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 20)
@@ -28,6 +29,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, Labels], float] = {}
         self._histograms: dict[tuple[str, Labels], _Histogram] = {}
+        self._followed: WeakKeyDictionary[object, dict[str, float]] = WeakKeyDictionary()
 
     def count(self, name: str, value: float = 1, **labels: str) -> None:
         """Adds to a counter of `COUNTERS`."""
@@ -35,10 +37,15 @@ class Metrics:
         with self._lock:
             self._counters[key] = self._counters.get(key, 0) + value
 
-    def assign(self, name: str, value: float, **labels: str) -> None:
-        """What a counter of `COUNTERS` stands at, where somebody else counts."""
+    def follow(self, name: str, source: object, value: float, **labels: str) -> None:
+        """Adds to a counter of `COUNTERS` what the count that `source` keeps has grown by since the last call.
+
+        A counter never falls, also where a source goes with what it has counted.
+        """
         with self._lock:
-            self._counters[name, tuple(labels.items())] = value
+            seen, key = self._followed.setdefault(source, {}), (name, tuple(labels.items()))
+            self._counters[key] = self._counters.get(key, 0) + value - seen.get(name, 0)
+            seen[name] = value
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Adds to a histogram of `HISTOGRAMS`."""

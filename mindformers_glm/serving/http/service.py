@@ -168,8 +168,9 @@ class Service:
             engines = {id(served.engine): served.engine for served in self.models.values()}.values()
             usage = max(engine.cache_usage for engine in engines)
             gauges.append(("vllm:kv_cache_usage_perc", usage, {"model_name": name}))
-            asked, found = (sum(figure) for figure in zip(*(one.prefix_figures for one in engines), strict=True))
-            self.metrics.assign("vllm:prefix_cache_queries_total", asked, model_name=name)
-            self.metrics.assign("vllm:prefix_cache_hits_total", found, model_name=name)
+            for engine in engines:
+                asked, found = engine.prefix_figures
+                self.metrics.follow("vllm:prefix_cache_queries_total", engine, asked, model_name=name)
+                self.metrics.follow("vllm:prefix_cache_hits_total", engine, found, model_name=name)
             gauges.append(("vllm:num_requests_waiting", self.open_answers - running, {"model_name": name}))
         return self.metrics.text(gauges)
