@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindformers_glm.cli.options import whole
+from mindformers_glm.cli.rank_watch import last_line
 from mindformers_glm.runtime import rank_size
 
 MOST = 64
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
-_others: list[subprocess.Popen] = []  # what `start` started
+_others: list[tuple[subprocess.Popen, Path]] = []  # what `start` started, and where each writes
 
 
 def add_tp_size(parser: argparse.ArgumentParser) -> None:
@@ -54,20 +55,30 @@ def start(size: int, command: str, words: Sequence[str]) -> None:
     }
     program = [sys.executable, "-m", "mindformers_glm", command, *words]
     scheduler = [sys.executable, "-c", "from mindformers_glm.runtime import serve_as_scheduler as s; s()"]
-    children = [_child(scheduler, {**os.environ, **shared, "MS_ROLE": "MS_SCHED"}, Path(logs.name, "scheduler.log"))]
+    places = [Path(logs.name, "scheduler.log"), *(Path(logs.name, f"rank_{rank}.log") for rank in range(1, size))]
+    children = [_child(scheduler, {**os.environ, **shared, "MS_ROLE": "MS_SCHED"}, places[0])]
     for rank in range(1, size):
         own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
-        children.append(_child(program, {**os.environ, **shared, **own}, Path(logs.name, f"rank_{rank}.log")))
+        children.append(_child(program, {**os.environ, **shared, **own}, places[rank]))
     os.environ.update({**shared, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0", "RANK_ID": "0", "DEVICE_ID": "0"})
-    _others[:] = children
+    _others[:] = zip(children, places, strict=True)
     atexit.register(_end, children, logs)
+    watched = [
+        f"{f'rank {rank}' if rank else 'the scheduler'}:{child.pid}:{log}" for rank, (child, log) in enumerate(_others)
+    ]
+    words = [sys.executable, "-m", "mindformers_glm.cli.rank_watch", str(os.getpid()), *watched]
+    watch = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    atexit.register(watch.kill)  # before the others are told to end
 
 
 def lost() -> str | None:
-    """Which of the processes that `start` started has ended; None while all run. Work of rank 0 then waits for ever."""
-    for rank, child in enumerate(_others):
+    """Which of the processes that `start` started has ended, with the last line it wrote; None while all run.
+
+    Work of rank 0 then waits for ever.
+    """
+    for rank, (child, log) in enumerate(_others):
         if child.poll() is not None:
-            return f"rank {rank}" if rank else "the scheduler"
+            return f"rank {rank}{last_line(log)}" if rank else f"the scheduler{last_line(log)}"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,7 +68,27 @@ def test_a_rank_that_dies_ends_the_server_in_one_line(expected):
     assert answers(server.address) == expected
     os.kill(rank, signal.SIGKILL)
     assert server.process.wait(timeout=30) == 1
-    assert any("rank 1 has ended" in line for line in server.output)
+    assert any(re.search(r"serve: rank 1 .*has ended; the server cannot go on", line) for line in server.output)
+
+
+def test_a_rank_that_dies_while_loading_is_noticed_and_what_is_wrong_everywhere_is_told_once(tmp_path):
+    words = [sys.executable, *SERVE, "--tp_size", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    rank = None
+    while rank is None:
+        assert server.poll() is None
+        started = children(server.pid)
+        rank = next((pid for pid in started if b"RANK_ID=1" in Path(f"/proc/{pid}/environ").read_bytes()), None)
+    os.kill(rank, signal.SIGKILL)
+    output = server.communicate(timeout=120)[0]
+    assert server.returncode != 0
+    assert re.search(r"rank 1.* has ended, and this command cannot go on without it", output), output
+
+    words[words.index("glm2_tiny")] = str(tmp_path / "nowhere")
+    wrong = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert wrong.returncode != 0 and "cannot go on" not in wrong.stderr
+    assert "nowhere" in wrong.stderr
 
 
 def test_msrun_starts_it(expected, tmp_path):
