@@ -65,10 +65,7 @@ def described(model: nn.Cell) -> NetworkWeights:
     table: Any = quantized_layers(model).get(parts.table.name)
     held = LinearWeights(parts.table) if table is None else _integers(table)
     blocks = tuple(
-        BlockWeights(
-            *(_norm(cell) if isinstance(cell, Norm) else None if cell is None else linear(cell) for cell in cells)
-        )
-        for cells in ([getattr(block, name) for name in BlockWeights._fields] for block in parts.blocks)
+        BlockWeights(**{name: _part(getattr(block, name)) for name in BlockWeights._fields}) for block in parts.blocks
     )
     encoder = model.prefix_encoder
     return NetworkWeights(
@@ -94,6 +91,10 @@ def linear(cell: nn.Cell) -> LinearWeights:
     return found
 
 
+def _part(cell: nn.Cell | None) -> Any:
+    return None if cell is None else _norm(cell) if isinstance(cell, Norm) else linear(cell)
+
+
 def version_of(parameters: Sequence[Parameter]) -> Hashable:
     """A few numbers of every parameter of moderate size: an optimizer step changes some of them."""
     watched = (parameter for parameter in parameters if parameter.size <= _WATCHED_SIZE)
@@ -105,8 +106,10 @@ def _integers(cell: IntegerWeight) -> LinearWeights:
 
 
 def _low_rank(cell: LoraLinear) -> LowRank:
+    magnitude: Any = cell.mindpet_delta_lora_m
+
     def factor() -> np.ndarray:
-        return cell.mindpet_delta_lora_m.asnumpy() / cell.sizes().asnumpy()
+        return magnitude.asnumpy() / cell.sizes().asnumpy()
 
     return LowRank(
         cell.mindpet_delta_lora_a,

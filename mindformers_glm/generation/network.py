@@ -56,7 +56,7 @@ class MindSporeNetwork:
             if _form(layer) not in blocks:
                 blocks[_form(layer)] = _Block(layer, matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
         self._blocks = [blocks[_form(layer)] for layer in layers]
-        self._head = _Head(model.transformer) if getattr(model, "is_last", True) else None
+        self._head: Any = _Head(model.transformer) if getattr(model, "is_last", True) else None
         self._is_declared, self._process = False, os.getpid()
         self._prefix = None if model.prefix_encoder is None else _Twin(model.prefix_encoder)
 
@@ -222,7 +222,7 @@ class _Block(nn.Cell):
         prefix_keys: Tensor | None = None,
         prefix_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        past = ((ops.cast(keys, self.dtype), ops.cast(values, self.dtype), past_mask),)
+        past: tuple = ((ops.cast(keys, self.dtype), ops.cast(values, self.dtype), past_mask),)
         if prefix_keys is not None:
             past = ((prefix_keys, prefix_values, None), *past)
         x, new_keys, new_values = self.block.cached(x, cos, sin, mask, keys.shape[0], past)

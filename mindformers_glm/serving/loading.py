@@ -25,6 +25,6 @@ def load(
     Raises:
         UserError: whatever is missing or does not fit, before anything is compiled.
     """
-    given = {"seq_length": seq_length, "quantization_bit": quantization_bit}
+    given: dict[str, Any] = {"seq_length": seq_length, "quantization_bit": quantization_bit}
     changes = {name: value for name, value in given.items() if value is not None}
     return load_engine(model, options=engine, **options, **changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def _projection(config: ChatGLM2Config) -> int:
     return config.num_attention_heads * config.kv_channels
 
 
-def _same(name: str, shape: Callable, shard_axis: int | None = None, **more) -> Weight:
+def _same(name: str, shape: Callable, shard_axis: int | None = None, **more: Any) -> Weight:
     return Weight(name, name, name, shape, shard_axis, **more)
 
 
@@ -86,7 +86,7 @@ def _norm(
     def bias(config: ChatGLM2Config) -> bool:
         return present(config) and not config.rmsnorm
 
-    names = {"native": (native + ".weight",), "mcore": mcore + ".weight"}
+    names: dict[str, Any] = {"native": (native + ".weight",), "mcore": mcore + ".weight"}
     return [
         _same(name + ".weight", lambda c: (c.hidden_size,), present=present, **names),
         _same(name + ".bias", lambda c: (c.hidden_size,), present=bias),
