@@ -41,6 +41,19 @@ def make_step(seed=0, optimizer=FP32StateAdamWeightDecay, dtype=ms.float32, netw
     return TrainStep(network, optimizer(decay_groups(network.trainable_params(), 0.1), eps=1e-8), **settings)
 
 
+IDLE: list[TrainStep] = []  # plain steps that tests have used: compiled, and as good as new once their numbers are
+
+
+def renewed(step: TrainStep, fresh: TrainStep) -> TrainStep:
+    """A compiled step with the weights, states and loss scale of a fresh one, which need not be compiled then."""
+    for used, new in ((step.network, fresh.network), (step.optimizer, fresh.optimizer)):
+        for parameter, other in zip(used.get_parameters(), new.get_parameters(), strict=True):
+            parameter.set_data(ms.Tensor(other.asnumpy().copy(), other.dtype))
+    step.network.set_train(True)
+    step.loss_scale = fresh.loss_scale
+    return step
+
+
 class Nudge:
     """A step that adds to the weights what a run of any length makes the same, and compiles nothing."""
 
@@ -57,7 +70,12 @@ class Nudge:
 
 @pytest.fixture
 def toy():
-    """Makes networks, datasets, steps and runs."""
+    """Makes networks, datasets, steps and runs. A run without a step of its own is lent one, which is compiled once."""
+    lent: list[TrainStep] = []
+
+    def lend(seed):
+        lent.append(renewed(IDLE.pop(), make_step(seed)) if IDLE else make_step(seed))
+        return lent[-1]
 
     class Make:
         network, square_root, dataset, step = Toy, SquareRoot, Tokens, staticmethod(make_step)
@@ -70,7 +88,7 @@ def toy():
         @staticmethod
         def run(folder, dataset=None, *, step=None, seed=0, plan=None, **settings):
             data = dataset or Tokens()
-            step = step or make_step(seed)
+            step = step or lend(seed)
             plan = {"epochs": 2, "accumulation": step.accumulation} | (plan or {})
             plan = make_plan(batches=len(data), **plan)
             size = data.batch_size * step.accumulation
@@ -78,7 +96,8 @@ def toy():
                 step=step, plan=plan, batch_size=size, data=data_identity(data), output_dir=folder, **settings
             )
 
-    return Make
+    yield Make
+    IDLE.extend(lent)
 
 
 @pytest.fixture(autouse=True)
