@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -266,7 +266,8 @@ def _network(model: nn.Cell, backend: str | None, cache_dtype: str | None, cache
     else:
         found = obstacles(model)
     if not found:
-        return KernelNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
+        made = KernelNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
+        return cast(Network, made)  # it takes the caches that it made alone
     reasons = "; ".join(found[:3])
     if backend == "kernels":
         raise ConfigError("backend", backend, f"The kernels cannot run this: {reasons}.")

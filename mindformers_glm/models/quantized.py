@@ -122,16 +122,17 @@ def make_quantized(model: nn.Cell, config: NetworkConfig) -> dict[str, tuple[nn.
             bits = layer_bits(
                 config.quantization_bit, is_head=cell is parts.head, head_bits=config.quantization_head_bits
             )
-            made = bits and QuantizedLinear(
-                cell.in_channels,
-                cell.out_channels,
-                bits=bits,
-                group_size=config.quantization_group_size or cell.in_channels,
-                bias=cell.bias,
-                dtype=cell.dtype,
-                rounded=rounded,
-                scheme=config.quantization_scheme,
-            )
+            if bits:
+                made = QuantizedLinear(
+                    cell.in_channels,
+                    cell.out_channels,
+                    bits=bits,
+                    group_size=config.quantization_group_size or cell.in_channels,
+                    bias=cell.bias,
+                    dtype=cell.dtype,
+                    rounded=rounded,
+                    scheme=config.quantization_scheme,
+                )
         elif config.quantization_embedding_bits and is_embedding(cell, parts.table):
             rows, columns = parts.table.shape
             group = config.quantization_group_size or columns

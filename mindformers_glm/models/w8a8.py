@@ -84,7 +84,7 @@ class _Kernel(nn.Cell):
         super().__init__()
         self.forward = operator("GlmLinearW8A8", lambda x, w, *_: (x[0], w[0]))
 
-    def construct(self, x, weight, deq_scale, quant_bias, given):
+    def construct(self, x: Tensor, weight: Tensor, deq_scale: Tensor, quant_bias: Tensor, given: Tensor) -> Tensor:
         return self.forward(x, weight, deq_scale, quant_bias, given)
 
 

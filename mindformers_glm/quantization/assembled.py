@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,12 @@ def write_ascend_v1(
         if layer in layers and name.endswith(".weight"):
             for part, bits in parts_of(layers[layer]).items():
                 told = f"{theirs.removesuffix('.weight')}.{part}"
-                tensors[told] = (name_of(bits), bits.shape, lambda bits=bits: bits)
+                tensors[told] = (name_of(bits), bits.shape, _giving(bits))
                 kinds[told] = "W8A8"
             continue
         array = plain[name]
         kind = name_of(array)
-        tensors[theirs] = (kind, array.shape, lambda name=name: bits_of(plain[name]))
+        tensors[theirs] = (kind, array.shape, partial(_bits_of, plain, name))
         kinds[theirs] = "FLOAT"
         del array
     frequencies = inv_freq_bits(config, dtype)
@@ -148,7 +149,7 @@ def write_ascend_v1(
         for name in order:
             bits = np.ascontiguousarray(tensors[name][2]())
             if bits.size:
-                file.write(memoryview(bits).cast("B"))
+                file.write(bits.data.cast("B"))
             progress(bits.nbytes)
 
     written = {**FAMILIES.of(config).written(config, "hf"), "quantize": "w8a8"}
@@ -161,8 +162,20 @@ def write_ascend_v1(
     with FolderWriter(out, work=work, overwrite=overwrite) as folder:
         folder.add(f"{WEIGHTS}.safetensors", write)
         for name, content in beside.items():
-            folder.add(name, lambda file, content=content: file.write(content))
+            folder.add(name, partial(_write_bytes, content))
     return Path(out)
+
+
+def _giving(bits: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: bits
+
+
+def _bits_of(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return bits_of(arrays[name])
+
+
+def _write_bytes(content: bytes, file: HashingFile) -> None:
+    file.write(content)
 
 
 def parts_of(layer: Layer) -> dict[str, np.ndarray]:

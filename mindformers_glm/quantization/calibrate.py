@@ -188,10 +188,11 @@ def layers_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Layer]:
 
 
 def _lost(name: str, error: np.ndarray, weight: np.ndarray, outputs: np.ndarray, exact: np.ndarray) -> Lost:
-    shares = (
-        np.linalg.norm(lost) / max(np.linalg.norm(whole), 1e-30) for lost, whole in ((error, weight), (outputs, exact))
-    )
-    return Lost(name, *(float(share) for share in shares))
+    return Lost(name, _share(error, weight), _share(outputs, exact))
+
+
+def _share(lost: np.ndarray, whole: np.ndarray) -> float:
+    return float(np.linalg.norm(lost)) / max(float(np.linalg.norm(whole)), 1e-30)
 
 
 def _set(cell: Linear, weight: np.ndarray, bias: np.ndarray | None) -> None:

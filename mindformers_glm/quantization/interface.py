@@ -101,4 +101,5 @@ def scheme_of(name: str, key: str = "quantization.scheme") -> Scheme:
 
 def scheme_names() -> list[str]:
     """The name of every scheme."""
-    return sorted({SCHEMES.get(name).name for name in SCHEMES.names()})
+    schemes: list[Any] = [SCHEMES.get(name) for name in SCHEMES.names()]
+    return sorted({scheme.name for scheme in schemes})

@@ -150,7 +150,7 @@ class Job:
 
     def _write(self, choice: Choice, made: dict[str, Any]) -> Path:
         asked = self.asked
-        options = {"tokenizer": self.tokenizer_folder, "overwrite": asked.overwrite}
+        options: dict[str, Any] = {"tokenizer": self.tokenizer_folder, "overwrite": asked.overwrite}
         if choice.scheme.name in _FORM:
             return write_ascend_v1(asked.output, self.source, self.config, made, **options)
         if not choice.scheme.network_keys(choice.group_size or None)["quantization_bit"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class W8A8(Scheme):
         ".input_scale, .input_offset": "one number each",
     }
     computes = "int8 times int8, int32 sums of a whole row, one scale at the end"
-    exports, needs = ("ascend-v1", "the eight files of export_quant_weight.py"), ("rows",)
+    exports: ClassVar[tuple[str, ...]] = ("ascend-v1", "the eight files of export_quant_weight.py")
+    needs: ClassVar[tuple[str, ...]] = ("rows",)
     is_sparse = False
 
     def network_keys(self, group_size: int | None = None) -> dict[str, Any]:

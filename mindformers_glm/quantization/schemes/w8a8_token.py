@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mindformers_glm.ops.w8a8 import Layer, per_token
@@ -14,7 +16,8 @@ class W8A8Token(W8A8):
 
     name = "w8a8-token"
     computes = "int8 times int8, int32 sums of a whole row, the scale of the row of inputs at the end"
-    exports, needs = (), ()
+    exports: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def quantise(
         self, weight: np.ndarray, *, group_size: int = 0, bias: np.ndarray | None = None, inputs: Inputs | None = None
