@@ -28,6 +28,11 @@ class AdapterTable:
         self._next = 1
         self._link()
 
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers of the adapters that are held; 0 is the network's own."""
+        return frozenset(self._kept)
+
     def put_own(self, place: int, down: LinearStruct, up: LinearStruct, scale: float) -> None:
         """The network's own adapter of the layer at `place` of `linear_layers`."""
         self._put(0, place, down, up, scale)

@@ -142,6 +142,11 @@ class KernelNetwork:
         """See AdaptedNetwork."""
         self._map.adapters.remove(number)
 
+    @property
+    def adapter_numbers(self) -> frozenset[int]:
+        """The numbers of the adapters that it holds memory for; 0 is its own."""
+        return self._map.adapters.numbers
+
     def _unknown_id(self, tokens: np.ndarray, counts: np.ndarray) -> GenerationError:
         there = np.arange(tokens.shape[1]) < counts[:, None]
         row, place = np.argwhere(there & ((tokens < 0) | (tokens >= self.vocab_size)))[0]

@@ -131,13 +131,14 @@ def test_an_adapter_that_goes_is_there_until_its_answers_are_over():
     whole = engine.submit(prompt, config, adapter=number).results()[0].ids
     ticket = engine.submit(prompt, config, adapter=number)
     next(iter(ticket))
+    assert number in engine.network.adapter_numbers
     engine.remove_adapter(number)
     with pytest.raises(GenerationError, match="adapter"):
         engine.submit(prompt, config, adapter=number)
     with pytest.raises(GenerationError, match="adapter"):
         engine.score(prompt, [[1]], adapter=number)
     assert ticket.results()[0].ids == whole != engine.submit(prompt, config).results()[0].ids
-    assert number not in engine.network._map.adapters._kept
+    assert number not in engine.network.adapter_numbers
 
 
 def test_a_prefix_needs_an_engine_of_its_own():
