@@ -153,7 +153,7 @@ class MindSporeNetwork:
 
 
 class _Start(nn.Cell):
-    """Token ids and positions (R, T) -> rows (N, D) and what the blocks are told of their places."""
+    """Token ids and positions (R, T) -> rows (N, D) and what the blocks are told of their positions."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
@@ -230,7 +230,7 @@ class _Block(nn.Cell):
 
 
 class _Head(nn.Cell):
-    """Rows (N, D) and the places of some -> their logits (., V) in float32."""
+    """Rows (N, D) and the positions of some -> their logits (., V) in float32."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)

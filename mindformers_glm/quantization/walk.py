@@ -26,7 +26,7 @@ _PLAIN = {"quantization_bit": 0, "quantization_scheme": None, "quantization_embe
 
 
 class Walk:
-    """Rows of ids before the first layer of a model, and then behind one after the other."""
+    """Sequences of ids as they enter the first layer of a model, and then as they leave one layer after the other."""
 
     def __init__(self, source: WeightSource, config: NetworkConfig, rows: Sequence[Sequence[int]]) -> None:
         """The process must be in PyNative mode, in which what flows can be looked at.
@@ -42,7 +42,7 @@ class Walk:
         changes = {**_WIDE, **_PLAIN, "seq_length": longest, "pet_config": None, "pre_seq_len": 0}
         self.source = source
         self.config = config.model_copy(update=changes)
-        self.states: list[np.ndarray] | None = None  # (T, D) of each row, behind the layers that are done
+        self.states: list[np.ndarray] | None = None  # (T, D) of each row, as it left the layers that are done
         self.stages = FAMILIES.of(self.config).staged(self.config, (1,) * self.config.num_layers)
 
     def layer(self, index: int) -> nn.Cell:
@@ -52,7 +52,7 @@ class Walk:
     def outputs(self, stage: nn.Cell) -> Iterator[np.ndarray]:
         """What a stage makes of each row's states, in order: states (T, D), of the last logits (T, V).
 
-        Several rows go through together, one behind the other, none seeing those before it.
+        Several rows go through together, end to end, none attending to those before it.
         """
         for block in self.blocks:
             ids = np.concatenate([self.rows[row] for row in block])
@@ -64,7 +64,7 @@ class Walk:
             yield from np.split(made.reshape(-1, made.shape[-1]), np.cumsum(lengths)[:-1])
 
     def step(self, stage: nn.Cell) -> None:
-        """Takes the rows behind a stage."""
+        """Takes the rows as they leave a stage."""
         self.states = list(self.outputs(stage))
 
 

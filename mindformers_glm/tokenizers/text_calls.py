@@ -168,7 +168,7 @@ class TextCalls:
         if max_length is not None and truncation not in (False, "do_not_truncate"):
             room = max_length - len(prefix) - len(suffix)
             if room < 0:
-                fix = f"The special tokens alone take {len(prefix) + len(suffix)} places."
+                fix = f"The special tokens alone are {len(prefix) + len(suffix)}."
                 raise ConfigError("max_length", max_length, fix)
             strategy = "longest_first" if truncation in (None, True) else truncation
             first, second = encoding.fit(first, second, room=room, side=self.truncation_side, strategy=strategy)

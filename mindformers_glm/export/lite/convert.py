@@ -49,7 +49,7 @@ class Report(NamedTuple):
         saved = f"{self.bytes / 1e6:.1f} MB, {self.bytes / self.float32_bytes:.0%} of float32"
         return [
             f"{self.file}: {self.quantization}, {saved}, converted in {self.seconds:.1f} s",
-            f"most probable token equal at {self.same_top} of {self.tokens} places",
+            f"most probable token equal at {self.same_top} of {self.tokens} positions",
             f"error of logits: mean {self.mean_error:.3g}, largest {self.largest_error:.3g} (spread {self.spread:.3g})",
             f"one token: {self.step_ms:.1f} ms, float32 {self.float32_step_ms:.1f} ms",
         ]
