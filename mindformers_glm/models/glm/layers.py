@@ -9,7 +9,7 @@ These are plain arguments, because in PyNative mode a recomputed Cell differenti
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -70,7 +70,7 @@ class SelfAttention(nn.Cell):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.kv_channels
         self.grouped = config.multi_query_attention
-        self.join: nn.Cell | None = None  # keys and values of all ranks that share a sequence (context parallel)
+        self.join: Any = None  # a Cell: keys and values of all ranks that share a sequence (context parallel)
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         bias = config.add_qkv_bias or config.add_bias_linear
         self.dtype = matrix_type(config.compute_dtype)[0]

@@ -103,9 +103,9 @@ class ChatGLM2Model(nn.Cell):
         super().__init__()
         config.settled()
         part = part or Part(0, config.num_layers)
-        self.embedding = Embedding(config) if part.has_table else None
+        self.embedding: Any = Embedding(config) if part.has_table else None
         self.encoder = Encoder(config, part)
-        self.output_layer = None
+        self.output_layer: Any = None  # of the last stage
         if part.is_last:
             self.output_layer = Linear(config.hidden_size, config.padded_vocab_size, bias=False, config=config)
         heads, kv_heads, channels = config.num_attention_heads, config.num_kv_heads, config.kv_channels
@@ -224,7 +224,8 @@ class ChatGLM2ForConditionalGeneration(Speaking):
             freeze_all_but_prefix(self)
         elif adapter is not None:
             add_lora(self, adapter)
-        self.head_loss = self.integer_loss = None
+        self.head_loss: Any = None
+        self.integer_loss: IntegerHeadCrossEntropy | None = None
         self.set_loss()
         if part.first:
             for parameter in self.get_parameters():
