@@ -32,7 +32,7 @@ _LEFT_BEHIND_SECONDS = 3600
 
 
 class Variant(NamedTuple):
-    """A build for processors that have all of `features` (as /proc/cpuinfo spells them)."""
+    """A build for CPUs that have all of `features` (as /proc/cpuinfo spells them)."""
 
     name: str
     features: tuple[str, ...]

@@ -1,4 +1,4 @@
-// Sixteen sums of products of bytes at a time: the innermost step of products with integer weights, in the words of
+// Sixteen sums of products of bytes at a time: the innermost step of matmuls with integer weights, in the words of
 // each instruction set. A step multiplies four neighbouring columns of sixteen rows (64 unsigned bytes, row after row)
 // by four signed numbers and adds the products of each row to its sum.
 #pragma once

@@ -9,7 +9,7 @@ namespace glm {
 
 // A weight (N, K). Floats are in row-major order. Integers carry one float16 scale for each `group` columns (a multiple
 // of 16) and lie in rows, int8 as they are, int4 as 128 columns in 64 bytes, the first 64 in the low halves, 8 meaning
-// 0 (ops/quantized.py), or in panels (packing.h), which products read faster. `loras` holds an adapter for each number.
+// 0 (ops/quantized.py), or in panels (packing.h), which matmuls read faster. `loras` holds an adapter for each number.
 //
 // kW8A8 is int8 with one float32 `row_scale` for each row. x becomes clip(round(x / input_scale + input_offset), -128,
 // 127), `row_bias` (N) is added to the sums of whole numbers, and row_scale times that is y. Without an input_scale (0)

@@ -1,4 +1,4 @@
-// W8A8: weights and activations of 8 bits, sums of whole numbers over a whole row, one scale at the end. Nothing is
+// W8A8: weights and activations of 8 bits, integer sums over a whole row, one scale at the end. Nothing is
 // rounded but x, once, so that every kind of CPU finds the same numbers as the formula (ops/w8a8.py).
 #include <algorithm>
 #include <array>

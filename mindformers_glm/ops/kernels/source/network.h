@@ -42,7 +42,7 @@ struct GlmStep {
   const int32_t *tokens, *counts, *lengths;  // (R, width), (R), (R): tokens in the cache already
   const int32_t* adapters;                   // (R): number of each row's adapter; null: 0 for all
   char* const* blocks;                       // (R, row_blocks): cached_attention.h; enough of them for the new tokens
-  const int32_t* wanted;                     // flat places row * width + token
+  const int32_t* wanted;                     // flat positions row * width + token
   float* logits;                             // (num_wanted, V)
   int32_t cache_kind;                        // of numbers in the cache: kFloat32, kFloat16 or kInt8
 };

@@ -23,14 +23,14 @@ enum class Numbers { kFloat32, kHalf };
 
 // c (a.count, b.count), rows `c_step` apart: the inner products of all vectors of a with all of b, plus `bias`
 // (b.count) where it is given, added to what is there with `add`. kHalf rounds the operands to 11 bits below a common
-// power of two and adds 32 products at a time in 11 bits, the rest in float32; where the processor has no fast
+// power of two and adds 32 products at a time in 11 bits, the rest in float32; where the CPU has no fast
 // instructions for that it is float32.
 void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_t c_step, const float* bias, bool add,
              Numbers numbers);
 
 bool halves_are_fast();
 
-// What a form of product consists of: how panels are packed and what the innermost kernel does.
+// What a form of matmul consists of: how panels are packed and what the innermost kernel does.
 struct ProductForm {
   int64_t rows, columns;            // of C that the kernel makes at once: rows from a, columns from b
   int64_t row_bytes, column_bytes;  // that a number of a and of b takes in a panel
@@ -43,6 +43,6 @@ struct ProductForm {
 };
 
 const ProductForm& float_form();
-const ProductForm* half_form();  // null where the processor has none
+const ProductForm* half_form();  // null where the CPU has none
 
 }  // namespace glm

@@ -1,4 +1,4 @@
-// The product in float16: twice as many numbers in a register, sums of 32 products widened to float32.
+// The matmul in float16: twice as many numbers in a register, sums of 32 products widened to float32.
 #include "panels.h"
 
 #if defined(__AVX512BW__) && defined(__x86_64__) && !defined(__clang__) && __GNUC__ >= 12

@@ -1,6 +1,6 @@
 // Rotary positions and causal attention of grouped heads, forward and backward, from rows q | k | v to rows.
 // Scores of a few queries at a time stand as (keys, queries): maximum and sum run along memory, and the result is
-// already the panel that the next product reads. Nothing of the size of all scores is held.
+// already the panel that the next matmul reads. Nothing of the size of all scores is held.
 // Shapes: B batch, T tokens, N = B * T, H query heads, K kv heads, G = H / K, E head_dim.
 #include <algorithm>
 #include <cmath>
@@ -159,7 +159,7 @@ struct Memory {
 };
 
 // qkv, cos, sin[, starts (B, T)] -> rows (N, H E), and of each query log(sum(exp(scores))) (B, H, T), at `rows_at` and
-// behind it.
+// after it.
 void attend(const Arguments& given, bool is_packed) {
   int rows_at = is_packed ? 4 : 3;
   Shape s = shape_of(given, 1, rows_at);

@@ -1,4 +1,4 @@
-// Sixteen numbers at a time, in the vector extension of GCC and Clang, which compiles for every processor.
+// Sixteen numbers at a time, in the vector extension of GCC and Clang, which compiles for every CPU.
 #pragma once
 #include <cmath>
 #include <cstdint>

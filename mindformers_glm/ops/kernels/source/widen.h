@@ -1,4 +1,4 @@
-// Integer weights (N, K) in rows (linear.h) as operands of products of floats: what they stand for, a block at a time.
+// Integer weights (N, K) in rows (linear.h) as operands of matmuls of floats: what they stand for, a block at a time.
 #pragma once
 #include <cstdint>
 
