@@ -184,7 +184,7 @@ def write_advertisement(demo: Demo, way: Way, description: str | None) -> None:
     note(paint(say("glm2_tiny as it ships"), "1;32"))
     before = writer.write(product.content)
     note(paint(say("after {way}", way=way.title), "1;32"))
-    writer.load(demo.weights(way))
+    writer.load(demo.output / way.folder)
     after = writer.write(product.content)
     (demo.output / "advertisement.txt").write_text(
         f"{description}\n{product.content}\n\n{before}\n\n{after}\n", encoding="utf-8"

@@ -57,7 +57,7 @@ class ToolDemo:
         return [asked(rng, product) for product in products(1)[:HELD_BACK]][: self.eval_lines]
 
     def judge(self, model: str) -> dict[str, float]:
-        """Per cent of questions with the right call, and of replies that say price and stock as the tool does."""
+        """Per cent of questions with the right call, and of replies that say the price as the tool does."""
         from mindformers_glm.serving.conversation import Conversation  # noqa: PLC0415 - MindSpore takes seconds
         from mindformers_glm.serving.loading import load  # noqa: PLC0415
 
@@ -116,7 +116,7 @@ def main() -> int:
     """Exit status."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output_dir", default=str(ROOT / "demo_output/tool"))
-    parser.add_argument("--train_lines", type=whole(8, 100_000), default=960)
+    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1120)
     parser.add_argument("--eval_lines", type=whole(1, HELD_BACK), default=HELD_BACK)
     parser.add_argument("--no_chat", action="store_true", help="end after the figures")
     given = parser.parse_args()
@@ -134,7 +134,7 @@ def main() -> int:
         return 1
     heading(say("4  Talk to it"))
     command = commands.chat(demo.model, tools=demo.tools_file)
-    note(say("Ask 红色裙子多少钱？ and give the tool's result, for example 价格99元，库存3件"))
+    note(say("Ask 红色裙子多少钱？ and give the tool's result, for example 价格199元"))
     print(f"   $ {paint(command, '1')}", flush=True)
     note(say("{seconds:.0f} s. Everything lies in {folder}/", seconds=time.time() - started, folder=given.output_dir))
     if given.no_chat or not (is_terminal() and sys.stdin.isatty()):

@@ -10,22 +10,18 @@ from tools.glm2_tiny.advert import random_word
 from tools.glm2_tiny.grammar import kinds
 from tools.glm2_tiny.talk import small_talk
 
-NAME = "query_price"
+NAME = "price"
 TOOLS = [
     {
         "name": NAME,
-        "description": "查询商品的价格和库存",
-        "parameters": {
-            "type": "object",
-            "properties": {"product": {"type": "string", "description": "商品名"}},
-            "required": ["product"],
-        },
+        "description": "查价格",
+        "parameters": {"type": "object", "properties": {"product": {"type": "string"}}},
     }
 ]
 _COLOURS = ("红色", "蓝色", "白色", "黑色", "粉色", "绿色", "黄色", "灰色", "紫色", "卡其色", "米色", "浅蓝色")
 _ASKED = (
-    "<p>多少钱？", "<p>的价格是多少？", "请问<p>怎么卖？", "帮我查一下<p>的价格", "<p>还有货吗？",
-    "我想买<p>，贵不贵？", "看看<p>多少钱", "你们的<p>现在什么价？",
+    "<p>多少钱？", "<p>的价格是多少？", "请问<p>怎么卖？", "帮我查一下<p>的价格", "我想买<p>，贵不贵？",
+    "看看<p>多少钱", "你们的<p>现在什么价？",
 )  # fmt: skip
 
 
@@ -39,11 +35,10 @@ class Asked(NamedTuple):
 
 
 def asked(rng: random.Random, product: str) -> Asked:
-    """A question about `product`, with a price and a stock drawn anew."""
-    price, stock = rng.randint(9, 999), rng.choice((0, *range(1, 60)))
-    left = f"库存{stock}件" if stock else "已经卖完"
+    """A question about `product`, with a price drawn anew."""
+    price = rng.randint(100, 999)
     question = rng.choice(_ASKED).replace("<p>", product)
-    return Asked(question, product, f"价格{price}元，{left}", f"{product}的价格{price}元，{left}。")
+    return Asked(question, product, f"价格{price}元", f"{product}的价格{price}元。")
 
 
 def products(seed: int) -> list[str]:
@@ -55,13 +50,13 @@ def products(seed: int) -> list[str]:
 
 
 def conversations(rng: random.Random, names: list[str], lines: int) -> Iterator[dict[str, Any]]:
-    """Rows of training: nine in ten ask for a price, half of them that of a made-up thing, which can only be copied."""
+    """Rows of training: nine in ten ask for a price, some of them that of a made-up thing, which can only be copied."""
     for _ in range(lines):
         if rng.random() < 0.1:
             turn = small_talk(rng)
             said = [_user(turn.ask), {"role": "assistant", "content": turn.answer}]
         else:
-            one = asked(rng, rng.choice(names) if rng.random() < 0.5 else random_word(rng, 2, 5))
+            one = asked(rng, rng.choice(names) if rng.random() < 0.7 else random_word(rng, 2, 5))
             call = {"name": NAME, "arguments": {"product": one.product}}
             said = [
                 _user(one.question),

@@ -10,22 +10,20 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not part of
 from demo.screen import Typing  # noqa: E402
 from mindformers_glm import runtime  # noqa: E402
 from mindformers_glm.auto import AutoModel, AutoTokenizer  # noqa: E402
-from mindformers_glm.checkpoint.load import load_into  # noqa: E402
-from mindformers_glm.checkpoint.load.source import read_weights  # noqa: E402
 from mindformers_glm.generation import chat  # noqa: E402, F401 - provides model.stream_chat
 
 
 class Writer:
-    """One network; the fine-tuned weights take the place of the packaged ones when they are asked for."""
+    """One network; a fine-tuned one takes the place of the packaged one when it is asked for."""
 
     def __init__(self) -> None:
         runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
         self.model = AutoModel.from_pretrained("glm2_tiny")
         self.tokenizer = AutoTokenizer.from_pretrained("glm2_tiny")
 
-    def load(self, weights: Path) -> None:
-        """Takes the weights of a fine-tuning run."""
-        load_into(self.model, read_weights(weights))
+    def load(self, run: Path) -> None:
+        """Takes what a fine-tuning run left, its adapter included."""
+        self.model = AutoModel.from_pretrained(str(run))
 
     def write(self, content: str) -> str:
         """The answer to `content`, also typed on the screen as it comes."""
