@@ -19,6 +19,7 @@ from mindformers_glm.quantization.interface import Inputs, scheme_names, scheme_
 
 NAMES = scheme_names()
 SHAPE = {"hidden_size": 64, "kv_channels": 16, "ffn_hidden_size": 96}
+SAME_CELLS = ("int8-row", "official-int4", "official-int8", "w8a8-sparse")  # computed as int8, int4 and w8a8 are
 WORST = {4: 0.25, 8: 0.02}  # relative error of a product
 
 
@@ -54,6 +55,7 @@ def test_a_product_is_near_that_of_floats(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow_where(lambda name: name in SAME_CELLS)
 def test_a_network_of_it_computes_the_same_by_kernels_and_in_a_graph(name):
     plain = tiny_networks.random_network(**SHAPE)
     ids = np.arange(3, 15, dtype=np.int32)[None]
