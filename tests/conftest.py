@@ -17,6 +17,14 @@ from mindformers_glm.log import logger
 ROOT = Path(__file__).resolve().parents[1]
 EARLY = (ROOT / "tests", ROOT / "tests/serving/http")  # their groups are the longest
 REQUIRED = "GLM_REQUIRE_ALL"  # set by .ci/run: what a test needs and does not find is a failure, not a skip
+for _name in (
+    "MINDFORMERS_GLM_LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_MESSAGES",
+):  # messages are English, whoever runs the tests
+    os.environ.pop(_name, None)
+os.environ["LANG"] = "C.UTF-8"
 os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network; those of downloads have their own hub
 
 
