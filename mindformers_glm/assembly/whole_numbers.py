@@ -11,7 +11,6 @@ from mindspore import nn
 
 from mindformers_glm.assembly.whole_layers import folder_of, is_whole, layers_of
 from mindformers_glm.checkpoint.load.source import WeightSource
-from mindformers_glm.errors import ConfigError
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.linear import Linear
@@ -34,13 +33,11 @@ def put_whole_numbers(
     `config` is that of the whole network, `model` the part of this rank. Nothing is done where no scheme asks for it.
 
     Raises:
-        ConfigError: the scheme needs inputs that were seen, and no such layers are there; or several tensor ranks.
+        ConfigError: the scheme needs inputs that were seen, and no such layers are there.
         CheckpointError: the layers are not those of this network.
     """
     if not is_whole(config):
         return
-    if mesh.tensor.size > 1:
-        raise ConfigError("--tp_size", mesh.tensor.size, "W8A8 weights run in one process here: use 1.")
     layers, folder = layers_of(config, weights, place, _plain_layers(model)), folder_of(config, place)
     ranks = mesh.tensor
     division = FAMILIES.of(config).divided(config, ranks.size)

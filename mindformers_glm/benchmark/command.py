@@ -107,7 +107,10 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(FLOATS)}, or a quantisation scheme: int8, int4, w8a8, ... (float32)",
     )
     parser.add_argument(
-        "--group_size", action=_Read, reader=whole("--group_size"), default=32, help="columns that share a scale (32)"
+        "--group_size",
+        action=_Read,
+        reader=whole("--group_size"),
+        help="columns that share a scale (32, or what the scheme has)",
     )
     parser.add_argument(
         "--cache_dtype", default="float32", help="of keys and values: float32, float16 or int8 (float32)"

@@ -77,7 +77,7 @@ class Settings:
     threads: int = 1
     steps: int = 1
     chunk: int = 256
-    group_size: int = 32
+    group_size: int | None = None
     cache_dtype: str = "float32"
     model: str = "glm2_tiny"
     only: tuple[str, ...] = ()
@@ -92,12 +92,18 @@ class Settings:
         for value in (self.shape.hidden, self.shape.ffn):
             if self.dtype not in FLOATS and self.group() and value % self.group():
                 fix = f"It must divide hidden ({self.shape.hidden}) and ffn ({self.shape.ffn})."
-                raise ConfigError("--group_size", self.group_size, fix)
+                raise ConfigError("--group_size", self.group(), fix)
 
     def group(self) -> int:
-        """Columns that share a scale of integers; 0 where a whole row does."""
+        """Columns that share a scale of integers: 32 where the scheme has such groups; 0 where a whole row does.
+
+        Raises:
+            ConfigError: the scheme has no groups of the size that is asked for.
+        """
         scheme = scheme_of(self.dtype, "--dtype")
-        return self.group_size if self.group_size in scheme.group_sizes else scheme.group_sizes[0]
+        return scheme.group(
+            32 if self.group_size is None and 32 in scheme.group_sizes else self.group_size, "--group_size"
+        )
 
     def config(self, *, layers: int | None = None) -> NetworkConfig:
         """The network's configuration. Training in bfloat16 keeps float32 weights, running does not."""

@@ -55,6 +55,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, say("error: {message}. See {program} --help", message=line, program=self.prog) + "\n")
 
 
+def progress_bar(total: int, what: str) -> Callable[[], None]:
+    """A bar of so many steps on a terminal: what is to be called after each. Nothing is shown elsewhere."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    bar = tqdm(total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty())
+    return lambda: bar.update() and None
+
+
 def whole(least: int = 1, most: int = LARGEST) -> Callable[[str], int]:
     """A reader of whole numbers from `least` to `most`, for `type=` of an option."""
 

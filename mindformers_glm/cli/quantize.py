@@ -12,11 +12,9 @@ targets_pretokenized these alone count) and writes nothing beyond --bound. See d
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.options import Parser, number, progress_bar, whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             propose=args.propose,
             ceval=args.ceval,
             report=args.report,
-            shown=_bar,
+            shown=progress_bar,
         )
     )
     made = job.run()
@@ -125,13 +123,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--clip", args.clip, "--smooth sets the ranges itself: use one of the two.")
 
 
-def _bar(total: int, what: str) -> Callable[[], None]:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    bar = tqdm(total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty())
-    return lambda: bar.update() and None
-
-
 def _to_nearest(args: argparse.Namespace, scheme: str) -> None:
     """Without rows: each weight is read, rounded and written by itself."""
     from mindformers_glm import runtime  # noqa: PLC0415 - `--help` works without MindSpore
@@ -144,7 +135,7 @@ def _to_nearest(args: argparse.Namespace, scheme: str) -> None:
 
     if Path(args.output_path).exists() and not args.overwrite:
         raise CheckpointError(args.output_path, "it exists", "Name another folder, or add --overwrite.")
-    keys = scheme_of(scheme).network_keys(args.group_size)
+    keys = scheme_of(scheme).network_keys(scheme_of(scheme).group(args.group_size, "--group_size"))
     if not keys["quantization_bit"]:
         raise ConfigError("--scheme", scheme, "It needs no folder: load the float model with quantization_scheme.")
     runtime.set_up({})

@@ -217,7 +217,8 @@ def _quantised(values: dict[str, Any]) -> dict[str, Any]:
     section, model = values.get("quantization"), values.get("model")
     if section and model:
         known = model["model_config"]
-        known["quantization_group_size"] = section["group_size"]
+        if section["group_size"] is not None:
+            known["quantization_group_size"] = section["group_size"]
         if section["scheme"] is None:
             known["quantization_bit"] = section["bits"]
         for key in ("scheme", "head_bits", "embedding_bits", "weights"):

@@ -240,7 +240,7 @@ class QuantizationSection(SectionModel):
     """`quantization`: weights of the linear layers as integers, for inference."""
 
     bits: Literal[0, 4, 8] = 8
-    group_size: Literal[0, 16, 32, 64, 128] = 32
+    group_size: Literal[0, 16, 32, 64, 128] | None = None
     scheme: str | None = None
     head_bits: Literal[0, 4, 8] = 8
     embedding_bits: Literal[0, 4, 8] = 0

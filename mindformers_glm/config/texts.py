@@ -51,7 +51,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "model.arch": ("type of the network", "网络的类型"),
     "quantization": ("integer weights: for inference, and for LoRA on them (QLoRA)", "整数权重：用于推理，以及在其上训练 LoRA（QLoRA）"),
     "quantization.bits": ("bits of a weight; 0: none", "权重位数；0 表示不量化"),
-    "quantization.group_size": ("columns that share a scale; 0: a whole row", "共用一个缩放系数的列数；0 表示整行共用"),
+    "quantization.group_size": (
+        "columns that share a scale; 0: a whole row; None: 32, or what the scheme has",
+        "共用一个缩放系数的列数；0 表示整行共用；None 表示 32，或由方案决定",
+    ),
     "quantization.scheme": (
         "int8, int8-row, int4, official-int8, official-int4, gptq, w8a8, w8a8-sparse or w8a8-token, instead of bits",
         "量化方案，用于代替 bits：int8、int8-row、int4、official-int8、official-int4、gptq、w8a8、w8a8-sparse 或 w8a8-token",

@@ -118,6 +118,7 @@ def merged(model: nn.Cell) -> nn.Cell:
 def with_floats(model: nn.Cell) -> nn.Cell:
     """The same network with the float32 weights that its integers stand for. W8A8 then rounds no inputs."""
     plain = {"quantization_bit": 0, "quantization_scheme": None, "quantization_embedding_bits": 0}
+    plain["embedding_type"] = "float32"
     with unfilled():
         made = build_model(model.config.model_copy(update=plain)).set_train(False)
     load_into(made, float_weights(model))

@@ -19,12 +19,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm import runtime
-from mindformers_glm.errors import ConfigError, GenerationError
+from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.cache import CacheShape, KVCache
 from mindformers_glm.generation.cells import version_of
 from mindformers_glm.log import log_once
 from mindformers_glm.mindspore_private import compiled_graphs
-from mindformers_glm.models.w8a8 import w8a8_layers
 from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel.pipeline import Pipe
@@ -36,9 +35,6 @@ class MindSporeNetwork:
     """A model of any family as the engine's `Network`, with adapters if it has some."""
 
     def __init__(self, model: nn.Cell) -> None:
-        if w8a8_layers(model):
-            fix = "W8A8 is generated with by the kernels alone, in one process: build them (ops/kernels/build.py)."
-            raise ConfigError("quantization_scheme", "w8a8", fix)
         config = model.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         dtype = np.float16 if config.compute_dtype == "float16" else np.float32

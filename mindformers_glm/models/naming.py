@@ -61,6 +61,11 @@ def is_head(name: str) -> bool:
     return any(name == table.HEAD for table in tables())
 
 
+def is_table(name: str) -> bool:
+    """True for the table of the token embedding."""
+    return any(name == table.TABLE for table in tables())
+
+
 def is_tied(name: str, config: NetworkConfig) -> bool:
     """True for an output layer that is the table of the token embedding; files may hold both."""
     return of(config).is_tied(name, config)

@@ -12,6 +12,7 @@ from mindformers_glm.errors import CheckpointError
 from mindformers_glm.mindspore_private import forget_graphs
 from mindformers_glm.models.linear import Linear
 from mindformers_glm.ops.kernels.operators import Chosen, operator
+from mindformers_glm.ops.linear import Matmul
 from mindformers_glm.ops.w8a8 import Layer
 
 _EXACT = 1024  # inputs of which products of whole numbers below 129 add up exactly in float32
@@ -26,19 +27,31 @@ class W8A8Linear(nn.Cell):
         super().__init__()
         self.out_channels, self.in_channels = layer.quant_weight.shape
         self.dtype = dtype
-        self.input = (float(layer.input_scale[0]), float(layer.input_offset[0]))
+        self.is_per_token = not layer.input_scale[0] > 0
+        self.input_scale = None  # one for each row
+        if not self.is_per_token:
+            self.input_scale = _kept(layer.input_scale.reshape(1), "input_scale")
+            self.input_offset = _kept(layer.input_offset.reshape(1), "input_offset")
         self.weight = _kept(layer.quant_weight, "weight")
         self.quant_bias = _kept(layer.quant_bias, "quant_bias")
         self.deq_scale = _kept(layer.deq_scale, "deq_scale")
         self.bias = None
-        if self.input[0] == 0 and layer.fp_bias.any():
+        if self.is_per_token and layer.fp_bias.any():
             self.bias = _kept(layer.fp_bias, "bias")
         self.has_bias, self._fp_bias, self._weight_scale = bool(layer.fp_bias.any()), layer.fp_bias, layer.weight_scale
-        self.matmul = W8A8Matmul(*self.input, columns=self.in_channels)
+        self.matmul = W8A8Matmul(self.in_channels)
+
+    @property
+    def input(self) -> tuple[float, float]:
+        """Scale and offset of the inputs; a scale of 0 is one for each row."""
+        if self.is_per_token:
+            return 0.0, 0.0
+        return float(self.input_scale.asnumpy()[0]), float(self.input_offset.asnumpy()[0])
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, in) -> (N, out)."""
-        y = self.matmul(ops.cast(x, ms.float32), self.weight, self.deq_scale, self.quant_bias)
+        given = (ops.cast(x, ms.float32), self.weight, self.deq_scale, self.quant_bias)
+        y = self.matmul(*given) if self.is_per_token else self.matmul(*given, self.input_scale, self.input_offset)
         return ops.cast(y if self.bias is None else y + self.bias, self.dtype)
 
     def floats(self) -> dict[str, np.ndarray]:
@@ -49,23 +62,32 @@ class W8A8Linear(nn.Cell):
 class W8A8Matmul(Chosen):
     """Rows (N, in) times whole numbers (out, in): by the kernel where there is one, otherwise exactly in float32.
 
-    The formula adds pieces of 1,024 inputs as int32. An input_scale of 0 is one for each row, max|x| / 127.
+    The formula adds pieces of 1,024 inputs as int32. Scale and offset of the inputs are arguments, since one graph
+    computes several layers (generation/network.py); without them each row has its own scale, max|x| / 127.
     """
 
-    def __init__(self, scale: float, offset: float, *, columns: int):
+    def __init__(self, columns: int):
         super().__init__(None if columns % 4 else _Kernel)
-        self.scale, self.offset = scale, offset
-        self.input = Tensor(np.array([scale, offset], np.float32))
+        self.none = Tensor(np.zeros(2, np.float32))
         self.borders = tuple((begin, min(begin + _EXACT, columns)) for begin in range(0, columns, _EXACT))
         self.round, self.largest = ops.Rint(), ops.ReduceMax(keep_dims=True)
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def construct(self, x: Tensor, weight: Tensor, deq_scale: Tensor, quant_bias: Tensor) -> Tensor:
+    def construct(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        deq_scale: Tensor,
+        quant_bias: Tensor,
+        input_scale: Tensor | None = None,
+        input_offset: Tensor | None = None,
+    ) -> Tensor:
         """X (N, in) float32, weight (out, in) int8, deq_scale (out) float32, quant_bias (out) int32 -> (N, out)."""
         if self.kernel_fits(x):
-            return self.kernel(x, weight, deq_scale, quant_bias, self.input)
-        if self.scale > 0:
-            whole = ops.minimum(ops.maximum(self.round(x / self.scale + self.offset), -128.0), 127.0)
+            given = self.none if input_scale is None else ops.concat((input_scale, input_offset))
+            return self.kernel(x, weight, deq_scale, quant_bias, given)
+        if input_scale is not None:
+            whole = ops.minimum(ops.maximum(self.round(x / input_scale + input_offset), -128.0), 127.0)
             return ops.cast(self.sums(whole, weight, quant_bias), ms.float32) * deq_scale
         own = self.largest(ops.abs(x), 1) / 127.0
         whole = self.round(x / ops.select(own > 0, own, ops.ones_like(own)))
@@ -128,10 +150,21 @@ def make_w8a8(
         if path != name and getattr(cells[name], "bias", None) is not None:
             cells[name].bias = None  # of a sum over ranks: it is among the whole numbers of the first one
         setattr(cells[parent], leaf, made)
+    _sum_finely(model)
     forget_graphs(model)
     object.__setattr__(model, "_cached", None)
     for parameter in model.get_parameters():
         parameter.name = names[id(parameter)]
+
+
+def _sum_finely(model: nn.Cell) -> None:
+    """What W8A8 layers round to steps comes from sums that lose nothing: beside half a step the last bit decides."""
+    if model.config.compute_dtype != "float32":
+        return
+    for _, cell in model.cells_and_names():
+        if type(cell) is Linear and type(cell.matmul) is Matmul:
+            before, cell.matmul = cell.matmul, Matmul(doubles=True)
+            cell.matmul.kernel_is_on = before.kernel_is_on
 
 
 def _kept(values: np.ndarray, name: str) -> Parameter:

@@ -104,11 +104,14 @@ class _ExactQuantizedKernel(nn.Cell):
 
 
 class Matmul(Chosen):
-    """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32: see product.h."""
+    """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32. `doubles` is for
+    inference: a kernel multiplies and adds in float64. See product.h.
+    """
 
-    def __init__(self, *, rounded: bool = False):
-        super().__init__(lambda: _PlainMatmul(rounded))
-        self.biased: Any = _BiasedMatmul(rounded) if self.kernel is not None else None
+    def __init__(self, *, rounded: bool = False, doubles: bool = False):
+        kind = "Half" if rounded else "Double" if doubles else ""
+        super().__init__(lambda: _PlainMatmul(rounded, kind))
+        self.biased: Any = _BiasedMatmul(rounded, kind) if self.kernel is not None else None
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Rows (N, in) -> (N, out) for weight (out, in), bias (out,)."""
@@ -131,9 +134,9 @@ class _Matmul(nn.Cell):
 
 
 class _PlainMatmul(_Matmul):
-    def __init__(self, rounded: bool):
+    def __init__(self, rounded: bool, kind: str):
         super().__init__(rounded)
-        self.forward = operator(f"GlmLinear{'Half' if rounded else ''}", lambda x, w: (x[0], w[0]))
+        self.forward = operator(f"GlmLinear{kind}", lambda x, w: (x[0], w[0]))
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.forward(x, weight)
@@ -143,9 +146,9 @@ class _PlainMatmul(_Matmul):
 
 
 class _BiasedMatmul(_Matmul):
-    def __init__(self, rounded: bool):
+    def __init__(self, rounded: bool, kind: str):
         super().__init__(rounded)
-        self.forward = operator(f"GlmLinearBias{'Half' if rounded else ''}", lambda x, w, b: (x[0], w[0]))
+        self.forward = operator(f"GlmLinearBias{kind}", lambda x, w, b: (x[0], w[0]))
         self.back_bias = operator("GlmLinearBackBias", lambda dy: (dy[1],))
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

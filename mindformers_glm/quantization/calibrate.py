@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindformers_glm.checkpoint.formats.dtypes import bits_of, convert, is_finite
+from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.linear import Linear
 from mindformers_glm.ops.quantized import dequantize
 from mindformers_glm.ops.w8a8 import Layer, dequantized
@@ -50,6 +54,15 @@ class Choice:
     def stays_float(self, name: str, index: int) -> bool:
         """Whether a linear layer stays as it is."""
         return index in self.float_layers or name.rpartition(".")[2] in self.float_linears
+
+
+def identity(source: WeightSource, rows: Sequence[Sequence[int]], choice: Choice) -> dict[str, Any]:
+    """Everything that changes what calibration computes: the weights' files, the rows of ids, and the choice."""
+    files = [[str(file.path), file.path.stat().st_size, file.path.stat().st_mtime_ns] for file in source.files]
+    digest = hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+    told = {key: value for key, value in vars(choice).items() if key != "scheme"}
+    told["float_layers"] = sorted(choice.float_layers)
+    return {"files": files, "rows": digest, "scheme": choice.scheme.name, **told}
 
 
 class Lost(NamedTuple):
@@ -113,11 +126,11 @@ def calibrate(walk: Walk, work: Work, choice: Choice, *, shown: Callable[[], Non
                 shown()
         tensors: dict[str, np.ndarray] = {}
         changed = smoothed(stage, {name: one.columns for name, one in seen.items()}, choice.smooth)
-        tensors.update(changed.floats)
+        kept = dict(changed.floats)
         for name, cell in watched.cells.items():
             if choice.stays_float(name, index):
                 if f"{name}.weight" in changed.weights:
-                    tensors[f"{name}.weight"] = changed.weights[f"{name}.weight"].astype(np.float16)
+                    kept[f"{name}.weight"] = changed.weights[f"{name}.weight"]
                 continue
             weight = changed.weights.get(f"{name}.weight", cell.weight.asnumpy())
             factor = changed.divisors.get(name)
@@ -129,6 +142,7 @@ def calibrate(walk: Walk, work: Work, choice: Choice, *, shown: Callable[[], Non
             tensors.update(parts)
             lost.append(error)
             _set(cell, floats, changed.weights.get(f"{name}.bias"))
+        tensors.update({name: _as_in_file(value, walk.source.dtype(name)) for name, value in kept.items()})
         if choice.feeds_errors and index < last and "rows" not in choice.scheme.needs:
             states = []
             changed.apply(stage)
@@ -139,6 +153,12 @@ def calibrate(walk: Walk, work: Work, choice: Choice, *, shown: Callable[[], Non
         work.write(index, tensors, states if index < last else None)
         del stage, watched
     return lost
+
+
+def _as_in_file(value: np.ndarray, dtype: str) -> np.ndarray:
+    """A float32 tensor in the type that the model's file has it in; as it is where it does not fit into that."""
+    made = convert(np.ascontiguousarray(value), dtype)
+    return made if is_finite(bits_of(made), dtype) else value
 
 
 def _taking(seen: dict[str, Seen], choice: Choice) -> Callable[[str, np.ndarray], None]:

@@ -52,7 +52,7 @@ class Scheme(ABC):
         group = self.group(group_size)
         return {"quantization_scheme": self.name, "quantization_bit": self.bits, "quantization_group_size": group}
 
-    def group(self, group_size: int | None) -> int:
+    def group(self, group_size: int | None, key: str = "quantization.group_size") -> int:
         """The size of a group, 0 for a whole row; None is the usual one.
 
         Raises:
@@ -61,8 +61,9 @@ class Scheme(ABC):
         if group_size is None:
             return self.group_sizes[0]
         if group_size not in self.group_sizes:
-            fix = f"The scheme {self.name} has {' or '.join(map(str, self.group_sizes))} (0: a whole row)."
-            raise ConfigError("quantization.group_size", group_size, fix)
+            there = " or ".join(map(str, self.group_sizes))
+            told = f"groups of {there}" if self.group_sizes != (0,) else "one scale for a whole row: leave it out"
+            raise ConfigError(key, group_size, f"The scheme {self.name} has {told}.")
         return group_size
 
     @abstractmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +29,7 @@ from mindformers_glm.quantization.assembled import (
     write_ascend_v1,
     write_ours,
 )
-from mindformers_glm.quantization.calibrate import Choice, Lost, calibrate
+from mindformers_glm.quantization.calibrate import Choice, Lost, calibrate, identity
 from mindformers_glm.quantization.gate import (
     FloatSide,
     Verdict,
@@ -166,7 +164,7 @@ class Job:
             found, self.lost = to_nearest(self.source, config, choice)
             yield with_head_and_embedding(self.source, config, found)
             return
-        work = Work(asked.output + suffix, self._identity(choice))
+        work = Work(asked.output + suffix, identity(self.source, self.rows, choice))
         walk = Walk(self.source, self.config, self.rows)
         twice = choice.feeds_errors and "rows" not in choice.scheme.needs
         steps = (self.config.num_layers - work.done) * len(self.rows) * (2 if twice else 1)
@@ -174,13 +172,6 @@ class Job:
         self.lost = calibrate(walk, work, choice, shown=shown)
         yield with_head_and_embedding(self.source, config, work.tensors())
         work.remove()
-
-    def _identity(self, choice: Choice) -> dict[str, Any]:
-        files = [[str(file.path), file.path.stat().st_size, file.path.stat().st_mtime_ns] for file in self.source.files]
-        rows = hashlib.sha256(json.dumps(self.rows).encode()).hexdigest()
-        told = {key: value for key, value in vars(choice).items() if key != "scheme"}
-        told["float_layers"] = sorted(choice.float_layers)
-        return {"files": files, "rows": rows, "scheme": choice.scheme.name, **told}
 
     def _look_at_floats(self) -> None:
         shown = self.asked.shown(self.config.num_layers, "float model")
@@ -293,8 +284,7 @@ def choice_of(scheme: str, **settings: Any) -> Choice:
         ConfigError: no such scheme or group.
     """
     found = scheme_of(scheme, "--scheme")
-    group = settings.pop("group_size", None)
-    return Choice(found, group_size=found.group(group if found.group_sizes != (0,) else None), **settings)
+    return Choice(found, group_size=found.group(settings.pop("group_size", None), "--group_size"), **settings)
 
 
 def _check_place(asked: Asked) -> None:

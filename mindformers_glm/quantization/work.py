@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.checkpoint.formats.dtypes import DTYPES, bits_of, name_of
+from mindformers_glm.checkpoint.formats.dtypes import DTYPES, bits_of, name_of, typed
 from mindformers_glm.checkpoint.formats.folder import disk_fault
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
 from mindformers_glm.errors import CheckpointError
@@ -82,7 +82,7 @@ class Work:
         self.done = index + 1
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The tensors of all layers, mapped from the files: bits of bfloat16 do not occur among them."""
+        """The tensors of all layers, mapped from the files."""
         found = {}
         for index in range(self.done):
             path = self._layer(index)
@@ -90,9 +90,9 @@ class Work:
                 span = entry.spans[0] if entry.spans else None
                 dtype = DTYPES[entry.dtype].storage
                 if span is None or not span.size:
-                    found[name] = np.zeros(entry.shape, dtype)
+                    found[name] = typed(np.zeros(entry.shape, dtype), entry.dtype)
                 else:
-                    found[name] = np.memmap(path, dtype, "r", span.offset, entry.shape)
+                    found[name] = typed(np.memmap(path, dtype, "r", span.offset, entry.shape), entry.dtype)
         return found
 
     def remove(self) -> None:

@@ -74,6 +74,7 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
             "decode --dtype int8 --shape 100,24,2,2,2,48",
             "--group_size: got 32. It must divide hidden (24) and ffn (48).",
         ),
+        ("decode --dtype int8-row --group_size 64", "--group_size: got 64. The scheme int8-row has one scale"),
         ("train --dtype int4", "--dtype: got 'int4'. Integer weights cannot be trained"),
         ("prefill --lora", "command line: got None. unrecognized arguments: --lora"),
         (

@@ -47,6 +47,23 @@ def test_zeros_of_their_own_are_rounded_anew(golden):
     assert exactly(narrow.read_bits(QKV), narrow.scales(QKV), bits=8, group_size=64) is None
 
 
+def test_the_embedding_takes_no_more_memory_than_in_the_file(golden):
+    from tiny_networks import logits_of  # noqa: PLC0415
+
+    from mindformers_glm import AutoModel  # noqa: PLC0415
+
+    folder = golden / "official/glm2_int4"
+    one, other = (
+        AutoModel.from_pretrained(folder, quantization_scheme="official-int4", compute_dtype="float32", **given)
+        for given in ({}, {"embedding_type": "float32"})
+    )
+    assert [str(model.parts.table.dtype) for model in (one, other)] == ["Float16", "Float32"]
+    ids = np.load(folder / "expected.npz")["ids_0"][None]
+    assert np.array_equal(logits_of(one, ids), logits_of(other, ids))
+    plain = AutoModel.from_pretrained(golden / "base/glm2", compute_dtype="float32")
+    assert str(plain.parts.table.dtype) == "Float32"
+
+
 def test_a_network_computes_with_them(golden):
     from tiny_networks import logits_of  # noqa: PLC0415 - the other tests need no MindSpore
 

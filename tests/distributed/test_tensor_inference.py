@@ -18,8 +18,8 @@ pytestmark = [
 ]
 
 
-def call(root, *words, text=None, cwd=None):
-    environment = {**os.environ, "PYTHONPATH": str(root), "GLOG_v": "3", "OMP_NUM_THREADS": "1"}
+def call(root, *words, text=None, cwd=None, **variables):
+    environment = {**os.environ, "PYTHONPATH": str(root), "GLOG_v": "3", "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
         [sys.executable, "-m", "mindformers_glm", *words],
         input=text,
@@ -54,6 +54,26 @@ def test_perplexity_over_two_ranks_is_that_of_one(root, tmp_path):
     numbers = [{name: value for name, value in one.items() if isinstance(value, float)} for one in figures]
     assert numbers[0]
     assert numbers[1] == pytest.approx(numbers[0], rel=1e-5)
+
+
+def test_w8a8_over_two_ranks_answers_as_one(root, shared, tmp_path):
+    """Every layer with its own range of inputs; inputs of two linears of a layer are divided, sums are added up."""
+    folder = shared / "golden/quantisation/w8a8/glm2_tiny/old"
+    said = [
+        call(
+            root,
+            *("atb", "--mode", "precision_single", "--model_path", "glm2_tiny", "--tp_size", size),
+            cwd=tmp_path,
+            ENABLE_QUANT="1",
+            QUANT_WEIGHT_PATH=str(folder),
+            MAX_SEQ_LEN="96",
+            **more,
+        )
+        for size, more in (("1", {}), ("2", {}), ("2", {"GLM_KERNELS": "off"}))
+    ]
+    assert [one.returncode for one in said] == [0, 0, 0], said[-1].stderr
+    assert said[0].stdout == said[1].stdout == said[2].stdout
+    assert len(said[0].stdout.partition("Answer:")[2].strip()) > 10
 
 
 def test_a_network_that_cannot_be_divided_is_one_line(root, tmp_path):

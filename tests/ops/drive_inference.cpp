@@ -83,6 +83,22 @@ void with_bias(Linear& w) {
   w.bias_kind = kFloat32;
 }
 
+// Two adapters, of which one may do nothing, for rows of adapter 0 and 1.
+void with_adapters(Linear& w) {
+  auto* loras = bytes<Lora>(2);
+  for (int i = 0; i < 2; ++i) {
+    loras[i] = {};
+    if (i == 1 && pick(0, 1)) continue;
+    int64_t rank = pick(1, 9);
+    auto* parts = bytes<Linear>(2);
+    parts[0] = weight(rank, w.columns, kFloat32, 32);
+    parts[1] = weight(w.rows, rank, kFloat32, 32);
+    loras[i] = {&parts[0], &parts[1], pick(0, 1) ? floats(w.rows) : nullptr, 0.5f};
+  }
+  w.loras = loras;
+  w.num_loras = 2;
+}
+
 bool all_finite(const float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
     if (!std::isfinite(x[i])) return false;
@@ -96,6 +112,7 @@ bool one_product(void* space) {
   int64_t rows = pick(1, 90), m = pick(0, 1) ? pick(1, 9) : pick(10, 40);
   Linear w = weight(rows, columns, kind, int32_t(group));
   if (pick(0, 1)) with_bias(w);
+  if (pick(0, 1)) with_adapters(w);
   float *x = floats(m * columns), *y = floats(m * rows);
   glm_linear(x, m, &w, y, space);
   return all_finite(y, m * rows);
@@ -120,6 +137,8 @@ bool one_network(void* space) {
     layer.out = weight(d, h * e, kind, 32);
     layer.gate_up = weight(2 * f, d, kind, 32);
     layer.down = weight(d, f, kind, 32);
+    for (Linear* w : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down})
+      if (pick(0, 1)) with_adapters(*w);
   }
   GlmNetwork net{};
   net.layers = 2, net.hidden = d, net.heads = h, net.kv_heads = k, net.head_dim = e, net.ffn = f;
@@ -140,6 +159,8 @@ bool one_network(void* space) {
   std::vector<char*> blocks;
   for (int64_t i = 0; i < rows * row_blocks; ++i) blocks.push_back(bytes<char>(glm_block_bytes(&net, cache_kind)));
   std::vector<int32_t> lengths(size_t(rows), 0);
+  int32_t* adapters = pick(0, 1) ? bytes<int32_t>(rows) : nullptr;
+  for (int64_t r = 0; adapters != nullptr && r < rows; ++r) adapters[r] = int32_t(pick(-1, 2));  // -1 and 2: no adapter
   for (int round = 0; round < 3; ++round) {
     int32_t* counts = bytes<int32_t>(rows);
     int64_t width = 0;
@@ -152,9 +173,10 @@ bool one_network(void* space) {
     int32_t* wanted = bytes<int32_t>(1);
     wanted[0] = 0;
     float* logits = floats(vocabulary);
-    GlmStep step = {rows,           width,         1,      row_blocks, tokens,    counts,
-                    lengths.data(), blocks.data(), wanted, logits,     cache_kind};
-    if (counts[0] == 0) step.num_wanted = 0;
+    GlmStep step{};
+    step.rows = rows, step.width = width, step.num_wanted = counts[0] == 0 ? 0 : 1, step.row_blocks = row_blocks;
+    step.tokens = tokens, step.counts = counts, step.lengths = lengths.data(), step.adapters = adapters;
+    step.blocks = blocks.data(), step.wanted = wanted, step.logits = logits, step.cache_kind = cache_kind;
     glm_forward(&net, &step, space);
     if (!all_finite(logits, vocabulary)) return false;
     for (int64_t r = 0; r < rows; ++r) lengths[size_t(r)] += counts[r];

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mindformers_glm.checkpoint.formats.dtypes import bits_of, convert, name_of
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.quantization.work import Work
 
@@ -25,6 +26,13 @@ def test_it_goes_on_where_it_was(tmp_path):
     assert Work(tmp_path / "out", {"rows": 4}).done == 0
     again.remove()
     assert not again.folder.exists()
+
+
+def test_tensors_of_bfloat16_come_back_as_such(tmp_path):
+    work, given = Work(tmp_path / "out", {}), convert(np.array([1.5, -2.0], np.float32), "bfloat16")
+    work.write(0, {"a.weight": given}, None)
+    found = work.tensors()["a.weight"]
+    assert name_of(found) == "bfloat16" and np.array_equal(bits_of(found), bits_of(given))
 
 
 def test_a_layer_without_its_states_is_computed_again(tmp_path):

@@ -105,6 +105,15 @@ def test_head_and_embedding_have_bits_of_their_own():
     [
         ({"quantization_scheme": "int5"}, "quantization_scheme: got 'int5'.*No quantisation scheme has this name"),
         ({"quantization_scheme": "gptq", "quantization_group_size": 16}, "group_size: got 16.*128 or 32 or 64"),
+        (
+            {"quantization_scheme": "int8-row", "quantization_group_size": 64},
+            "got 64.*int8-row has one scale",
+        ),
+        (
+            {"quantization_scheme": "official-int4", "quantization_group_size": 32},
+            "got 32.*for a whole row",
+        ),
+        ({"quantization_scheme": "w8a8-token", "quantization_group_size": 32}, "group_size: got 32.*leave it out"),
         ({"quantization_scheme": "int4", "quantization_bit": 8}, "quantization_bit: got 8.*has 4 bits"),
     ],
 )

@@ -85,6 +85,11 @@ def test_4_bits_with_rows_lose_less(root, rows):
     [
         (("--scheme", "w8a8"), "--data_path: .*Name rows to calibrate on"),
         (("--scheme", "w8a9"), "No quantisation scheme has this name"),
+        (("--scheme", "int8-row", "--group_size", "64"), "--group_size: got 64. The scheme int8-row has one scale"),
+        (
+            ("--scheme", "w8a8", "--group_size", "32", "--data_path", "rows.txt"),
+            "--group_size: got 32.*w8a8 has",
+        ),
         (("--bits", "4", "--float_layers_id", "0", "--data_path", "rows.txt"), "stay float with W8A8 alone"),
         (("--scheme", "w8a8", "--float_layers_id", "9", "--data_path", "rows.txt"), "layers 0 to 3"),
     ],

@@ -12,18 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mindformers_glm.cli.options import Parser, whole
-from mindformers_glm.errors import CheckpointError, ConfigError
+from mindformers_glm.cli.options import Parser, progress_bar, whole
+from mindformers_glm.errors import CheckpointError, ConfigError, DataError
 from mindformers_glm.files import user_path
 from mindformers_glm.quantization.texts import read_texts
-
-if TYPE_CHECKING:
-    from mindformers_glm.quantization.w8a8 import Layer
 
 _LONGEST = 8192
 
@@ -41,7 +36,9 @@ def export_parser() -> argparse.ArgumentParser:
 
 
 def export(argv: Sequence[str] | None = None) -> None:
-    """Calibrates and writes the eight files with config.json.
+    """Calibrates, a layer of the model in memory at a time, and writes the eight files with config.json.
+
+    What is done lies in QUANT_WEIGHT.work; a run that was killed goes on there.
 
     Raises:
         UserError: the model, the rows or the folder is not as it must be.
@@ -52,40 +49,43 @@ def export(argv: Sequence[str] | None = None) -> None:
         raise CheckpointError(str(target), "weights are there already", "Name another --quant_weight.")
     texts = [row.text for row in read_texts(chosen.data_path)]
     float_layers = layer_ids(chosen.float_layers_id)
-    from tqdm import tqdm  # noqa: PLC0415
-
     from mindformers_glm import runtime  # noqa: PLC0415
-    from mindformers_glm.assembly.model import load_model  # noqa: PLC0415
+    from mindformers_glm.assembly.network import config_of  # noqa: PLC0415
+    from mindformers_glm.assembly.parts import parts_of  # noqa: PLC0415
+    from mindformers_glm.assembly.tokenizer import load_tokenizer  # noqa: PLC0415
     from mindformers_glm.models.family import FAMILIES  # noqa: PLC0415
-    from mindformers_glm.quantization.calibration import input_ranges  # noqa: PLC0415
-    from mindformers_glm.quantization.w8a8 import quantized, write_layers  # noqa: PLC0415
+    from mindformers_glm.quantization.calibrate import calibrate, identity, layers_of  # noqa: PLC0415
+    from mindformers_glm.quantization.job import choice_of  # noqa: PLC0415
+    from mindformers_glm.quantization.w8a8 import in_order, write_layers  # noqa: PLC0415
+    from mindformers_glm.quantization.walk import Walk  # noqa: PLC0415
+    from mindformers_glm.quantization.work import Work  # noqa: PLC0415
 
-    loaded = load_model(chosen.float_weight, param_init_type="float32", compute_dtype="float32", seq_length=_LONGEST)
-    runtime.set_up({"device_target": "CPU", "mode": 1})  # PyNative: what flows is looked at
-    network, count = loaded.network, loaded.network.config.num_layers
-    strange = [layer for layer in float_layers if layer >= count]
+    base = parts_of(chosen.float_weight).base
+    config, tokenizer = config_of(base), load_tokenizer(base.name)
+    strange = [layer for layer in float_layers if layer >= config.num_layers]
     if strange:
-        raise ConfigError("--float_layers_id", strange[0], f"The model has layers 0 to {count - 1}.")
-    rows = [loaded.tokenizer.encode(text) for text in texts]
-    with tqdm(total=len(rows), unit="row", desc="calibration", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        ranges = input_ranges(network, rows, shown=bar.update)
-    linears = {name.strip() for name in chosen.float_linears.split(",") if name.strip()}
-    cells = dict(network.cells_and_names())
-    layers: dict[str, Layer] = {}
-    for path, found in ranges.items():
-        number = _layer_number(path)
-        if number is None or number in float_layers or path.rpartition(".")[2] in linears:
-            continue
-        bias = cells[path].bias
-        weight = cells[path].weight.asnumpy()
-        own = None if bias is None else bias.asnumpy()
-        layers[path] = quantized(weight, own, found.low, found.high, sparse=chosen.sparse)
-    config = {
-        **FAMILIES.of(network.config).written(network.config, "hf"),
+        raise ConfigError("--float_layers_id", strange[0], f"The model has layers 0 to {config.num_layers - 1}.")
+    runtime.set_up({"device_target": "CPU", "mode": 1})  # PyNative: what flows is looked at
+    linears = tuple(name.strip() for name in chosen.float_linears.split(",") if name.strip())
+    scheme = "w8a8-sparse" if chosen.sparse else "w8a8"
+    choice = choice_of(scheme, float_layers=frozenset(float_layers), float_linears=linears)
+    rows = [list(map(int, tokenizer.encode(text))) for text in texts]
+    for number, row in enumerate(rows, 1):
+        if len(row) > _LONGEST:
+            fault = f"row {number} has {len(row)} tokens, more than {_LONGEST}"
+            raise DataError(chosen.data_path, fault, "Cut it, or leave it out")
+    source = base.read()
+    walk, work = Walk(source, config, rows), Work(target, identity(source, rows, choice))
+    shown = progress_bar((config.num_layers - work.done) * len(rows), "calibration")
+    calibrate(walk, work, choice, shown=shown)
+    layers = in_order(layers_of(work.tensors()), config)
+    told = {
+        **FAMILIES.of(config).written(config, "hf"),
         "world_size": 1,
         "float_layers_id": sorted(float_layers),
     }
-    write_layers(target, layers, config)
+    write_layers(target, layers, told)
+    work.remove()
     print(f"written {target}: {len(layers)} linear layers over {len(rows)} rows")
 
 
@@ -145,12 +145,6 @@ def layer_ids(text: str) -> set[int]:
     if not all(part.isdigit() and len(part) < 6 for part in parts):
         raise ConfigError("--float_layers_id", text, "Give numbers of layers with commas between, or - for none.")
     return set(map(int, parts))
-
-
-def _layer_number(path: str) -> int | None:
-    """The number of the layer that a linear belongs to; None for the output layer."""
-    parts = path.split(".")
-    return next((int(part) for before, part in zip(parts, parts[1:], strict=False) if before == "layers"), None)
 
 
 def process_parser() -> argparse.ArgumentParser:

@@ -377,7 +377,7 @@ def _of_scheme(values: dict[str, Any]) -> dict[str, Any]:
         return values
     scheme = SCHEMES.get(name, "quantization_scheme")()
     group = values.get("quantization_group_size")
-    keys = scheme.network_keys(group if isinstance(group, int) and scheme.group_sizes != (0,) else None)
+    keys = scheme.network_keys(group if isinstance(group, int) else None)
     bits = values.get("quantization_bit") or 0
     if bits not in (0, keys["quantization_bit"], scheme.bits):
         fix = f"The scheme {scheme.name} has {scheme.bits} bits: leave quantization_bit out, or name another scheme."

@@ -28,8 +28,8 @@ class W8A8(Scheme):
 
     def network_keys(self, group_size: int | None = None) -> dict[str, Any]:
         """See Scheme: layers are put in place when weights are loaded."""
-        self.group(group_size)
-        return {"quantization_scheme": self.name, "quantization_bit": 0}
+        group = self.group(group_size)
+        return {"quantization_scheme": self.name, "quantization_bit": 0, "quantization_group_size": group}
 
     def quantise(
         self, weight: np.ndarray, *, group_size: int = 0, bias: np.ndarray | None = None, inputs: Inputs | None = None

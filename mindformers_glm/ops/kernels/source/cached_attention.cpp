@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kQueries = 128;  // query rows that share the reading of a block
 constexpr float kLowest = -1e30f;
+constexpr int64_t kFewTogether = 8;  // products that are added one after the other where sums are short
 #if defined(__AVX512F__)
 constexpr int kTile = 8, kWide = 2;  // query rows by sixteens of keys or channels: sums that fit into registers
 #else
@@ -57,52 +58,65 @@ struct Scratch {
   std::vector<float> top, total;
 };
 
-// out (kRows, 64) = q (kRows, E) keys (E, 64), times the scale of each slot where there is one.
+// out (kRows, 64) = q (kRows, E) keys (E, 64), times the scale of each slot where there is one. `together` products are
+// added one after the other, then such sums are.
 template <class Format, int kRows>
-void scores(const float* q, int64_t e, const typename Format::Stored* keys, const float* scale, float* out) {
+void scores(const float* q, int64_t e, const typename Format::Stored* keys, const float* scale, int64_t together,
+            float* out) {
   for (int64_t s = 0; s < kSlots; s += kWide * kLanes) {
-    Floats found[kRows][kWide] = {};
-    for (int64_t c = 0; c < e; ++c) {
-      Floats read[kWide];
-      for (int j = 0; j < kWide; ++j) read[j] = Format::read(keys + c * kSlots + s + j * kLanes);
+    for (int64_t begin = 0; begin < e; begin += together) {
+      int64_t end = std::min(e, begin + together);
+      Floats found[kRows][kWide] = {};
+      for (int64_t c = begin; c < end; ++c) {
+        Floats read[kWide];
+        for (int j = 0; j < kWide; ++j) read[j] = Format::read(keys + c * kSlots + s + j * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i)
-        for (int j = 0; j < kWide; ++j) found[i][j] += read[j] * q[i * e + c];
-    }
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kWide; ++j) {
-        Floats v = found[i][j];
-        if (scale != nullptr) v *= load(scale + s + j * kLanes);
-        store(out + i * kSlots + s + j * kLanes, v);
+        for (int i = 0; i < kRows; ++i)
+          for (int j = 0; j < kWide; ++j) found[i][j] += read[j] * q[i * e + c];
+      }
+      for (int i = 0; i < kRows; ++i) {
+        for (int j = 0; j < kWide; ++j) {
+          float* to = out + i * kSlots + s + j * kLanes;
+          Floats v = begin == 0 ? found[i][j] : load(to) + found[i][j];
+          if (scale != nullptr && end == e) v *= load(scale + s + j * kLanes);
+          store(to, v);
+        }
       }
     }
   }
 }
 
-// mixed (kRows, E) += weights (kRows, count) values (count, E), kParts times 16 columns from column c on.
+// mixed (kRows, E) += weights (kRows, count) values (count, E), kParts times 16 columns from column c on, `together`
+// values at a time.
 template <class Format, int kRows, int kParts>
 void mix_columns(const float* weights, const typename Format::Stored* values, int64_t count, int64_t e, int64_t c,
-                 float* mixed) {
-  Floats sum[kRows][kParts];
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kParts; ++j) sum[i][j] = load(mixed + i * e + c + j * kLanes);
-  for (int64_t s = 0; s < count; ++s) {
-    Floats value[kParts];
-    for (int j = 0; j < kParts; ++j) value[j] = Format::read(values + s * e + c + j * kLanes);
+                 int64_t together, float* mixed) {
+  for (int64_t begin = 0; begin < count; begin += together) {
+    int64_t end = std::min(count, begin + together);
+    Floats sum[kRows][kParts] = {};
+    for (int64_t s = begin; s < end; ++s) {
+      Floats value[kParts];
+      for (int j = 0; j < kParts; ++j) value[j] = Format::read(values + s * e + c + j * kLanes);
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kParts; ++j) sum[i][j] += value[j] * weights[i * kSlots + s];
+      for (int i = 0; i < kRows; ++i)
+        for (int j = 0; j < kParts; ++j) sum[i][j] += value[j] * weights[i * kSlots + s];
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kParts; ++j) {
+        float* to = mixed + i * e + c + j * kLanes;
+        store(to, load(to) + sum[i][j]);
+      }
+    }
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kParts; ++j) store(mixed + i * e + c + j * kLanes, sum[i][j]);
 }
 
 template <class Format, int kRows>
-void mix(const float* weights, const typename Format::Stored* values, int64_t count, int64_t e, float* mixed) {
+void mix(const float* weights, const typename Format::Stored* values, int64_t count, int64_t e, int64_t together,
+         float* mixed) {
   int64_t c = 0;
   for (; c + kWide * kLanes <= e; c += kWide * kLanes)
-    mix_columns<Format, kRows, kWide>(weights, values, count, e, c, mixed);
-  for (; c + kLanes <= e; c += kLanes) mix_columns<Format, kRows, 1>(weights, values, count, e, c, mixed);
+    mix_columns<Format, kRows, kWide>(weights, values, count, e, c, together, mixed);
+  for (; c + kLanes <= e; c += kLanes) mix_columns<Format, kRows, 1>(weights, values, count, e, c, together, mixed);
   if (c == e) return;
   Floats sum[kRows];
   for (int i = 0; i < kRows; ++i) sum[i] = load_some(mixed + i * e + c, e - c);
@@ -118,7 +132,8 @@ void mix(const float* weights, const typename Format::Stored* values, int64_t co
 // Queries [first, first + rows) of one kv head: token t = row / group, head = row % group.
 class Item {
  public:
-  Item(int64_t channels, int64_t heads, Scratch& space) : e_(channels), group_(heads), space_(space) {}
+  Item(int64_t channels, int64_t heads, bool short_sums, Scratch& space)
+      : e_(channels), group_(heads), together_(short_sums ? kFewTogether : kSlots), space_(space) {}
 
   void begin(const float* q, int64_t stride, int64_t tokens) {
     rows_ = tokens * group_;
@@ -137,12 +152,15 @@ class Item {
   void add(const typename Format::Stored* keys, const typename Format::Stored* values, const float* scales,
            int64_t count, Seen seen) {
     all_tiles([&](int64_t row, auto tile) {
-      scores<Format, tile()>(space_.queries.data() + row * e_, e_, keys, scales, space_.weights.data() + row * kSlots);
+      int64_t together = together_ < kSlots ? together_ : e_;
+      scores<Format, tile()>(space_.queries.data() + row * e_, e_, keys, scales, together,
+                             space_.weights.data() + row * kSlots);
     });
     const float* value_scales = scales == nullptr ? nullptr : scales + kSlots;
     for (int64_t row = 0; row < rows_; ++row) weigh(row, std::min(count, seen(row / group_)), count, value_scales);
     all_tiles([&](int64_t row, auto tile) {
-      mix<Format, tile()>(space_.weights.data() + row * kSlots, values, count, e_, space_.mixed.data() + row * e_);
+      mix<Format, tile()>(space_.weights.data() + row * kSlots, values, count, e_, together_,
+                          space_.mixed.data() + row * e_);
     });
   }
 
@@ -203,7 +221,7 @@ class Item {
     space_.total[size_t(row)] += glm::sum(sum);
   }
 
-  int64_t e_, group_, rows_ = 0;
+  int64_t e_, group_, together_, rows_ = 0;
   Scratch& space_;
 };
 
@@ -310,7 +328,7 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
     const Task& task = tasks[size_t(i)];
     const Sequence& s = *task.sequence;
     int64_t at = (s.first + task.token) * stride + task.head * e, past = s.past + task.token;
-    Item item(e, task.heads, space);
+    Item item(e, task.heads, shape.short_sums, space);
     item.begin(q + at, stride, task.tokens);
     if (shape.prefix > 0) {
       int64_t skip = task.kv_head * shape.prefix * e;

@@ -38,6 +38,7 @@ struct Attention {
   int64_t layer;
   const float *prefix_keys, *prefix_values;
   int64_t prefix;
+  bool short_sums;  // 8 products are added at a time, and then such sums: less is lost
 };
 
 // Writes key and value (E) of a kv head into slot `slot` of a block.

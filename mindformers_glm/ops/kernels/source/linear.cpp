@@ -74,11 +74,12 @@ void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
 // y (m, w.rows), rows n apart, for a weight of floats.
 void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Workspace& space) {
   int64_t k = w.columns;
+  Numbers numbers = space.in_doubles ? Numbers::kDouble : Numbers::kFloat32;
   if (m <= kFewRows) {
     few(x, m, w, y, n);
   } else if (w.kind == kFloat32) {
     product(rows_of(x, m, k), rows_of(static_cast<const float*>(w.weight), w.rows, k), k, y, n, nullptr, false,
-            Numbers::kFloat32);
+            numbers);
   } else {
     float* wide = space.widened.take(std::min(kWidened, w.rows) * k);
     for (int64_t begin = 0; begin < w.rows; begin += kWidened) {
@@ -86,7 +87,7 @@ void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Work
       parallel_ranges(count, 16, [&](int64_t from, int64_t to) {
         for (int64_t r = from; r < to; ++r) read_row(w, begin + r, wide + r * k);
       });
-      product(rows_of(x, m, k), rows_of(wide, count, k), k, y + begin, n, nullptr, false, Numbers::kFloat32);
+      product(rows_of(x, m, k), rows_of(wide, count, k), k, y + begin, n, nullptr, false, numbers);
     }
   }
 }

@@ -52,6 +52,7 @@ struct Buffer {
 
 struct Workspace {
   Buffer scales, sums, bytes, low, wide, widened;
+  bool in_doubles = false;  // sums of floats: product.h, Numbers
 };
 
 enum Finish { kWrite, kAdd, kSwiglu };

@@ -29,20 +29,17 @@ void norm(const GlmNorm& n, const float* x, int64_t rows, int64_t d, float epsil
   parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* row = x + t * d;
-      float mean = 0, square = 0;
+      float mean = 0;
       if (centred) {
         for (int64_t i = 0; i < d; ++i) mean += row[i];
         mean /= float(d);
       }
-      Floats total = {};
+      Doubles total = {};
       int64_t i = 0;
-      for (; i + kLanes <= d; i += kLanes) {
-        Floats v = load(row + i) - mean;
-        total += v * v;
-      }
-      square = sum(total);
-      for (; i < d; ++i) square += (row[i] - mean) * (row[i] - mean);
-      float scale = 1.0f / std::sqrt(square / float(d) + epsilon);
+      for (; i + kLanes <= d; i += kLanes) total += squares(load(row + i) - mean);
+      double square = sum(total);
+      for (; i < d; ++i) square += double(row[i] - mean) * double(row[i] - mean);
+      float scale = float(1.0 / std::sqrt(square / double(d) + double(epsilon)));
       for (i = 0; i + kLanes <= d; i += kLanes)
         store(out + t * d + i, (load(row + i) - mean) * scale * load(w + i) + load(b + i));
       for (; i < d; ++i) out[t * d + i] = (row[i] - mean) * scale * w[i] + b[i];
@@ -116,7 +113,8 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   linear(normed, n, layer.qkv, projected, kWrite, memory.linear, &memory.shares);
   place(net, form, index, sequences, owner, projected, q);
   const float* prefix = net.prefix + index * 2 * k * net.prefix_length * e;
-  Attention shape = {h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length};
+  Attention shape = {h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length,
+                     memory.linear.in_doubles};
   cached_attention(shape, sequences.data(), int64_t(sequences.size()), q, mixed);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
   add_branch(net, mixed, n, layer.out, layer.after_attention, x, memory);
@@ -125,6 +123,14 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   linear(normed, n, layer.gate_up, inner, kSwiglu, memory.linear, &memory.shares);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
   add_branch(net, inner, n, layer.down, layer.after_mlp, x, memory);
+}
+
+// Whether layers round what flows into them to steps of one size, so that each number's last bits may count.
+bool rounds_inputs(const GlmNetwork& net) {
+  for (int64_t i = 0; i < net.layers; ++i)
+    for (const Linear* w : {&net.layer[i].qkv, &net.layer[i].out, &net.layer[i].gate_up, &net.layer[i].down})
+      if (w->kind == kW8A8 && w->input_scale > 0) return true;
+  return false;
 }
 
 // Adds rows of an adapter to the shares; neighbours of the same become one.
@@ -171,6 +177,7 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
     share(memory.shares, n, step->counts[r], adapter(r));
     n += step->counts[r];
   }
+  memory.linear.in_doubles = rounds_inputs(net);
   float* x = memory.stream.take(n * d);
   for (int64_t r = 0; r < step->rows; ++r)
     for (int64_t t = 0; t < step->counts[r]; ++t)

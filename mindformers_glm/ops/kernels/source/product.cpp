@@ -14,14 +14,18 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kRows = 14, kWide = 2;  // 28 of 32 registers hold sums
+constexpr int kDoubleRows = 14;
 #elif defined(__AVX2__)
 constexpr int kRows = 6, kWide = 1;  // sixteen numbers are two registers of sixteen
+constexpr int kDoubleRows = 3;
 #else
 constexpr int kRows = 2, kWide = 1;
+constexpr int kDoubleRows = 1;
 #endif
 constexpr int kColumns = kWide * kLanes;
 constexpr int kAhead = 16;  // steps that panels of columns are fetched ahead, from the second cache
 constexpr int64_t kDepth = 1024;
+constexpr int64_t kFewTogether = 16;
 constexpr int64_t kShallow = 16;
 constexpr int64_t kBlock = 192;  // vectors of a packed block, which stays in the second cache where that has 1 MB
 static_assert(kBlock % kColumns == 0, "blocks begin where panels do");
@@ -44,29 +48,71 @@ void pack_columns(const Vectors& v, int64_t first, int64_t count, int64_t p, int
                  [=](int64_t place, Floats numbers, int64_t some) { put_floats((float*)out, place, numbers, some); });
 }
 
+// So many products are added one after the other, and then these sums to each other.
+template <int64_t kTogether>
 void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* tile) {
   const float *a = (const float*)a_panel, *b = (const float*)b_panel;
-  Floats sums[kRows][kWide] = {};
-  for (int64_t p = 0; p < depth; ++p, a += kRows, b += kColumns) {
-    for (int j = 0; j < kWide; ++j) __builtin_prefetch(b + kAhead * kColumns + j * kLanes);
-    __builtin_prefetch(a + kAhead * kRows);
-    Floats right[kWide];
+  for (int64_t begin = 0; begin < depth; begin += kTogether) {
+    int64_t end = std::min(depth, begin + kTogether);
+    Floats sums[kRows][kWide] = {};
+    for (int64_t p = begin; p < end; ++p, a += kRows, b += kColumns) {
+      for (int j = 0; j < kWide; ++j) __builtin_prefetch(b + kAhead * kColumns + j * kLanes);
+      __builtin_prefetch(a + kAhead * kRows);
+      Floats right[kWide];
 #pragma GCC unroll 4
-    for (int j = 0; j < kWide; ++j) right[j] = load(b + j * kLanes);
+      for (int j = 0; j < kWide; ++j) right[j] = load(b + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kWide; ++j) sums[i][j] += splat(a[i]) * right[j];
+      }
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kWide; ++j) sums[i][j] += splat(a[i]) * right[j];
+      for (int j = 0; j < kWide; ++j) {
+        float* out = tile + i * kColumns + j * kLanes;
+        store(out, begin == 0 ? sums[i][j] : load(out) + sums[i][j]);
+      }
     }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kWide; ++j) store(tile + i * kColumns + j * kLanes, sums[i][j]);
   }
 }
 
-const ProductForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply};
+void put_doubles(double* out, int64_t place, Floats numbers, int64_t count) {
+  Doubles wide = __builtin_convertvector(numbers, Doubles);
+  std::memcpy(out + place, &wide, size_t(count) * sizeof(double));
+}
+
+void pack_double_rows(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale,
+                      void* out) {
+  pack<kDoubleRows>(v, first, count, p, depth, scale, [=](int64_t place, Floats numbers, int64_t some) {
+    put_doubles((double*)out, place, numbers, some);
+  });
+}
+
+void pack_double_columns(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale,
+                         void* out) {
+  pack<kLanes>(v, first, count, p, depth, scale, [=](int64_t place, Floats numbers, int64_t some) {
+    put_doubles((double*)out, place, numbers, some);
+  });
+}
+
+void multiply_doubles(int64_t depth, const void* a_panel, const void* b_panel, float* tile) {
+  const double *a = (const double*)a_panel, *b = (const double*)b_panel;
+  Doubles sums[kDoubleRows] = {};
+  for (int64_t p = 0; p < depth; ++p, a += kDoubleRows, b += kLanes) {
+    Doubles right;
+    std::memcpy(&right, b, sizeof right);
+#pragma GCC unroll 16
+    for (int i = 0; i < kDoubleRows; ++i) sums[i] += right * a[i];
+  }
+  for (int i = 0; i < kDoubleRows; ++i) store(tile + i * kLanes, __builtin_convertvector(sums[i], Floats));
+}
+
+const ProductForm double_form = {kDoubleRows,      kLanes,           8, 8, pack_double_rows, pack_double_columns,
+                                 multiply_doubles};
+const ProductForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kDepth>};
+const ProductForm short_sums = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kFewTogether>};
 
 thread_local Kept whole_memory, block_memory, widened_memory;
 
@@ -257,6 +303,7 @@ void run(const Job& job, int64_t depth) {
 }  // namespace
 
 const ProductForm& float_form() { return plain_form; }
+const ProductForm& short_form() { return short_sums; }
 
 bool halves_are_fast() { return half_form() != nullptr; }
 
@@ -265,7 +312,8 @@ void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_
   if (a.count <= 0 || b.count <= 0) return;
   const ProductForm* half = numbers == Numbers::kHalf ? half_form() : nullptr;
   if (half == nullptr) {
-    run({plain_form, a, b, 1.0f, 1.0f, 1.0f, c, c_step, bias, add}, depth);
+    const ProductForm& form = numbers == Numbers::kDouble ? double_form : plain_form;
+    run({form, a, b, 1.0f, 1.0f, 1.0f, c, c_step, bias, add}, depth);
     return;
   }
   float a_scale = scale_of(a, depth), b_scale = scale_of(b, depth);

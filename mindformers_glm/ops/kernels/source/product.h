@@ -19,12 +19,13 @@ struct Vectors {
 inline Vectors rows_of(const float* data, int64_t rows, int64_t columns) { return {data, rows, columns, 1}; }
 inline Vectors columns_of(const float* data, int64_t /*rows*/, int64_t columns) { return {data, columns, 1, columns}; }
 
-enum class Numbers { kFloat32, kHalf };
+enum class Numbers { kFloat32, kHalf, kDouble };
 
 // c (a.count, b.count), rows `c_step` apart: the inner products of all vectors of a with all of b, plus `bias`
 // (b.count) where it is given, added to what is there with `add`. kHalf rounds the operands to 11 bits below a common
 // power of two and adds 32 products at a time in 11 bits, the rest in float32; where the CPU has no fast
-// instructions for that it is float32.
+// instructions for that it is float32. kDouble multiplies and adds in float64, half as fast: for what is rounded to whole
+// steps next, where the last bit of a number beside half a step decides.
 void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_t c_step, const float* bias, bool add,
              Numbers numbers);
 
@@ -43,6 +44,7 @@ struct ProductForm {
 };
 
 const ProductForm& float_form();
+const ProductForm& short_form();  // float_form that adds 16 products at a time, and then such sums: less is lost
 const ProductForm* half_form();  // null where the CPU has none
 
 }  // namespace glm

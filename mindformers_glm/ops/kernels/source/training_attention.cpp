@@ -163,7 +163,7 @@ struct Memory {
 void attend(const Arguments& given, bool is_packed) {
   int rows_at = is_packed ? 4 : 3;
   Shape s = shape_of(given, 1, rows_at);
-  const ProductForm& form = float_form();
+  const ProductForm& form = short_form();
   int64_t e = s.channels, t = s.tokens, wide = form.columns, keys = rounded(t, form.rows), es = rounded(e, form.rows);
   parallel_for(s.batch * s.kv_heads, [&](int64_t task) {
     int64_t b = task / s.kv_heads, kv = task % s.kv_heads;

@@ -35,6 +35,8 @@ GLM_OPERATOR(GlmLinear) { forward(given, nullptr, 2, Numbers::kFloat32); }
 GLM_OPERATOR(GlmLinearHalf) { forward(given, nullptr, 2, Numbers::kHalf); }
 GLM_OPERATOR(GlmLinearBias) { forward(given, given.floats(2), 3, Numbers::kFloat32); }
 GLM_OPERATOR(GlmLinearBiasHalf) { forward(given, given.floats(2), 3, Numbers::kHalf); }
+GLM_OPERATOR(GlmLinearDouble) { forward(given, nullptr, 2, Numbers::kDouble); }
+GLM_OPERATOR(GlmLinearBiasDouble) { forward(given, given.floats(2), 3, Numbers::kDouble); }
 GLM_OPERATOR(GlmLinearBackX) { back_x(given, Numbers::kFloat32); }
 GLM_OPERATOR(GlmLinearBackXHalf) { back_x(given, Numbers::kHalf); }
 GLM_OPERATOR(GlmLinearBackWeight) { back_weight(given, Numbers::kFloat32); }

@@ -31,12 +31,9 @@ inline void put(float* p, Floats v, int64_t some) {
 }
 
 inline float inverse_size(const float* x, int64_t count, float eps) {
-  Floats squares = {};
-  along(count, [&](int64_t j, int64_t some) {
-    Floats v = get(x + j, some);
-    squares += v * v;
-  });
-  return 1.0f / std::sqrt(sum(squares) / float(count) + eps);
+  Doubles total = {};
+  along(count, [&](int64_t j, int64_t some) { total += squares(get(x + j, some)); });
+  return float(1.0 / std::sqrt(sum(total) / double(count) + double(eps)));
 }
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }

@@ -12,6 +12,7 @@ namespace glm {
 
 constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(128)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
@@ -127,6 +128,17 @@ inline float sum(Floats v) {
   for (int i = 0; i < kLanes; ++i) s[i & 7] += v[i];
   return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 #endif
+}
+
+inline double sum(Doubles v) {
+  double s[4] = {};
+  for (int i = 0; i < kLanes; ++i) s[i & 3] += v[i];
+  return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+inline Doubles squares(Floats v) {
+  Doubles wide = __builtin_convertvector(v, Doubles);
+  return wide * wide;
 }
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
