@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.adapters.config import LoraConfig
 from mindformers_glm.assembly.adapter_base import adapter_of, alone, check_base
-from mindformers_glm.assembly.configuration import changed, config_of, read_adapter
+from mindformers_glm.assembly.configuration import changed, config_of, read_adapter, with_small_table
 from mindformers_glm.assembly.held import HeldNetwork
 from mindformers_glm.assembly.parts import Parts, parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
@@ -195,6 +195,7 @@ def _filled(parts: Parts, config: NetworkConfig, adapter: WeightSource | None) -
     place = parts.base.weights
     weights = parts.base.read()
     check_sizes(weights, config)
+    config = with_small_table(config, weights)
     whole = None
     if is_whole(config):
         blocks = naming.parts(config).blocks

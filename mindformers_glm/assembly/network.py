@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindformers_glm.assembly.configuration import changed, config_of, read_adapter
+from mindformers_glm.assembly.configuration import changed, config_of, read_adapter, with_small_table
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.ranks import Ranks
@@ -20,7 +20,6 @@ from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.build import build_model
 from mindformers_glm.models.initial import unfilled
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.models.naming import is_table
 from mindformers_glm.parallel.mesh import SINGLE, Mesh
 
 
@@ -57,7 +56,7 @@ def load_network(
     if weights is None:
         weights = parts.base.read()
         check_fits(weights, known)
-        known = _with_small_table(known, weights)
+        known = with_small_table(known, weights)
     if mesh.size > 1:
         new = is_own or source is not None
         return _part(known, mesh, weights, source, place=parts.base.weights, partial=partial, new_adapter=new)
@@ -67,16 +66,6 @@ def load_network(
     if source is not None:
         load_into(model, source)
     return model
-
-
-def _with_small_table(config: NetworkConfig, weights: WeightSource) -> NetworkConfig:
-    """The embedding of a network of integers in float16 where the file has it so: no number changes, and as float32 it
-    takes a third of what all layers of ChatGLM2-6B take in 4 bits. What a configuration says of it stays.
-    """
-    tables = [weights.dtype(name) for name in weights.names if is_table(name)]
-    if not config.quantization_bit or "embedding_type" in config.model_fields_set or tables != ["float16"]:
-        return config
-    return changed(config, {"embedding_type": "float16"})
 
 
 def _part(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mindspore as ms
 import yaml
@@ -117,7 +117,7 @@ def merged(model: nn.Cell) -> nn.Cell:
 
 def with_floats(model: nn.Cell) -> nn.Cell:
     """The same network with the float32 weights that its integers stand for. W8A8 then rounds no inputs."""
-    plain = {"quantization_bit": 0, "quantization_scheme": None, "quantization_embedding_bits": 0}
+    plain: dict[str, Any] = {"quantization_bit": 0, "quantization_scheme": None, "quantization_embedding_bits": 0}
     plain["embedding_type"] = "float32"
     with unfilled():
         made = build_model(model.config.model_copy(update=plain)).set_train(False)

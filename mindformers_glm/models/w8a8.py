@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -28,7 +29,7 @@ class W8A8Linear(nn.Cell):
         self.out_channels, self.in_channels = layer.quant_weight.shape
         self.dtype = dtype
         self.is_per_token = not layer.input_scale[0] > 0
-        self.input_scale = None  # one for each row
+        self.input_scale: Any = None  # one for each row
         if not self.is_per_token:
             self.input_scale = _kept(layer.input_scale.reshape(1), "input_scale")
             self.input_offset = _kept(layer.input_offset.reshape(1), "input_offset")

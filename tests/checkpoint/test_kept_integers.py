@@ -51,6 +51,7 @@ def test_the_embedding_takes_no_more_memory_than_in_the_file(golden):
     from tiny_networks import logits_of  # noqa: PLC0415
 
     from mindformers_glm import AutoModel  # noqa: PLC0415
+    from mindformers_glm.assembly.engine import load_held  # noqa: PLC0415
 
     folder = golden / "official/glm2_int4"
     one, other = (
@@ -60,6 +61,8 @@ def test_the_embedding_takes_no_more_memory_than_in_the_file(golden):
     assert [str(model.parts.table.dtype) for model in (one, other)] == ["Float16", "Float32"]
     ids = np.load(folder / "expected.npz")["ids_0"][None]
     assert np.array_equal(logits_of(one, ids), logits_of(other, ids))
+    held = load_held(str(folder), quantization_scheme="official-int4", compute_dtype="float32")
+    assert held.weights().table.weight.dtype == "float16"
     plain = AutoModel.from_pretrained(golden / "base/glm2", compute_dtype="float32")
     assert str(plain.parts.table.dtype) == "Float32"
 
