@@ -116,7 +116,7 @@ def main() -> int:
     """Exit status."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output_dir", default=str(ROOT / "demo_output/tool"))
-    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1120)
+    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1280)
     parser.add_argument("--eval_lines", type=whole(1, HELD_BACK), default=HELD_BACK)
     parser.add_argument("--no_chat", action="store_true", help="end after the figures")
     given = parser.parse_args()

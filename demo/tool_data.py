@@ -50,13 +50,13 @@ def products(seed: int) -> list[str]:
 
 
 def conversations(rng: random.Random, names: list[str], lines: int) -> Iterator[dict[str, Any]]:
-    """Rows of training: nine in ten ask for a price, some of them that of a made-up thing, which can only be copied."""
+    """Rows of training: nine in ten ask for a price, half of them with a made-up name, which can only be copied."""
     for _ in range(lines):
         if rng.random() < 0.1:
             turn = small_talk(rng)
             said = [_user(turn.ask), {"role": "assistant", "content": turn.answer}]
         else:
-            one = asked(rng, rng.choice(names) if rng.random() < 0.7 else random_word(rng, 2, 5))
+            one = asked(rng, _product(rng, names))
             call = {"name": NAME, "arguments": {"product": one.product}}
             said = [
                 _user(one.question),
@@ -65,6 +65,14 @@ def conversations(rng: random.Random, names: list[str], lines: int) -> Iterator[
                 {"role": "assistant", "content": one.reply},
             ]
         yield {"tools": TOOLS, "messages": said}
+
+
+def _product(rng: random.Random, names: list[str]) -> str:
+    name, draw = rng.choice(names), rng.random()
+    if draw < 0.5:
+        return name
+    colour = next(colour for colour in sorted(_COLOURS, key=len, reverse=True) if name.startswith(colour))
+    return random_word(rng, 2, 3) + name.removeprefix(colour) if draw < 0.75 else random_word(rng, 2, 5)
 
 
 def _user(text: str) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_a_failed_stage_shows_the_last_lines(tmp_path, capsys):
     assert "nowhere.yaml" in (tmp_path / "console.log").read_text(encoding="utf-8")
 
 
-SMALL = ["--train_lines", "160", "--eval_lines", "4"]
+SMALL = ["--train_lines", "640", "--eval_lines", "4"]
 
 
 @pytest.mark.slow
