@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 _FILE_BYTES, _FILE_COUNT = 50 * 1024 * 1024, 5
@@ -56,6 +55,8 @@ def set_up_logging(output_dir: str | Path | None = None, *, rank: int = 0, conso
     if console:
         _add(_Console(), logging.INFO)
     if output_dir is not None:
+        from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - it brings sockets, and most write no files
+
         folder = Path(output_dir) / "log" / f"rank_{rank}"
         folder.mkdir(parents=True, exist_ok=True)
         for name, level in (("info.log", logging.INFO), ("error.log", logging.ERROR)):

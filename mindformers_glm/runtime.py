@@ -116,10 +116,10 @@ def set_up_if_needed() -> None:
 
 def require_device(target: str) -> None:
     """Raises DeviceError when MindSpore on this machine cannot drive `target`."""
-    import mindspore as ms  # noqa: PLC0415
-
     if target == "CPU":
         return
+    import mindspore as ms  # noqa: PLC0415
+
     try:
         available = ms.hal.is_available(target)
     except (ValueError, RuntimeError):
@@ -148,9 +148,15 @@ def is_graph_mode() -> bool:
 def set_seed(seed: int) -> None:
     """Seeds MindSpore, NumPy and Python with a number from 0 to 2^31 - 1. Seed 0 is a seed like any other."""
     import mindspore as ms  # noqa: PLC0415
-    import numpy as np  # noqa: PLC0415
 
     ms.set_seed(seed)
+    seed_python(seed)
+
+
+def seed_python(seed: int) -> None:
+    """Seeds NumPy and Python, all that draws numbers where MindSpore does not compute."""
+    import numpy as np  # noqa: PLC0415
+
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

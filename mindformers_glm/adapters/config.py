@@ -42,7 +42,7 @@ class LoraConfig(pydantic.BaseModel):
     optim/groups.py.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     pet_type: Literal["lora"] = "lora"
     lora_rank: int = Field(8, ge=1)
@@ -84,7 +84,7 @@ class LoraConfig(pydantic.BaseModel):
 class PrefixConfig(pydantic.BaseModel):
     """P-Tuning v2: `pre_seq_len` trained keys and values before the first token of every layer, all else frozen."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     pet_type: Literal["ptuning2"] = "ptuning2"
     pre_seq_len: int = Field(128, ge=1)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.assembly.configuration import read_adapter
-from mindformers_glm.assembly.whole_layers import is_whole
+from mindformers_glm.assembly.configuration import is_whole, read_adapter
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
 from mindformers_glm.checkpoint.load.names import is_adapter
 from mindformers_glm.checkpoint.load.resolve import resolve

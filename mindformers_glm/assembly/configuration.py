@@ -35,6 +35,11 @@ def with_small_table(config: NetworkConfig, weights: WeightSource) -> NetworkCon
     return changed(config, {"embedding_type": "float16"})
 
 
+def is_whole(config: NetworkConfig) -> bool:
+    """True for a network whose scheme puts other layers in the place of linear ones."""
+    return config.quantization_scheme is not None and not config.quantization_bit
+
+
 def config_of(found: Resolved) -> NetworkConfig:
     """The configuration beside weights, or of the registered name that they were found by.
 

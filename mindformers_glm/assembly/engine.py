@@ -12,26 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.adapters.config import LoraConfig
+from mindformers_glm import runtime
 from mindformers_glm.assembly.adapter_base import adapter_of, alone, check_base
-from mindformers_glm.assembly.configuration import changed, config_of, read_adapter, with_small_table
+from mindformers_glm.assembly.configuration import changed, read_adapter
 from mindformers_glm.assembly.held import HeldNetwork
-from mindformers_glm.assembly.parts import Parts, parts_of
+from mindformers_glm.assembly.held_files import NeedsMindSpore, load_held, obstacles
+from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.tokenizer import load_tokenizer
-from mindformers_glm.assembly.weights import divided_weights
-from mindformers_glm.assembly.whole_layers import folder_of, is_whole, layers_of
-from mindformers_glm.checkpoint.convert.checks import check_fits as check_sizes
-from mindformers_glm.checkpoint.load.source import WeightSource
-from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError, listed
+from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.errors import ConfigError, DeviceError
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import BACKENDS
 from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.log import log_once
-from mindformers_glm.models import naming
-from mindformers_glm.models.described import LINEAR
-from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.ops.kernels import library
 from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -76,7 +70,7 @@ class Loaded:
         """
         if self.held is not None:
             over = held_adapted(self.held, adapter, lora_alpha=lora_alpha)
-            found = _obstacles(over.config)
+            found = obstacles(over.config)
             if not found and not over.config.has_prefix:
                 return self.engine, self.engine.add_adapter(over.weights())
             if not found:
@@ -114,11 +108,15 @@ def load_engine(
     needed = device_target == "Ascend" or tp_size > 1 or options.get("backend") == "graph"
     if not needed:
         try:
-            held = load_held(model, adapter=adapter, lora_alpha=lora_alpha, **changes)
+            if Path(model).suffix in _YAML:
+                held, found = _of_yaml(model, adapter, lora_alpha, device_target, changes)
+            else:
+                held, found = load_held(model, adapter=adapter, lora_alpha=lora_alpha, **changes), None
         except NeedsMindSpore as error:
             log_once(str(error))
         else:
-            found = load_tokenizer(tokenizer or parts_of(model).base.name)
+            if tokenizer is not None or found is None:
+                found = load_tokenizer(tokenizer or parts_of(model).base.name)
             check_fits(found, held.config.padded_vocab_size)
             same = {**changes, "compute_dtype": held.config.compute_dtype}
             made = held_engine(held, options)
@@ -126,39 +124,26 @@ def load_engine(
     return _with_mindspore(model, options, device_target=device_target, tp_size=tp_size, **asked, **changes)
 
 
-class NeedsMindSpore(Exception):
-    """A network that the kernels alone cannot compute; the text says why."""
+def _of_yaml(
+    file: str, adapter: str | None, lora_alpha: float | None, target: str | None, changes: dict[str, Any]
+) -> tuple[HeldNetwork, GLMTokenizer]:
+    """Network and tokenizer of a run's configuration."""
+    from mindformers_glm.assembly.run_held import held_of_run  # noqa: PLC0415 - it brings every key of a run
+    from mindformers_glm.assembly.run_tokenizer import build_tokenizer  # noqa: PLC0415
+    from mindformers_glm.config import load_config  # noqa: PLC0415
 
-    def __init__(self, *reasons: str) -> None:
-        told = "; ".join(reasons[:3])
-        super().__init__(f"MindSpore's network is loaded, as the kernels alone cannot compute this: {told}")
-
-
-def load_held(
-    model: str | Path, *, adapter: str | Path | None = None, lora_alpha: float | None = None, **changes: Any
-) -> HeldNetwork:
-    """The network of a registered name, hub id, folder, weight file or run, with its weights and adapter.
-
-    `changes` are keys of its configuration. Where they do not ask for another `compute_dtype` it is float32: what a
-    published folder states is the type of GPUs.
-
-    Raises:
-        NeedsMindSpore: the kernels alone cannot compute it.
-        ConfigError, CheckpointError: no such model, or its weights do not fit. Random weights never stand in.
-    """
-    if Path(model).suffix in _YAML:
-        raise NeedsMindSpore("a YAML file describes it")
-    if library.library() is None:
-        raise NeedsMindSpore("there are no kernels for this device")
-    parts = parts_of(model, adapter=adapter)
-    if divided_weights(parts.base.weights, None) is not None:
-        raise NeedsMindSpore("its weights are divided among ranks")
-    config, source = _configured(parts, lora_alpha, changes)
-    if "compute_dtype" not in changes:
-        config = _computed_here(config, model)
-    if reasons := _obstacles(config):
-        raise NeedsMindSpore(*reasons)
-    return _filled(parts, config, source)
+    config = load_config(file, ["run_mode=predict"])
+    if adapter is not None:
+        _, pet_config = read_adapter(resolve(adapter), config.network.config.build(), lora_alpha)
+        changes = {"pet_config": pet_config, **changes}
+    one = {"use_parallel": False, "parallel": {"parallel_mode": 1}}
+    sizes = {"data_parallel": 1, "model_parallel": 1, "pipeline_stage": 1}
+    shape = {"model": {"model_config": changes}} if changes else {}
+    context = {"context": {"device_target": target}} if target else {}
+    config = config.changed({**one, "parallel_config": sizes, **context, **shape})
+    tokenizer = build_tokenizer(config)
+    runtime.seed_python(config.seed)
+    return held_of_run(config, adapter=adapter), tokenizer
 
 
 def held_adapted(base: HeldNetwork, adapter: str | Path, *, lora_alpha: float | None = None) -> HeldNetwork:
@@ -175,40 +160,6 @@ def held_adapted(base: HeldNetwork, adapter: str | Path, *, lora_alpha: float | 
     return network
 
 
-def _configured(
-    parts: Parts, lora_alpha: float | None, changes: dict[str, Any]
-) -> tuple[NetworkConfig, WeightSource | None]:
-    """The configuration with its changes, and the adapter's weights, not yet read."""
-    known, source = config_of(parts.base), None
-    if parts.adapter is not None:
-        source, pet_config = read_adapter(parts.adapter, known, lora_alpha, given=changes.get("pet_config"))
-        changes = {"pet_config": pet_config, **changes}
-    return (changed(known, changes) if changes else known.settled()), source
-
-
-def _filled(parts: Parts, config: NetworkConfig, adapter: WeightSource | None) -> HeldNetwork:
-    """The network of a configuration with its weights and adapter.
-
-    Raises:
-        CheckpointError: its weights do not fit.
-    """
-    place = parts.base.weights
-    weights = parts.base.read()
-    check_sizes(weights, config)
-    config = with_small_table(config, weights)
-    whole = None
-    if is_whole(config):
-        blocks = naming.parts(config).blocks
-        whole = layers_of(config, weights, place, [getattr(block, name) for block in blocks for name in LINEAR])
-    network = HeldNetwork(config, whole=whole, place=str(folder_of(config, place)))
-    network.load(weights, new_adapter=adapter is not None)
-    if adapter is not None:
-        network.load(adapter)
-    if missing := network.missing():
-        raise CheckpointError(str(place), f"nothing tells {listed(missing, 3)}", "Load a checkpoint of this network.")
-    return network
-
-
 def held_engine(held: HeldNetwork, options: Mapping[str, Any]) -> Engine:
     """The engine over a network without MindSpore; options as for MindSporeEngine.
 
@@ -222,41 +173,6 @@ def held_engine(held: HeldNetwork, options: Mapping[str, Any]) -> Engine:
         raise ConfigError("backend", backend, f"Use one of {', '.join(BACKENDS)}.")
     network: Any = KernelNetwork(held.weights(), **given)
     return Engine(network, defaults=GenerationConfig.from_model(held.config), **rest)
-
-
-def _computed_here(config: NetworkConfig, model: str | Path) -> NetworkConfig:
-    """The configuration for this CPU: it multiplies in float32, whatever type a published folder states.
-
-    Weights are held as the folder says, and read as they lie there.
-    """
-    if config.compute_dtype == "float32":
-        return config
-    log_once(f"{model}: compute_dtype {config.compute_dtype}: this CPU computes in float32, from weights as they are")
-    return config.model_copy(update={"compute_dtype": "float32"})
-
-
-def _obstacles(config: NetworkConfig) -> list[str]:
-    """Why a network of this configuration cannot be computed by the kernels from its files."""
-    if not naming.is_described(config):
-        return ["only its network tells what its weights are"]
-    found = [
-        f"{key} is {value}"
-        for key, value in (
-            ("compute_dtype", config.compute_dtype),
-            ("layernorm_compute_type", config.layernorm_compute_type),
-            ("the residual stream", config.stream_dtype),
-        )
-        if value != "float32"
-    ]
-    adapter = config.adapter
-    if isinstance(adapter, LoraConfig):
-        if adapter.compute_dtype == "float16":
-            found.append("its adapter is computed in float16")
-        if is_whole(config):
-            found.append("W8A8 layers have an adapter")
-    if is_whole(config) and any(size % 4 for size in (config.hidden_size, config.ffn_hidden_size)):
-        found.append("W8A8 layers whose columns are no multiple of 4")
-    return found
 
 
 def _with_mindspore(model: str, options: dict[str, Any], **given: Any) -> Loaded:

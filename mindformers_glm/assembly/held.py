@@ -6,6 +6,7 @@ configuration, and so are the numbers.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -42,10 +43,12 @@ _PARTS: Any = BlockWeights._fields
 class HeldTensor:
     """A tensor by its name, shape and type; its bits are there once it has been filled."""
 
-    __slots__ = ("bits", "dtype", "name", "shape")
+    __slots__ = ("bits", "dtype", "is_own", "is_packed", "name", "shape")
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: str, bits: np.ndarray | None = None) -> None:
         self.name, self.shape, self.dtype, self.bits = name, shape, dtype, bits
+        self.is_own = False  # nobody else has this memory
+        self.is_packed = False  # integers in the order of the kernels, which then is the only one there is
 
     @property
     def has_init(self) -> bool:
@@ -60,6 +63,18 @@ class HeldTensor:
         """Its bits, in a type that NumPy knows (checkpoint/formats/dtypes.py)."""
         assert self.bits is not None, self.name
         return self.bits
+
+    def let_go(self) -> None:
+        """Gives back the memory of pages of its file; they are read again when they are touched."""
+        whole: Any = self.bits
+        while isinstance(whole, np.ndarray) and whole.base is not None:
+            whole = whole.base
+        whole = whole.obj if isinstance(whole, memoryview) else whole
+        if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            first = self.data_ptr() - np.frombuffer(whole, np.uint8, 1).ctypes.data
+            begin, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, first + self.asnumpy().nbytes
+            if end - begin >= mmap.PAGESIZE:
+                whole.madvise(mmap.MADV_DONTNEED, begin, (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE)
 
     def floats(self) -> np.ndarray:
         """Its numbers as float32."""
@@ -77,6 +92,7 @@ class _Integers(Rounding):
     def hold(self, found: Quantized) -> None:
         """Takes integers as they are."""
         self.weight.bits, self.scale.bits = found.weight, found.scale
+        self.weight.is_own = self.scale.is_own = True
 
 
 class HeldNetwork:
@@ -116,6 +132,7 @@ class HeldNetwork:
             scheme = None if name == self._parts.table else config.quantization_scheme
             scale = self.slots[name + SCALE]
             self.rounded[name] = _Integers(self.slots[name], scale, columns=columns, group=group, scheme=scheme)
+        self._is_read = False
         self._adapted: list[str] = []
         self._scaling = 0.0
         if isinstance(config.adapter, LoraConfig):
@@ -126,7 +143,9 @@ class HeldNetwork:
 
     def put(self, name: str, bits: np.ndarray) -> None:
         """Sets a tensor to these bits of its own type."""
-        self.slots[name].bits = np.ascontiguousarray(bits)
+        tensor = self.slots[name]
+        tensor.bits = np.ascontiguousarray(bits)
+        tensor.is_own = self._is_read and tensor.bits.flags.writeable
 
     def load(self, source: WeightSource | Mapping[str, np.ndarray], *, new_adapter: bool = False) -> LoadReport:
         """Fills it from files, or arrays under our names; see `filling.fill_from`.
@@ -134,6 +153,7 @@ class HeldNetwork:
         Raises:
             CheckpointError: as `fill_from`.
         """
+        self._is_read = isinstance(source, WeightSource)  # arrays are somebody else's
         report = fill_from(self, source, new_adapter=new_adapter)
         loaded = set(report.loaded)
         for path in self._adapted:  # DoRA begins with the lengths of the rows of W
@@ -141,6 +161,12 @@ class HeldNetwork:
             if magnitude is not None and f"{path}.weight" in loaded and magnitude.name not in loaded:
                 magnitude.bits = np.linalg.norm(self._tensor(f"{path}.weight").floats(), axis=1).astype(np.float32)
         return report
+
+    def tensors(self) -> list[HeldTensor]:
+        """Every tensor that is computed with."""
+        whole = [_whole(path, layer) for path, layer in self._layers.items()]
+        parts = [(one.weight, one.bias, one.whole.deq_scale, one.whole.quant_bias) for one in whole if one.whole]
+        return [*self.slots.values(), *(held for group in parts for held in group if isinstance(held, HeldTensor))]
 
     def missing(self) -> list[str]:
         """Tensors that have no values."""

@@ -10,6 +10,7 @@ from mindformers_glm import runtime
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.ranks import Ranks
+from mindformers_glm.assembly.run_tokenizer import build_tokenizer, tokenizer_of  # noqa: F401 - parts of a run
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.config import RunConfig
@@ -17,13 +18,11 @@ from mindformers_glm.config.schema import DatasetSection
 from mindformers_glm.config.spec import Spec
 from mindformers_glm.data.build import build_dataset
 from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.initial import fill, unfilled
 from mindformers_glm.models.interface import RecomputeConfig
 from mindformers_glm.models.quantized import fill_integers
 from mindformers_glm.parallel.mesh import mesh_from_config
-from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _SLOW_ON_CPU = (
     "compute_dtype float16 is converted to float32 and back on every operation of this CPU: "
@@ -92,27 +91,6 @@ def load_weights(
         count = ranks.load_weights(model, parts.adapter.weights, strategy=strategy, new_adapter=False)
         logger.info("Loaded %d tensors of the adapter from %s", count, parts.adapter.weights)
     return str(place)
-
-
-def build_tokenizer(config: RunConfig) -> GLMTokenizer:
-    """The tokenizer of `processor`, or of the first dataset that names one; it fits the network's vocabulary.
-
-    Raises:
-        ConfigError: none is configured, its file is missing, or it has more ids than the network.
-    """
-    processor = config.processor.arguments.get("tokenizer") if config.processor is not None else None
-    of_data = (data.tokenizer for data in (config.eval_dataset, config.train_dataset) if data is not None)
-    for spec in (processor, *of_data):
-        if spec:
-            return tokenizer_of(spec, config)
-    raise ConfigError("processor.tokenizer", None, "Name a tokenizer: type and vocab_file.")
-
-
-def tokenizer_of(spec: Spec, config: RunConfig) -> GLMTokenizer:
-    """The tokenizer that a `tokenizer` section describes, checked against the network's vocabulary."""
-    tokenizer = spec.build()
-    check_fits(tokenizer, config.network.config.build().padded_vocab_size)
-    return tokenizer
 
 
 def build_data(config: RunConfig, phase: str, *, labels: bool | None = None) -> TokenDataset:

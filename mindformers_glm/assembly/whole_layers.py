@@ -16,11 +16,6 @@ from mindformers_glm.ops.w8a8 import Layer
 from mindformers_glm.registry import SCHEMES
 
 
-def is_whole(config: NetworkConfig) -> bool:
-    """True for a network whose scheme puts other layers in the place of linear ones."""
-    return config.quantization_scheme is not None and not config.quantization_bit
-
-
 def folder_of(config: NetworkConfig, place: str | Path) -> Path:
     """Where W8A8 layers may lie: `quantization_weights`, or beside the weights at `place`."""
     folder = user_path(config.quantization_weights or place)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from mindformers_glm.assembly.whole_layers import folder_of, is_whole, layers_of
+from mindformers_glm.assembly.configuration import is_whole
+from mindformers_glm.assembly.whole_layers import folder_of, layers_of
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig

@@ -4,9 +4,10 @@ import json
 import sys
 import time
 
-from mindformers_glm.auto import AutoModel, AutoTokenizer
+from mindformers_glm.assembly.engine import load_engine
 from mindformers_glm.errors import UserError
-from mindformers_glm.tokenizers import Renderer
+from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.tokenizers.chat import Renderer
 
 _QUESTION = "\u4f60\u597d"
 
@@ -15,14 +16,15 @@ def main() -> int:
     """Prints the moments on the clock that all processes share."""
     imported = time.monotonic()
     try:
-        model, tokenizer = AutoModel.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+        loaded = load_engine(sys.argv[1])
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
-    loaded = time.monotonic()
-    prompt = Renderer(tokenizer).prompt([], _QUESTION)
-    model.generate(prompt, max_new_tokens=1, do_sample=False)
-    print(json.dumps({"imported": imported, "loaded": loaded, "first_token": time.monotonic()}))
+    there = time.monotonic()
+    prompt = Renderer(loaded.tokenizer).prompt([], _QUESTION)
+    loaded.engine.submit(prompt, GenerationConfig(max_new_tokens=1, do_sample=False)).results()
+    moments = {"imported": imported, "loaded": there, "first_token": time.monotonic()}
+    print(json.dumps({**moments, "network": type(loaded.engine.network).__name__}))
     return 0
 
 

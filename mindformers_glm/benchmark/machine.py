@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import platform
 import resource
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
-import mindspore as ms
 import numpy as np
 
 from mindformers_glm.ops.kernels.library import library
@@ -75,9 +75,13 @@ def versions() -> dict[str, str]:
     """Of Python and of what computes."""
     from mindformers_glm.version import __version__  # noqa: PLC0415 - its name would hide ours
 
+    try:
+        mindspore = importlib.metadata.version("mindspore")
+    except importlib.metadata.PackageNotFoundError:
+        mindspore = "not installed"
     return {
         "mindformers_glm": __version__,
-        "mindspore": ms.__version__,
+        "mindspore": mindspore,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

@@ -8,20 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_glm.assembly.configuration import changed
+from mindformers_glm.assembly.engine import held_engine
+from mindformers_glm.assembly.random_held import random_network
 from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.settings import FLOATS, Settings
 from mindformers_glm.benchmark.timing import repeated, seconds, spread
 from mindformers_glm.benchmark.work import decode_bytes, parameter_count, prefill_flop, weight_bytes
-from mindformers_glm.generation import GenerationConfig, MindSporeEngine, generate
+from mindformers_glm.generation import GenerationConfig, generate
 from mindformers_glm.generation.cache import KVCache
+from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.paged_cache import PagedCache
-from mindformers_glm.models.build import build_model
 from mindformers_glm.ops.kernels.library import library
-from mindformers_glm.quantization import quantize_model
-from mindformers_glm.quantization.interface import Inputs
+from mindformers_glm.ops.w8a8 import Layer
+from mindformers_glm.quantization.interface import Inputs, scheme_of
 
 _WARM_TOKENS = 64
 _WARM_STEPS = 3
+
+
+_INPUTS = Inputs(-8.0, 8.0)  # between which W8A8 layers are quantised
 
 
 class _Running:
@@ -29,14 +35,11 @@ class _Running:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        model = build_model(settings.config())
-        if settings.dtype not in FLOATS:
-            group = settings.group()
-            quantize_model(model, scheme=settings.dtype, group_size=group, inputs=lambda _: Inputs(-8.0, 8.0))
-        self.model = model.set_train(False)
-        options: dict[str, Any] = {} if library() is None else {"cache_dtype": settings.cache_dtype}
-        self.engine = MindSporeEngine(self.model, chunk=settings.chunk, max_rows=max(16, settings.batch), **options)
-        self.network = self.engine.network
+        options = {"chunk": settings.chunk, "max_rows": max(16, settings.batch)}
+        self.model: Any
+        self.engine: Engine
+        self.model, self.engine = (_by_formulas if library() is None else _by_kernels)(settings, options)
+        self.network: Any = self.engine.network
         random = np.random.default_rng(0)
         self.ids = random.integers(3, settings.shape.vocab, (settings.batch, settings.length)).astype(np.int32)
 
@@ -150,3 +153,31 @@ class Decode(_Running):
     def total(self, figures: dict[str, Any]) -> float:
         """Seconds of all steps."""
         return self.settings.batch * self.settings.steps / figures["tokens_per_s"]
+
+
+def _by_kernels(settings: Settings, options: dict[str, Any]) -> tuple[Any, Engine]:
+    """A network of arrays, computed by the kernels."""
+    config, whole = settings.config(), None
+    if settings.dtype not in FLOATS:
+        scheme = scheme_of(settings.dtype, "--dtype")
+        config = changed(config, scheme.network_keys(settings.group()))
+
+        def made(weight: np.ndarray, bias: np.ndarray | None) -> Layer:
+            return scheme.quantise(weight, group_size=0, bias=bias, inputs=_INPUTS)
+
+        whole = None if config.quantization_bit else made
+    network = random_network(config, whole=whole)
+    return network, held_engine(network, {**options, "cache_dtype": settings.cache_dtype})
+
+
+def _by_formulas(settings: Settings, options: dict[str, Any]) -> tuple[Any, Engine]:
+    """A network of MindSpore, where there are no kernels."""
+    from mindformers_glm.generation import MindSporeEngine  # noqa: PLC0415
+    from mindformers_glm.models.build import build_model  # noqa: PLC0415 - it needs MindSpore
+    from mindformers_glm.quantization import quantize_model  # noqa: PLC0415
+
+    model = build_model(settings.config())
+    if settings.dtype not in FLOATS:
+        quantize_model(model, scheme=settings.dtype, group_size=settings.group(), inputs=lambda _: _INPUTS)
+    model.set_train(False)
+    return model, MindSporeEngine(model, **options)

@@ -1,4 +1,4 @@
-"""From the start of a process to its first token: `glm2_tiny`, or any model that AutoModel knows."""
+"""From the start of a process to its first token: `glm2_tiny`, or any model that chat knows, loaded as there."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def measure_start(settings: Settings) -> dict[str, Any]:
         "warm_s": statistics.median(run["total_s"] for run in warm),
         **parts,
         "peak_bytes": max(run["peak_bytes"] for run in warm),
+        "network": warm[0]["network"],
         "runs": [cold, *warm],
     }
 
@@ -47,7 +48,7 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
     yield f"  warm                 {figures['warm_s']:.2f} s (median of {count})"
     yield "  of it                " + ", ".join(f"{part[:-2]} {figures[part]:.2f} s" for part in _PARTS)
     yield from disturbance([run["others_share"] for run in figures["runs"]])
-    yield f"  peak memory          {figures['peak_bytes'] / 1e6:,.0f} MB"
+    yield f"  peak memory          {figures['peak_bytes'] / 1e6:,.0f} MB, {figures['network']}"
 
 
 def _start(settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
@@ -57,5 +58,5 @@ def _start(settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
     moments = finished.rows[-1]
     points = [begin, moments["imported"], moments["loaded"], moments["first_token"]]
     parts = {part: after - before for part, before, after in zip(_PARTS, points, points[1:], strict=False)}
-    beside = {"peak_bytes": finished.peak_bytes, "others_share": finished.others_share}
+    beside = {"peak_bytes": finished.peak_bytes, "others_share": finished.others_share, "network": moments["network"]}
     return {"total_s": points[-1] - begin, **parts, **beside}

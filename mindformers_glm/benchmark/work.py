@@ -6,25 +6,30 @@ Shapes: B batch, T tokens, H heads, E head_dim, L layers, V vocabulary, D hidden
 from __future__ import annotations
 
 import math
-
-from mindspore import Parameter, nn
+from collections.abc import Iterable
+from typing import Any
 
 from mindformers_glm.benchmark.settings import Settings
 from mindformers_glm.parallel.memory import count_parameters
 from mindformers_glm.parallel.work import Trained, attention_flop, head_weights, layer_weights, training_flop
 
 _EMBEDDING = "embedding_table"
-_ITEM_BYTES = {"Float32": 4, "Float16": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Int32": 4, "Int64": 8}
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
 
-def parameter_bytes(parameter: Parameter) -> int:
+def tensors_of(model: Any) -> Iterable[Any]:
+    """The parameters of a MindSpore model, or the tensors of a network without (assembly/held.py)."""
+    return model.get_parameters() if hasattr(model, "get_parameters") else model.tensors()
+
+
+def parameter_bytes(tensor: Any) -> int:
     """Memory of one parameter."""
-    return math.prod(parameter.shape) * _ITEM_BYTES[str(parameter.dtype)]
+    return math.prod(tensor.shape) * _ITEM_BYTES[str(tensor.dtype).lower()]
 
 
-def weight_bytes(model: nn.Cell) -> int:
+def weight_bytes(model: Any) -> int:
     """Memory of all parameters."""
-    return sum(parameter_bytes(parameter) for parameter in model.get_parameters())
+    return sum(parameter_bytes(tensor) for tensor in tensors_of(model))
 
 
 def parameter_count(settings: Settings) -> int:
@@ -45,10 +50,10 @@ def prefill_flop(settings: Settings) -> int:
     return settings.batch * (per_row + attention_flop(config, new=settings.length, past=0))
 
 
-def decode_bytes(model: nn.Cell, settings: Settings, *, cache_bytes_per_token: int) -> int:
+def decode_bytes(model: Any, settings: Settings, *, cache_bytes_per_token: int) -> int:
     """Bytes that one step must read: every weight once, a row of the embedding for each token, and the cache."""
     total = 0
-    for parameter in model.get_parameters():
+    for parameter in tensors_of(model):
         size = parameter_bytes(parameter)
         total += size // parameter.shape[0] * settings.batch if parameter.name.endswith(_EMBEDDING) else size
     context = settings.length + settings.steps // 2  # of a usual step

@@ -141,14 +141,15 @@ def _share(chosen: argparse.Namespace) -> Any:
 
     from mindformers_glm import runtime  # noqa: PLC0415
     from mindformers_glm.evaluation.share import ALL, Share  # noqa: PLC0415
-    from mindformers_glm.parallel.collectives import gather_bytes  # noqa: PLC0415
-    from mindformers_glm.parallel.mesh import make_mesh  # noqa: PLC0415
 
     size = runtime.rank_size()
     if chosen.tp_size > 1 or size == 1:
         return ALL
     if chosen.dp_size not in (1, size):
         raise ConfigError("--dp_size", chosen.dp_size, f"{size} processes were started: it must be as many.")
+    from mindformers_glm.parallel.collectives import gather_bytes  # noqa: PLC0415 - it needs MindSpore
+    from mindformers_glm.parallel.mesh import make_mesh  # noqa: PLC0415
+
     runtime.set_up({"device_target": chosen.device_target or "CPU"}, use_parallel=True)
     axis = make_mesh(runtime.rank(), dp=size).data
     return Share(axis.rank, axis.size, partial(gather_bytes, axis))

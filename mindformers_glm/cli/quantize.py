@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, number, progress_bar, whole
+
+if TYPE_CHECKING:
+    from mindformers_glm.quantization.outcome import QuantizationReport
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,27 +129,47 @@ def _check(args: argparse.Namespace) -> None:
 
 def _to_nearest(args: argparse.Namespace, scheme: str) -> None:
     """Without rows: each weight is read, rounded and written by itself."""
-    from mindformers_glm import runtime  # noqa: PLC0415 - `--help` works without MindSpore
-    from mindformers_glm.auto import AutoConfig, AutoModel  # noqa: PLC0415
+    from mindformers_glm.assembly.configuration import config_of  # noqa: PLC0415 - as above
+    from mindformers_glm.assembly.held_files import NeedsMindSpore, load_held  # noqa: PLC0415
+    from mindformers_glm.assembly.parts import parts_of  # noqa: PLC0415
     from mindformers_glm.checkpoint.convert import save_directory  # noqa: PLC0415
-    from mindformers_glm.checkpoint.load.resolve import resolve  # noqa: PLC0415
     from mindformers_glm.errors import CheckpointError, ConfigError  # noqa: PLC0415
-    from mindformers_glm.quantization import report  # noqa: PLC0415
+    from mindformers_glm.log import log_once  # noqa: PLC0415
+    from mindformers_glm.ops.quantized import SCALE  # noqa: PLC0415
     from mindformers_glm.quantization.interface import scheme_of  # noqa: PLC0415
+    from mindformers_glm.quantization.outcome import report_of  # noqa: PLC0415
 
     if Path(args.output_path).exists() and not args.overwrite:
         raise CheckpointError(args.output_path, "it exists", "Name another folder, or add --overwrite.")
     keys = scheme_of(scheme).network_keys(scheme_of(scheme).group(args.group_size, "--group_size"))
     if not keys["quantization_bit"]:
         raise ConfigError("--scheme", scheme, "It needs no folder: load the float model with quantization_scheme.")
-    runtime.set_up({})
-    if AutoConfig.from_pretrained(args.checkpoint).quantization_bit:
+    there = parts_of(args.checkpoint).base
+    if config_of(there).quantization_bit:
         raise CheckpointError(args.checkpoint, "its weights are quantised already", "Start from the float weights.")
-    tokenizer = resolve(args.checkpoint).files.tokenizer
     keys |= {"quantization_head_bits": args.head_bits, "quantization_embedding_bits": args.embedding_bits}
-    model = AutoModel.from_pretrained(args.checkpoint, compute_dtype="float32", param_init_type="float32", **keys)
-    found = report(model)
-    arrays = {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
-    made = save_directory(args.output_path, arrays, model.config, tokenizer=tokenizer, overwrite=args.overwrite)
+    keys |= {"compute_dtype": "float32", "param_init_type": "float32"}
+    try:
+        held = load_held(args.checkpoint, **keys)
+    except NeedsMindSpore as error:
+        log_once(str(error))
+        found, arrays, config = _by_mindspore(args.checkpoint, keys)
+    else:
+        arrays, config = {tensor.name: tensor.asnumpy() for tensor in held.slots.values()}, held.config
+        found = report_of(
+            held.rounded, {name: arrays[name].nbytes + arrays[name + SCALE].nbytes for name in held.rounded}
+        )
+    tokenizer = there.files.tokenizer
+    made = save_directory(args.output_path, arrays, config, tokenizer=tokenizer, overwrite=args.overwrite)
     print("\n".join(found.lines()))
     print(f"written: {made}")
+
+
+def _by_mindspore(checkpoint: str, keys: dict[str, Any]) -> tuple[QuantizationReport, dict[str, Any], Any]:
+    from mindformers_glm import runtime  # noqa: PLC0415
+    from mindformers_glm.auto import AutoModel  # noqa: PLC0415
+    from mindformers_glm.quantization import report  # noqa: PLC0415
+
+    runtime.set_up({})
+    model = AutoModel.from_pretrained(checkpoint, **keys)
+    return report(model), {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}, model.config

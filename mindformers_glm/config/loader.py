@@ -6,6 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _base_names(bases: Any, path: Path) -> list[str]:
 def _parse(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        values = copy.deepcopy(_loaded(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
@@ -146,6 +147,11 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError("config", str(path), fix)
     _check_keys(values, str(path), ())
     return values
+
+
+@lru_cache(maxsize=8)  # a folder's few files are asked for network, weights and tokenizer
+def _loaded(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
 
 
 def _line(text: str, mark: yaml.Mark | None) -> str:

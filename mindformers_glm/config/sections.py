@@ -60,6 +60,7 @@ class SectionModel(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
         frozen=True,
+        defer_build=True,  # most commands use few sections
     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -240,7 +240,7 @@ class _Map:
         if layer.whole is not None:
             self._packed.append(_Whole(structure, layer))
         elif layer.scale is not None:
-            self._packed.append(_Packed(structure, layer))
+            self._packed.append(_Packed(structure, layer, is_fixed=self._is_fixed))
         elif has_magnitude:
             self._packed.append(_Merged(structure, layer))
         else:
@@ -296,26 +296,38 @@ class _Merged:
 
 
 class _Packed:
-    """The integer weight of a layer, packed."""
+    """The integer weight of a layer, packed: into memory of its own, or where it lies if nobody else reads it there."""
 
-    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
-        self.structure, self.layer, self.seen = structure, layer, None
-        self.weight, self.scale = np.empty(layer.weight.shape, np.uint8), np.empty(layer.scale.shape, np.float16)
-        structure.weight, structure.scale = address(self.weight), address(self.scale)
+    def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
+        self.structure, self.layer, self.is_fixed = structure, layer, is_fixed
+        self.seen: list[bytes] | None = None
+        assert layer.scale is not None
         structure.rows, structure.columns = layer.weight.shape[0], layer.columns
         structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
         structure.layout = LAYOUTS["panels"]
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs what the layer holds now, if that is something else than before."""
-        weight, scale = (held.asnumpy() for held in (self.layer.weight, self.layer.scale))
-        samples = [_sample(array) for array in (weight, scale)]
-        if samples == self.seen:
+        held: tuple[Any, Any] = (self.layer.weight, self.layer.scale)
+        weight, scale = (one.asnumpy() for one in held)
+        samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
+        if self.seen is not None and samples == self.seen:
             return
-        rows = LinearStruct.from_buffer_copy(self.structure)
-        rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
-        functions.glm_pack(ctypes.byref(rows), address(self.weight), address(self.scale))
-        self.seen = samples
+        if not getattr(self.layer.weight, "is_packed", False):
+            rows = LinearStruct.from_buffer_copy(self.structure)
+            rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
+            if self.is_fixed and all(one.is_own for one in held):
+                held[0].is_packed = True
+            elif self.seen is None:
+                weight, scale = np.empty(weight.shape, np.uint8), np.empty(scale.shape, np.float16)
+            else:
+                weight, scale = self.kept
+            functions.glm_pack(ctypes.byref(rows), address(weight), address(scale))
+        self.kept, self.seen = (weight, scale), samples
+        self.structure.weight, self.structure.scale = address(weight), address(scale)
+        if self.is_fixed:
+            for one in held:
+                one.let_go()
 
 
 class _Whole:

@@ -98,7 +98,7 @@ class NetworkWeights(NamedTuple):
     """A whole network. `table` is that of the token embedding, `rotary` that of positions.
 
     `prefix` (P, L * 2 * K * E) are the keys and values that every row sees first. `version` changes when weights do;
-    None: they never do, and stay where they are.
+    None: they never do, and stay where they are; the tensors then are those of assembly/held.py.
     """
 
     config: NetworkConfig

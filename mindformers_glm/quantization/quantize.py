@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -16,32 +16,7 @@ from mindformers_glm.models.linear import Linear
 from mindformers_glm.models.quantized import float_weight, make_quantized, quantized_layers
 from mindformers_glm.models.w8a8 import make_w8a8, w8a8_layers
 from mindformers_glm.quantization.interface import Inputs, scheme_of
-
-_FLOAT32_BYTES = 4
-
-
-class LayerError(NamedTuple):
-    """One layer: its bits, and |quantised W - W| / |W| in the Frobenius norm; None where W was never here."""
-
-    path: str
-    bits: int
-    error: float | None
-
-
-class QuantizationReport(NamedTuple):
-    """Bytes of the linear layers in float32 and as they are, and the error of each."""
-
-    bytes_before: int
-    bytes_after: int
-    layers: list[LayerError]
-
-    def lines(self) -> list[str]:
-        """For people: what was saved, and the layers with the largest errors first."""
-        worst = sorted(self.layers, key=lambda layer: -(layer.error or 0))
-        share = self.bytes_after / self.bytes_before
-        head = f"linear layers: {self.bytes_before:,} bytes in float32, {self.bytes_after:,} now ({share:.0%})"
-        told = [f"{'?' if layer.error is None else format(layer.error, '.3%'):>8}" for layer in worst]
-        return [head, *(f"{error}  {layer.bits} bits  {layer.path}" for error, layer in zip(told, worst, strict=True))]
+from mindformers_glm.quantization.outcome import LayerError, QuantizationReport, report_of
 
 
 def quantize_model(
@@ -108,7 +83,5 @@ def _check_is_plain(model: nn.Cell, bits: int) -> None:
 def report(model: nn.Cell) -> QuantizationReport:
     """What a quantised network's layers take and lost."""
     layers = quantized_layers(model)
-    before = sum(cell.in_channels * cell.out_channels * _FLOAT32_BYTES for cell in layers.values())
-    after = sum(cell.weight.nbytes + cell.weight_scale.nbytes for cell in layers.values())
-    errors = [LayerError(name.removesuffix(".weight"), cell.bits, cell.error) for name, cell in layers.items()]
-    return QuantizationReport(before, after, errors)
+    sizes = {name: cell.weight.nbytes + cell.weight_scale.nbytes for name, cell in layers.items()}
+    return report_of(layers, sizes)

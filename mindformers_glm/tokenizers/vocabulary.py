@@ -37,8 +37,9 @@ class Vocabulary:
         self.size = start + len(specials)
         self.bos, self.eos, self.unk = _marks(self.processor, self.path)
         self.pieces: list[str] = self.processor.id_to_piece(list(range(self.text_size)))
-        self.silent = {index for index in range(self.text_size) if self._is_silent(index)}
-        self._bytes = {i: int(self.pieces[i][1:-1], 16) for i in range(self.text_size) if self.processor.is_byte(i)}
+        self._silent: dict[int, bool] = {}  # of those that were asked for
+        written = [index for index, piece in enumerate(self.pieces) if piece.startswith("<0x")]
+        self._bytes = {index: int(self.pieces[index][1:-1], 16) for index in written if self.processor.is_byte(index)}
         self.leading_space = self._leading_space()
 
     def encode(self, text: str) -> list[int]:
@@ -64,12 +65,12 @@ class Vocabulary:
     def written(self, index: int, *, show_specials: bool = False) -> str:
         """The piece of an id as sentencepiece writes it; empty for ids without text."""
         if 0 <= index < self.text_size:
-            return "" if index in self.silent else self.pieces[index]
+            return "" if self._is_silent(index) else self.pieces[index]
         return self.special_names.get(index, "") if show_specials else ""
 
     def is_special(self, index: int) -> bool:
         """True for ids that are no piece of text: special tokens, control, padding, beyond the vocabulary."""
-        return not 0 <= index < self.text_size or index in self.silent
+        return not 0 <= index < self.text_size or self._is_silent(index)
 
     def bytes_of(self, index: int) -> bytes | None:
         """The byte that a byte-fallback piece stands for, None for every other id."""
@@ -92,8 +93,11 @@ class Vocabulary:
         return "one dropped" if decode([spaced, spaced]).count(" ") == 2 * spaced.count(_SPACE) - 1 else "all dropped"
 
     def _is_silent(self, index: int) -> bool:
-        processor = self.processor
-        return processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index)
+        found, processor = self._silent.get(index), self.processor
+        if found is None:
+            found = processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index)
+            self._silent[index] = found
+        return found
 
 
 def readable(vocab_file: str | Path | None) -> Path:

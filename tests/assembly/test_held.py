@@ -11,10 +11,12 @@ import pytest
 from tiny_networks import random_network, tiny_config
 
 from mindformers_glm import AutoModel
-from mindformers_glm.assembly.engine import held_engine, load_engine, load_held
+from mindformers_glm.assembly.configuration import is_whole
+from mindformers_glm.assembly.engine import held_engine, load_engine
 from mindformers_glm.assembly.held import HeldNetwork
+from mindformers_glm.assembly.held_files import load_held
 from mindformers_glm.assembly.network import empty_network, load_network
-from mindformers_glm.assembly.whole_layers import is_whole, layers_of
+from mindformers_glm.assembly.whole_layers import layers_of
 from mindformers_glm.assembly.whole_numbers import put_whole_numbers
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.source import read_weights

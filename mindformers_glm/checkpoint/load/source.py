@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_glm.checkpoint.formats import chatglm_cpp, gguf
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
@@ -30,10 +29,14 @@ from mindformers_glm.checkpoint.load.packing import unpacked
 from mindformers_glm.checkpoint.load.separate_lora import with_joined_lora
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.files import open_regular, refuse_stand_in
+from mindformers_glm.models.family import imported
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.naming import qkv_parts
 
-_MODELS = {chatglm_cpp.MAGIC: chatglm_cpp.open_chatglm_cpp, gguf.MAGIC: gguf.open_gguf}  # files that are a whole model
+_MODELS = {  # first bytes of files that are a whole model -> what opens them, imported when there is one
+    b"ggml": "mindformers_glm.checkpoint.formats.chatglm_cpp:open_chatglm_cpp",
+    b"GGUF": "mindformers_glm.checkpoint.formats.gguf:open_gguf",
+}
 _OTHER_FILES = {  # first bytes -> what users take for weights
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -273,7 +276,7 @@ def open_file(path: Path) -> TensorFile:
         return open_safetensors(path)
     for magic, opened in _MODELS.items():
         if start.startswith(magic):
-            return opened(path)
+            return imported(opened)(path)
     for magic, name in _OTHER_FILES.items():
         if start.startswith(magic):
             fault = f"it is {name}, and not a file of weights that is read here"

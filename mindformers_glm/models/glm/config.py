@@ -44,7 +44,7 @@ _FIXED = {
 class RopeScaling(BaseModel):
     """YaRN (ops/yarn.py), by the keys of transformers; GLM-4-0414 is meant to be used with factor 4 on long texts."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     rope_type: Literal["yarn"] = "yarn"
     factor: Annotated[float, Field(ge=1)] = 1.0

@@ -1,0 +1,93 @@
+"""The commands that never import MindSpore: run in processes that have none, and refuse where it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+_PROGRAM = (  # as where MindSpore is not installed: importing it fails, and whoever asks is told that it is not there
+    "import sys; sys.modules['mindspore'] = None; from mindformers_glm.cli.console import main; "
+    "sys.exit(main(sys.argv[1:]))"
+)
+TEXTS = '{"text": "今天天气很好"}\n'
+COMMANDS = [  # words, and what the output says
+    ("chat --stats", "tokens/s"),
+    ("evaluate --model glm2_tiny --tasks ppl --data_dir texts.jsonl --output_dir out", "token_perplexity"),
+    ("convert --input_path glm2_tiny --output_path hf --to hf", "written hf"),
+    ("inspect glm2_tiny", "3,443,648 parameters"),
+    ("quantize --checkpoint glm2_tiny --bits 4 --output_path q4", "written: q4"),
+    ("benchmark decode --shape 512,64,2,2,1,96 --context 16 --steps 4 --dtype int8", "KernelNetwork"),
+    ("benchmark start --model glm2_tiny --steps 1", "KernelNetwork"),
+    ("predict --config configs/tiny/run_glm2_tiny.yaml --predict_data 你好", "text_generation_text"),
+    ("chat --model configs/tiny/run_glm2_tiny.yaml --stats", "tokens/s"),
+]
+
+
+def run(words: str, folder, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *words.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(root, tmp_path_factory):
+    place = tmp_path_factory.mktemp("plain")
+    (place / "texts.jsonl").write_text(TEXTS, encoding="utf-8")
+    (place / "configs").symlink_to(root / "configs")
+    (place / "glm2_tiny").symlink_to(root / "mindformers_glm/assets/glm2_tiny")
+    return place
+
+
+@pytest.mark.parametrize(("words", "said"), COMMANDS, ids=lambda value: value.split()[0] if value else "")
+def test_a_command_that_never_imports_it(words, said, folder):
+    found = run(words, folder, input="你好\n")
+    assert found.returncode == 0, found.stderr
+    assert said in found.stdout + found.stderr
+
+
+def test_a_server_that_never_imports_it(folder):
+    words = "serve --model glm2_tiny --port 0 --cache_dtype int8"
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *words.split()],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        try:
+            line = next(line for line in server.stdout if line.startswith("serving"))
+            asked = {"model": "glm2_tiny", "messages": [{"role": "user", "content": "你好"}], "max_tokens": 3}
+            request = urllib.request.Request(
+                line.partition("API below ")[2].strip(" )\n") + "/chat/completions",
+                json.dumps(asked).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert json.load(answer)["choices"][0]["message"]["content"]
+        finally:
+            server.terminate()
+
+
+def test_what_needs_it_says_so(folder):
+    found = run("chat --model glm2_tiny --device_target Ascend", folder, input="")
+    assert found.returncode == 2
+    assert "needs MindSpore, which is not installed" in found.stderr
+
+
+def test_with_mindspore_at_hand_it_is_not_imported(folder):
+    """Nor where it is installed: that is what makes a start short."""
+    code = (
+        "import sys; from mindformers_glm.cli.console import main; status = main(['chat']); "
+        "sys.exit(status or 'mindspore' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, input="你好\n", capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
