@@ -16,8 +16,9 @@ from mindformers_glm.checkpoint.formats.torch_npy import write_table
 from mindformers_glm.checkpoint.load.modelslim import FILES, read_layers
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.files import user_path, write_text
+from mindformers_glm.models.described import LINEAR
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.models.naming import expected_shapes, joins, weight
+from mindformers_glm.models.naming import joins, parts, weight
 from mindformers_glm.ops.w8a8 import Layer, output, quantized
 
 __all__ = ["FILES", "Layer", "output", "quantized", "read_layers", "write_divided", "write_layers"]
@@ -25,7 +26,7 @@ __all__ = ["FILES", "Layer", "output", "quantized", "read_layers", "write_divide
 
 def in_order(layers: Mapping[str, Layer], config: NetworkConfig) -> dict[str, Layer]:
     """The layers in the order of the network."""
-    names = (name.removesuffix(".weight") for name in expected_shapes(config))
+    names = (getattr(block, name) for block in parts(config).blocks for name in LINEAR)
     return {name: layers[name] for name in names if name in layers}
 
 
