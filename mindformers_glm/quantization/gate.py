@@ -125,8 +125,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
 
 
-def check(verdict: Verdict, bound: float, *, anyway: bool, output: str | Path) -> None:
-    """Passes when a network lost no more than `bound` (KL), or when it may.
+def check(verdict: Verdict, bound: float, *, anyway: bool, output: str | Path, proposal: Verdict | None = None) -> None:
+    """Passes when a network lost no more than `bound` (KL), or when it may. `proposal` is one that was tried and did.
 
     Raises:
         CheckpointError: it lost more; nothing is written.
@@ -134,7 +134,13 @@ def check(verdict: Verdict, bound: float, *, anyway: bool, output: str | Path) -
     if verdict.kl <= bound or anyway:
         return
     fault = f"{verdict.scheme} loses KL {verdict.kl:.6f}, more than --bound {bound:g}; nothing was written"
-    raise CheckpointError(str(output), fault, "Take what the report proposes, or --anyway to write it all the same.")
+    if proposal is not None:
+        fix = "Take what the report proposes, or --anyway to write it all the same."
+        raise CheckpointError(str(output), fault, fix)
+    fix = (
+        "Nothing that was tried loses so little: try another --scheme, --propose, or --anyway to write it all the same."
+    )
+    raise CheckpointError(str(output), fault, fix)
 
 
 def report(verdicts: Sequence[Verdict], lost: Sequence[Lost], bound: float, proposal: Verdict | None) -> dict[str, Any]:

@@ -143,7 +143,8 @@ class Job:
                 verdict = self._judged(chosen, made)
                 tried = [verdict, *(one for one in tried if _same(one) != _same(verdict))]
                 self._tell(tried)
-                check(verdict, asked.bound, anyway=asked.anyway, output=asked.output)
+                proposal = proposed(tried, asked.bound)
+                check(verdict, asked.bound, anyway=asked.anyway, output=asked.output, proposal=proposal)
             return self._write(chosen, made)
 
     def _write(self, choice: Choice, made: dict[str, Any]) -> Path:
@@ -235,12 +236,15 @@ class Job:
         yield chosen
         worst = sorted(self.lost, key=lambda row: -row.outputs)
         kinds = list(dict.fromkeys(row.name.rpartition(".")[2] for row in worst))
-        yield replace(chosen, float_linears=(*chosen.float_linears, kinds[0]))
+        without = replace(chosen, float_linears=(*chosen.float_linears, kinds[0]))
+        yield without
         order = list(dict.fromkeys(_number(row.name) for row in worst))
         count = 1
         while count < len(order):
             yield replace(chosen, float_layers=chosen.float_layers | set(order[:count]))
             count *= 2
+        if len(order) > 1:
+            yield replace(without, float_layers=chosen.float_layers | set(order[: len(order) // 2]))
 
     def _tell(self, tried: Sequence[Verdict]) -> None:
         asked = self.asked

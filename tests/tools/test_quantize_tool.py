@@ -48,6 +48,7 @@ def test_w8a8_is_calibrated_judged_and_written_as_ascend_v1(root, rows):
              "--float_layers_id", "3", "--smooth", "0.5")  # fmt: skip
     refused = run(root, *words, "--bound", "1e-9")
     assert refused.returncode == 2 and "nothing was written" in refused.stderr and not out.exists()
+    assert "Nothing that was tried loses so little" in refused.stderr
     report = json.loads((rows / "w8a8_gate/gate.json").read_text())
     (verdict,) = report["verdicts"]
     assert 0 < verdict["kl"] < 0.01 and verdict["float_layers"] == [3] and verdict["greedy"] > 0.9
@@ -64,6 +65,22 @@ def test_w8a8_is_calibrated_judged_and_written_as_ascend_v1(root, rows):
                "--predict_data", "你好", "--load_checkpoint", out, "--options", "quantization.scheme=w8a8",
                f"output_dir={rows}")  # fmt: skip
     assert chat.returncode == 0 and "你好" in chat.stdout, chat.stderr
+
+
+@pytest.mark.slow
+def test_the_smallest_within_the_bound_is_proposed_and_written(root, rows, shared):
+    words = ("tools/quantize_model.py", "--checkpoint", "glm2_tiny", "--scheme", "w8a8", "--output_path", rows / "out",
+             "--data_path", rows / "gate.jsonl", "--gate", rows / "gate.jsonl", "--propose", "--bound", "0.001",
+             "--ceval", shared / "data/eval/ceval")  # fmt: skip
+    done = run(root, *words)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((rows / "out_gate/gate.json").read_text())
+    assert 1 < len(report["verdicts"]) < 6 and report["proposal"]["kl"] <= 0.001
+    assert all(0 < row["ceval"] < 1 and 0 < row["ceval_float"] < 1 for row in report["verdicts"])
+    kinds = json.loads((rows / "out/quant_model_description.json").read_text())
+    floats = [name for name, kind in kinds.items() if kind == "FLOAT" and "dense" in name and name.endswith(".weight")]
+    proposal = report["proposal"]
+    assert len(floats) >= 4 * len(proposal["float_linears"]) + len(proposal["float_layers_id"])
 
 
 @pytest.mark.slow
