@@ -84,7 +84,9 @@ class KernelNetwork:
         self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
         self._version, self._prefix_table = weights.version, weights.prefix
         self._rotary = np.ascontiguousarray(weights.rotary)
-        self._functions = library.library()
+        functions = library.library()
+        assert functions is not None  # whoever takes this network has asked (assembly/engine.py, `obstacles`)
+        self._functions = functions
         self._map = _Map(self._functions, is_fixed=weights.version is None)
         self._network = self._map.network(weights)
         self._network.rotary = address(self._rotary)
@@ -282,16 +284,20 @@ class _Merged:
     """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
 
     def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
-        self.structure, self.layer, self.seen = structure, layer, None
+        self.structure, self.weight_held = structure, layer.weight
+        assert layer.low_rank is not None and layer.low_rank.magnitude is not None
+        assert layer.low_rank.merged is not None
+        self.factors = (layer.low_rank.down, layer.low_rank.up, layer.low_rank.magnitude)
+        self.merged = layer.low_rank.merged
+        self.seen: list[bytes] | None = None
         structure.rows, structure.columns = layer.weight.shape
         structure.kind = KINDS["Float32"]
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Merges what the layer holds now, if that is something else than before."""
-        low = self.layer.low_rank
-        seen = [_sample(held.asnumpy()) for held in (self.layer.weight, low.down, low.up, low.magnitude)]
+        seen = [_sample(held.asnumpy()) for held in (self.weight_held, *self.factors)]
         if seen != self.seen:
-            self.weight = np.ascontiguousarray(low.merged(), np.float32)
+            self.weight = np.ascontiguousarray(self.merged(), np.float32)
             self.structure.weight, self.seen = address(self.weight), seen
 
 
@@ -301,6 +307,7 @@ class _Packed:
     def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
         self.structure, self.layer, self.is_fixed = structure, layer, is_fixed
         self.seen: list[bytes] | None = None
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
         assert layer.scale is not None
         structure.rows, structure.columns = layer.weight.shape[0], layer.columns
         structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
@@ -318,7 +325,7 @@ class _Packed:
             rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
             if self.is_fixed and all(one.is_own for one in held):
                 held[0].is_packed = True
-            elif self.seen is None:
+            elif self.kept is None:
                 weight, scale = np.empty(weight.shape, np.uint8), np.empty(scale.shape, np.float16)
             else:
                 weight, scale = self.kept
@@ -334,17 +341,18 @@ class _Whole:
     """A W8A8 layer, packed."""
 
     def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
-        self.structure, self.layer, self.seen = structure, layer, None
+        assert layer.whole is not None
+        self.structure, self.held, self.whole = structure, layer.weight, layer.whole
+        self.seen: list[bytes] | None = None
         self.weight = np.empty(layer.weight.shape, np.uint8)
         structure.weight, structure.layout = address(self.weight), LAYOUTS["panels"]
         structure.rows, structure.columns = layer.weight.shape
         structure.kind, structure.group = W8A8, layer.weight.shape[1]
-        structure.input_scale, structure.input_offset = layer.whole.input
+        structure.input_scale, structure.input_offset = self.whole.input
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs what the layer holds now, if that is something else than before."""
-        whole = self.layer.whole
-        given = [held.asnumpy() for held in (self.layer.weight, whole.deq_scale, whole.quant_bias)]
+        given = [held.asnumpy() for held in (self.held, self.whole.deq_scale, self.whole.quant_bias)]
         samples = [_sample(array) for array in given]
         if samples == self.seen:
             return
