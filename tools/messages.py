@@ -2,7 +2,7 @@
 
 Reads every text that people are shown from the modules in SOURCES (errors and their repairs, `--help`, summaries) and
 brings mindformers_glm/messages/zh_CN.po in step: new messages come in without a text, old ones go. What has no Chinese
-text yet is printed. tests/test_messages.py fails until each has one.
+text yet is printed. tests/test_translations.py fails until each has one.
 """
 
 from __future__ import annotations

@@ -150,8 +150,7 @@ def _line(name: str, line: Line, *more: str) -> tuple[str, ...]:
 
 
 def _options(name: str, line: Line, files: dict) -> Iterator[Input]:
-    build = COMMANDS[name].load("parser")
-    for action in (build() if build else argparse.ArgumentParser())._actions:
+    for action in (COMMANDS[name].parser() or argparse.ArgumentParser())._actions:
         if not action.option_strings or isinstance(action, argparse._HelpAction):
             continue
         flag = action.option_strings[0]
@@ -236,10 +235,8 @@ def _with(name: str, line: Line, flag: str, word: str) -> tuple[str, ...]:
 
 
 def _typing(name: str, line: Line, files: dict) -> Iterator[Input]:
-    build = COMMANDS[name].load("parser")
-    flags = [
-        a.option_strings[0] for a in (build() if build else argparse.ArgumentParser())._actions if a.option_strings
-    ]
+    parser = COMMANDS[name].parser() or argparse.ArgumentParser()
+    flags = [action.option_strings[0] for action in parser._actions if action.option_strings]
     for flag in flags[1:7]:
         yield _refused(f"{name} {flag}x", _line(name, line, f"{flag}x", "1"), files, flag)
     for words in (("--nonsense",), ("--nonsense", "1"), ("--", "--nonsense"), ("--options",)):
