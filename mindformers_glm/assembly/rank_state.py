@@ -78,6 +78,11 @@ class RankState:
         self.tensors = family.divided(config, division.tp)
         self.stages = family.staged(config, division.layers or (config.num_layers,))
 
+    @property
+    def layout(self) -> Any:
+        """`tensors` under the name that it had before 0.2, for scripts that cut and merge with it."""
+        return self.tensors
+
     def holds(self, name: str, rank: int) -> bool:
         """True for what the stage of `rank` has."""
         return self.division.stages == 1 or rank // self.division.devices in self.stages.of(name)

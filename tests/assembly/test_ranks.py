@@ -85,6 +85,14 @@ def test_one_process_resumes_what_ranks_wrote(tmp_path, whole, division):
         assert state.optimizer[name].tobytes() == value.tobytes(), name
 
 
+def test_a_division_keeps_its_name_of_before(whole):
+    """Scripts cut with `layout`."""
+    state = RankState(CONFIG, Division(1, 2), SHAPES)
+    name = next(name for name in SHAPES if name.endswith("dense_4h_to_h.weight"))
+    parts = [state.layout.cut(name, whole[0][name], rank) for rank in range(2)]
+    assert np.concatenate(parts, 1).tobytes() == whole[0][name].tobytes()
+
+
 @pytest.mark.parametrize("before", DIVISIONS, ids=str)
 @pytest.mark.parametrize("after", DIVISIONS, ids=str)
 def test_any_division_goes_on_as_any_other(tmp_path, whole, before, after):
