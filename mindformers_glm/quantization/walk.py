@@ -7,6 +7,7 @@ of the rows, whatever the size of the model.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Walk:
 
     def layer(self, index: int) -> nn.Cell:
         """The stage with layer `index` and float32 weights; the first has the embedding, the last the head."""
+        gc.collect()  # Cells refer to each other in circles: the stages before would stay, each with its weights
         return stage_with_weights(self.source, self.config, self.stages.part(index))
 
     def outputs(self, stage: nn.Cell) -> Iterator[np.ndarray]:
