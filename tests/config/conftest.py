@@ -16,7 +16,8 @@ SMALL = Path(__file__).with_name("small.yaml")
 @pytest.fixture(autouse=True)
 def empty_registries(monkeypatch):
     """Nothing is registered, whatever other tests have imported: a test registers what it needs."""
-    monkeypatch.setattr(registry, "fill", lambda: None)
+    for filling in ("fill", "fill_light"):
+        monkeypatch.setattr(registry, filling, lambda: None)
     for item in vars(registry).values():
         if isinstance(item, registry.Registry):
             monkeypatch.setattr(item, "factories", {})
