@@ -1,8 +1,8 @@
 """Gradients of a network that keeps what goes into each layer, and computes the layer again when its turn comes.
 
 Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. MindSpore's own recomputation takes formulas for
-kernels; here each layer is differentiated by itself, after the layer behind it, so that its kernels stay and what it
-keeps is there once. Shapes: B batch, T tokens, N = B * T rows, D hidden.
+kernels; here each layer is differentiated by itself, after the layer that follows it, so that its kernels stay and
+what it keeps is there once. Shapes: B batch, T tokens, N = B * T rows, D hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 
 class LayeredGradients(nn.Cell):
-    """Loss () and gradients, as many as trained parameters, of factor * loss; as `Gradients` of step.py gives them."""
+    """Loss () and gradients, as many as trained parameters, of factor * loss; as `_Gradients` of step.py gives them."""
 
     def __init__(self, network: nn.Cell, parameters: Sequence[Parameter]) -> None:
         super().__init__(auto_prefix=False)
@@ -56,7 +56,7 @@ class LayeredGradients(nn.Cell):
 
 
 class _End(nn.Cell):
-    """Loss, and the gradients of factor * loss for the last layer's rows and for what is trained behind it."""
+    """Loss, and the gradients of factor * loss for the last layer's rows and for what is trained after it."""
 
     def __init__(self, network: nn.Cell, trained: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)

@@ -252,7 +252,7 @@ class ChatGLM2ForConditionalGeneration(Speaking):
         self.integer_loss = None
         if type(head) is QuantizedLinear and head.bias is None and undivided:
             self.integer_loss = IntegerHeadCrossEntropy(bits=head.bits, rounded=rounded, smoothing=smoothing)
-        if isinstance(self.loss, CrossEntropy):
+        if undivided:
             self.loss = CrossEntropy(smoothing=smoothing)
         else:
             self.loss.smoothing = smoothing

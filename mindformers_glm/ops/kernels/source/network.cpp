@@ -191,7 +191,7 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
     std::copy(x + from * d, x + (from + 1) * d, wanted + i * d);
     share(memory.shares, i, 1, adapter(row));
   }
-  memory.linear.in_doubles = false;  // nothing is rounded to steps behind the output layer
+  memory.linear.in_doubles = false;  // nothing is rounded to steps after the output layer
   if (net.has_final_norm) norm(net.final_norm, wanted, step->num_wanted, d, net.epsilon, wanted);
   linear(wanted, step->num_wanted, net.head, step->logits, kWrite, memory.linear, &memory.shares);
   return 0;
