@@ -11,7 +11,7 @@ from mindspore import nn
 
 from mindformers_glm.auto import AutoModel, AutoTokenizer
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.evaluation.predict import predict
+from mindformers_glm.evaluation.prediction import predict
 from mindformers_glm.export.lite.engine import open_lite
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.models.interface import NetworkConfig

@@ -31,7 +31,7 @@ class PrefixEncoder(nn.Cell):
         self.dtype = matrix_type(dtype)[0]
 
     def construct(self, batch: int) -> Tensor:
-        """Keys and values (L, 2, B, K, P, E), the same for each row of the batch. Positions are not rotated."""
+        """Keys and values (L, 2, B, K, P, E), the same for each sequence of the batch. Positions are not rotated."""
         table = self.mindpet_delta_ptuning2_embedding.embedding_table
         table = table if self.drop is None else self.drop(table)
         prefix = ops.cast(table, self.dtype).reshape(self.shape).transpose(1, 2, 3, 0, 4)

@@ -7,6 +7,7 @@ compute, and every other device, takes the network of MindSpore; the log says wh
 from __future__ import annotations
 
 import atexit
+import dataclasses
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,25 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from mindformers_glm import runtime
 from mindformers_glm.assembly.adapter_base import adapter_of, alone, check_base
-from mindformers_glm.assembly.configuration import changed, read_adapter
+from mindformers_glm.assembly.configuration import changed
 from mindformers_glm.assembly.held import HeldNetwork
 from mindformers_glm.assembly.held_files import NeedsMindSpore, load_held, obstacles
-from mindformers_glm.assembly.parts import parts_of
-from mindformers_glm.assembly.tokenizer import load_tokenizer
-from mindformers_glm.checkpoint.load.resolve import resolve
+from mindformers_glm.assembly.request import ModelRequest
 from mindformers_glm.errors import ConfigError, DeviceError
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import BACKENDS
 from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.log import log_once
-from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 if TYPE_CHECKING:
     from mindspore import nn
-
-_YAML = (".yaml", ".yml")
 
 
 class Loaded:
@@ -84,18 +80,8 @@ class Loaded:
         return (self.engine, number) if number is not None else (MindSporeEngine(network, **options or {}), 0)
 
 
-def load_engine(
-    model: str,
-    *,
-    adapter: str | None = None,
-    lora_alpha: float | None = None,
-    tokenizer: str | None = None,
-    device_target: str | None = None,
-    tp_size: int = 1,
-    options: Mapping[str, Any] | None = None,
-    **changes: Any,
-) -> Loaded:
-    """Engine and tokenizer of a registered name, hub id, folder, weight file, run or YAML file, as `load_model` says.
+def load_engine(request: ModelRequest, *, options: Mapping[str, Any] | None = None) -> Loaded:
+    """Engine and tokenizer of the model that is asked for.
 
     `options` are those of MindSporeEngine (backend, cache_dtype, cache_tokens, and those of Engine). With `tp_size`
     above 1 the engine is that of rank 0; the other ranks work here until it ends, and end.
@@ -104,46 +90,32 @@ def load_engine(
         UserError: whatever is missing or does not fit, before anything is compiled.
     """
     options = dict(options or {})
-    asked = {"adapter": adapter, "lora_alpha": lora_alpha, "tokenizer": tokenizer}
-    needed = device_target == "Ascend" or tp_size > 1 or options.get("backend") == "graph"
+    needed = request.device_target == "Ascend" or request.tp_size > 1 or options.get("backend") == "graph"
     if not needed:
         try:
-            if Path(model).suffix in _YAML:
-                held, found = _of_yaml(model, adapter, lora_alpha, device_target, changes)
-            else:
-                held, found = load_held(model, adapter=adapter, lora_alpha=lora_alpha, **changes), None
+            held, of_run = _held(request)
         except NeedsMindSpore as error:
             log_once(str(error))
         else:
-            if tokenizer is not None or found is None:
-                found = load_tokenizer(tokenizer or parts_of(model).base.name)
-            check_fits(found, held.config.padded_vocab_size)
-            same = {**changes, "compute_dtype": held.config.compute_dtype}
-            made = held_engine(held, options)
-            return Loaded(made, found, held=held, make=lambda: _load_model(model, **asked, **same).network)
-    return _with_mindspore(model, options, device_target=device_target, tp_size=tp_size, **asked, **changes)
+            tokenizer = request.chosen_tokenizer(of_run, held.config.padded_vocab_size)
+            changes = {**request.changes, "compute_dtype": held.config.compute_dtype}
+            same = dataclasses.replace(request, device_target=None, changes=changes)
+            return Loaded(held_engine(held, options), tokenizer, held=held, make=lambda: _load_model(same).network)
+    return _with_mindspore(request, options)
 
 
-def _of_yaml(
-    file: str, adapter: str | None, lora_alpha: float | None, target: str | None, changes: dict[str, Any]
-) -> tuple[HeldNetwork, GLMTokenizer]:
-    """Network and tokenizer of a run's configuration."""
+def _held(request: ModelRequest) -> tuple[HeldNetwork, GLMTokenizer | None]:
+    """The network without MindSpore, and the tokenizer of a YAML file."""
+    if not request.is_yaml:
+        known: dict[str, Any] = {"adapter": request.adapter, "lora_alpha": request.lora_alpha}
+        return load_held(request.model, **known, **request.changes), None
     from mindformers_glm.assembly.run_held import held_of_run  # noqa: PLC0415 - it brings every key of a run
     from mindformers_glm.assembly.run_tokenizer import build_tokenizer  # noqa: PLC0415
-    from mindformers_glm.config import load_config  # noqa: PLC0415
 
-    config = load_config(file, ["run_mode=predict"])
-    if adapter is not None:
-        _, pet_config = read_adapter(resolve(adapter), config.network.config.build(), lora_alpha)
-        changes = {"pet_config": pet_config, **changes}
-    one = {"use_parallel": False, "parallel": {"parallel_mode": 1}}
-    sizes = {"data_parallel": 1, "model_parallel": 1, "pipeline_stage": 1}
-    shape = {"model": {"model_config": changes}} if changes else {}
-    context = {"context": {"device_target": target}} if target else {}
-    config = config.changed({**one, "parallel_config": sizes, **context, **shape})
+    config = request.run()
     tokenizer = build_tokenizer(config)
     runtime.seed_python(config.seed)
-    return held_of_run(config, adapter=adapter), tokenizer
+    return held_of_run(config, adapter=request.adapter), tokenizer
 
 
 def held_adapted(base: HeldNetwork, adapter: str | Path, *, lora_alpha: float | None = None) -> HeldNetwork:
@@ -175,7 +147,7 @@ def held_engine(held: HeldNetwork, options: Mapping[str, Any]) -> Engine:
     return Engine(network, defaults=GenerationConfig.from_model(held.config), **rest)
 
 
-def _with_mindspore(model: str, options: dict[str, Any], **given: Any) -> Loaded:
+def _with_mindspore(request: ModelRequest, options: dict[str, Any]) -> Loaded:
     """The same with MindSpore's network.
 
     Raises:
@@ -183,7 +155,7 @@ def _with_mindspore(model: str, options: dict[str, Any], **given: Any) -> Loaded
     """
     from mindformers_glm.generation.generate import MindSporeEngine, engine_of  # noqa: PLC0415
 
-    loaded = _load_model(model, **given)
+    loaded = _load_model(request)
     axis = loaded.network.led_over
     if axis is not None and axis.rank > 0:
         from mindformers_glm.generation.led import follow  # noqa: PLC0415
@@ -197,12 +169,14 @@ def _with_mindspore(model: str, options: dict[str, Any], **given: Any) -> Loaded
     return Loaded(made, loaded.tokenizer, loaded.network)
 
 
-def _load_model(model: str, **given: Any) -> Any:
+def _load_model(request: ModelRequest) -> Any:
     if find_spec("mindspore") is None:
-        raise DeviceError(f"{model}: this needs MindSpore, which is not installed. pip install 'mindspore==2.10.*'")
+        raise DeviceError(
+            f"{request.model}: this needs MindSpore, which is not installed. pip install 'mindspore==2.10.*'"
+        )
     from mindformers_glm.assembly.model import load_model  # noqa: PLC0415 - it imports MindSpore
 
-    return load_model(model, **given)
+    return load_model(request)
 
 
 def _let_go(engine: Engine) -> None:

@@ -153,7 +153,7 @@ class HeldNetwork:
         Raises:
             CheckpointError: as `fill_from`.
         """
-        self._is_read = isinstance(source, WeightSource)  # arrays are somebody else's
+        self._is_read = isinstance(source, WeightSource)  # arrays belong to the caller
         report = fill_from(self, source, new_adapter=new_adapter)
         loaded = set(report.loaded)
         for path in self._adapted:  # DoRA begins with the lengths of the rows of W

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindspore import nn
 
 from mindformers_glm import runtime
-from mindformers_glm.assembly.configuration import read_adapter
 from mindformers_glm.assembly.network import load_network
-from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.assembly.request import ModelRequest
 from mindformers_glm.assembly.run import build_network, build_tokenizer, load_weights
-from mindformers_glm.assembly.tokenizer import load_tokenizer
-from mindformers_glm.checkpoint.load.resolve import resolve
-from mindformers_glm.config import load_config
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.parallel.mesh import SINGLE, Mesh, make_mesh
-from mindformers_glm.tokenizers.chatglm import check_fits
 from mindformers_glm.tokenizers.glm import GLMTokenizer
-
-_YAML = (".yaml", ".yml")
 
 
 class Model(NamedTuple):
@@ -30,37 +22,18 @@ class Model(NamedTuple):
     tokenizer: GLMTokenizer
 
 
-def load_model(
-    model: str,
-    *,
-    adapter: str | None = None,
-    lora_alpha: float | None = None,
-    tokenizer: str | None = None,
-    device_target: str | None = None,
-    tp_size: int = 1,
-    **changes: Any,
-) -> Model:
-    """Network and tokenizer of a registered name, hub id, folder, weight file, run or YAML file, on one device.
+def load_model(request: ModelRequest) -> Model:
+    """Network and tokenizer of the model that is asked for, on one device.
 
-    `adapter` is a LoRA or prefix in any form; the alpha of a LoRA is `lora_alpha` where no file tells it.
-    `device_target` None is that of the YAML file, or the CPU. `tokenizer` replaces the model's own; `changes` are keys
-    of the network's configuration, such as seq_length. With `tp_size` above 1 this process is one of so many that a
-    launcher started, and gets its part of the network; rank 0 generates, and `generation.led.follow` helps it.
+    Where `tp_size` is above 1, rank 0 generates, and `generation.led.follow` helps it.
 
     Raises:
         UserError: whatever is missing or does not fit, before anything is compiled.
     """
-    mesh = tensor_ranks(tp_size)
-    if Path(model).suffix in _YAML:
-        network, own = _from_yaml(model, adapter, lora_alpha, device_target, changes, mesh)
-    else:
-        runtime.set_up({"device_target": device_target or "CPU"}, use_parallel=mesh.size > 1)
-        network, own = load_network(model, adapter=adapter, lora_alpha=lora_alpha, mesh=mesh, **changes), None
+    mesh = tensor_ranks(request.tp_size)
+    network, of_run = _network(request, mesh)
     network.led_over = mesh.tensor if mesh.size > 1 else None
-    if tokenizer is not None or own is None:
-        own = load_tokenizer(tokenizer or parts_of(model).base.name)
-    check_fits(own, network.config.padded_vocab_size)
-    return Model(network, own)
+    return Model(network, request.chosen_tokenizer(of_run, network.config.padded_vocab_size))
 
 
 def tensor_ranks(tp_size: int) -> Mesh:
@@ -78,24 +51,15 @@ def tensor_ranks(tp_size: int) -> Mesh:
     return make_mesh(runtime.rank(), tp=tp_size)
 
 
-def _from_yaml(
-    file: str, adapter: str | None, lora_alpha: float | None, target: str | None, changes: dict[str, Any], mesh: Mesh
-) -> tuple[nn.Cell, GLMTokenizer]:
-    config = load_config(file, ["run_mode=predict"])
-    if adapter is not None:
-        _, pet_config = read_adapter(resolve(adapter), config.network.config.build(), lora_alpha)
-        changes = {"pet_config": pet_config, **changes}
-    config = config.changed(
-        {
-            "use_parallel": mesh.size > 1,
-            "parallel": {"parallel_mode": 1},
-            "parallel_config": {"data_parallel": 1, "model_parallel": mesh.size, "pipeline_stage": 1},
-            **({"model": {"model_config": changes}} if changes else {}),
-            **({"context": {"device_target": target}} if target else {}),
-        }
-    )
+def _network(request: ModelRequest, mesh: Mesh) -> tuple[nn.Cell, GLMTokenizer | None]:
+    """The network with its weights, and the tokenizer of a YAML file."""
+    if not request.is_yaml:
+        runtime.set_up({"device_target": request.device_target or "CPU"}, use_parallel=mesh.size > 1)
+        known: dict[str, Any] = {"adapter": request.adapter, "lora_alpha": request.lora_alpha, "mesh": mesh}
+        return load_network(request.model, **known, **request.changes), None
+    config = request.run()
     runtime.set_up(config.context, seed=config.seed, use_parallel=mesh.size > 1)
     tokenizer = build_tokenizer(config)
     network = build_network(config, training=False).set_train(False)
-    load_weights(network, config, adapter=adapter)
+    load_weights(network, config, adapter=request.adapter)
     return network, tokenizer

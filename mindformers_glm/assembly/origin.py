@@ -1,4 +1,4 @@
-"""Which published model lies behind a name, folder, file, run or YAML: its family, and how many tokens it takes."""
+"""The published model that a name, folder, file, run or YAML comes from: its family, and how many tokens it takes."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _torch(settings: Settings, dtype: str | None) -> list[str]:
     if settings.what == "train":
         sizes = ["--batch", str(settings.batch), "--seq", str(settings.length), "--steps", str(settings.steps)]
         return ["train", *shared, *sizes, *(["--lora"] if settings.lora else [])]
-    _one_row(settings)
+    _one_sequence(settings)
     if settings.length != _TORCH_LENGTH:
         fix = f"torch's script takes a prompt of {_TORCH_LENGTH} tokens and decodes after it."
         raise ConfigError(f"--{'prompt' if settings.what == 'prefill' else 'context'}", settings.length, fix)
@@ -132,12 +132,12 @@ def _torch(settings: Settings, dtype: str | None) -> list[str]:
 def _llama(settings: Settings, dtype: str | None) -> list[str]:
     if settings.what == "train":
         raise ConfigError("--against", "llama.cpp", "It does not train; compare training with torch.")
-    _one_row(settings)
+    _one_sequence(settings)
     kind = dtype or _LLAMA_TYPES[settings.dtype]
     sizes = ["--threads", str(settings.threads), "--prompt", str(settings.length)]
     return ["--shape", str(settings.shape), "--types", kind, *sizes]
 
 
-def _one_row(settings: Settings) -> None:
+def _one_sequence(settings: Settings) -> None:
     if settings.batch != 1:
-        raise ConfigError("--batch", settings.batch, "The peers' scripts run one row at a time.")
+        raise ConfigError("--batch", settings.batch, "The peers' scripts run one sequence at a time.")

@@ -29,15 +29,15 @@ class Chart(NamedTuple):
 
 CHARTS = {
     "train_sequence": Chart("train", "length", (128, 256, 512, 1024, 2048), "sequence length", "training"),
-    "decode_batch": Chart("decode", "batch", (1, 2, 4, 8, 16), "rows at once", "decoding"),
+    "decode_batch": Chart("decode", "batch", (1, 2, 4, 8, 16), "sequences at once", "decoding"),
     "decode_context": Chart("decode", "length", (256, 512, 1024, 2048, 4096), "tokens of context", "decoding"),
 }
 
 
 def settings_of(name: str, point: int, given: Mapping[str, Any]) -> Settings:
-    """The run behind a point: `given` fields of Settings, and what the chart varies.
+    """The run of a point: `given` fields of Settings, and what the chart varies.
 
-    Training takes as many rows as make 2,048 tokens a step unless `batch` is among them.
+    Training takes as many sequences as make 2,048 tokens a step unless `batch` is among them.
 
     Raises:
         ConfigError: they do not fit together, or what the chart varies is among them.

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=f"speed of {name}", allow_abbrev=False)
         _add_network(one)
         one.add_argument(
-            "--batch", action=_Read, reader=whole("--batch"), default=batch, help=f"rows at once ({batch})"
+            "--batch", action=_Read, reader=whole("--batch"), default=batch, help=f"sequences at once ({batch})"
         )
         option = f"--{length_name}"
         one.add_argument(
@@ -163,7 +163,7 @@ def _add_chart(parser: argparse.ArgumentParser) -> None:
         action=_Read,
         reader=whole("--batch"),
         default=argparse.SUPPRESS,
-        help="rows at once, not for decode_batch",
+        help="sequences at once, not for decode_batch",
     )
     parser.add_argument(
         "--context",

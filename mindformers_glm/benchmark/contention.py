@@ -13,7 +13,7 @@ _FIELDS = 8  # those after it are in the first two already
 
 
 class Contention:
-    """Watches from its making on."""
+    """Watches from the moment it is made."""
 
     def __init__(self) -> None:
         self._begin, self._busy = time.monotonic(), _busy_seconds()

@@ -5,6 +5,7 @@ import sys
 import time
 
 from mindformers_glm.assembly.engine import load_engine
+from mindformers_glm.assembly.request import ModelRequest
 from mindformers_glm.errors import UserError
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.tokenizers.chat import Renderer
@@ -16,7 +17,7 @@ def main() -> int:
     """Prints the moments on the clock that all processes share."""
     imported = time.monotonic()
     try:
-        loaded = load_engine(sys.argv[1])
+        loaded = load_engine(ModelRequest(sys.argv[1]))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status

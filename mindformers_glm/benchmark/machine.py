@@ -1,4 +1,4 @@
-"""What this machine can do at best: reading memory, multiplying float32 matrices. And how much a process holds."""
+"""The limits of this machine, reading memory and multiplying float32 matrices, and the memory that a process holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Machine(NamedTuple):
     def measure(cls, threads: int) -> Machine:
         """The best of several rounds of each, about two seconds in all."""
         speed, reader = memory_speed(threads)
-        return cls(processor_name(), threads, speed, reader, matrix_speed())
+        return cls(cpu_name(), threads, speed, reader, matrix_speed())
 
 
 def memory_speed(threads: int) -> tuple[float, str]:
@@ -44,7 +44,7 @@ def memory_speed(threads: int) -> tuple[float, str]:
     return numbers.nbytes / best_seconds(lambda: kernels.glm_read_memory(numbers.ctypes.data, numbers.size)), "kernels"
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
     """The CPU as its maker calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -78,7 +78,7 @@ class Operators:
         ]
 
     def movers(self, layer: BlockParts) -> list[Operator]:
-        """RMSNorm, SwiGLU and rotary, which no CPU is too slow for: their limit is memory.
+        """RMSNorm, SwiGLU and rotary positions: memory limits them, not arithmetic.
 
         Rotary is not among them where attention does it itself.
         """

@@ -52,9 +52,9 @@ def filled(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
 def measure_pair(
     engine: Engine, prompts: Sequence[Sequence[int]], input_length: int, output_length: int
 ) -> tuple[PairFigures, list[list[int]]]:
-    """Figures of a batch whose rows have `input_length` ids and get `output_length` more, and the new ids.
+    """Figures of a batch whose sequences have `input_length` ids and get `output_length` more, and the new ids.
 
-    The first token is a run of one token of its own; nothing ends a row early.
+    The first token is a run of one token of its own; nothing ends a sequence early.
     """
     rows = filled(prompts, input_length)
     first, _ = _timed(engine, rows, 1)

@@ -50,7 +50,7 @@ def run_program(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         contention = Contention()
         try:
-            with _on_processors(threads):
+            with _on_cpus(threads):
                 process = subprocess.Popen(
                     command, stdout=out, stderr=errors, env={**os.environ, **(environment or {})}
                 )
@@ -75,7 +75,7 @@ def run_program(
 
 
 @contextlib.contextmanager
-def _on_processors(count: int | None) -> Iterator[None]:
+def _on_cpus(count: int | None) -> Iterator[None]:
     """A process that is started inside has the first `count` CPUs; this thread gets its own back."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(mine)[:count])

@@ -31,7 +31,7 @@ _INPUTS = Inputs(-8.0, 8.0)  # between which W8A8 layers are quantised
 
 
 class _Running:
-    """A network with random weights behind its engine."""
+    """A network with random weights, and the engine that runs it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -65,7 +65,7 @@ class _Running:
 
 
 class Prefill(_Running):
-    """`length` tokens of every row into empty caches."""
+    """`length` tokens of every sequence into empty caches."""
 
     def measure(self) -> dict[str, Any]:
         """The median prompt after a short one and a whole one."""
@@ -89,7 +89,7 @@ class Prefill(_Running):
 
 
 class Decode(_Running):
-    """One token for every row at a time, after `length` tokens of context."""
+    """One token for every sequence at a time, after `length` tokens of context."""
 
     def measure(self) -> dict[str, Any]:
         """All steps together, the most probable token found each time, and the same through the engine."""
@@ -116,13 +116,13 @@ class Decode(_Running):
         }
 
     def step(self, cache: KVCache, tokens: np.ndarray) -> np.ndarray:
-        """The next token (B,) after one more token of each row."""
+        """The next token (B,) after one more token of each sequence."""
         rows = len(tokens)
         ones, places = np.ones(rows, np.int32), np.arange(rows, dtype=np.int32)
         return self.network.forward(tokens.reshape(-1, 1), ones, cache, places).argmax(-1)
 
     def filled(self) -> KVCache:
-        """A cache with `length` tokens in each row; rows are copies of the first, which takes as long to read."""
+        """A cache with `length` tokens in each sequence; all are copies of the first, which takes as long to read."""
         one, _ = self.prefill(self.ids[:1])
         cache = self.network.new_cache(self.settings.batch)
         for row in range(self.settings.batch):
@@ -132,12 +132,12 @@ class Decode(_Running):
         return cache
 
     def through_engine(self) -> float:
-        """Tokens per second that a caller of `generate` gets once every row has had its first."""
+        """Tokens per second that a caller of `generate` gets once every sequence has had its first token."""
         config = GenerationConfig(do_sample=False, max_new_tokens=self.settings.steps + 1)
         arrivals: list[tuple[int, float]] = []
         generate(self.engine, self.ids.tolist(), config, on_token=lambda row, _: arrivals.append((row, perf_counter())))
         firsts = {row: moment for row, moment in reversed(arrivals)}
-        begin = max(firsts.values())  # rows that start early must not count while others still wait
+        begin = max(firsts.values())  # sequences that start early must not count while others still wait
         return sum(moment > begin for _, moment in arrivals) / (arrivals[-1][1] - begin)
 
     @staticmethod

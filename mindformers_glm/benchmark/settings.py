@@ -5,23 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.ops.kernels.structures import CACHE_KINDS
 from mindformers_glm.quantization.interface import scheme_names, scheme_of
 
+if TYPE_CHECKING:
+    from mindformers_glm.models.interface import NetworkConfig
+
 FLOATS = ("float32", "bfloat16")
 STEPS = {"train": 5, "prefill": 3, "decode": 48, "ops": 9, "start": 3}
-LORA = {
-    "pet_type": "lora",
-    "lora_rank": 8,
-    "lora_alpha": 32,
-    "lora_dropout": 0.0,
-    "target_modules": FAMILIES.default().lora_targets(),
-}
+_LORA = {"pet_type": "lora", "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.0}
 
 
 class Shape(NamedTuple):
@@ -107,6 +102,9 @@ class Settings:
 
     def config(self, *, layers: int | None = None) -> NetworkConfig:
         """The network's configuration. Training in bfloat16 keeps float32 weights, running does not."""
+        from mindformers_glm.models.family import FAMILIES  # noqa: PLC0415 - not for --help
+        from mindformers_glm.models.interface import NetworkConfig  # noqa: PLC0415
+
         trains = self.what in ("train", "ops")
         half = self.dtype == "bfloat16"
         return NetworkConfig(
@@ -120,7 +118,7 @@ class Settings:
             seq_length=self.length if trains else self.length + self.steps + 64,
             param_init_type="bfloat16" if half and not trains else "float32",
             compute_dtype="bfloat16" if half and trains else "float32",
-            pet_config=LORA if self.lora else None,
+            pet_config={**_LORA, "target_modules": FAMILIES.default().lora_targets()} if self.lora else None,
         )
 
     def plain(self) -> dict[str, Any]:

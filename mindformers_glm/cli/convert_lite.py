@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the report."""
     args = parser().parse_args(arguments)
-    from mindformers_glm.evaluation.predict import read_inputs  # noqa: PLC0415 - not for --help
+    from mindformers_glm.evaluation.prediction import read_inputs  # noqa: PLC0415 - not for --help
     from mindformers_glm.export.lite.convert import convert_lite  # noqa: PLC0415
 
     words = args.predict_data

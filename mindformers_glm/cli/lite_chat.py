@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from mindformers_glm.errors import ConfigError, UserError
-from mindformers_glm.evaluation.predict import read_inputs
+from mindformers_glm.evaluation.prediction import read_inputs
 from mindformers_glm.export.lite.engine import LiteChat, open_lite
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.models.recognise import family_named

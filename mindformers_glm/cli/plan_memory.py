@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,10 +23,12 @@ from mindformers_glm.config.names import CONFIGS_DIR
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path, write_text
 from mindformers_glm.models.family import FAMILIES
-from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.parallel.memory import GB, Grid, Task, estimate
 from mindformers_glm.parallel.proposal import Machine, Proposal, proposals, settings_of
 from mindformers_glm.parallel.serving import ways
+
+if TYPE_CHECKING:
+    from mindformers_glm.models.interface import NetworkConfig
 
 SHIPPED = {
     32: ("run_glm2_6b_finetune", "run_glm2_6b_finetune_2k", "run_glm2_6b_lora", "run_glm2_6b_lora_2k"),
@@ -49,6 +51,8 @@ def divisions(devices: int) -> list[tuple[int, int]]:
 
 def read_job(path: Path) -> tuple[dict[str, Any], NetworkConfig, Task]:
     """The settings of a file, its network, and what is trained."""
+    from mindformers_glm.models.interface import NetworkConfig  # noqa: PLC0415 - not for --help
+
     settings = read_yaml(path)
     values = {name: value for name, value in settings["model"]["model_config"].items() if name != "type"}
     config = NetworkConfig(**{**values, "checkpoint_name_or_path": None})

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.data.indexed.pair import IndexedPair, merge, split, verify
 from mindformers_glm.data.preprocess.handlers import HANDLERS, Handler
-from mindformers_glm.data.preprocess.run import Counts, Engine, outputs_of, preprocess
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import logger
-from mindformers_glm.models.recognise import tokenizer_from
+
+if TYPE_CHECKING:
+    from mindformers_glm.data.preprocess.run import Counts, Engine
 
 _TOKENIZERS = ("PretrainedFromHF", "SentencePiece")
 _IGNORED = {  # ModelLink's arguments that change nothing here -> why
@@ -96,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("input", "tokenizer_name_or_path"):
         if not getattr(args, name):
             raise ConfigError("--" + name.replace("_", "-"), None, "This argument must be given.")
+    from mindformers_glm.data.preprocess.run import preprocess  # noqa: PLC0415 - not for --help
+
     handler = _handler(args)
     counts = preprocess(
         args.input,
@@ -115,6 +119,8 @@ def _handler(args: argparse.Namespace) -> Handler:
         if name != "GeneralPretrainHandler":
             raise ConfigError("--format", "megatron", "It writes running text: leave --handler-name out.")
         name = "MegatronHandler"
+    from mindformers_glm.models.recognise import tokenizer_from  # noqa: PLC0415 - not for --help
+
     tokenizer = tokenizer_from(args.tokenizer_name_or_path)
     settings = {"json_keys": args.json_keys, "append_eod": args.append_eod, "seq_length": args.seq_length}
     settings["pack"] = args.pack
@@ -132,6 +138,8 @@ def _engine(args: argparse.Namespace) -> Callable[[Handler], Engine] | None:
 
 
 def _report(counts: Counts, prefix: str, handler: Handler) -> None:
+    from mindformers_glm.data.preprocess.run import outputs_of  # noqa: PLC0415 - not for --help
+
     after = f" (went on after {counts.resumed_at})" if counts.resumed_at else ""
     print(f"{counts.records} documents{after}, {counts.tokens} tokens, {counts.tokens_per_second:.0f} tokens/s")
     if counts.left_out and handler.seq_length:

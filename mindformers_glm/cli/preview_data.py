@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, whole
-from mindformers_glm.config.arguments import parse_command_line
-from mindformers_glm.config.overrides import apply, parse_overrides
-from mindformers_glm.data import preview
-from mindformers_glm.data.build import build_dataset
-from mindformers_glm.data.dataset import TokenDataset
-from mindformers_glm.data.section import built_tokenizer
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.tokenizers import files
+
+if TYPE_CHECKING:
+    from mindformers_glm.data.dataset import TokenDataset
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
 
 def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenDataset, Any]:
     """The dataset that the arguments describe, and a tokenizer to name its ids with."""
+    from mindformers_glm.config.arguments import parse_command_line  # noqa: PLC0415 - not for --help
+    from mindformers_glm.config.overrides import apply, parse_overrides  # noqa: PLC0415
+    from mindformers_glm.data.build import build_dataset  # noqa: PLC0415
+    from mindformers_glm.data.section import built_tokenizer  # noqa: PLC0415
+    from mindformers_glm.tokenizers import files  # noqa: PLC0415
+
     if chosen.config:
         config, _ = parse_command_line(["--config", chosen.config, *others])
         key = f"{chosen.phase}_dataset"
@@ -73,6 +75,8 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
 def main(argv: list[str] | None = None) -> None:
     """Prints the samples asked for."""
     chosen, others = parser().parse_known_args(argv)
+    from mindformers_glm.data import preview  # noqa: PLC0415 - not for --help
+
     dataset, tokenizer = dataset_of(chosen, others)
     first = chosen.index if chosen.line is None else preview.sample_of_line(dataset, chosen.line)
     for index in range(first, min(first + chosen.count, max(dataset.num_rows, first + 1))):

@@ -63,9 +63,7 @@ def start(size: int, command: str, words: Sequence[str]) -> None:
     os.environ.update({**shared, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0", "RANK_ID": "0", "DEVICE_ID": "0"})
     _others[:] = zip(children, places, strict=True)
     atexit.register(_end, children, logs)
-    watched = [
-        f"{f'rank {rank}' if rank else 'the scheduler'}:{child.pid}:{log}" for rank, (child, log) in enumerate(_others)
-    ]
+    watched = [f"{_name(number)}:{child.pid}:{log}" for number, (child, log) in enumerate(_others)]
     words = [sys.executable, "-m", "mindformers_glm.cli.rank_watch", str(os.getpid()), *watched]
     watch = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     atexit.register(watch.kill)  # before the others are told to end
@@ -76,10 +74,15 @@ def lost() -> str | None:
 
     Work of rank 0 then waits for ever.
     """
-    for rank, (child, log) in enumerate(_others):
+    for number, (child, log) in enumerate(_others):
         if child.poll() is not None:
-            return f"rank {rank}{last_line(log)}" if rank else f"the scheduler{last_line(log)}"
+            return _name(number, last_line(log))
     return None
+
+
+def _name(number: int, last_line: str = "") -> str:
+    """What people call a process of `_others`, the scheduler first and then the ranks from 1, with its last line."""
+    return f"rank {number}{last_line}" if number else f"the scheduler{last_line}"
 
 
 def _threads(size: int) -> str:
@@ -107,9 +110,8 @@ def _end(children: Sequence[subprocess.Popen], logs: tempfile.TemporaryDirectory
         if child.poll() is None:
             child.kill()
             child.wait()
-    for log in sorted(Path(logs.name).glob("rank_*.log")):
-        rank = int(log.stem.partition("_")[2])
-        if children[rank].returncode not in (0, -signal.SIGKILL):
+    for number, (child, log) in enumerate(_others):
+        if number and child.returncode not in (0, -signal.SIGKILL):
             tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-            print(f"rank {rank} ended with status {children[rank].returncode}:", *tail, sep="\n", file=sys.stderr)
+            print(f"{_name(number)} ended with status {child.returncode}:", *tail, sep="\n", file=sys.stderr)
     logs.cleanup()

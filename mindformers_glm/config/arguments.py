@@ -170,9 +170,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run_mindformer.py",
         allow_abbrev=False,
-        description="用一个 YAML 微调、评测和使用 ChatGLM2 与 ChatGLM3。"
+        description="用一个 YAML 微调、评测和使用 GLM 系列模型。"
         if chinese
-        else "Fine-tune, evaluate and use ChatGLM2 and ChatGLM3 from one YAML.",
+        else "Fine-tune, evaluate and use the models of the GLM family from one YAML.",
         epilog="YAML 的任何配置项都可以设置：--runner_config.epochs 2。全部配置项见 docs/keys.md。"
         if chinese
         else "Any key of the YAML can be set: --runner_config.epochs 2 or --options runner_config.epochs=2. All keys: "

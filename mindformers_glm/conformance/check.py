@@ -16,7 +16,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 KINDS = ("float32", "float16", "bfloat16")
-# Largest error over the largest wanted number. Float32 leaves room for the order of sums, and none for products that
+# Largest error over the largest wanted number. Float32 leaves room for the order of sums, and none for matmuls that
 # round their operands; float16 keeps 11 bits of a number, bfloat16 8.
 BOUNDS = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def machine() -> dict[str, str]:
-    """Versions of what computes, and the kind of processor."""
+    """Versions of what computes, and the kind of CPU."""
     return {"processor": platform.machine(), **{name: installed(name) or "absent" for name in ("mindspore", "numpy")}}
 
 

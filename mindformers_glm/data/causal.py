@@ -19,7 +19,6 @@ from mindformers_glm.data.section import built_loader, built_tokenizer, require,
 from mindformers_glm.data.source import data_file, lines_of, read_data, refuse_encoding, suffix_of
 from mindformers_glm.errors import DataError
 from mindformers_glm.labels import IGNORED
-from mindformers_glm.registry import DATA_LOADERS, DATASETS
 
 _CHUNK = 1000  # documents tokenised at a time
 
@@ -31,7 +30,6 @@ class Document(NamedTuple):
     text: str
 
 
-@DATA_LOADERS.register()
 class TextDataLoader(FileLoader):
     """Documents: lines of a .txt file, or the column `text_column` of JSON lines, JSON arrays and tables."""
 
@@ -82,7 +80,6 @@ class TextDataLoader(FileLoader):
         return lines
 
 
-@DATA_LOADERS.register()
 class TokenDataLoader:
     """Token ids of a .npy file: a row of integers, read as they are needed (memory-mapped)."""
 
@@ -101,7 +98,6 @@ class TokenDataLoader:
             raise DataError(str(self.path), fault, "Save the ids as a one-dimensional integer array")
 
 
-@DATASETS.register()
 @takes_section
 class CausalLanguageModelDataset(TokenDataset):
     """Rows (B, seq_length): `[gMASK] sop` and then text, documents one after the other with eos between them.

@@ -10,7 +10,6 @@ from mindformers_glm.data.loaders import FileLoader, Phase, optional_text, parse
 from mindformers_glm.data.record import Record
 from mindformers_glm.data.tables import without_nulls
 from mindformers_glm.errors import ConfigError, kind_of
-from mindformers_glm.registry import DATA_LOADERS
 from mindformers_glm.tokenizers import Message, read_messages
 
 _SHAREGPT_ROLES = {
@@ -57,7 +56,6 @@ class _ConversationLoader(FileLoader):
     gives = "conversations"
 
 
-@DATA_LOADERS.register("ToolAlpacaDataLoader", "MessagesDataLoader")
 class ConversationDataLoader(_ConversationLoader):
     """`{"conversations": [{"role", "content"}, ...], "tools": [...]}`: ChatGLM3, ToolAlpaca; or `messages`: OpenAI.
 
@@ -77,7 +75,6 @@ class ConversationDataLoader(_ConversationLoader):
         return _checked(record.line, read_messages(history, system=_system(value), tools=tools))
 
 
-@DATA_LOADERS.register()
 class ShareGPTDataLoader(_ConversationLoader):
     """`{"conversations": [{"from": "human" | "gpt" | ..., "value": ...}], "system": ..., "tools": ...}`.
 
@@ -119,7 +116,6 @@ class ShareGPTDataLoader(_ConversationLoader):
         return _checked(record.line, read_messages(history, system=system, tools=tools))
 
 
-@DATA_LOADERS.register("AlpacaInstructDataLoader")
 class AlpacaDataLoader(_ConversationLoader):
     """`{"instruction", "input", "output", "system", "history": [[question, reply], ...]}`.
 

@@ -19,7 +19,7 @@ from mindformers_glm.files import user_path
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.recognise import tokenizer_from
-from mindformers_glm.registry import DATA_HANDLERS, TOKENIZERS
+from mindformers_glm.registry import TOKENIZERS
 from mindformers_glm.tokenizers import GLMTokenizer, Message, Renderer
 
 
@@ -34,7 +34,6 @@ class Tokens(NamedTuple):
     used: int | None = None
 
 
-@DATA_HANDLERS.register()
 class AlpacaInstructDataHandler:
     """Rows with `instruction`, `input`, `output` as ids; what is longer than `seq_length` is cut.
 
@@ -94,7 +93,6 @@ class AlpacaInstructDataHandler:
         return kept
 
 
-@DATA_HANDLERS.register()
 class PackingHandler:
     """Several rows in one of `seq_length`, each attending to itself alone.
 

@@ -22,7 +22,7 @@ from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
-from mindformers_glm.registry import DATA_HANDLERS, DATA_LOADERS
+from mindformers_glm.registry import DATA_HANDLERS
 
 _BUILDERS = ("json", "csv", "parquet", "text", "arrow", "pandas")
 _WITHOUT_EFFECT = {
@@ -41,7 +41,6 @@ _WITHOUT_EFFECT = {
 _SLICE = re.compile(r"(\w+)(?:\[(\d*%?):(\d*%?)\])?")
 
 
-@DATA_LOADERS.register("CommonDataLoader")
 class HFDataLoader:
     """Rows of local files as the section of MindFormers names them.
 

@@ -20,12 +20,10 @@ from mindformers_glm.data.section import built_loader, built_tokenizer, require,
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
-from mindformers_glm.registry import DATASETS
 
 _REFUSED = {1: "Version 1 is ChatGLM-1, another model with its own masks. Use 2 for ChatGLM2, 3 for ChatGLM3."}
 
 
-@DATASETS.register()
 @takes_section
 class KeyWordGenDataset(TokenDataset):
     """Rows (B, max_source_length + max_target_length + 1) in the train phase, ids and labels alike.

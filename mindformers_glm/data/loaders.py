@@ -118,7 +118,6 @@ class FileLoader:
             logger.info("%s: columns that are not read: %s", self.path, ", ".join(map(str, others[:20])))
 
 
-@DATA_LOADERS.register()
 class ADGenDataLoader(FileLoader):
     """Pairs of a JSON-lines file such as ADGEN: `origin_columns` names the prompt and the answer.
 

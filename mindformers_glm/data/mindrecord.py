@@ -11,12 +11,10 @@ from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import logger
-from mindformers_glm.registry import DATA_LOADERS
 
 _SUFFIX = ".mindrecord"
 
 
-@DATA_LOADERS.register()
 class MindDataset:
     """Rows with `input_ids` and `labels` of one .mindrecord file, of a list, or of all below a folder.
 

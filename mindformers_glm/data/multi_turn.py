@@ -14,13 +14,11 @@ from mindformers_glm.data.records import judge
 from mindformers_glm.data.section import built_loader, built_tokenizer, require, require_rows, takes_section
 from mindformers_glm.errors import DataError, GenerationError
 from mindformers_glm.labels import IGNORED
-from mindformers_glm.registry import DATASETS
 from mindformers_glm.tokenizers import GLMTokenizer, Renderer
 
 _OVERLONG = ("cut", "fit", "drop", "error")
 
 
-@DATASETS.register()
 @takes_section
 class MultiTurnDataset(TokenDataset):
     """Rows (B, max_seq_length), rendered by the same code that chat and server use (tokenizers/chat.py).

@@ -60,7 +60,6 @@ def recognise(source: Source) -> Form:
     return form
 
 
-@DATA_LOADERS.register("OwnDataLoader")
 class AutoDataLoader:
     """Rows of files whose form is told by their columns (data/forms.py); the log says what was taken.
 

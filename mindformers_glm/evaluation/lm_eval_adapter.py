@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindformers_glm.assembly.model import load_model
+from mindformers_glm.assembly.request import ModelRequest
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.harness import Harness
 from mindformers_glm.generation.generate import engine_of
@@ -33,7 +34,7 @@ except ImportError as error:
 
 NAME = "mindformers_glm"
 _BATCH_SIZE = 8
-_USUAL = {  # of the command, where the harness' own are another model, one row at a time, and cuda:0
+_USUAL = {  # of the command, where the harness' own are another model, one sequence at a time, and cuda:0
     ("--model", "-M"): NAME,
     ("--batch_size", "-b"): str(_BATCH_SIZE),
     ("--device",): "cpu",
@@ -72,12 +73,14 @@ class MindFormersGLM(LM):
             raise ConfigError("batch_size", batch_size, f"Use 1 or more, or auto ({_BATCH_SIZE}).")
         changes = {"seq_length": max_length, "quantization_bit": quantization_bit}
         loaded = load_model(
-            str(pretrained),
-            tokenizer=tokenizer,
-            adapter=adapter,
-            lora_alpha=lora_alpha,
-            device_target=_DEVICES[target],
-            **{name: value for name, value in changes.items() if value is not None},
+            ModelRequest(
+                str(pretrained),
+                tokenizer=tokenizer,
+                adapter=adapter,
+                lora_alpha=lora_alpha,
+                device_target=_DEVICES[target],
+                changes={name: value for name, value in changes.items() if value is not None},
+            )
         )
         self.pretrained, self.batch_size = str(pretrained), size
         self.harness = Harness(

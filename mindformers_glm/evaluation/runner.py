@@ -84,9 +84,9 @@ def evaluate_generation(
 ) -> Evaluation:
     """The metric of what the model writes after each prompt of an eval dataset (input_ids: prompts, labels: answers).
 
-    `predictions` names a JSON-lines file with line, prompt, prediction, label and the reason of the end for each row;
-    it appears when the run is over. `log_samples` also logs each pair ("pred is", "label is"). `share` says which of
-    the dataset's batches this rank computes; the scores are those of all ranks.
+    `predictions` names a JSON-lines file with line, prompt, prediction, label and the reason of the end for each
+    sample; it appears when the run is over. `log_samples` also logs each pair ("pred is", "label is"). `share` says
+    which of the dataset's batches this rank computes; the scores are those of all ranks.
 
     Raises:
         GenerationError: a prompt that leaves no room for an answer, with its line in the data file.
@@ -123,7 +123,7 @@ def evaluate_generation(
 
 
 def without_fillers(batch: Batch) -> Batch:
-    """The rows that stand in the data; fillers only even out the ranks."""
+    """The samples that stand in the data; fillers only even out the ranks."""
     kept = {name: column[batch.rows != FILLER] for name, column in batch._asdict().items() if column is not None}
     return batch._replace(**kept)
 
@@ -131,7 +131,7 @@ def without_fillers(batch: Batch) -> Batch:
 def generate_batch(
     engine: Engine, batch: Batch, prompts: list[list[int]], config: GenerationConfig
 ) -> list[Generation]:
-    """One result for each row; a row that does not fit is reported with its line in the data file."""
+    """One result for each sample; one that does not fit is reported with its line in the data file."""
     for line, prompt in zip(batch.rows, prompts, strict=True):
         try:
             config.limits(prompt, seq_length=engine.max_length)
@@ -186,7 +186,7 @@ def _loss(model: nn.Cell, batch: Batch) -> float:
 def _samples(
     tokenizer: GLMTokenizer, batch: Batch, prompts: list[list[int]], results: list[Generation], *, pad_id: int
 ) -> list[dict[str, Any]]:
-    """What is written down of each row, in the order of the batch."""
+    """What is written down of each sample, in the order of the batch."""
 
     def text(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)

@@ -165,7 +165,7 @@ def _write(
         _link(paths[0], path)
     found = {**describe(paths[0]), "mind_ir": traced.version, "roles": traced.roles, "inputs": inputs}
     if traced.version == LITE_2_0:
-        found["exact"] = graph_file.products_with_constants(traced.graph)
+        found["exact"] = graph_file.matmuls_with_constants(traced.graph)
     return [Graph(**{**found, "name": path.name}) for path in paths]
 
 

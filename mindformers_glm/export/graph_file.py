@@ -47,7 +47,7 @@ def weight_name(parameter: proto.TensorProto) -> str:
     return parameter.name.rpartition(":")[2]
 
 
-def products_with_constants(graph: proto.ModelProto) -> list[str]:
+def matmuls_with_constants(graph: proto.ModelProto) -> list[str]:
     """Full names of matmuls with a constant that is no weight: these must not be quantised."""
     kinds = {f"REF::{primitive.name}": primitive.op_type for primitive in graph.primitives}
     constants = {node.output[0] for node in graph.graph.node if node.op_type == "Constant"}

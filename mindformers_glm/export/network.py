@@ -9,7 +9,7 @@ E head_dim, P prefix, V vocabulary.
 
 Written in what MindSpore Lite 2.0 can run: no shape is read in the graph, N is the -1 of every reshape, nothing is
 scattered, a slice keeps its axis (an index is several times slower there). No input is reshaped itself: after a change
-of lengths Lite frees the memory behind a reshaped input, which is the caller's.
+of lengths Lite frees the memory of a reshaped input, which is the caller's.
 """
 
 from __future__ import annotations

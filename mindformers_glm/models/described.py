@@ -1,6 +1,6 @@
 """The weights of a network by what they do, wherever they lie: in MindSpore's parameters, or in arrays over files.
 
-Whatever computes without Cells is told of a network by this. No MindSpore here. Shapes: L layers, K kv heads,
+What computes without Cells takes a network in this form. No MindSpore here. Shapes: L layers, K kv heads,
 E head_dim, P prefix.
 """
 
@@ -97,8 +97,8 @@ class BlockWeights(NamedTuple):
 class NetworkWeights(NamedTuple):
     """A whole network. `table` is that of the token embedding, `rotary` that of positions.
 
-    `prefix` (P, L * 2 * K * E) are the keys and values that every row sees first. `version` changes when weights do;
-    None: they never do, and stay where they are; the tensors then are those of assembly/held.py.
+    `prefix` (P, L * 2 * K * E) are the keys and values that every sequence sees first. `version` changes when weights
+    do; None: they never do, and stay where they are; the tensors then are those of assembly/held.py.
     """
 
     config: NetworkConfig

@@ -12,7 +12,7 @@ from mindformers_glm.models.glm.config import ChatGLM2Config, RecomputeConfig
 
 __all__ = ["BlockParts", "NetworkConfig", "NetworkParts", "RecomputeConfig"]
 
-NetworkConfig: TypeAlias = ChatGLM2Config  # the configuration of a network; today every family has this class
+NetworkConfig: TypeAlias = ChatGLM2Config  # the configuration of a network; every family here has this class
 
 
 class BlockParts(NamedTuple):

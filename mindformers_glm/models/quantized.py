@@ -77,7 +77,7 @@ class QuantizedEmbedding(IntegerWeight, nn.Cell):
         return self.embedding_table_scale
 
     def construct(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B, T) -> rows (N, D) in the type of the stream."""
+        """Token ids (B, T) -> rows (N, D) in the type of the hidden states."""
         ids = input_ids.reshape(-1)
         rows, scales = (ops.gather(held, ids, 0) for held in (self.embedding_table, self.embedding_table_scale))
         return ops.cast(widened(rows, scales, bits=self.bits, columns=self.in_channels), self.dtype)

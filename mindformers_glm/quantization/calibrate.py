@@ -194,7 +194,7 @@ def _whole(
     floats = dequantized(layer)
     x = seen.some if factor is None else seen.some / factor
     exact = x @ weight.T + layer.fp_bias
-    return parts, floats, _lost(name, floats - weight, weight, choice.scheme.product(x, layer) - exact, exact)
+    return parts, floats, _lost(name, floats - weight, weight, choice.scheme.matmul(x, layer) - exact, exact)
 
 
 def layers_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Layer]:

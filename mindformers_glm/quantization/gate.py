@@ -83,7 +83,7 @@ def replies(engine: Engine, prompts: Sequence[Sequence[int]], count: int) -> lis
 
 
 def measure(float_side: FloatSide, engine: Engine, scheme: str, *, greedy: int = 16) -> Verdict:
-    """The verdict on the network behind an engine; `greedy` tokens are written where the float model's are known."""
+    """The verdict on the network of an engine; `greedy` tokens are written where the float model's are known."""
     network, sums, same, count = engine.network, np.zeros(3), 0, 0
     for ids, begin, exact in zip(float_side.ids, float_side.begins, float_side.logits, strict=True):
         wanted = np.arange(begin - 1, len(ids) - 1, dtype=np.int32)

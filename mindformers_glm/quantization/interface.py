@@ -30,7 +30,7 @@ class Scheme(ABC):
 
     - `name`: what YAML, AutoModel, tools and the benchmark call it; `bits` of a weight;
     - `stores`: the tensors of a layer NAME, suffix -> what it is;
-    - `computes`: what its product is, in words; `exports`: forms of `convert --to` that hold it without rounding again;
+    - `computes`: what its matmul does, in words; `exports`: forms of `convert --to` that hold it exactly;
     - `needs`: "rows" where inputs must have been seen;
     - `group_sizes`: what `group_size` may be, 0 a whole row.
     """
@@ -70,7 +70,7 @@ class Scheme(ABC):
     def quantise(
         self, weight: np.ndarray, *, group_size: int, bias: np.ndarray | None = None, inputs: Inputs | None = None
     ) -> Any:
-        """What `dequantise` and `product` take, of a float weight (N, K) with groups of `group_size` columns.
+        """What `dequantise` and `matmul` take, of a float weight (N, K) with groups of `group_size` columns.
 
         Raises:
             ConfigError: it needs inputs that were seen, and there are none.
@@ -80,7 +80,7 @@ class Scheme(ABC):
     def dequantise(self, layer: Any, columns: int) -> np.ndarray:
         """The float32 weight (N, K) that a layer stands for."""
 
-    def product(self, x: np.ndarray, layer: Any, bias: np.ndarray | None = None) -> np.ndarray:
+    def matmul(self, x: np.ndarray, layer: Any, bias: np.ndarray | None = None) -> np.ndarray:
         """The outputs (T, N) for inputs x (T, K), as the scheme means them, by NumPy."""
         y = x.astype(np.float32) @ self.dequantise(layer, x.shape[1]).T
         return y if bias is None else y + bias

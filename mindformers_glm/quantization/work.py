@@ -1,4 +1,4 @@
-"""What calibration has done so far, on disk: the tensors of each layer, and the rows behind the last of them.
+"""What calibration has done so far, on disk: the tensors of each layer, and the hidden states after the last of them.
 
 `<output>.work` holds a file for each layer and one of states; it goes on from there after a kill, when the same is
 asked for, and is removed at the end.
@@ -57,14 +57,14 @@ class Work:
         self.done = last + 1 if all(self._layer(index).is_file() for index in range(last + 1)) else 0
 
     def states(self, lengths: Sequence[int]) -> list[np.ndarray] | None:
-        """The rows behind the layers that are done; None where none is."""
+        """The hidden states after the layers that are done; None where none is."""
         if not self.done:
             return None
         joined = np.load(self._states(self.done - 1), allow_pickle=False)
         return np.split(joined, np.cumsum(lengths)[:-1])
 
     def write(self, index: int, tensors: Mapping[str, np.ndarray], states: Sequence[np.ndarray] | None) -> None:
-        """Keeps the tensors of a layer, and the rows behind it; of the last layer there are none.
+        """Keeps the tensors of a layer, and the hidden states after it; of the last layer there are none.
 
         Raises:
             CheckpointError: the disk is full.

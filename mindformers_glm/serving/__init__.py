@@ -1,1 +1,1 @@
-"""Talking to a model: in the terminal."""
+"""Talking to a model: in the terminal, and over HTTP."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindformers_glm.assembly.engine import Loaded, load_engine
+from mindformers_glm.assembly.request import ModelRequest
 
 __all__ = ["Loaded", "load"]
 
@@ -16,9 +17,9 @@ def load(
     seq_length: int | None = None,
     quantization_bit: int | None = None,
     engine: Mapping[str, Any] | None = None,
-    **options: Any,
+    **asked: Any,
 ) -> Loaded:
-    """Engine and tokenizer of whatever `load_engine` takes, with its options.
+    """Engine and tokenizer of a model; `asked` are the other fields of ModelRequest.
 
     `seq_length` and `quantization_bit` None are the model's own; `engine` are options of the engine.
 
@@ -27,4 +28,4 @@ def load(
     """
     given: dict[str, Any] = {"seq_length": seq_length, "quantization_bit": quantization_bit}
     changes = {name: value for name, value in given.items() if value is not None}
-    return load_engine(model, options=engine, **options, **changes)
+    return load_engine(ModelRequest(model, changes=changes, **asked), options=engine)

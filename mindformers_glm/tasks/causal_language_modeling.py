@@ -19,7 +19,7 @@ from mindformers_glm.config import RunConfig
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
-from mindformers_glm.evaluation.predict import RESULT_NAME, predict
+from mindformers_glm.evaluation.prediction import RESULT_NAME, predict
 from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.export.run import export_run

@@ -9,7 +9,7 @@ from mindformers_glm.assembly.held_files import NeedsMindSpore
 from mindformers_glm.assembly.run_held import held_of_run, reasons_of
 from mindformers_glm.assembly.run_tokenizer import build_tokenizer
 from mindformers_glm.config import RunConfig
-from mindformers_glm.evaluation.predict import RESULT_NAME, predict
+from mindformers_glm.evaluation.prediction import RESULT_NAME, predict
 
 
 def check_predicts(config: RunConfig) -> None:

@@ -162,7 +162,7 @@ def read_json_vocabulary(path: Path) -> BytePairs:
 
 
 class _Ranks:
-    """tiktoken's merging behind the one question asked here."""
+    """tiktoken's merging, as `BytePairs` asks for it."""
 
     def __init__(self, merging: Any) -> None:
         self._merging = merging
@@ -172,7 +172,7 @@ class _Ranks:
 
 
 class _Json:
-    """The merging of the library tokenizers."""
+    """The merging of the library tokenizers, asked alike."""
 
     def __init__(self, merging: Any) -> None:
         self._merging = merging

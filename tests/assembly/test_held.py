@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -16,6 +17,7 @@ from mindformers_glm.assembly.engine import held_engine, load_engine
 from mindformers_glm.assembly.held import HeldNetwork
 from mindformers_glm.assembly.held_files import load_held
 from mindformers_glm.assembly.network import empty_network, load_network
+from mindformers_glm.assembly.request import ModelRequest
 from mindformers_glm.assembly.whole_layers import layers_of
 from mindformers_glm.assembly.whole_numbers import put_whole_numbers
 from mindformers_glm.checkpoint.load import load_into
@@ -60,6 +62,10 @@ def _operators_one_by_one():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
     ms.set_context(mode=before)
+
+
+def asked(model, tokenizer: str, **changes) -> ModelRequest:
+    return ModelRequest(str(model), tokenizer=tokenizer, changes=changes)
 
 
 def logits(network) -> np.ndarray:
@@ -129,7 +135,7 @@ def test_a_folder_of_the_official_models(golden, place, changes):
 
 def test_weights_of_16_bits_are_computed_in_float32(golden, glm2_vocab):
     folder = str(golden / "hf_glm2_tiny")
-    loaded = load_engine(folder, tokenizer=glm2_vocab, seq_length=64, param_init_type="float16")
+    loaded = load_engine(asked(folder, glm2_vocab, seq_length=64, param_init_type="float16"))
     assert loaded.held is not None and loaded.held.slots["transformer.output_layer.weight"].dtype == "float16"
     model = AutoModel.from_pretrained(folder, seq_length=64, param_init_type="float16", compute_dtype="float32")
     assert answer(loaded.engine) == answer(MindSporeEngine(model))
@@ -139,8 +145,8 @@ def test_weights_of_16_bits_are_computed_in_float32(golden, glm2_vocab):
 def test_an_adapter_on_top_and_beside(base, glm2_vocab, adapters, kind):
     known = {"param_init_type": "float32", "compute_dtype": "float32", "seq_length": 64}
     place, alpha = str(adapters / kind), {"lora_alpha": 32} if kind == "lora.ckpt" else {}
-    plain = load_engine(str(base), tokenizer=glm2_vocab, **known)
-    on_top = load_engine(str(base), adapter=place, tokenizer=glm2_vocab, **alpha, **known)
+    plain = load_engine(asked(base, glm2_vocab, **known))
+    on_top = load_engine(dataclasses.replace(asked(base, glm2_vocab, **known), adapter=place, **alpha))
     assert on_top.held is not None
     expected = answer(MindSporeEngine(load_network(str(base), adapter=place, **alpha, **known)))
     assert answer(on_top.engine) == expected != answer(plain.engine)
@@ -170,21 +176,21 @@ def test_what_does_not_fit_is_named(base, glm2_vocab, tmp_path):
         json.dumps({**config, "ffn_hidden_size": 2 * config["ffn_hidden_size"]})
     )
     with pytest.raises(CheckpointError, match="of wrong shape"):
-        load_engine(str(tmp_path / "model"), tokenizer=glm2_vocab)
+        load_engine(asked(tmp_path / "model", glm2_vocab))
     with pytest.raises(ConfigError, match="cache_dtype"):
-        load_engine(str(base), tokenizer=glm2_vocab, options={"cache_dtype": "int3"})
+        load_engine(asked(base, glm2_vocab), options={"cache_dtype": "int3"})
     with pytest.raises(ConfigError, match="backend"):
-        load_engine(str(base), tokenizer=glm2_vocab, options={"backend": "cuda"})
+        load_engine(asked(base, glm2_vocab), options={"backend": "cuda"})
 
 
 def test_what_the_kernels_cannot_compute_takes_mindspore_and_says_so(base, glm2_vocab, monkeypatch):
     told = []
     monkeypatch.setattr("mindformers_glm.assembly.engine.log_once", told.append)
-    loaded = load_engine(str(base), tokenizer=glm2_vocab, layernorm_compute_type="float16", seq_length=64)
+    loaded = load_engine(asked(base, glm2_vocab, layernorm_compute_type="float16", seq_length=64))
     assert loaded.held is None and isinstance(loaded.engine.network, MindSporeNetwork)
     assert any("layernorm_compute_type is float16" in line for line in told)
 
 
 def test_the_model_of_mindspore_is_there_when_it_is_asked_for(base, glm2_vocab):
-    loaded = load_engine(str(base), tokenizer=glm2_vocab, param_init_type="float32", seq_length=64)
+    loaded = load_engine(asked(base, glm2_vocab, param_init_type="float32", seq_length=64))
     assert answer(MindSporeEngine(loaded.network)) == answer(loaded.engine)

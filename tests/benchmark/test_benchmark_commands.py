@@ -231,7 +231,7 @@ def test_what_a_peer_is_told():
         ("decode --context 100 --against torch", "--context: got 100. torch's script takes a prompt of 512 tokens"),
         ("prefill --prompt 100 --against torch", "--prompt: got 100. torch's script takes a prompt of 512 tokens"),
         ("decode --dtype int8 --against torch", "--dtype: got 'int8'. torch's script has no such type"),
-        ("decode --batch 2 --against llama.cpp", "--batch: got 2. The peers' scripts run one row at a time."),
+        ("decode --batch 2 --against llama.cpp", "--batch: got 2. The peers' scripts run one sequence at a time."),
         ("train --against llama.cpp", "--against: got 'llama.cpp'. It does not train"),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_chart_is_drawn(tmp_path, figures, capsys):
     assert picture.stat().st_size > 5000
     found = json.loads(figures.read_text())
     assert [(row["point"], row["batch"], row["length"]) for row in found["points"]] == [(1, 1, 8), (2, 2, 8)]
-    assert "rows at once 2, float32" in shown
+    assert "sequences at once 2, float32" in shown
 
 
 def test_points_of_the_training_chart_have_the_same_tokens():

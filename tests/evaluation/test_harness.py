@@ -15,9 +15,10 @@ from mindformers_glm.evaluation.harness import Harness
 @pytest.fixture(scope="module")
 def tiny():
     from mindformers_glm.assembly.model import load_model
+    from mindformers_glm.assembly.request import ModelRequest
     from mindformers_glm.generation.generate import engine_of
 
-    loaded = load_model("glm2_tiny")
+    loaded = load_model(ModelRequest("glm2_tiny"))
     return Harness(engine_of(loaded.network), loaded.tokenizer, batch_size=3, max_gen_toks=12)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.evaluation.predict import prompt_ids, read_inputs
+from mindformers_glm.evaluation.prediction import prompt_ids, read_inputs
 from mindformers_glm.tokenizers import ChatGLM3Tokenizer
 
 read_prompts = partial(read_inputs, unescape=True)

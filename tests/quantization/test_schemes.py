@@ -51,7 +51,7 @@ def test_a_product_is_near_that_of_floats(name):
     assert found.shape == weight.shape and not found[3].any()
     assert np.linalg.norm(found - weight) < limit * np.linalg.norm(weight)
     exact = x @ weight.T
-    assert 0 < np.linalg.norm(scheme.product(x, layer) - exact) < 1.5 * limit * np.linalg.norm(exact)
+    assert 0 < np.linalg.norm(scheme.matmul(x, layer) - exact) < 1.5 * limit * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("name", NAMES)

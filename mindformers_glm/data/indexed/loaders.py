@@ -21,7 +21,6 @@ from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.files import user_path
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.log import log_once, logger
-from mindformers_glm.registry import DATA_LOADERS
 
 _PARTS = {"train": "train", "eval": "valid"}
 _UNUSED = ("shuffle", "datasets_type", "create_attention_mask", "num_dataset_builder_threads", "mmap_bin_files")
@@ -65,7 +64,6 @@ class _InstructionRows(Sequence[Example]):
         return Example(ids, labels, used, first_visible=[*row.first_visible.tolist(), *[len(row.input_ids)] * missing])
 
 
-@DATA_LOADERS.register("BlendedMegatronDatasetDataLoader")
 class IndexedDataLoader:
     """A corpus of .bin/.idx pairs: `dataset_dir` is a prefix, or weights and prefixes in turn.
 

@@ -1,1 +1,1 @@
-"""ChatGLM2 and ChatGLM3: configuration, weight table, network."""
+"""The one network of the GLM family, from ChatGLM2 to GLM-4: configuration, weight table, layers."""

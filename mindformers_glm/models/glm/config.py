@@ -1,4 +1,4 @@
-"""What a ChatGLM2 or ChatGLM3 network looks like, and the defaults for generating with it. No MindSpore here."""
+"""What a network of the GLM family looks like, and the defaults for generating with it. No MindSpore here."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class ChatGLM2Config(BaseModel):
       model; MindFormers left the division out when it was False.
     - `attention_softmax_in_fp32`, `softmax_compute_type`, `bias_dropout_fusion`: softmax is always float32; fusing is
       the device's affair.
-    - `layernorm_compute_type` is the type of the norms and, unless `residual_dtype` says otherwise, of the residual
-      stream.
+    - `layernorm_compute_type` is the type of the norms and, unless `residual_dtype` says otherwise, of the hidden
+      states.
     - `use_past`, `batch_size` and the keys of paged attention choose no other network: the cache is an argument of
       `forward_cached`, for any batch.
     - `use_flash_attention` chooses operators, not another network: on Ascend True takes MindSpore's flash attention
@@ -331,7 +331,7 @@ class ChatGLM2Config(BaseModel):
 
     @property
     def stream_dtype(self) -> str:
-        """Type of the residual stream."""
+        """Type of the hidden states."""
         return self.residual_dtype or ("float32" if self.fp32_residual_connection else self.layernorm_compute_type)
 
     @property

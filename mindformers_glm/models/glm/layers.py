@@ -101,7 +101,7 @@ class SelfAttention(nn.Cell):
         prefix_v: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
-        """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every row. `first` (B, T) for packed rows."""
+        """Rows (N, D) -> (N, D). A prefix (B, K, P, E) is seen by every sequence. `first` (B, T) for packed rows."""
         x = self.query_key_value(x)
         joins = self.join is not None and self.training
         if self.may_be_whole and prefix_k is None and not joins:

@@ -1,4 +1,4 @@
-"""ChatGLM2 and ChatGLM3 for causal language modelling. Shapes: see layers.py."""
+"""ChatGLM2, ChatGLM3 and GLM-4 for causal language modelling. Shapes: see layers.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mindformers_glm.models.glm.weights import rotary, tied
 from mindformers_glm.models.interface import NetworkParts
 from mindformers_glm.models.linear import INIT_SIGMA, Linear, Norm
 from mindformers_glm.models.quantized import QuantizedLinear, make_quantized
-from mindformers_glm.models.speaking import Speaking
+from mindformers_glm.models.text_generation import TextGeneration
 from mindformers_glm.ops.attention import MASKED, causal_mask
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy, IntegerHeadCrossEntropy
 from mindformers_glm.ops.linear import matrix_type
@@ -186,7 +186,7 @@ class ChatGLM2Model(nn.Cell):
 
 
 @MODELS.register("ChatGLM2WithPtuning2")
-class ChatGLM2ForConditionalGeneration(Speaking):
+class ChatGLM2ForConditionalGeneration(TextGeneration):
     """The network with its loss; generation is found by name, so that the network knows none of it.
 
     Adapters that the configuration asks for (`pet_config`, `pre_seq_len`) are attached here. With `part` this is one

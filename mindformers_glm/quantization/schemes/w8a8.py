@@ -44,6 +44,6 @@ class W8A8(Scheme):
         """See Scheme."""
         return dequantized(layer)
 
-    def product(self, x: np.ndarray, layer: Layer, bias: np.ndarray | None = None) -> np.ndarray:
+    def matmul(self, x: np.ndarray, layer: Layer, bias: np.ndarray | None = None) -> np.ndarray:
         """See Scheme; the layer holds the bias already."""
         return output(x, layer)

@@ -148,7 +148,7 @@ class Service:
             served.open -= answers
 
     def _running(self) -> int:
-        """Answers that have a row, as far as rows suffice."""
+        """Answers that are computed now: each engine has a place for `max_rows` of them."""
         open_of: dict[int, tuple[int, int]] = {}
         for served in {id(served): served for served in self.models.values()}.values():
             rows, taken = open_of.get(id(served.engine), (served.engine.max_rows, 0))

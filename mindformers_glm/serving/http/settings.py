@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Bounds and manners. Sizes in bytes, times in seconds.
+    """Bounds and other settings. Sizes in bytes, times in seconds.
 
     `keys` open the API (none: no key is asked for), `admin_keys` open what changes the server and also the API.
     `max_queue` answers may wait beyond those on their way before a client is told 429.

@@ -14,7 +14,7 @@ from mindformers_glm.tokenizers.messages import NO_TOOLS, TOOLS_INTRODUCTION, Me
 
 
 class CodeGeeX2(ChatFormat):
-    """CodeGeeX2."""
+    """The chat format of CodeGeeX2."""
 
     @classmethod
     def is_told(cls, signs: Signs) -> bool:

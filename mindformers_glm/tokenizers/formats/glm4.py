@@ -26,7 +26,7 @@ _INTRODUCTION = (
 
 
 class Glm4(Roles):
-    """GLM-4-9B-chat."""
+    """The chat format of GLM-4-9B-chat."""
 
     @classmethod
     def is_told(cls, signs: Signs) -> bool:

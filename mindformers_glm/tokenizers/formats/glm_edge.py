@@ -12,7 +12,7 @@ _ROWS = 59264  # of the embedding of every GLM-Edge
 
 
 class GlmEdge(Glm4):
-    """GLM-Edge."""
+    """The chat format of GLM-Edge."""
 
     @classmethod
     def is_told(cls, signs: Signs) -> bool:

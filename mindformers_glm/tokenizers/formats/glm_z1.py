@@ -24,7 +24,7 @@ _INTRODUCTION = (
 
 
 class GlmZ1(Glm40414):
-    """GLM-Z1-*-0414."""
+    """The chat format of GLM-Z1-*-0414."""
 
     thinks = True
     heading = f"{_INTRODUCTION}\n\n# 可用工具"

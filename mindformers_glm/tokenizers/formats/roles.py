@@ -18,7 +18,7 @@ Marked = list[tuple[Message, bool]]  # messages, and which of them are learned
 
 
 class Roles(ChatFormat):
-    """ChatGLM3."""
+    """The chat format of ChatGLM3."""
 
     has_roles = True
     opens_with_line = True

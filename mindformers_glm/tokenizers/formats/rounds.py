@@ -22,7 +22,7 @@ _Pairs = list[tuple[str, str | None]]
 
 
 class Rounds(ChatFormat):
-    """ChatGLM2."""
+    """The chat format of ChatGLM2."""
 
     def check(self, messages: list[Message]) -> None:
         """Raises GenerationError when the messages are no rounds."""

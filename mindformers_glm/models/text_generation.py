@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindformers_glm import runtime
-from mindformers_glm.models.manners import TorchManners
+from mindformers_glm.models.torch_methods import TorchMethods
 from mindformers_glm.registry import service
 
 if TYPE_CHECKING:  # rows above this one: a network knows no text and no search
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # rows above this one: a network knows no text and no search
 Message = Mapping[str, Any]  # role, content, and for tools tool_calls or metadata
 
 
-class Speaking(TorchManners):
+class TextGeneration(TorchMethods):
     """A network that generates. Shapes: T tokens of a prompt."""
 
     def generate(
@@ -33,9 +33,9 @@ class Speaking(TorchManners):
         position_ids: Any = None,
         **settings: Any,
     ) -> list[np.ndarray]:
-        """Prompt and new ids of each row, int32 arrays of their own length.
+        """Prompt and new ids of each prompt given, int32 arrays of their own length.
 
-        `input_ids` is one row (T) or several, lists of any lengths, an array or a Tensor; `settings` are fields of
+        `input_ids` is one prompt (T) or several, lists of any lengths, an array or a Tensor; `settings` are fields of
         GenerationConfig and win over `generation_config`.
 
         >>> ids = tokenizer("你好")["input_ids"]
