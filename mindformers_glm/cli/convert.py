@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.checkpoint.convert.forms import FORMS
@@ -35,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--to", choices=[*FORMS, "gguf", "megatron"], help="form of the output")
     p.add_argument("--dtype", help="fp32, fp16, bf16, or nothing: numbers keep their type; for gguf also q8_0, q4_0")
     p.add_argument("--config", help="YAML or config.json of the network, where none lies beside the weights")
-    p.add_argument("--tokenizer", help="folder of the tokenizer to put beside the weights")
+    p.add_argument(
+        "--tokenizer", help="tokenizer to put beside the weights: folder, tokenizer.model or name of a model"
+    )
     p.add_argument("--shard_size", default="2GB", help="largest file of a folder (2GB)")
     p.add_argument("--lora_alpha", type=number(above=True), help="alpha of a LoRA whose file does not tell it")
     p.add_argument("--rank", type=whole(0), default=0, help="which rank_N folder to read")
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _write_gguf(args: argparse.Namespace) -> None:
     """Writes a GGUF file, or prints what it would write."""
     from mindformers_glm.checkpoint.convert.gguf import plan_gguf, write_gguf  # noqa: PLC0415 - reads weights
-    from mindformers_glm.checkpoint.convert.job import open_checkpoint  # noqa: PLC0415
+    from mindformers_glm.checkpoint.convert.job import open_checkpoint, tokenizer_folder  # noqa: PLC0415
     from mindformers_glm.cli.conversions import bar  # noqa: PLC0415
 
     alpha = args.lora_alpha
@@ -113,7 +114,7 @@ def _write_gguf(args: argparse.Namespace) -> None:
     )
     if opened.config is None or not opened.exact:
         raise ConfigError("config", None, "The shapes do not tell the channels of a head: give --config.")
-    tokenizer = Path(args.tokenizer) if args.tokenizer else opened.tokenizer
+    tokenizer = tokenizer_folder(args.tokenizer) if args.tokenizer else opened.tokenizer
     plan = plan_gguf(opened.source, opened.config, args.output_path, dtype=args.dtype, tokenizer=tokenizer)
     inside = "with its vocabulary" if plan.has_vocabulary else "without a vocabulary (no_vocab): programs give it ids"
     print(f"output {plan.out} (gguf), {len(plan.tensors)} tensors, {plan.size:,} bytes, {inside}")

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--input", nargs="+", help="files, folders, patterns: jsonl, json, csv, tsv, txt, parquet, arrow")
     data.add_argument("--json-keys", nargs="+", default=["text"], help="columns to take, a pair each")
     model = p.add_argument_group("tokenizer")
-    model.add_argument("--tokenizer-name-or-path", help="folder of the model, or its tokenizer.model")
+    model.add_argument("--tokenizer-name-or-path", help="folder of the model, its tokenizer.model, or its name")
     model.add_argument("--tokenizer-type", default="PretrainedFromHF", choices=_TOKENIZERS, help="both read it")
     output = p.add_argument_group("output")
     output.add_argument("--output-prefix", help="path and beginning of the files' names")

@@ -11,7 +11,6 @@ With --config, other arguments are those of run_mindformer.py; without it, --opt
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.cli.options import Parser, whole
@@ -27,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", help="YAML file of a training run")
     p.add_argument("--phase", choices=("train", "eval"), default="train", help="which dataset of it")
     p.add_argument("--data", help="data file, without a YAML file")
-    p.add_argument("--tokenizer", help="folder or file of the vocabulary")
+    p.add_argument("--tokenizer", help="name of a model, or folder or file of its vocabulary")
     p.add_argument("--tokenizer_type", default="ChatGLM2Tokenizer")
     p.add_argument("--dataset_type", default="KeyWordGenDataset")
     p.add_argument("--data_loader", default="ADGenDataLoader")
@@ -55,7 +54,7 @@ def dataset_of(chosen: argparse.Namespace, others: list[str]) -> tuple[TokenData
         return dataset, dataset.tokenizer or built_tokenizer(found.tokenizer, f"{key}.tokenizer")
     if not chosen.data or not chosen.tokenizer:
         raise ConfigError("--data", chosen.data, "Give --config FILE, or --data FILE and --tokenizer FOLDER.")
-    vocab_file, _ = files.load(Path(chosen.tokenizer))
+    vocab_file, _ = files.load(chosen.tokenizer)
     section: dict[str, Any] = {
         "data_loader": {
             "type": chosen.data_loader,

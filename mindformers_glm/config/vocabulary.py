@@ -40,6 +40,11 @@ def of_model(name: Any) -> str | None:
     return next((str(place) for place in places if place.is_file()), None)
 
 
+def shipped() -> list[str]:
+    """The models whose vocabulary comes with the package."""
+    return sorted(name for name in MODEL_NAMES if (ASSETS / name).is_dir())
+
+
 def beside(weights: Any) -> str | None:
     """The vocabulary of a model name, in a folder of weights, or in the folder of a weight file."""
     if not weights or not isinstance(weights, str):

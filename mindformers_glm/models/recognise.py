@@ -48,13 +48,13 @@ def family_named(path: Any) -> Family | None:
 
 
 def tokenizer_from(path: str | Path) -> GLMTokenizer:
-    """The tokenizer of a folder, of the class that its files tell.
+    """The tokenizer of a folder, file or name of a model that is here, of the class that its files tell.
 
     Raises:
         DataError: no vocabulary there.
         ConfigError: the folder belongs to another tokenizer.
     """
-    vocab_file, _ = files.load(Path(path))
+    vocab_file, _ = files.load(path)
     kind: Any = TOKENIZERS.get(tokenizer_class(vocab_file.parent), "tokenizer_class")
     return kind.from_pretrained(path)
 

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from mindformers_glm.config.vocabulary import FILES
-from mindformers_glm.errors import DataError, UserError
+from mindformers_glm.config.vocabulary import FILES, of_model, shipped
+from mindformers_glm.errors import DataError, UserError, listed
 from mindformers_glm.files import parse_json, read_small, user_path
 
 VOCABULARY, JSON_VOCABULARY = VOCABULARIES = FILES
@@ -33,15 +33,22 @@ def save(folder: Path, vocab_file: Path, config: dict[str, Any] | None) -> tuple
     return tuple(str(path) for path in written)
 
 
-def load(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The vocabulary file and the settings beside it, of a folder or of the vocabulary file itself.
+def found(path: str | Path) -> Path:
+    """A path that a user wrote, or, where nothing lies there, the vocabulary of the model that has this name here."""
+    there = user_path(path)
+    named = None if os.path.exists(there) else of_model(str(path))
+    return there if named is None else Path(named)
+
+
+def load(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The vocabulary file and the settings beside it, of a folder, of the vocabulary file itself, or of a model's name.
 
     Raises:
         DataError: the folder has no vocabulary, or its settings are not a JSON object.
     """
-    path = user_path(path)
+    path = found(path)
     if not path.exists():
-        fix = "Give a folder with tokenizer.model; names such as glm2_tiny are known to AutoTokenizer.from_pretrained"
+        fix = f"Give a folder with tokenizer.model, or the name of a model whose tokenizer is here: {listed(shipped())}"
         raise DataError(str(path), "there is no such folder or file", fix)
     folder, vocab_file = (path, vocabulary_in(path)) if path.is_dir() else (path.parent, path)
     if vocab_file is None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import sentencepiece
 
 from mindformers_glm.errors import ConfigError, DataError
-from mindformers_glm.files import user_path
 from mindformers_glm.tokenizers import files
 
 _SPACE = "\u2581"  # how sentencepiece writes a space inside a piece
@@ -109,7 +108,7 @@ def readable(vocab_file: str | Path | None) -> Path:
     """
     if not vocab_file:
         raise ConfigError("tokenizer.vocab_file", vocab_file, f"A tokenizer needs its vocabulary. {_REPAIR}.")
-    path = user_path(vocab_file)
+    path = files.found(vocab_file)
     if path.is_dir():
         path = files.vocabulary_in(path) or path / files.VOCABULARY
     if not path.is_file():

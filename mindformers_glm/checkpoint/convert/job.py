@@ -28,7 +28,7 @@ from mindformers_glm.errors import CheckpointError, ConfigError, listed, shown
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.recognise import tokenizer_from
 from mindformers_glm.tokenizers.chatglm import GLM2_SPECIALS
-from mindformers_glm.tokenizers.files import VOCABULARY, kind, vocabulary_in
+from mindformers_glm.tokenizers.files import VOCABULARY, found, kind, vocabulary_in
 
 KV_CHANNELS = 128
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -117,7 +117,7 @@ def plan_job(
     network = opened.config
     if form == "ours" and network is not None and any(LORA_NAME in name for name in opened.source.names):
         network = network.model_copy(update={"pet_config": _needed(opened)})
-    vocabulary = _tokenizer_folder(tokenizer) if tokenizer else opened.tokenizer
+    vocabulary = tokenizer_folder(tokenizer) if tokenizer else opened.tokenizer
     if vocabulary is not None and opened.exact and opened.config is not None:
         check_tokenizer(vocabulary_size(vocabulary), opened.config, place=vocabulary)
     return plan_conversion(
@@ -163,6 +163,21 @@ def vocabulary_size(folder: Path) -> int:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(str(folder / VOCABULARY), "not a sentencepiece model", "Copy it again.") from error
     return processor.GetPieceSize() + len(GLM2_SPECIALS)
+
+
+def tokenizer_folder(path: str | Path) -> Path:
+    """The folder of a tokenizer, from itself, its vocabulary file, or the name of a model that is here.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = found(path)
+    folder = path if path.is_dir() else path.parent
+    if vocabulary_in(folder) is None:
+        raise CheckpointError(
+            str(path), f"no {VOCABULARY} there", "Give the folder of the tokenizer, or the name of its model."
+        )
+    return folder
 
 
 def byte_count(text: str | int) -> int:
@@ -213,11 +228,3 @@ def _needed(opened: Opened) -> dict[str, Any]:
             "Give --lora_alpha, or --config with pet_config.",
         )
     return opened.pet_config
-
-
-def _tokenizer_folder(path: str | Path) -> Path:
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    if vocabulary_in(folder) is None:
-        raise CheckpointError(str(path), f"no {VOCABULARY} there", "Give the folder of the tokenizer.")
-    return folder

@@ -20,6 +20,7 @@ from mindformers_glm.cli.documents.training import carry_out, device_of, laid_ov
 from mindformers_glm.cli.options import Parser, number, whole
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
+from mindformers_glm.tokenizers.files import found
 
 _STYLES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _LOADERS_OF_HF = ("chatglm3_hf", "hf_mcore", "hf")
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--data-path", required=True, help="prefix of .bin/.idx pairs; with a blend: WEIGHT PREFIX ...", nargs="+"
     )
-    p.add_argument("--tokenizer-name-or-path", required=True, help="folder of the tokenizer")
+    p.add_argument("--tokenizer-name-or-path", required=True, help="folder or name of the tokenizer")
     p.add_argument("--load", help="weights to start from: a Megatron folder, or any model")
     p.add_argument("--save", required=True, help="folder of the run; the result lies there as a Megatron folder too")
     p.add_argument("--seq-length", type=whole(2), required=True, help="tokens of a row")
@@ -308,7 +309,7 @@ def convert_ckpt(argv: Sequence[str] | None = None) -> None:
         more += ["--config", str(original / "config.json")]
     tokenizer = original if (original / "tokenizer.model").is_file() else None
     if tokenizer is None and chosen.tokenizer_model:
-        tokenizer = user_path(chosen.tokenizer_model)
+        tokenizer = found(chosen.tokenizer_model)
         tokenizer = tokenizer.parent if tokenizer.is_file() else tokenizer
     more += ["--tokenizer", str(tokenizer)] if tokenizer else []
     convert.main(["--input_path", chosen.load_dir, "--output_path", str(original / "mg2hg"), "--to", "hf", *more])

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the generation and evaluation scripts."""
     p = Parser(description=__doc__)
     p.add_argument("--load", required=True, help="Megatron folder, or any model")
-    p.add_argument("--tokenizer-name-or-path", required=True, help="folder of the tokenizer")
+    p.add_argument("--tokenizer-name-or-path", required=True, help="folder or name of the tokenizer")
     p.add_argument("--task", choices=("chat", "mmlu"), help="mmlu: evaluate; otherwise generate")
     p.add_argument("--task-data-path", help="folder of the task: ./mmlu/data/test/")
     p.add_argument("--max-new-tokens", type=whole(), default=128, help="longest reply (128)")
