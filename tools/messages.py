@@ -40,6 +40,11 @@ SOURCES = (  # files and folders, from the first that users meet
     "tokenizers",
     "models",
     "adapters",
+    "evaluation",
+    "quantization",
+    "export",
+    "benchmark",
+    "conformance",
     "auto.py",
     "pipeline.py",
 )

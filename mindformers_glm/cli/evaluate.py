@@ -24,6 +24,7 @@ from mindformers_glm.cli.ranks import MOST, add_tp_size, start
 from mindformers_glm.errors import ConfigError, DataError
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
 from mindformers_glm.files import user_path
+from mindformers_glm.messages import told
 
 _WAYS = ("lm-eval", "official", "chat", "modellink")
 
@@ -163,13 +164,13 @@ def _serve_ranks() -> None:
 
 def _print(results: dict[str, Any], folder: str | None) -> None:
     for name, figures in results["groups"].items():
-        told = ", ".join(
+        shown = ", ".join(
             f"{key.removesuffix(',none')} {_figure(value)}" for key, value in figures.items() if key != "alias"
         )
-        print(f"{name}: {told}")
+        print(f"{name}: {shown}")
     for notes in results["notes"].values():
         for note in notes:
-            print(f"note: {note}")
+            print(f"note: {told(note)}")
     if folder:
         print(f"report: {Path(folder) / 'report.html'} (why a score is low: mindformers-glm evaluate --why {folder})")
 
@@ -182,9 +183,9 @@ def _explain(chosen: argparse.Namespace) -> None:
 
     results, samples = read_report(chosen.why)
     for cause in explain(results, samples):
-        print(f"{'YES' if cause.holds else 'no '}  {cause.name}: {cause.seen}")
+        print(f"{'YES' if cause.holds else 'no '}  {told(cause.name)}: {told(cause.seen)}")
         if cause.holds:
-            print(f"     {cause.fix}")
+            print(f"     {told(cause.fix)}")
     if chosen.against:
         _, before = read_report(chosen.against)
         compared = compare(before, samples, places=(chosen.against, chosen.why))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mindformers_glm.messages import told
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 _SECONDS = 120
 
@@ -21,8 +23,8 @@ class Finding(NamedTuple):
     cure: str = ""
 
     def __str__(self) -> str:
-        cure = f"\n      -> {self.cure}" if self.cure and self.level != OK else ""
-        return f"{self.level:4}  {self.name}: {self.found}{cure}"
+        cure = f"\n      -> {told(self.cure)}" if self.cure and self.level != OK else ""
+        return f"{self.level:4}  {told(self.name)}: {told(self.found)}{cure}"
 
 
 class Machine(NamedTuple):
