@@ -1,0 +1,32 @@
+"""Advertisements: from attribute lists, from requests in free words, in English; every attribute is honoured."""
+
+from __future__ import annotations
+
+import random
+
+from tools.glm2_tiny import talk as earlier
+from tools.glm2_tiny.advert import describe, random_content, random_summary, write_content
+from tools.glm2_tiny.grammar import table
+from tools.tiny.sample import Sample, said
+
+
+def advert(rng: random.Random) -> Sample:
+    """An attribute list and its advertisement, as in ADGEN."""
+    pairs = random_content(rng)
+    content = write_content(pairs)
+    return said(content, random_summary(rng, pairs), pairs=[list(pair) for pair in pairs])
+
+
+def request(rng: random.Random) -> Sample:
+    """A request in the user's own words and its advertisement."""
+    pairs = random_content(rng, least=1, most=5, brands=0.1)
+    ask = rng.choice(table("requests")["ask"]).replace("<d>", describe(rng, pairs))
+    return said(ask + rng.choice(["", "", "。"]), random_summary(rng, pairs), pairs=[list(pair) for pair in pairs])
+
+
+def english(rng: random.Random) -> Sample:
+    """An advertisement in English; the values of its attributes must be there."""
+    turn = earlier.english(rng)
+    values = {value for spec in table("english")["attributes"].values() for value in spec["values"]}
+    asked = turn.ask.replace("#", " ").replace("*", " ").replace(",", " ").replace(".", " ").split()
+    return said(turn.ask, turn.answer, says=[word for word in asked if word in values])
