@@ -76,7 +76,8 @@ async def _throughput(address: str, clients: int, more: dict[str, Any], *, new: 
             text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=127))
             prompt = text if "model" not in more else [draw.randrange(300, 1000) for _ in range(128)]
             asked = {"prompt": prompt, "max_tokens": new, "temperature": 0, **more}
-            made += (await http.post("/v1/completions", json=asked)).json()["usage"]["completion_tokens"]
+            answer = await http.post("/v1/completions", json=asked)
+            made += answer.json()["usage"]["completion_tokens"]  # not over the await: others add meanwhile
 
     async with httpx.AsyncClient(base_url=address, timeout=600) as http:
         await one(http, 1)
