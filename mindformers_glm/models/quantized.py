@@ -23,8 +23,8 @@ class IntegerWeight(Rounding):
 
     def hold(self, found: Quantized) -> None:
         """Takes integers as they are."""
-        self.weight.set_data(Tensor(found.weight))
-        self.weight_scale.set_data(Tensor(found.scale))
+        self.weight.set_data(Tensor.from_numpy(found.weight))  # they were made for this: no second copy
+        self.weight_scale.set_data(Tensor.from_numpy(found.scale))
 
 
 class QuantizedLinear(IntegerWeight, nn.Cell):

@@ -10,7 +10,7 @@ import numpy as np
 from mindformers_glm.ops.quantized import Quantized, exactly, packed_columns, quantize, squared_error
 from mindformers_glm.registry import SCHEMES
 
-_BLOCK_NUMBERS = 1 << 22  # of a float weight that are looked at together
+_BLOCK_NUMBERS = 1 << 20  # of a float weight that are looked at together
 
 
 class Rounding:
@@ -25,7 +25,7 @@ class Rounding:
 
     @abstractmethod
     def hold(self, found: Quantized) -> None:
-        """Takes integers as they are."""
+        """Takes integers as they are, and their memory."""
 
     def take(self, weight: np.ndarray, scales: np.ndarray | None = None) -> Quantized:
         """Takes the integers nearest to a float weight (out, in), and returns them; see `take_rows`."""

@@ -43,6 +43,21 @@ def test_a_network_takes_its_weights(tmp_path, weights, form):
     assert report.missing == report.surplus == []
 
 
+def test_what_was_read_is_the_parameter_and_what_was_given_is_copied(tmp_path, weights, monkeypatch):
+    save_ckpt(tmp_path / "x.ckpt", weights)
+    source, model, read = read_weights(tmp_path / "x.ckpt"), network(), {}
+    read_bits = source.read_bits
+    monkeypatch.setattr(source, "read_bits", lambda name: read.setdefault(name, read_bits(name)))
+    load_into(model, source)
+    places = {name: parameter.data_ptr() for name, parameter in model.parameters_dict().items()}
+    assert places == {name: array.ctypes.data for name, array in read.items()}  # no second copy of a large matrix
+    given = {name: array.copy() for name, array in weights.items()}
+    load_into(model, given)
+    for array in given.values():
+        array[...] = 5
+    assert_holds(model, weights)
+
+
 def test_logits_of_the_golden_folder(golden):
     import json
 

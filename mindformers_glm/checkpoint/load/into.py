@@ -32,18 +32,20 @@ def load_into(
     Raises:
         CheckpointError: as `fill_from`.
     """
-    report = fill_from(_Network(model), source, partial=partial, new_adapter=new_adapter)
+    network = _Network(model, is_read=isinstance(source, WeightSource))
+    report = fill_from(network, source, partial=partial, new_adapter=new_adapter)
     fill(model)
     begin_magnitudes(model, report.loaded)
     return report
 
 
 class _Network:
-    """A MindSpore network as what weights are put into."""
+    """A MindSpore network as what weights are put into. What was `is_read` from a file is its own, arrays are copied."""
 
-    is_mapped = False  # set_data copies
+    is_mapped = False  # a file's pages cannot be written, and parameters are
 
-    def __init__(self, model: nn.Cell) -> None:
+    def __init__(self, model: nn.Cell, *, is_read: bool) -> None:
+        self._is_read = is_read
         layers = w8a8_layers(model)
         settled = {parameter.name for cell in layers.values() for parameter in cell.get_parameters()}
         self.tied: Mapping[str, str] = getattr(model, "tied", {})
@@ -54,4 +56,8 @@ class _Network:
         """Sets a parameter."""
         parameter = self.slots[name]
         kind = str(parameter.dtype).lower()
-        parameter.set_data(ms.Tensor(typed(bits, kind), parameter.dtype))
+        values = typed(bits, kind)
+        if self._is_read and values is bits and bits.flags.writeable:
+            parameter.set_data(ms.Tensor.from_numpy(bits))  # no second copy of a large matrix
+        else:
+            parameter.set_data(ms.Tensor(values, parameter.dtype))
