@@ -40,7 +40,7 @@ def load_into(
 
 
 class _Network:
-    """A MindSpore network as what weights are put into. What was `is_read` from a file is its own, arrays are copied."""
+    """A MindSpore network as what weights are put into: those that were read are taken as they are, others copied."""
 
     is_mapped = False  # a file's pages cannot be written, and parameters are
 
