@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import tiers
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:  # before NumPy comes: threads of all CPUs in each worker would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
-from mindformers_glm.log import logger
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import tiers  # noqa: E402
+
+from mindformers_glm.log import logger  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 EARLY = (ROOT / "tests", ROOT / "tests/serving/http")  # their groups are the longest
@@ -48,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = "dist" if item.get_closest_marker("dist") else folder if folder == "http" else item.path.name
         item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: (not item.get_closest_marker("dist"), item.path.parent not in EARLY))
+
+
+def pytest_collection_finish() -> None:
+    """MindSpore collects garbage before each compilation: what has been imported by now is not looked through."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

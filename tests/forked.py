@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -162,6 +163,7 @@ def _serve() -> None:
     for name in _IMPORTED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # MindSpore collects garbage before each compilation: no child looks through, and so copies, all this
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
         if "poll" in job:
