@@ -113,7 +113,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="columns that share a scale (32, or what the scheme has)",
     )
     parser.add_argument(
-        "--cache_dtype", default="float32", help="of keys and values: float32, float16 or int8 (float32)"
+        "--cache_dtype",
+        default="",
+        help="of keys and values: float32, float16 or int8 (float16; float32 where weights are)",
     )
     parser.add_argument(
         "--chunk", action=_Read, reader=whole("--chunk"), default=256, help="tokens of a prompt taken at once (256)"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mindformers_glm.errors import ConfigError
-from mindformers_glm.ops.kernels.structures import CACHE_KINDS
+from mindformers_glm.ops.kernels.structures import CACHE_KINDS, usual_cache
 from mindformers_glm.quantization.interface import scheme_names, scheme_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Settings:
     steps: int = 1
     chunk: int = 256
     group_size: int | None = None
-    cache_dtype: str = "float32"
+    cache_dtype: str = ""  # "": what the network takes by itself
     model: str = "glm2_tiny"
     only: tuple[str, ...] = ()
 
@@ -82,6 +82,8 @@ class Settings:
             raise ConfigError("--dtype", self.dtype, "Integer weights cannot be trained: use float32 or bfloat16.")
         if self.what != "train" and self.lora:
             raise ConfigError("--lora", True, "It belongs to train.")
+        if not self.cache_dtype:
+            object.__setattr__(self, "cache_dtype", usual_cache(are_float32=self.dtype == "float32"))
         if self.cache_dtype not in CACHE_KINDS:
             raise ConfigError("--cache_dtype", self.cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         for value in (self.shape.hidden, self.shape.ffn):

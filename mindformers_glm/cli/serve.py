@@ -47,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("kernels", "graph", "lite"),
         help="C++ kernels, MindSpore's graphs, or MindSpore Lite for an export (the quicker of the first two)",
     )
-    p.add_argument("--cache_dtype", choices=("float32", "float16", "int8"), help="keys and values in the cache")
+    p.add_argument(
+        "--cache_dtype",
+        choices=("float32", "float16", "int8"),
+        help="keys and values in the cache (float16; float32 where weights are)",
+    )
     p.add_argument("--cache_tokens", type=whole(), help="tokens that all answers and kept prefixes may hold together")
     p.add_argument("--lite_python", metavar="PYTHON", help="interpreter with mindspore_lite for --backend lite")
     p.add_argument("--device_target", choices=("CPU", "Ascend"), help="CPU, or what the YAML says")

@@ -38,14 +38,18 @@ from mindformers_glm.ops.kernels.structures import (
     StepStruct,
     address,
     kind_of,
+    usual_cache,
 )
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-DEFAULT_CACHE = "float32"
 _SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
 _NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
+
+
+def _are_float32(weights: NetworkWeights) -> bool:
+    return all(kind_of(layer.weight.dtype) == KINDS["Float32"] for layer in linear_layers(weights))
 
 
 def obstacles(model: nn.Cell) -> list[str]:
@@ -65,20 +69,26 @@ class KernelNetwork:
     compilations = 0
 
     def __init__(
-        self, model: nn.Cell | NetworkWeights, *, cache_dtype: str | None = None, cache_tokens: int | None = None
+        self,
+        model: nn.Cell | NetworkWeights,
+        *,
+        cache_dtype: str | None = "float32",
+        cache_tokens: int | None = None,
     ) -> None:
         """`model` is a MindSpore model, or weights that need none.
 
         `cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
-        head and token. All rows and kept prefixes together hold at most `cache_tokens` tokens.
+        head and token; None is `usual_cache`. Rows and kept prefixes together hold at most `cache_tokens` tokens.
 
         Raises:
             ConfigError: there is no such type.
         """
-        cache_dtype = cache_dtype or DEFAULT_CACHE
+        weights = model if isinstance(model, NetworkWeights) else _described(model)
+        is_exact = cache_dtype is None  # then scores are, too
+        if cache_dtype is None:
+            cache_dtype = usual_cache(are_float32=_are_float32(weights))
         if cache_dtype not in CACHE_KINDS:
             raise ConfigError("cache_dtype", cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
-        weights = model if isinstance(model, NetworkWeights) else _described(model)
         config = weights.config
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
@@ -90,8 +100,8 @@ class KernelNetwork:
         self._map = _Map(self._functions, is_fixed=weights.version is None)
         self._network = self._map.network(weights)
         self._network.rotary = address(self._rotary)
-        block_bytes = self._functions.glm_block_bytes(ctypes.byref(self._network), CACHE_KINDS[cache_dtype])
-        self.blocks = BlockPool(block_bytes, max_tokens=cache_tokens)
+        self.blocks = self._pool(cache_dtype, cache_tokens)
+        self._score_blocks = self._pool("float32", cache_tokens) if is_exact else self.blocks
         self._space = self._functions.glm_new_workspace()
         self._finalizer = weakref.finalize(self, self._functions.glm_free_workspace, self._space)
 
@@ -99,13 +109,17 @@ class KernelNetwork:
         """See Network."""
         return PagedCache(self.blocks, rows)
 
+    def new_score_cache(self, rows: int) -> PagedCache:
+        """The same for scores: of float32, whatever the others hold, unless the user has chosen a type."""
+        return PagedCache(self._score_blocks, rows)
+
     def cached(self, cache: PagedCache, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values (L, K, length, E) of a row, as float32."""
         layers, kv_heads, channels = self.shape
         length = int(cache.lengths[row])
         keys, values = (np.empty((layers, kv_heads, length, channels), np.float32) for _ in range(2))
         places = cache.prepare(np.zeros(cache.rows, np.int32))[row].copy()
-        network, kind = ctypes.byref(self._network), CACHE_KINDS[self.cache_dtype]
+        network, kind = ctypes.byref(self._network), CACHE_KINDS[cache.pool.dtype]
         self._functions.glm_read_cache(network, kind, address(places), length, address(keys), address(values))
         return keys, values
 
@@ -124,7 +138,7 @@ class KernelNetwork:
         logits = np.empty((len(places), self.vocab_size), np.float32)
         given = (tokens, counts, cache.lengths, cache.adapters, blocks, places, logits)
         step = StepStruct(rows, width, len(places), blocks.shape[1], *(address(array) for array in given))
-        step.cache_kind = CACHE_KINDS[self.cache_dtype]
+        step.cache_kind = CACHE_KINDS[cache.pool.dtype]
         self._aim(starts=bool(((cache.lengths == 0) & (counts > 0)).any()))
         library.library()  # as many threads as the setting says now
         state = self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
@@ -148,6 +162,10 @@ class KernelNetwork:
     def adapter_numbers(self) -> frozenset[int]:
         """The numbers of the adapters that it holds memory for; 0 is its own."""
         return self._map.adapters.numbers
+
+    def _pool(self, dtype: str, tokens: int | None) -> BlockPool:
+        size = self._functions.glm_block_bytes(ctypes.byref(self._network), CACHE_KINDS[dtype])
+        return BlockPool(size, dtype=dtype, max_tokens=tokens)
 
     def _unknown_id(self, tokens: np.ndarray, counts: np.ndarray) -> GenerationError:
         there = np.arange(tokens.shape[1]) < counts[:, None]

@@ -28,13 +28,14 @@ class Block:
 
 
 class BlockPool:
-    """Hands out blocks of `block_bytes`, at most `max_tokens` tokens of them (None: as many as memory holds).
+    """Hands out blocks of `block_bytes`, at most `max_tokens` tokens of them (None: as many as memory holds), which
+    hold numbers of type `dtype`.
 
     `free_blocks` says how many more there may be. Caches may be dropped in any thread.
     """
 
-    def __init__(self, block_bytes: int, *, max_tokens: int | None = None) -> None:
-        self.block_bytes = block_bytes
+    def __init__(self, block_bytes: int, *, dtype: str = "float32", max_tokens: int | None = None) -> None:
+        self.block_bytes, self.dtype = block_bytes, dtype
         self.max_blocks = None if max_tokens is None else max(1, max_tokens // BLOCK)
         self.used_blocks = 0
         self._spare: list[np.ndarray] = []

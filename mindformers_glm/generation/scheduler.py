@@ -106,9 +106,10 @@ class Scheduler:
         failures, self._failures = self._failures, []
         return failures
 
-    def new_cache(self, adapters: Sequence[int]) -> KVCache:
-        """An empty cache with a row for each of these adapters."""
-        cache: Any = self.network.new_cache(len(adapters))
+    def new_cache(self, adapters: Sequence[int], *, scores: bool = False) -> KVCache:
+        """An empty cache with a row for each of these adapters; with `scores` one for scores."""
+        make = getattr(self.network, "new_score_cache", self.network.new_cache) if scores else self.network.new_cache
+        cache: Any = make(len(adapters))
         if any(adapters):  # only an AdaptedNetwork has them
             cache.adapters[:] = adapters
         return cache

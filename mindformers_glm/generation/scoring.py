@@ -50,7 +50,7 @@ class Scorer:
     def _last_logits(self, contexts: Sequence[list[int]]) -> np.ndarray:
         """Logits (R, V) after the last id of each context."""
         common = _common(contexts)
-        cache = self.scheduler.network.new_cache(len(contexts))
+        cache = self.scheduler.new_cache([0] * len(contexts), scores=True)
         if common >= _WORTH_SHARING:
             shared = self._shared(contexts[0][:common])
             for row in range(len(contexts)):
@@ -74,7 +74,7 @@ class Scorer:
         known = 0 if self._cache is None else _equal(self._ids, ids)
         if self._cache is not None and known == len(ids):
             return self._cache if known == len(self._ids) else self._cache.row(0, known)
-        cache = self.scheduler.network.new_cache(1)
+        cache = self.scheduler.new_cache([0], scores=True)
         if self._cache is not None and known >= _WORTH_SHARING:
             cache.copy_row(0, self._cache.row(0, known), 0)
         else:
@@ -88,7 +88,7 @@ def score(
     scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0, adapter: int = 0
 ) -> list[Score]:
     """See Engine.score; the continuations run as rows of one batch after a common cache."""
-    first, cache = scheduler.prefill(context, scheduler.new_cache([adapter]))
+    first, cache = scheduler.prefill(context, scheduler.new_cache([adapter], scores=True))
     check_numbers(first)
     scores: list[Score] = []
     for begin in range(0, len(continuations), scheduler.max_rows):
@@ -103,7 +103,7 @@ def _score_rows(
     logprobs = [[log_probabilities(first, np.asarray(row[:1]))] for row in rows]
     greedy = [row[0] == int(first[0].argmax()) for row in rows]
     width = max(len(row) for row in rows) - 1
-    cache = scheduler.network.new_cache(len(rows))
+    cache = scheduler.new_cache([0] * len(rows), scores=True)
     if width:
         for target in range(len(rows)):
             cache.copy_row(target, context, 0)

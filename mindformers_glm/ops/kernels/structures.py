@@ -153,3 +153,14 @@ def kind_of(dtype: Any) -> int:
 def address(array: Any) -> int:
     """Where the first number of a contiguous array is."""
     return array.ctypes.data
+
+
+def usual_cache(*, are_float32: bool) -> str:
+    """The type of keys and values where nobody chose one.
+
+    float16; float32 where all weights of linear layers are of float32 (`are_float32`): such a network is run for its
+    exact numbers, which official outputs and those of MindSpore's operators are compared with, and reads so much for
+    its weights that the cache matters little. Scores (`Engine.score`: what `evaluate`, perplexity and `logprobs` of a
+    prompt tell) are computed in float32 from any weights.
+    """
+    return "float32" if are_float32 else "float16"
