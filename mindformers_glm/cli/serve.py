@@ -64,6 +64,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--admin_key", action="append", default=[], metavar="KEY", help="for adapters and /stopService")
     p.add_argument("--cors_origin", action="append", default=[], metavar="ORIGIN", help="pages that may ask (none)")
     p.add_argument("--max_rows", type=whole(1, 1024), default=16, help="answers on their way at once (16)")
+    p.add_argument(
+        "--max_num_batched_tokens",
+        type=whole(16, 1 << 20),
+        default=128,
+        help="tokens of a step, of answers and of pieces of prompts, while answers are on their way (128)",
+    )
+    p.add_argument(
+        "--prompt_lookup_num_tokens",
+        type=whole(0, 64),
+        default=10,
+        help="tokens that may be guessed at once where an answer repeats what stands before; 0: none (10)",
+    )
+    p.add_argument(
+        "--scheduling_policy",
+        choices=("fcfs", "priority"),
+        default="fcfs",
+        help="of requests that wait: as they come, or those with the lowest priority first (fcfs)",
+    )
     p.add_argument("--max_queue", type=whole(0), default=256, help="answers that may wait before clients get 429 (256)")
     p.add_argument("--max_body_mb", type=number(above=True), default=8.0, help="largest request in MB (8)")
     p.add_argument("--request_timeout", type=number(above=True), default=600.0, help="seconds for one request (600)")
@@ -146,6 +164,7 @@ def read_settings(chosen: argparse.Namespace, adapters: dict[str, str]) -> Serve
         keys=tuple(keys),
         admin_keys=tuple(chosen.admin_key),
         cors_origins=tuple(chosen.cors_origin),
+        has_priorities=chosen.scheduling_policy == "priority",
         max_queue=chosen.max_queue,
         max_body=int(chosen.max_body_mb * 1024 * 1024),
         request_seconds=chosen.request_timeout,
@@ -213,6 +232,8 @@ def load_served(
         "tp_size": chosen.tp_size,
         "engine": {
             "max_rows": chosen.max_rows,
+            "max_num_batched_tokens": chosen.max_num_batched_tokens,
+            "prompt_lookup_num_tokens": chosen.prompt_lookup_num_tokens,
             "backend": chosen.backend,
             "cache_dtype": chosen.cache_dtype,
             "cache_tokens": chosen.cache_tokens,

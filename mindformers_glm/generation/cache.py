@@ -165,7 +165,7 @@ class PrefixStore:
         """How many first tokens of `ids` are known, at most all but the last, and a cache of exactly these."""
         best, found = 0, None
         for known in self._entries:
-            length = _common(known[1], ids, len(ids) - 1) if known[0] == adapter else 0
+            length = common_beginning(known[1], ids, len(ids) - 1) if known[0] == adapter else 0
             if length > best:
                 best, found = length, known
         self.asked_tokens, self.found_tokens = self.asked_tokens + len(ids), self.found_tokens + best
@@ -186,7 +186,7 @@ class PrefixStore:
         self._entries[adapter, ids] = cache.row(row, len(ids))
 
 
-def _common(known: Sequence[int], ids: Sequence[int], limit: int) -> int:
+def common_beginning(known: Sequence[int], ids: Sequence[int], limit: int) -> int:
     """Length of the common beginning, at most `limit`."""
     size = min(len(known), limit)
     if list(known[:size]) == list(ids[:size]):

@@ -55,7 +55,9 @@ class GenerationConfig:
     Choice. `do_sample: False` takes the most probable token and ignores temperature, top_k and top_p. Otherwise
     logits are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches
     `top_p`. `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and
-    multiplies negative logits of every id of the row so far (never of padding: rows have none).
+    multiplies negative logits of every id of the row so far (never of padding: rows have none). `logit_bias` is added
+    to the logits of its ids; `presence_penalty` is taken from those of each new id, `frequency_penalty` for each time
+    it came.
     A call of `model.generate` or `chat` that says `do_sample=True` and no top_k draws from 50 where the model's own
     settings have 1, and likewise with temperature and top_p 0.
 
@@ -66,6 +68,10 @@ class GenerationConfig:
 
     End. A row ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` gives True, or when full.
     `use_past: False` computes every step from the first token: slower, the same tokens.
+
+    `prompt_lookup_num_tokens` guesses up to so many next tokens where the row repeats what stands in it before, and
+    checks them in one step: the same tokens, sooner (lookup.py). It is left where it does not pay, with beams, and
+    where the network cannot check guesses. 0: no guesses.
 
     `output_logprobs` adds log softmax of the unprocessed logits for each chosen token, `top_logprobs` the same for
     so many best ids. `logits_processor` holds functions (ids (1, T), logits (1, V)) -> logits, called before sampling.
@@ -82,6 +88,9 @@ class GenerationConfig:
     top_k: int = 50
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Any = ()  # id -> number; kept as pairs
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] = ()
     num_beams: int = 1
@@ -98,6 +107,7 @@ class GenerationConfig:
     top_logprobs: int = 0
     logits_processor: Sequence[Callable] = ()
     token_mask: Callable[[Sequence[int]], np.ndarray] | None = None
+    prompt_lookup_num_tokens: int = 0
     renormalize_logits: bool = False
     encoder_repetition_penalty: float = 1.0
     is_sample_acceleration: bool = False
@@ -164,8 +174,8 @@ class GenerationConfig:
     @property
     def edits_logits(self) -> bool:
         """True when logits depend on the ids so far by more than the network."""
-        plain = self.repetition_penalty == 1 and not self.no_repeat_ngram_size
-        return not plain or bool(self.bad_words_ids or self.logits_processor)
+        plain = self.repetition_penalty == 1 and not (self.presence_penalty or self.frequency_penalty)
+        return not plain or bool(self.no_repeat_ngram_size or self.bad_words_ids or self.logits_processor)
 
     @property
     def total_length(self) -> int | None:
@@ -313,6 +323,17 @@ def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     return words
 
 
+def _biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else _listed(name, value)
+    found = {}
+    for pair in pairs:
+        token, number = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
+        if token is None:
+            raise _wrong(name, value, "Give a mapping from ids to numbers.")
+        found[_integer(0)(name, token)] = _number(-math.inf)(name, number)
+    return tuple(sorted(found.items()))
+
+
 def _functions(name: str, value: Any) -> tuple[Callable, ...]:
     functions = (value,) if callable(value) else tuple(_listed(name, value or ()))
     if not all(callable(function) for function in functions):
@@ -341,7 +362,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
         ("max_length", "max_new_tokens", "max_decode_length", "num_beams", "num_return_sequences"), _integer(1)
     ),
     **dict.fromkeys(
-        ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "pad_token_id", "seed", "top_logprobs"),
+        (
+            *("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "pad_token_id", "seed", "top_logprobs"),
+            "prompt_lookup_num_tokens",
+        ),
         _integer(0),
     ),
     "temperature": _number(0),
@@ -351,6 +375,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("do_sample", "use_past", "output_logprobs"), _flag),
     "early_stopping": _early,
     "eos_token_id": _ids,
+    "presence_penalty": _number(-math.inf),
+    "frequency_penalty": _number(-math.inf),
+    "logit_bias": _biases,
     "bad_words_ids": _words,
     "stop": _function("True to end the row"),
     "token_mask": _function("a bit for each id"),

@@ -39,9 +39,11 @@ class Engine:
     """Runs requests over a network.
 
     `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
-    that memory for a long one stays linear and others go on in between. Requests that ask for it leave their cache
-    behind, at most `prefix_tokens` tokens in all (the model's length if None), for prompts that begin alike.
-    `defaults` are the settings that callers start from.
+    that memory for a long one stays linear and others go on in between. Where the cache is one in blocks a step has at
+    most `max_num_batched_tokens` tokens of answers and prompts together while answers are on their way (16 of prompts
+    in any case). Requests that ask for it leave their cache behind, at most `prefix_tokens` tokens in all (the model's
+    length if None), for prompts that begin alike.
+    `defaults` are the settings that callers start from; `prompt_lookup_num_tokens` is one of them.
     """
 
     def __init__(
@@ -51,12 +53,16 @@ class Engine:
         defaults: GenerationConfig | None = None,
         max_rows: int = 16,
         chunk: int = 256,
+        max_num_batched_tokens: int = 128,
+        prompt_lookup_num_tokens: int | None = None,
         prefix_tokens: int | None = None,
     ) -> None:
         self.network, self.max_rows = network, max_rows
-        self.defaults = defaults or GenerationConfig()
+        defaults = defaults or GenerationConfig()
+        self.defaults = defaults.updated(prompt_lookup_num_tokens=prompt_lookup_num_tokens)
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
-        self._chunk, self._prefix_tokens = chunk, self.max_length if prefix_tokens is None else prefix_tokens
+        self._chunk, self._step_tokens = chunk, max_num_batched_tokens
+        self._prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
         self._closed = False
         self._adapters = {0}
         self._begin()
@@ -64,8 +70,8 @@ class Engine:
 
     def _begin(self) -> None:
         """An engine without work and without a thread, as at first and in a forked child."""
-        prefixes = PrefixStore(self._prefix_tokens)
-        self._scheduler = Scheduler(self.network, max_rows=self.max_rows, chunk=self._chunk, prefixes=prefixes)
+        sizes = {"max_rows": self.max_rows, "chunk": self._chunk, "step_tokens": self._step_tokens}
+        self._scheduler = Scheduler(self.network, prefixes=PrefixStore(self._prefix_tokens), **sizes)
         self._lock = threading.Condition()
         self._arrived: deque[Job | _Call] = deque()
         self._owner: threading.Thread | None = None
@@ -79,9 +85,12 @@ class Engine:
         index: int = 0,
         reuse_prefix: bool = False,
         adapter: int = 0,
+        priority: int = 0,
         listener: Callable[[Item], None] | None = None,
     ) -> Ticket:
         """A ticket that yields tokens as they come; `index` tells apart the random numbers of prompts of one call.
+
+        Of requests that wait those with the lowest `priority` go first, of equal ones as they came.
 
         With `reuse_prefix` the prompt starts from a kept cache where one fits, and leaves its own behind. `adapter` is
         a number from `add_adapter`; requests of all adapters share batches.
@@ -90,7 +99,8 @@ class Engine:
             GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows; no such
                 adapter.
         """
-        job = self._job(prompt, config, index, listener, reuse_prefix=reuse_prefix, adapter=adapter)
+        known = {"reuse_prefix": reuse_prefix, "adapter": adapter, "priority": priority}
+        job = self._job(prompt, config, index, listener, **known)
         self._hand_over(job)
         return job.ticket
 
@@ -184,6 +194,11 @@ class Engine:
         return self._scheduler.prefixes.asked_tokens, self._scheduler.prefixes.found_tokens
 
     @property
+    def lookup_figures(self) -> tuple[int, int]:
+        """Tokens that were guessed and checked so far (prompt_lookup_num_tokens), and how many of them were right."""
+        return self._scheduler.guessed, self._scheduler.accepted
+
+    @property
     def cache_usage(self) -> float:
         """Share of the cache in use, 0 to 1: of its bound, or of what `max_rows` of the model's length would take."""
         pool = getattr(self.network, "blocks", None)
@@ -212,9 +227,7 @@ class Engine:
         config: GenerationConfig,
         index: int,
         listener: Callable[[Item], None] | None,
-        *,
-        reuse_prefix: bool = False,
-        adapter: int = 0,
+        **known: Any,
     ) -> Job:
         prompt = [int(token) for token in prompt]
         limits = config.limits(prompt, seq_length=self.max_length, row=index)
@@ -227,7 +240,7 @@ class Engine:
         if search.num_rows > self.max_rows:
             raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
         ticket = Ticket(search, listener)
-        job = Job(prompt, search, ticket, use_past=config.use_past, reuse_prefix=reuse_prefix, adapter=adapter)
+        job = Job(prompt, search, ticket, use_past=config.use_past, **{"reuse_prefix": False, **known})
         pool = getattr(self.network, "blocks", None)
         if pool is not None and pool.max_blocks is not None and job.blocks > pool.max_blocks:
             tokens, room = len(prompt) + limits.max_new, pool.max_blocks * BLOCK

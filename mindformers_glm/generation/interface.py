@@ -42,11 +42,15 @@ class Token(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`parents[i]` is the row of the logits that open row i continues, with `tokens[i]`; `events` can be shown."""
+    """`parents[i]` is the row of the logits that open row i continues, with `tokens[i]`; `events` can be shown.
+
+    `accepted` tells of each row that was open before how many of its guesses were right (lookup.py); empty: none.
+    """
 
     parents: list[int]
     tokens: list[int]
     events: list[Token]
+    accepted: Sequence[int] = ()
 
 
 class Search(Protocol):

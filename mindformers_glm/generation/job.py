@@ -9,7 +9,7 @@ from mindformers_glm.generation.ticket import Ticket
 
 
 class Job:
-    """A request on its way."""
+    """A request on its way. Of two that wait the one with the lower `priority` goes first, then the one that came."""
 
     def __init__(
         self,
@@ -20,19 +20,29 @@ class Job:
         use_past: bool,
         reuse_prefix: bool,
         adapter: int = 0,
+        priority: int = 0,
     ) -> None:
         self.prompt, self.search, self.ticket = prompt, search, ticket
         self.use_past, self.reuse_prefix, self.adapter = use_past, reuse_prefix, adapter
+        self.priority = priority
         self.cache: KVCache | None = None  # while the prompt goes in: one row
-        self.slots: list[int] = []  # afterwards: the group's rows, in the order of the search's open rows
+        self.slots: list[int] = []  # rows of the cache that it shares with others, in the order of its open rows
         self.tokens: list[int] = []  # the newest token of each open row
+        self.due = 0  # see paged_rows.py
+        self.leader: Job | None = None  # whose prompt begins as this one's does, and is computed first
+
+    @property
+    def final_blocks(self) -> int:
+        """Blocks of a paged cache that each of its rows may need at most."""
+        return -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
 
     @property
     def blocks(self) -> int:
-        """Blocks of a paged cache that it may need at most."""
-        return self.search.num_rows * -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
+        """Blocks of a paged cache that all its rows may need at most; they share those that the prompt fills."""
+        shared = len(self.prompt) // BLOCK if self.use_past else 0
+        return shared + self.search.num_rows * (self.final_blocks - shared)
 
     @property
     def done(self) -> int:
-        """Prompt tokens in the cache."""
+        """Prompt tokens in its cache."""
         return 0 if self.cache is None else int(self.cache.lengths[0])

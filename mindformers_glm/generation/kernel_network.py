@@ -27,6 +27,7 @@ from mindformers_glm.models.described import (
 from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
+    FEW_ROWS,
     KINDS,
     LAYOUTS,
     UNKNOWN_ID,
@@ -44,6 +45,7 @@ from mindformers_glm.ops.kernels.structures import (
 if TYPE_CHECKING:
     from mindspore import nn
 
+_MOST_GUESSES = 256  # of all rows of a step
 _SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
 _NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
 
@@ -93,6 +95,10 @@ class KernelNetwork:
         self.vocab_size, self.max_length = config.padded_vocab_size, config.seq_length
         self.cache_dtype, self.shape = cache_dtype, (config.num_layers, config.num_kv_heads, config.kv_channels)
         self._version, self._prefix_table = weights.version, weights.prefix
+        self._has_floats = any(
+            (layer.scale is None and layer.whole is None) or layer.low_rank is not None
+            for layer in linear_layers(weights)
+        )
         self._rotary = np.ascontiguousarray(weights.rotary)
         functions = library.library()
         assert functions is not None  # whoever takes this network has asked (assembly/engine.py, `obstacles`)
@@ -122,6 +128,14 @@ class KernelNetwork:
         network, kind = ctypes.byref(self._network), CACHE_KINDS[cache.pool.dtype]
         self._functions.glm_read_cache(network, kind, address(places), length, address(keys), address(values))
         return keys, values
+
+    def guesses_beside(self, rows: int, *, has_adapters: bool) -> int:
+        """How many tokens more than one for each of `rows` rows a step may have, so that each is computed bit for bit
+        as in a step without them. Float weights are multiplied in another order from FEW_ROWS rows on.
+        """
+        if self._has_floats or has_adapters:
+            return max(0, FEW_ROWS - rows)
+        return _MOST_GUESSES
 
     def version(self) -> Hashable:
         """See Network."""

@@ -145,6 +145,11 @@ class PagedCache:
                 needed += max(0, end - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
         return needed
 
+    def missing_blocks(self, row: int, final: int) -> int:
+        """Blocks that a row takes from the pool until it has `final`: new ones, and the copy of one that it shares."""
+        blocks, first = self._blocks[row], int(self.lengths[row]) // BLOCK
+        return max(0, final - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
+
     def advance(self, counts: np.ndarray) -> None:
         """Adds to the lengths what was written."""
         self.lengths += counts.astype(np.int32)
@@ -168,9 +173,9 @@ class PagedCache:
         for (target, _), blocks, length, adapter in zip(moved, found, lengths, adapters, strict=True):
             self._put(target, blocks, length, adapter)
 
-    def copy_row(self, target: int, other: PagedCache, source: int) -> None:
-        """Row `target` becomes row `source` of another cache of the same pool."""
-        length = int(other.lengths[source])
+    def copy_row(self, target: int, other: PagedCache, source: int, length: int | None = None) -> None:
+        """Row `target` becomes row `source` of another cache of the same pool, or of this one, or so much of it."""
+        length = int(other.lengths[source]) if length is None else length
         self._put(target, self._shared(other._blocks[source], length), length, int(other.adapters[source]))
 
     def row(self, source: int, length: int) -> PagedCache:

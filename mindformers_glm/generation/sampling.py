@@ -5,6 +5,7 @@ function changes logits. Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,10 @@ from mindformers_glm.ops.kernels import choosing
 from mindformers_glm.ops.kernels.library import library
 
 FORBIDDEN = -np.inf
+Ids = Sequence[int] | np.ndarray
+_NO_IDS = np.zeros(0, np.int32)
 _ALL_FORBIDDEN = "token_mask, bad_words_ids and no_repeat_ngram_size together forbid every token"
+_NO_NUMBERS = "the network's output is not a number: the weights are damaged, or float16 overflowed"
 _CANDIDATES = 256  # top-p looks at so many best tokens before it sorts the whole vocabulary
 
 
@@ -28,11 +32,12 @@ class Choice(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A sequence that gets a token: its ids without padding, how many of them are new and how many at least must be,
-    the number in [0, 1) that decides where it samples, and the bits of the ids that may come (None: all).
+    """A sequence that gets a token: its ids without padding (none where no setting looks at them), how many of them are
+    new and how many at least must be, the number in [0, 1) that decides where it samples, and the bits of the ids that
+    may come (None: all).
     """
 
-    ids: Sequence[int]
+    ids: Ids
     num_new: int
     min_new: int
     uniform: float = 0.0
@@ -45,50 +50,107 @@ def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfi
     Raises:
         GenerationError: every token is forbidden, or a user's function returned no logits.
     """
-    kernels = None if config.logits_processor else library()
-    if kernels is None:
-        processed = [
-            process(logits[i], row.ids, config, num_new=row.num_new, min_new=row.min_new, mask=row.mask)
-            for i, row in enumerate(rows)
-        ]
-        uniforms = np.asarray([row.uniform for row in rows])
-        return choose(logits, np.stack(processed), [config] * len(rows), uniforms)
-    found = choosing.choose(kernels, logits, [_wish(row, config) for row in rows])
-    if any(choice.token < 0 for choice in found):
-        raise GenerationError(_ALL_FORBIDDEN)
+    found = choices(logits, [Asked(place, row, config) for place, row in enumerate(rows)])
+    for choice in found:
+        if isinstance(choice, BaseException):
+            raise choice
+    return [choice for choice in found if isinstance(choice, Choice)]
+
+
+class Asked(NamedTuple):
+    """A row that gets a token by its own settings, from row `place` of the logits."""
+
+    place: int
+    row: Row
+    config: GenerationConfig
+
+
+def choices(logits: np.ndarray, asked: Sequence[Asked]) -> list[Choice | BaseException]:
+    """The next token of each row that asks, of whatever requests, from logits (N, V) as the network gave them.
+
+    One call of the compiled library serves all; a user's `logits_processor` takes the formulas for its rows. Where a
+    row has none its error stands in its place: every token is forbidden, the logits are no numbers, or whatever a
+    user's function raised.
+    """
+    kernels = library()
+    found: list[Choice | BaseException | None] = [None] * len(asked)
+    compiled = [i for i, one in enumerate(asked) if kernels is not None and not one.config.logits_processor]
+    if kernels is not None and compiled:
+        wishes = [_wish(asked[i].row, asked[i].config) for i in compiled]
+        made = choosing.choose(kernels, logits, [asked[i].place for i in compiled], wishes)
+        for i, one in zip(compiled, made, strict=True):
+            found[i] = _told_by_kernels(one, asked[i].config)
+    return [_by_formula(logits, one) if choice is None else choice for one, choice in zip(asked, found, strict=True)]
+
+
+def _told_by_kernels(found: choosing.Found, config: GenerationConfig) -> Choice | GenerationError:
+    if found.token < 0:
+        return GenerationError(_NO_NUMBERS if found.token == choosing.NOT_A_NUMBER else _ALL_FORBIDDEN)
     if not (config.output_logprobs or config.top_logprobs):
-        return [Choice(choice.token) for choice in found]
-    best = [zip(choice.best.tolist(), choice.best_logprobs.tolist(), strict=True) for choice in found]
-    return [Choice(choice.token, choice.logprob, tuple(pairs)) for choice, pairs in zip(found, best, strict=True)]
+        return Choice(found.token)
+    best = zip(found.best.tolist(), found.best_logprobs.tolist(), strict=True)
+    return Choice(found.token, found.logprob, tuple(best))
+
+
+def _by_formula(logits: np.ndarray, asked: Asked) -> Choice | BaseException:
+    row, config, raw = asked.row, asked.config, logits[asked.place]
+    try:
+        check_numbers(raw)
+        processed = process(raw, row.ids, config, num_new=row.num_new, min_new=row.min_new, mask=row.mask)
+        return choose(raw[None], processed[None], [config], np.asarray([row.uniform]))[0]
+    except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for this row
+        return error
+
+
+def check_numbers(logits: np.ndarray) -> None:
+    """Passes when logits are numbers.
+
+    Raises:
+        GenerationError: some are not.
+    """
+    if np.isnan(logits.max()):
+        raise GenerationError(_NO_NUMBERS)
 
 
 def _wish(row: Row, config: GenerationConfig) -> choosing.Wish:
-    is_penalised = config.repetition_penalty != 1.0
+    biased, biases = _biases(config.logit_bias)
     return choosing.Wish(
-        seen=np.asarray(row.ids if is_penalised else (), np.int32),
-        banned=np.asarray(banned(row.ids, config, num_new=row.num_new, min_new=row.min_new), np.int32),
+        ids=np.ascontiguousarray(row.ids, np.int32) if config.edits_logits else _NO_IDS,
+        num_new=min(row.num_new, len(row.ids)),
+        banned=np.asarray(_ends(row.ids, config, num_new=row.num_new, min_new=row.min_new), np.int32),
+        biased=biased,
+        biases=biases,
         uniform=float(row.uniform),
         is_greedy=config.greedy,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
         penalty=config.repetition_penalty,
+        presence=config.presence_penalty,
+        frequency=config.frequency_penalty,
+        ngram=config.no_repeat_ngram_size,
         wants_logprob=config.output_logprobs,
         num_best=config.top_logprobs,
         mask=row.mask,
     )
 
 
+@lru_cache(maxsize=64)
+def _biases(pairs: tuple[tuple[int, float], ...]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray([token for token, _ in pairs], np.int32), np.asarray([bias for _, bias in pairs], np.float32)
+
+
 def process(
     logits: np.ndarray,
-    ids: Sequence[int],
+    ids: Ids,
     config: GenerationConfig,
     *,
     num_new: int,
     min_new: int,
     mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The logits (V,) of a row after penalties, mask and bans: a new array where something changed.
+    """The logits (V,) of a row after penalties, biases, a user's functions, mask and bans: a new array where something
+    changed.
 
     `ids` are prompt and new tokens of this row alone, without padding; `num_new` of them are new.
 
@@ -97,8 +159,12 @@ def process(
     """
     if config.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, ids, config.repetition_penalty)
+    if config.logit_bias:
+        logits = bias(logits, *_biases(config.logit_bias))
+    if config.presence_penalty or config.frequency_penalty:
+        logits = penalise_said(logits, ids[len(ids) - min(num_new, len(ids)) :], config)
     for processor in config.logits_processor:
-        changed = np.asarray(processor(np.asarray(ids, np.int32)[None], logits[None].copy()), np.float32)
+        changed = np.asarray(processor(np.array(ids, np.int32)[None], logits[None].copy()), np.float32)
         if changed.size != logits.size or np.isnan(changed.max()):
             fault = "numbers that are not finite" if changed.size == logits.size else f"shape {changed.shape}"
             raise GenerationError(f"logits_processor: it returned {fault}, not logits (1, {len(logits)})")
@@ -122,18 +188,22 @@ def _allowed(mask: np.ndarray, size: int) -> np.ndarray:
     return flags
 
 
-def banned(ids: Sequence[int], config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
+def banned(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
     """Tokens that may not come next."""
+    found = repeated_ngram_ends(ids, config.no_repeat_ngram_size) if config.no_repeat_ngram_size else []
+    return found + _ends(ids, config, num_new=num_new, min_new=min_new)
+
+
+def _ends(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
+    """Those of them that no n-gram forbids: ends of bad words, and of the row before it may end."""
     found: list[int] = []
-    if config.no_repeat_ngram_size:
-        found += repeated_ngram_ends(ids, config.no_repeat_ngram_size)
     for word in config.bad_words_ids:
         if len(ids) >= len(word) - 1 and tuple(ids[len(ids) - len(word) + 1 :]) == word[:-1]:
             found.append(word[-1])
     return [*found, *config.stop_ids] if num_new < min_new else found
 
 
-def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) -> np.ndarray:
+def penalise_repetition(logits: np.ndarray, ids: Ids, penalty: float) -> np.ndarray:
     """Logits (V,) with those of `ids` divided (positive) or multiplied (negative) by the penalty, each id once.
 
     Keskar et al., CTRL, 2019.
@@ -146,7 +216,27 @@ def penalise_repetition(logits: np.ndarray, ids: Sequence[int], penalty: float) 
     return logits
 
 
-def repeated_ngram_ends(ids: Sequence[int], size: int) -> list[int]:
+def bias(logits: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Logits (V,) with `values` added to those of `ids`."""
+    known = ids < len(logits)
+    logits = logits.copy()
+    logits[ids[known]] += values[known]
+    return logits
+
+
+def penalise_said(logits: np.ndarray, new: Ids, config: GenerationConfig) -> np.ndarray:
+    """Logits (V,) less `presence_penalty` for each id among the new ones and `frequency_penalty` for each time it came.
+
+    As OpenAI defines them.
+    """
+    said, times = np.unique(np.asarray(new, np.int64), return_counts=True)
+    said, times = said[said < len(logits)], times[said < len(logits)]
+    logits = logits.copy()
+    logits[said] -= (config.presence_penalty + config.frequency_penalty * times).astype(np.float32)
+    return logits
+
+
+def repeated_ngram_ends(ids: Ids, size: int) -> list[int]:
     """Tokens that would complete an n-gram of `size` tokens that the row holds already."""
     if len(ids) < size:
         return []

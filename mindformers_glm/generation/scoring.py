@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mindformers_glm.generation.cache import KVCache
-from mindformers_glm.generation.sampling import best_ids, log_probabilities
-from mindformers_glm.generation.scheduler import Scheduler, check_numbers
+from mindformers_glm.generation.sampling import best_ids, check_numbers, log_probabilities
+from mindformers_glm.generation.scheduler import Scheduler
 
 _WORTH_SHARING = 16  # ids: a shorter common beginning is computed with the rest
 

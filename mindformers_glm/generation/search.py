@@ -9,50 +9,100 @@ import numpy as np
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.config import GenerationConfig, Limits
 from mindformers_glm.generation.interface import FinishReason, Generation, Step, Token
+from mindformers_glm.generation.lookup import Lookup
 from mindformers_glm.generation.sampling import Choice, Row, next_tokens
 
 
 class _Row:
-    """One sequence on its way."""
+    """One sequence on its way. `ids` (int32) are prompt and new tokens where a setting looks at them."""
 
-    def __init__(self, sample: int, seed: Sequence[int]) -> None:
-        self.sample = sample
+    def __init__(self, sample: int, seed: Sequence[int], ids: np.ndarray | None) -> None:
+        self.sample, self._ids = sample, ids
         self.new: list[int] = []
         self.choices: list[Choice] = []
         self.random = np.random.default_rng(seed)
         self.reason: FinishReason = "cancelled"
+        self.lookup: Lookup | None = None
+
+    def add(self, choice: Choice, prompt_tokens: int) -> None:
+        """Takes its next token."""
+        self.new.append(choice.token)
+        self.choices.append(choice)
+        if self.lookup is not None:
+            self.lookup.add(choice.token)
+        if self._ids is not None:
+            size = prompt_tokens + len(self.new)
+            if size > len(self._ids):
+                self._ids = np.concatenate((self._ids, np.zeros(size, np.int32)))
+            self._ids[size - 1] = choice.token
+
+    def ids(self, prompt_tokens: int) -> np.ndarray | tuple[int, ...]:
+        """Prompt and new tokens; nothing where no setting looks at them."""
+        return () if self._ids is None else self._ids[: prompt_tokens + len(self.new)]
 
 
 class Samples:
     """`num_return_sequences` rows of one prompt, each with its own random numbers; one row when greedy.
 
-    The numbers of row r of prompt i come from (seed, i, r): they depend on nothing that runs beside it.
+    The numbers of row r of prompt i come from (seed, i, r), one for each token: they depend on nothing that runs beside
+    it, and guesses that are looked up (lookup.py) change nothing. `ask` and `take` go row by row, so that rows of
+    several prompts can be chosen together; `advance` does all of this prompt.
     """
 
     def __init__(self, prompt: Sequence[int], config: GenerationConfig, limits: Limits, *, index: int = 0) -> None:
         self.prompt, self.config, self.limits = list(prompt), config, limits
         self.num_rows = config.num_return_sequences
         self.seed = None if config.greedy else config.drawn_seed()
-        self._rows = [_Row(sample, (self.seed or 0, index, sample)) for sample in range(self.num_rows)]
+        ids = np.asarray(self.prompt, np.int32) if config.edits_logits else None
+        self._rows = [_Row(sample, (self.seed or 0, index, sample), ids) for sample in range(self.num_rows)]
         self._open = list(self._rows)
+        if config.prompt_lookup_num_tokens:
+            for row in self._rows:
+                row.lookup = Lookup(self.prompt, config.prompt_lookup_num_tokens)
+
+    @property
+    def num_open(self) -> int:
+        """Rows that go on."""
+        return len(self._open)
+
+    def ask(self, row: int) -> Row:
+        """What an open row wants of its next logits. Each call draws its next random number."""
+        one = self._open[row]
+        uniform = 0.0 if self.config.greedy else one.random.random()
+        mask = None if self.config.token_mask is None else _bits(self.config.token_mask(one.new))
+        return Row(one.ids(len(self.prompt)), len(one.new), self.limits.min_new, uniform, mask)
+
+    def take(self, row: int, choice: Choice) -> tuple[Token, bool]:
+        """Gives an open row its next token: what can be shown, and whether it goes on."""
+        one = self._open[row]
+        one.add(choice, len(self.prompt))
+        reason = finish_reason(one.new, self.config, self.limits)
+        if reason is not None:
+            one.reason = reason
+        return Token(one.sample, choice), reason is None
+
+    def close_step(self) -> list[int]:
+        """The open rows that go on, by their numbers until now; the others are open no more."""
+        going = [number for number, row in enumerate(self._open) if row.reason == "cancelled"]
+        self._open = [self._open[number] for number in going]
+        return going
+
+    def lookup(self, row: int) -> Lookup | None:
+        """What guesses the next tokens of an open row, if that is wanted."""
+        return self._open[row].lookup
+
+    def room(self, row: int) -> int:
+        """New tokens that an open row may still get."""
+        return self.limits.max_new - len(self._open[row].new)
 
     def advance(self, logits: np.ndarray) -> Step:
         """See Search."""
-        sources = [0] * len(self._open) if len(logits) == 1 else list(range(len(self._open)))
-        choices = next_tokens(logits[sources], [self._row(row) for row in self._open], self.config)
-        step = Step([], [], [])
-        for source, row, choice in zip(sources, self._open, choices, strict=True):
-            row.new.append(choice.token)
-            row.choices.append(choice)
-            step.events.append(Token(row.sample, choice))
-            reason = finish_reason(row.new, self.config, self.limits)
-            if reason is None:
-                step.parents.append(source)
-                step.tokens.append(choice.token)
-            else:
-                row.reason = reason
-        self._open = [row for row in self._open if row.reason == "cancelled"]
-        return step
+        count = self.num_open
+        sources = [0] * count if len(logits) == 1 else list(range(count))
+        chosen = next_tokens(logits[sources], [self.ask(row) for row in range(count)], self.config)
+        events = [self.take(row, choice)[0] for row, choice in enumerate(chosen)]
+        going = self.close_step()
+        return Step([sources[row] for row in going], [chosen[row].token for row in going], events)
 
     def open_ids(self, row: int) -> Sequence[int]:
         """See Search."""
@@ -61,13 +111,6 @@ class Samples:
     def results(self) -> list[Generation]:
         """See Search."""
         return [self._result(row) for row in self._rows]
-
-    def _row(self, row: _Row) -> Row:
-        uniform = 0.0 if self.config.greedy else row.random.random()
-        edits = self.config.edits_logits or len(row.new) < self.limits.min_new
-        ids = [*self.prompt, *row.new] if edits else ()
-        mask = None if self.config.token_mask is None else _bits(self.config.token_mask(row.new))
-        return Row(ids, len(row.new), self.limits.min_new, uniform, mask)
 
     def _result(self, row: _Row) -> Generation:
         told, best = self.config.output_logprobs or self.config.top_logprobs, self.config.top_logprobs

@@ -59,9 +59,14 @@ def test_nothing_comes_that_a_mask_does_not_allow():
     ties=st.booleans(),
     masked=st.sampled_from([None, 0.5, 0.01, 1.0]),
     best=st.sampled_from([0, 1, 5]),
+    said=st.sampled_from([(0, 0), (0.7, 0), (0, 0.4), (-0.3, 1.1)]),
+    biased=st.booleans(),
+    ngram=st.sampled_from([0, 0, 1, 2, 3]),
     seed=st.integers(0, 999),
 )
-def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty, ties, masked, best, seed):
+def test_the_token_of_the_formula(
+    size, rows, top_k, top_p, temperature, penalty, ties, masked, best, said, biased, ngram, seed
+):
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, size)).astype(np.float32) * 4
     if ties:
@@ -74,9 +79,14 @@ def test_the_token_of_the_formula(size, rows, top_k, top_p, temperature, penalty
         repetition_penalty=penalty,
         top_logprobs=min(best, size),
         output_logprobs=best > 0,
+        presence_penalty=said[0],
+        frequency_penalty=said[1],
+        logit_bias={int(token): 3.5 for token in random.integers(0, size + 3, 5)} if biased else {},
+        no_repeat_ngram_size=ngram if masked is None and size > 200 else 0,  # or all may be forbidden
     )
     masks = [mask(random, size, masked) for _ in range(rows)]
-    given_rows = [Row(random.integers(0, size, 20).tolist(), 3, 0, float(random.random()), one) for one in masks]
+    few = max(size // 9, 1)  # ids that come again
+    given_rows = [Row(random.integers(0, few, 20).tolist(), 7, 0, float(random.random()), one) for one in masks]
     for one, other in zip(*both(logits, given_rows, config), strict=True):
         assert one.token == other.token
         if best:
@@ -96,6 +106,31 @@ def test_greedy_takes_the_first_of_the_best_that_are_allowed():
     config = GenerationConfig(do_sample=False, bad_words_ids=[[token] for token in range(40)])
     with pytest.raises(GenerationError, match="forbid every token"):
         next_tokens(logits, [Row([1], 0, 0)] * 2, config)
+
+
+def test_rows_of_several_requests_are_chosen_together():
+    """Each by its own settings, from its own row of logits; what a row cannot have is told in its place."""
+    random = np.random.default_rng(5)
+    logits = random.normal(size=(4, 300)).astype(np.float32)
+    logits[2, 7] = np.nan
+    wishes = [
+        (3, Row((), 0, 0), GenerationConfig()),
+        (0, Row([5, 6, 5], 1, 0, 0.3), GenerationConfig(do_sample=True, top_k=9, repetition_penalty=1.3)),
+        (2, Row((), 0, 0), GenerationConfig()),
+        (1, Row((), 0, 0, 0.5, np.zeros(38, np.uint8)), GenerationConfig(do_sample=True)),
+        (3, Row((), 0, 0), GenerationConfig(top_logprobs=2)),
+        (1, Row((), 0, 0), GenerationConfig(logits_processor=[lambda ids, logits: -logits])),
+        (1, Row((), 0, 0), GenerationConfig(logits_processor=[lambda ids, logits: 1 / 0])),
+    ]
+    found = sampling.choices(logits, [sampling.Asked(*wish) for wish in wishes])
+    for place, choice in zip((0, 1, 4, 5), (found[0], found[1], found[4], found[5]), strict=True):
+        row, wish, config = wishes[place]
+        assert choice == next_tokens(logits[row : row + 1], [wish], config)[0]
+    assert found[5].token == logits[1].argmin() and len(found[4].best) == 2
+    assert "not a number" in str(found[2]) and "forbid every token" in str(found[3])
+    assert isinstance(found[6], ZeroDivisionError)
+    with pytest.raises(GenerationError, match="not a number"):
+        next_tokens(logits[2:3], [Row((), 0, 0)], GenerationConfig())
 
 
 def test_draws_follow_the_distribution():

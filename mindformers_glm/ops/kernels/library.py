@@ -115,7 +115,7 @@ def declare(found: ctypes.CDLL) -> None:
     found.glm_forward.argtypes = [pointer] * 3
     found.glm_linear.argtypes = [pointer, size, pointer, pointer, pointer]
     found.glm_pack.argtypes = [pointer] * 3
-    found.glm_choose.argtypes = [pointer, size, size, pointer]
+    found.glm_choose.argtypes = [pointer, size, pointer, size]
     found.glm_block_bytes.argtypes = [pointer, ctypes.c_int32]
     found.glm_block_bytes.restype = size
     found.glm_read_cache.argtypes = [pointer, ctypes.c_int32, pointer, size, pointer, pointer]

@@ -22,6 +22,7 @@ W8A8 = 5  # int8 with whole numbers as inputs
 
 CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # of numbers in the cache
 LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
+FEW_ROWS = 8  # rows of x up to which source/linear.cpp computes each as if it were alone, with float weights
 UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -110,12 +111,13 @@ class ChoiceStruct(ctypes.Structure):
     """What one row wants of its logits, and the token that was found (choosing.h)."""
 
     _fields_ = [
-        *[(name, _pointer) for name in ("seen", "banned")],
-        *[(name, _size) for name in ("num_seen", "num_banned", "num_best")],
+        ("row", _size),
+        *[(name, _pointer) for name in ("ids", "banned", "biased", "biases")],
+        *[(name, _size) for name in ("num_ids", "num_new", "num_banned", "num_biased", "num_best")],
         ("mask", _pointer),
         ("mask_bytes", _size),
-        *[(name, ctypes.c_double) for name in ("uniform", "temperature", "top_p", "penalty")],
-        *[(name, _int) for name in ("top_k", "is_greedy", "wants_logprob", "token")],
+        *[(name, ctypes.c_double) for name in ("uniform", "temperature", "top_p", "penalty", "presence", "frequency")],
+        *[(name, _int) for name in ("ngram", "top_k", "is_greedy", "wants_logprob", "token")],
         ("logprob", ctypes.c_double),
         *[(name, _pointer) for name in ("best", "best_logprobs")],
     ]

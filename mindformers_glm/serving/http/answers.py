@@ -118,7 +118,6 @@ class Answers:
             try:
                 config = sampling.config(
                     engine.defaults,
-                    item.prompt,
                     end_ids=end_ids,
                     mask=item.mask,
                     stop=writer.stop,
@@ -132,6 +131,7 @@ class Answers:
                     index=item.draw,
                     reuse_prefix=item.reuse_prefix,
                     adapter=self._served.adapter,
+                    priority=sampling.priority,
                     listener=writer,
                 )
             except UserError as error:

@@ -71,7 +71,10 @@ def read_request(service: Service, data: dict[str, Any]) -> ChatRequest:
     """
     body = Body(data)
     served = service.model(body.take("model", text))
-    sampling = read_sampling(body, served.engine.vocab_size, most_answers=service.settings.max_answers)
+    settings = service.settings
+    sampling = read_sampling(
+        body, served.engine.vocab_size, most_answers=settings.max_answers, has_priorities=settings.has_priorities
+    )
     newer = body.take("max_completion_tokens", whole(1))
     older = body.take("max_tokens", whole(1))
     sampling.max_tokens = newer if newer is not None else older

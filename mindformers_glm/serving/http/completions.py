@@ -83,7 +83,9 @@ def read_request(service: Service, data: dict[str, Any]) -> CompletionRequest:
     body = Body(data)
     served = service.model(body.take("model", text))
     most = service.settings.max_answers
-    sampling = read_sampling(body, served.engine.vocab_size, most_answers=most)
+    sampling = read_sampling(
+        body, served.engine.vocab_size, most_answers=most, has_priorities=service.settings.has_priorities
+    )
     add = body.take("add_special_tokens", flag, True)
     prompts = _prompts(body.need("prompt", lambda value: value), served, add)
     echo = body.take("echo", flag, False)

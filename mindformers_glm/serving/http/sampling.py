@@ -11,7 +11,6 @@ import numpy as np
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.serving.http.body import Body, flag, ids, mapping, number, text, texts, whole
 from mindformers_glm.serving.http.errors import refused, wrong
-from mindformers_glm.serving.http.logits import Bias, Penalties
 
 MOST_STOPS, LONGEST_STOP = 16, 1024
 _DRAWS = ("temperature", "top_p", "top_k", "seed")  # any of them, and an answer is drawn
@@ -38,11 +37,11 @@ class Sampling:
     include_usage: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    priority: int = 0
 
     def config(
         self,
         defaults: GenerationConfig,
-        prompt: Sequence[int],
         *,
         end_ids: Sequence[int],
         mask: TokenMask | None = None,
@@ -50,11 +49,6 @@ class Sampling:
         limit: int,
     ) -> GenerationConfig:
         """The engine's settings for one answer of at most `limit` tokens."""
-        edits: list[Callable[[Any, Any], Any]] = []
-        if self.biases:
-            edits.append(Bias(self.biases))
-        if self.presence or self.frequency:
-            edits.append(Penalties(len(prompt), presence=self.presence, frequency=self.frequency))
         return defaults.updated(
             **self._draws(defaults),
             num_beams=1,
@@ -62,7 +56,9 @@ class Sampling:
             max_new_tokens=limit,
             min_new_tokens=min(self.min_tokens, limit),
             eos_token_id=list(end_ids),
-            logits_processor=edits,
+            logit_bias=self.biases,
+            presence_penalty=self.presence,
+            frequency_penalty=self.frequency,
             token_mask=mask,
             stop=stop,
             output_logprobs=self.logprobs,
@@ -80,7 +76,7 @@ class Sampling:
         return {"do_sample": True, **usual, **given}
 
 
-def read_sampling(body: Body, vocab_size: int, *, most_answers: int) -> Sampling:
+def read_sampling(body: Body, vocab_size: int, *, most_answers: int, has_priorities: bool = False) -> Sampling:
     """Takes the shared fields.
 
     Raises:
@@ -123,7 +119,10 @@ def read_sampling(body: Body, vocab_size: int, *, most_answers: int) -> Sampling
     body.refuse("use_beam_search", "answers are drawn or greedy here; run_mode predict has beam search", False)
     body.refuse("length_penalty", "it belongs to beam search, which is not here", 1, 1.0)
     body.refuse("prompt_logprobs", "use /v1/completions with echo and logprobs")
-    body.refuse("priority", "requests are served in the order in which they come", 0)
+    if has_priorities:
+        sampling.priority = body.take("priority", whole(-(2**31), 2**31), 0)
+    else:
+        body.refuse("priority", "this server serves requests as they come (--scheduling_policy priority)", 0)
     for name in ("user", "safety_identifier", "prompt_cache_key"):  # they name a client, and change no answer
         body.take(name, text)
     return sampling

@@ -10,6 +10,7 @@ class ServerSettings:
     """Bounds and other settings. Sizes in bytes, times in seconds.
 
     `keys` open the API (none: no key is asked for), `admin_keys` open what changes the server and also the API.
+    With `has_priorities` a request may say its own; otherwise all are served as they come.
     `max_queue` answers may wait beyond those on their way before a client is told 429.
     """
 
@@ -17,6 +18,7 @@ class ServerSettings:
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    has_priorities: bool = False
     max_queue: int = 256
     max_body: int = 8 * 1024 * 1024
     max_messages: int = 1024

@@ -24,7 +24,7 @@ struct Better {
 
 struct Scratch {
   std::vector<float> logits;
-  std::vector<uint8_t> is_seen;
+  std::vector<int32_t> times;  // that an id was met
   std::vector<int32_t> ids;
   std::vector<double> weights;
 };
@@ -36,6 +36,19 @@ float largest(const float* x, int64_t count) {
   float top = highest(best);
   for (; i < count; ++i) top = std::max(top, x[i]);
   return top;
+}
+
+bool are_numbers(const float* x, int64_t count) {
+  Ints faults = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Floats v = load(x + i);
+    faults |= v != v;
+  }
+  int32_t any = 0;
+  for (int j = 0; j < kLanes; ++j) any |= faults[j];
+  for (; i < count; ++i) any |= x[i] != x[i];
+  return any == 0;
 }
 
 int32_t first_best(const float* x, int64_t count) {
@@ -157,32 +170,67 @@ void apply_mask(float* x, int64_t size, const GlmChoice& row) {
   std::fill(x + known, x + size, -INFINITY);
 }
 
-// Logits after the penalty, the mask and the bans: the row itself where there are none.
+bool forbids(const GlmChoice& row) { return row.num_banned > 0 || row.mask != nullptr || row.ngram > 0; }
+
+// Calls work(id, times) for each id of the vocabulary among so many, once, with how often it is there.
+template <class Work>
+void each_of(const int32_t* ids, int64_t count, int64_t size, Scratch& space, Work work) {
+  auto& times = space.times;
+  if (int64_t(times.size()) < size) times.assign(size_t(size), 0);
+  auto known = [&](int64_t i) { return ids[i] >= 0 && ids[i] < size; };
+  for (int64_t i = 0; i < count; ++i)
+    if (known(i)) ++times[size_t(ids[i])];
+  for (int64_t i = 0; i < count; ++i) {
+    if (!known(i) || times[size_t(ids[i])] == 0) continue;
+    work(ids[i], times[size_t(ids[i])]);
+    times[size_t(ids[i])] = 0;  // all are 0 again afterwards
+  }
+}
+
+// Forbids what would end an n-gram that the sequence holds already.
+void forbid_ngrams(float* x, int64_t size, const GlmChoice& row) {
+  int64_t before = row.ngram - 1;
+  if (row.num_ids <= before) return;
+  const int32_t* tail = row.ids + row.num_ids - before;
+  for (int64_t i = 0; i + before < row.num_ids; ++i) {
+    int32_t end = row.ids[i + before];
+    if (end >= 0 && end < size && std::equal(tail, tail + before, row.ids + i)) x[end] = -INFINITY;
+  }
+}
+
+// Logits after penalties, biases, the mask and the bans: the row itself where there are none.
 const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch& space) {
   float penalty = float(row.penalty);
-  bool penalised = penalty != 1.0f && row.num_seen > 0;
-  if (!penalised && row.num_banned == 0 && row.mask == nullptr) return x;
+  bool penalised = penalty != 1.0f && row.num_ids > 0;
+  bool lowered = (row.presence != 0 || row.frequency != 0) && row.num_new > 0;
+  if (!penalised && !lowered && row.num_biased == 0 && !forbids(row)) return x;
   space.logits.assign(x, x + size);
+  float* y = space.logits.data();
   if (penalised) {
-    space.is_seen.assign(size_t(size), 0);
-    for (int64_t i = 0; i < row.num_seen; ++i) {
-      int32_t id = row.seen[i];
-      if (id < 0 || id >= size || space.is_seen[size_t(id)]) continue;
-      space.is_seen[size_t(id)] = 1;
-      float& v = space.logits[size_t(id)];
-      v = v < 0 ? v * penalty : v / penalty;
-    }
+    each_of(row.ids, row.num_ids, size, space,
+            [&](int32_t id, int32_t) { y[id] = y[id] < 0 ? y[id] * penalty : y[id] / penalty; });
   }
-  if (row.mask != nullptr) apply_mask(space.logits.data(), size, row);
+  for (int64_t i = 0; i < row.num_biased; ++i)
+    if (row.biased[i] >= 0 && row.biased[i] < size) y[row.biased[i]] += row.biases[i];
+  if (lowered) {
+    each_of(row.ids + row.num_ids - row.num_new, row.num_new, size, space,
+            [&](int32_t id, int32_t times) { y[id] -= float(row.presence + row.frequency * double(times)); });
+  }
+  if (row.mask != nullptr) apply_mask(y, size, row);
+  if (row.ngram > 0) forbid_ngrams(y, size, row);
   for (int64_t i = 0; i < row.num_banned; ++i)
-    if (row.banned[i] >= 0 && row.banned[i] < size) space.logits[size_t(row.banned[i])] = -INFINITY;
-  return space.logits.data();
+    if (row.banned[i] >= 0 && row.banned[i] < size) y[row.banned[i]] = -INFINITY;
+  return y;
 }
 
 void choose(const float* raw, int64_t size, GlmChoice& row) {
   static thread_local Scratch space;
+  if (!are_numbers(raw, size)) {
+    row.token = -2;
+    return;
+  }
   const float* x = edited(raw, size, row, space);
-  if ((row.num_banned > 0 || row.mask != nullptr) && largest(x, size) == -INFINITY) {
+  if (forbids(row) && largest(x, size) == -INFINITY) {
     row.token = -1;
     return;
   }
@@ -203,8 +251,8 @@ void choose(const float* raw, int64_t size, GlmChoice& row) {
 
 }  // namespace
 
-int glm_choose(const float* logits, int64_t rows, int64_t vocabulary, GlmChoice* choices) try {
-  parallel_for(rows, [&](int64_t r) { choose(logits + r * vocabulary, vocabulary, choices[r]); });
+int glm_choose(const float* logits, int64_t vocabulary, GlmChoice* choices, int64_t count) try {
+  parallel_for(count, [&](int64_t i) { choose(logits + choices[i].row * vocabulary, vocabulary, choices[i]); });
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;

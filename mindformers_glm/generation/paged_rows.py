@@ -1,0 +1,267 @@
+"""Jobs over a cache in blocks: every row has its own length, so one forward serves prompts and answers together.
+
+A step computes the newest token of every answer, and pieces of prompts with what is left of `step_tokens`: a long
+prompt delays an answer by a bounded time at each token. While there are no answers, pieces are as long as `chunk`.
+
+Of several prompts that one goes on that would be through first had each the machine alone: `due` is the number of
+prompt tokens that had been computed when it came, and its own length. Short prompts so pass a long one, and it waits no
+longer than it takes itself. Prompts that begin alike share the blocks of their beginning, which the first computes.
+
+What rows repeat is guessed and checked in the same forward (lookup.py), where the network says that it computes guesses
+as it computes them alone, and no prompt wants the time.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from mindformers_glm.generation.cache import common_beginning
+from mindformers_glm.generation.grouped_rows import Group
+from mindformers_glm.generation.job import Job
+from mindformers_glm.generation.lookup import Lookup, StepCost
+from mindformers_glm.generation.paged_cache import BLOCK
+from mindformers_glm.generation.search import Samples
+from mindformers_glm.generation.turns import Turn, places_after_prompt
+
+if TYPE_CHECKING:
+    from mindformers_glm.generation.scheduler import Scheduler
+
+_LEAST_PIECE = 16  # tokens of prompts in a step, however many answers there are
+
+
+class PagedRows:
+    """See scheduler.Rows."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._network: Any = scheduler.network
+        self._group: Group | None = None
+        self._prompts: list[Job] = []  # those of its jobs whose prompts are not through
+        self._computed = 0  # prompt tokens
+        self._cost = StepCost()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """See Rows."""
+        return [] if self._group is None else list(self._group.jobs)
+
+    def has_memory_for(self, job: Job) -> bool:
+        """See Rows: besides what running jobs may still take."""
+        pool = self._network.blocks
+        if pool.max_blocks is None or not (self.jobs or self._scheduler.uncached):
+            return True  # alone it has what there is (Engine.submit sees that this can suffice)
+        cache = None if self._group is None else self._group.cache
+        wanted = job.blocks + sum(other.blocks for other in self._scheduler.uncached)
+        for other in self.jobs:
+            held = sum(cache.missing_blocks(slot, other.final_blocks) for slot in other.slots)  # type: ignore[union-attr]
+            wanted += held + (other.search.num_rows - len(other.slots)) * self._own_blocks(other)
+        while wanted > pool.max_blocks - pool.used_blocks and self._scheduler.prefixes.give_up_oldest():
+            pass
+        return wanted <= pool.max_blocks - pool.used_blocks
+
+    def add(self, job: Job) -> None:
+        """See Rows."""
+        group = self._group
+        if group is None:
+            group = self._group = Group(self._scheduler.new_cache([0]))
+        job.slots = group.take_slots(1)
+        group.jobs.append(job)
+        self._prompts.append(job)
+        cache: Any = group.cache
+        cache.forget(job.slots)
+        cache.adapters[job.slots[0]] = job.adapter
+        begun = 0
+        if job.reuse_prefix and self._scheduler.prefixes.capacity:
+            begun = self._begin_with_others(job)
+        job.due = self._computed + len(job.prompt) - begun
+
+    def step(self) -> None:
+        """See Rows."""
+        group = self._group
+        if group is None:
+            return
+        answers = [job for job in group.jobs if job.tokens]
+        room = self._scheduler.chunk
+        if answers:
+            taken = sum(len(job.tokens) for job in answers)
+            room = min(room, max(self._scheduler.step_tokens - taken, _LEAST_PIECE))
+        pieces = self._pieces(room)
+        jobs = answers + [job for job, _ in pieces]
+        self._scheduler.guarded(jobs, self._forward, answers, pieces)
+        self._tidy()
+
+    def remove(self, job: Job) -> None:
+        """See Rows."""
+        if self._group is not None and job in self._group.jobs:
+            self._group.jobs.remove(job)
+            if job in self._prompts:
+                self._prompts.remove(job)
+            followers = sorted((other for other in self._prompts if other.leader is job), key=_order)
+            for place, other in enumerate(followers):
+                other.leader = followers[0] if place else None
+
+    def keep_cancelled(self) -> None:
+        """See Rows."""
+        if self._group is not None:
+            for job in self._group.jobs:
+                if job.ticket.is_cancelled and job.tokens:
+                    self._scheduler.keep(job, self._group.cache, job.slots[0])
+
+    def clear(self) -> None:
+        """See Rows."""
+        self._group, self._prompts = None, []
+
+    # --- prompts -----------------------------------------------------------------------------------------------
+
+    def _pieces(self, room: int) -> list[tuple[Job, list[int]]]:
+        """The next tokens of prompts, at most `room` of them."""
+        found: list[tuple[Job, list[int]]] = []
+        for job in sorted(self._prompts, key=_order):
+            if room <= 0:
+                break
+            if job.leader is not None and not self._follows(job):
+                continue
+            done = self._length(job)
+            piece = job.prompt[done : done + room]
+            room -= len(piece)
+            found.append((job, piece))
+        return found
+
+    def _begin_with_others(self, job: Job) -> int:
+        """Takes the longest beginning of a prompt that is kept or in a row; returns its tokens.
+
+        Where another prompt is about to compute a longer one, it becomes the leader that this prompt waits for.
+        """
+        assert self._group is not None
+        self._scheduler.check_version()
+        cache: Any = self._group.cache
+        found, kept = self._scheduler.prefixes.take(job.prompt, job.adapter)
+        if kept is not None:
+            cache.copy_row(job.slots[0], kept, 0)
+        ahead = 0
+        for other in self._group.jobs:
+            if other is job or not other.reuse_prefix or other.adapter != job.adapter:
+                continue
+            length = common_beginning(other.prompt, job.prompt, len(job.prompt) - 1)
+            if other not in self._prompts or self._length(other) >= length:
+                if length > found:
+                    self._scheduler.prefixes.found_tokens += length - found
+                    found = length
+                    cache.copy_row(job.slots[0], cache, other.slots[0], length)
+            elif length > ahead and other.priority <= job.priority:
+                ahead, job.leader = length, other
+        if ahead < found + BLOCK:  # not worth waiting
+            job.leader = None
+        return max(found, ahead) if job.leader is not None else found
+
+    def _follows(self, job: Job) -> bool:
+        """Whether the beginning that a prompt waits for is there; it is taken then."""
+        assert self._group is not None and job.leader is not None
+        leader, cache = job.leader, self._group.cache
+        length = common_beginning(leader.prompt, job.prompt, len(job.prompt) - 1)
+        if leader in self._prompts and self._length(leader) < length:
+            return False
+        job.leader = None
+        if length > self._length(job):
+            self._scheduler.prefixes.found_tokens += length - self._length(job)
+            cache.copy_row(job.slots[0], cache, leader.slots[0], length)  # type: ignore[call-arg]
+        return True
+
+    # --- forwards ----------------------------------------------------------------------------------------------
+
+    def _forward(self, answers: list[Job], pieces: list[tuple[Job, list[int]]]) -> None:
+        """A token for every answer, and these pieces of prompts."""
+        assert self._group is not None
+        cache = self._group.cache
+        rows: list[list[int]] = [[] for _ in range(cache.rows)]
+        wanted: list[tuple[int, int]] = []
+        turns: list[Turn] = []
+        guesses = {} if pieces else self._guesses(answers)
+        for job in answers:
+            mine = guesses.get(job, [[]] * len(job.tokens))
+            places = []
+            for slot, token, guess in zip(job.slots, job.tokens, mine, strict=True):
+                rows[slot] = [token, *guess]
+                places.append(len(wanted))
+                wanted += [(slot, place) for place in range(len(guess) + 1)]
+            turns.append(Turn(job, places, mine))
+        for job, piece in pieces:
+            slot = job.slots[0]
+            rows[slot] = piece
+            self._computed += len(piece)
+            if int(cache.lengths[slot]) + len(piece) == len(job.prompt):
+                turns.append(Turn(job, places_after_prompt(job, len(wanted))))
+                wanted.append((slot, len(piece) - 1))
+        begin = perf_counter()
+        logits = self._scheduler.forward(rows, cache, wanted)
+        if not pieces:
+            rows_now = sum(len(job.tokens) for job in answers)
+            self._cost.observe(rows_now, len(wanted), perf_counter() - begin)
+        for turn in self._scheduler.advance(turns, logits):
+            self._scheduler.guarded([turn.job], self._settle, turn)
+
+    def _settle(self, turn: Turn) -> None:
+        """Lets the rows of a job go on as its step says."""
+        assert self._group is not None and turn.step is not None
+        job, step, cache = turn.job, turn.step, self._group.cache
+        for slot, guess, accepted in zip(job.slots, turn.guesses, step.accepted, strict=False):
+            cache.lengths[slot] -= len(guess) - accepted
+            self._scheduler.guessed += len(guess)
+            self._scheduler.accepted += accepted
+        if job in self._prompts:
+            self._prompts.remove(job)
+        if not step.parents:
+            self._scheduler.keep(job, cache, job.slots[0])
+            self.remove(job)
+            self._scheduler.end(job)
+            return
+        self._group.follow(job, step.parents)
+
+    def _guesses(self, answers: list[Job]) -> dict[Job, list[list[int]]]:
+        """What rows are guessed to go on with, as much of it as pays."""
+        found: list[tuple[Job, int, list[int]]] = []
+        rates: list[tuple[float, int]] = []
+        rows = sum(len(job.tokens) for job in answers)
+        for job in answers:
+            if not isinstance(job.search, Samples) or not job.search.config.prompt_lookup_num_tokens:
+                continue
+            for row in range(len(job.tokens)):
+                lookup = job.search.lookup(row)
+                assert isinstance(lookup, Lookup)
+                guess = lookup.guesses(job.search.room(row) - 1)
+                if guess:
+                    found.append((job, row, guess))
+                    rates.append((lookup.rate, len(guess)))
+        if not found:
+            return {}
+        most = self._network.guesses_beside(rows, has_adapters=any(job.adapter for job in answers))
+        told: dict[Job, list[list[int]]] = {}
+        for (job, row, guess), count in zip(found, self._cost.counts(rows, rates, most), strict=True):
+            if count:
+                told.setdefault(job, [[] for _ in job.tokens])[row] = guess[:count]
+        return told
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------
+
+    def _length(self, job: Job) -> int:
+        """Tokens in the cache of a job whose prompt is not through."""
+        assert self._group is not None
+        return int(self._group.cache.lengths[job.slots[0]])
+
+    @staticmethod
+    def _own_blocks(job: Job) -> int:
+        """Blocks that one more row takes when the prompt is through."""
+        return job.final_blocks - len(job.prompt) // BLOCK
+
+    def _tidy(self) -> None:
+        if self._group is None:
+            return
+        if self._group.jobs:
+            self._group.tidy()
+        else:
+            self._group = None
+
+
+def _order(job: Job) -> tuple[int, int]:
+    return job.priority, job.due
