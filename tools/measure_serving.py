@@ -94,9 +94,9 @@ class Server:
 def ours(chosen: argparse.Namespace, *more: str) -> Server:
     """Our server on the model that was chosen."""
     model = chosen.model
-    if model == "shape":
+    if model in ("shape", "long shape"):
         file = Path(tempfile.mkdtemp()) / "shape.yaml"
-        network = {"type": "ChatGLM2Config", **SHAPE}
+        network = {"type": "ChatGLM2Config", **SHAPE, "seq_length": 4096 if model == "long shape" else 2048}
         shared = Path(os.environ.get("GLM_SHARED") or ROOT.parent / "shared")
         vocabulary = Path(chosen.tokenizer or shared / "data/tokenizer/chatglm2-6b/tokenizer.model").resolve()
         if not vocabulary.is_file():

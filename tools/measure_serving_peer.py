@@ -2,8 +2,11 @@
 """Measures our server and llama-cpp-python's in turn on one shape and type: 288 million random weights, 2 threads.
 
     python tools/measure_serving_peer.py ENV/bin/python --bits 8          # ENV has llama-cpp-python[server] and gguf
+    python tools/measure_serving_peer.py ENV/bin/python --bits 8 --mixed  # prompts of 128 to 2,048 tokens
 
-Tokens per second of 1, 4 and 16 clients together, prompts of 128 tokens and answers of 64; a JSON line for each.
+Tokens per second of 1, 4 and 16 clients together, prompts of 128 tokens and answers of 64; a JSON line for each. With
+`--mixed` 16 clients, prompts of 128 to 2,048 tokens and answers of 64 to 256, and how long ours make each client wait
+between tokens (each token's event on its own, as the client reads them).
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ def llama(chosen: argparse.Namespace) -> Server:
         words = [chosen.llama_python, "-c", _GGUF, str(base), str(path), str(chosen.quantization_bit)]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     port = "18765"
-    words = [chosen.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "2048", "--port", port]
+    words = [chosen.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "4096", "--port", port]
     return Server([*words, "--n_threads", "2", "--n_threads_batch", "2", "--verbose", "false"], int(port))
 
 
@@ -84,6 +87,82 @@ async def _throughput(address: str, clients: int, more: dict[str, Any], *, new: 
         made, begin = 0, time.perf_counter()
         await asyncio.gather(*(one(http, max(1, 8 // clients)) for _ in range(clients)))
         return made / (time.perf_counter() - begin)
+
+
+class Mixed:
+    """16 clients with prompts and answers of many lengths, the same for every server."""
+
+    def __init__(self, address: str, *, is_ours: bool, requests: int) -> None:
+        draw = random.Random(0)
+        self.sizes = [(draw.randint(128, 2048), draw.randint(64, 256)) for _ in range(16 * requests)]
+        self.address, self.is_ours, self.requests = address, is_ours, requests
+        self.waits: list[float] = []
+        self.firsts: list[float] = []
+        self.tokens = 0
+
+    async def run(self) -> dict[str, float]:
+        """Figures of all clients together."""
+        async with httpx.AsyncClient(base_url=self.address, timeout=1200) as http:
+            await self._ask(http, 16, 8, 0)
+            self.waits, self.firsts, self.tokens = [], [], 0
+            begin = time.perf_counter()
+            await asyncio.gather(*(self._client(http, number) for number in range(16)))
+            seconds = time.perf_counter() - begin
+        prompts = sum(prompt for prompt, _ in self.sizes)
+        return {"new": self.tokens / seconds, "all": (self.tokens + prompts) / seconds, "seconds": seconds}
+
+    async def _client(self, http: httpx.AsyncClient, number: int) -> None:
+        for place in range(self.requests):
+            index = number * self.requests + place
+            await self._ask(http, *self.sizes[index], index + 1)
+
+    async def _ask(self, http: httpx.AsyncClient, size: int, new: int, seed: int) -> None:
+        draw = random.Random(seed)
+        if not self.is_ours:  # it takes one request at a time, and a stream is broken off by the next
+            text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=size - 1))
+            asked = {"prompt": text, "max_tokens": new, "temperature": 0, "logit_bias": {"2": -100}}
+            self.tokens += (await http.post("/v1/completions", json=asked)).json()["usage"]["completion_tokens"]
+            return
+        prompt = [draw.randrange(300, 60000) for _ in range(size)]
+        asked = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True}
+        last, begin = 0.0, time.perf_counter()
+        async with http.stream("POST", "/v1/completions", json={**asked, "stream": True}) as reply:
+            async for line in reply.aiter_lines():
+                if not line.startswith("data: {") or '"finish_reason": "' in line:
+                    continue
+                now = time.perf_counter()
+                self.waits += [now - last] if last else []
+                self.firsts += [] if last else [now - begin]
+                last = now
+        self.tokens += new
+
+    def latencies(self) -> dict[str, float]:
+        """Milliseconds between tokens and seconds to the first."""
+        waits, firsts = sorted(self.waits), sorted(self.firsts)
+        half, most = waits[len(waits) // 2], waits[int(len(waits) * 0.99)]
+        told = {"inter-token ms, median": 1000 * half, "inter-token ms, p99": 1000 * most, "p99 / median": most / half}
+        return {**told, "first token s, median": statistics.median(firsts), "first token s, most": firsts[-1]}
+
+
+def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Both servers in turn: medians."""
+    chosen.model, found = "long shape", {}
+    latencies: dict[str, float] = {}
+    for _ in range(chosen.rounds):
+        for name in ("ours", "llama.cpp") if chosen.llama_python != "-" else ("ours",):
+            server = ours(chosen, *chosen.more.split()) if name == "ours" else llama(chosen)
+            try:
+                mixed = Mixed(server.address, is_ours=name == "ours", requests=chosen.requests)
+                found.setdefault(name, []).append(asyncio.run(mixed.run()))
+                latencies = mixed.latencies() if mixed.is_ours else latencies
+            finally:
+                server.stop()
+    told: dict[str, Any] = {"bits": chosen.quantization_bit, "clients": 16, "answers": 16 * chosen.requests}
+    for name, runs in found.items():
+        told |= {f"{name} {key}": round(statistics.median(run[key] for run in runs), 1) for key in runs[0]}
+    if "llama.cpp" in found:
+        told["ratio"] = round(told["ours new"] / told["llama.cpp new"], 2)
+    return [told | {name: round(value, 2) for name, value in latencies.items()}]
 
 
 def measure_compare(chosen: argparse.Namespace) -> list[dict[str, Any]]:
@@ -115,11 +194,15 @@ def measure_compare(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 def main(argv: list[str] | None = None) -> int:
     """Measures and prints."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("llama_python", help="interpreter with llama-cpp-python[server] and gguf")
+    p.add_argument("llama_python", help="interpreter with llama-cpp-python[server] and gguf; -: ours alone")
     p.add_argument("--bits", type=int, choices=(4, 8), default=8, dest="quantization_bit")
     p.add_argument("--tokenizer", help="tokenizer.model of 65,024 ids (that of ../shared)")
+    p.add_argument("--mixed", action="store_true", help="16 clients with prompts and answers of many lengths")
+    p.add_argument("--requests", type=int, default=1, help="of each of the 16 clients (1)")
+    p.add_argument("--rounds", type=int, default=1, help="of both servers (1)")
+    p.add_argument("--more", default="", help="more options of our server, as one text")
     chosen = p.parse_args(argv)
-    for row in measure_compare(chosen):
+    for row in (measure_mixed if chosen.mixed else measure_compare)(chosen):
         print(json.dumps(row), flush=True)
     return 0
 
