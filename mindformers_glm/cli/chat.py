@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.options import Parser, add_prompt_lookup, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.messages import asked, choose
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top_k", type=int)
     p.add_argument("--repetition_penalty", type=float)
     p.add_argument("--max_new_tokens", type=int, help="longest reply (what the context has room for)")
+    add_prompt_lookup(p)
     p.add_argument("--seed", type=int, help="the same answers to the same conversation every time")
     p.add_argument("--lang", choices=("zh", "en"), help="language of prompts and notes (MINDFORMERS_GLM_LANG; zh)")
     p.add_argument("--stats", action="store_true", help="tokens, speed and time to the first token after each answer")
@@ -132,7 +133,15 @@ def _tools(chosen: argparse.Namespace) -> Any:
 def _conversation(chosen: argparse.Namespace, loaded: Loaded, tools: Any) -> Conversation:
     from mindformers_glm.serving.conversation import Conversation, chat_config  # noqa: PLC0415 - as in `talk`
 
-    names = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "seed")
+    names = (
+        "temperature",
+        "top_p",
+        "top_k",
+        "repetition_penalty",
+        "max_new_tokens",
+        "seed",
+        "prompt_lookup_num_tokens",
+    )
     config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
     return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
 

@@ -96,3 +96,13 @@ def number(least: float = 0.0, most: float = float("inf"), *, above: bool = Fals
 def _is_whole(text: str) -> bool:
     digits = text.strip().removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) <= 20
+
+
+def add_prompt_lookup(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of what talks with users: guesses of what is repeated (generation/lookup.py)."""
+    parser.add_argument(
+        "--prompt_lookup_num_tokens",
+        type=whole(0, 64),
+        default=10,
+        help="tokens that may be guessed at once where an answer repeats what stands before; 0: none (10)",
+    )

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.cli.options import Parser, number, whole
+from mindformers_glm.cli.options import Parser, add_prompt_lookup, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, lost, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
@@ -70,12 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default=128,
         help="tokens of a step, of answers and of pieces of prompts, while answers are on their way (128)",
     )
-    p.add_argument(
-        "--prompt_lookup_num_tokens",
-        type=whole(0, 64),
-        default=10,
-        help="tokens that may be guessed at once where an answer repeats what stands before; 0: none (10)",
-    )
+    add_prompt_lookup(p)
     p.add_argument(
         "--scheduling_policy",
         choices=("fcfs", "priority"),

@@ -230,6 +230,8 @@ class Engine:
         **known: Any,
     ) -> Job:
         prompt = [int(token) for token in prompt]
+        if not hasattr(self.network, "guesses_beside"):
+            config = config.updated(prompt_lookup_num_tokens=0)
         limits = config.limits(prompt, seq_length=self.max_length, row=index)
         self._check_ids(prompt, index)
         search: Search
