@@ -67,7 +67,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max_num_batched_tokens",
         type=whole(16, 1 << 20),
-        default=128,
         help="tokens of a step, of answers and of pieces of prompts, while answers are on their way (128)",
     )
     add_prompt_lookup(p)
@@ -263,7 +262,7 @@ def load_export(
     from mindformers_glm.serving.http.service import Served  # noqa: PLC0415
 
     baked = "The export holds the network as it is: choose this when you export."
-    for name in ("quantization_bit", "cache_dtype", "cache_tokens", "lora_alpha"):
+    for name in ("quantization_bit", "cache_dtype", "cache_tokens", "max_num_batched_tokens", "lora_alpha"):
         if getattr(chosen, name) is not None:
             raise ConfigError(f"--{name}", getattr(chosen, name), baked)
     if adapters:

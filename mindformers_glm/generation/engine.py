@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mindformers_glm.errors import GenerationError
+from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
@@ -31,6 +31,7 @@ from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
 IDLE_SECONDS = 2.0
+_USUAL_STEP = 128  # tokens of a step where answers are on their way
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -40,10 +41,13 @@ class Engine:
 
     `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
     that memory for a long one stays linear and others go on in between. Where the cache is one in blocks a step has at
-    most `max_num_batched_tokens` tokens of answers and prompts together while answers are on their way (16 of prompts
-    in any case). Requests that ask for it leave their cache behind, at most `prefix_tokens` tokens in all (the model's
-    length if None), for prompts that begin alike.
+    most `max_num_batched_tokens` (128) tokens of answers and prompts together while answers are on their way (16 of
+    prompts in any case). Requests that ask for it leave their cache behind, at most `prefix_tokens` tokens in all (the
+    model's length if None), for prompts that begin alike.
     `defaults` are the settings that callers start from; `prompt_lookup_num_tokens` is one of them.
+
+    Raises:
+        ConfigError: `max_num_batched_tokens` of a network that has no such cache.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Engine:
         defaults: GenerationConfig | None = None,
         max_rows: int = 16,
         chunk: int = 256,
-        max_num_batched_tokens: int = 128,
+        max_num_batched_tokens: int | None = None,
         prompt_lookup_num_tokens: int | None = None,
         prefix_tokens: int | None = None,
     ) -> None:
@@ -61,7 +65,10 @@ class Engine:
         defaults = defaults or GenerationConfig()
         self.defaults = defaults.updated(prompt_lookup_num_tokens=prompt_lookup_num_tokens)
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
-        self._chunk, self._step_tokens = chunk, max_num_batched_tokens
+        if max_num_batched_tokens is not None and not hasattr(network, "blocks"):
+            fix = "Prompts and answers share steps in the kernels' cache alone: leave it out."
+            raise ConfigError("max_num_batched_tokens", max_num_batched_tokens, fix)
+        self._chunk, self._step_tokens = chunk, max_num_batched_tokens or _USUAL_STEP
         self._prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
         self._closed = False
         self._adapters = {0}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_network import NumpyNetwork
 
-from mindformers_glm.errors import GenerationError
+from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate
@@ -260,6 +260,11 @@ def test_a_network_that_fails_fails_the_request_and_not_the_engine(network, engi
 def test_requests_that_cannot_be_served(engine, prompt, config, message):
     with pytest.raises(GenerationError, match=message):
         generate(engine, [prompt], GenerationConfig(max_new_tokens=2, **config))
+
+
+def test_a_budget_for_steps_needs_a_cache_of_blocks(network):
+    with pytest.raises(ConfigError, match="^max_num_batched_tokens: got 64. Prompts and answers share steps"):
+        Engine(network, max_num_batched_tokens=64)
 
 
 def test_a_closed_engine_says_so(network):

@@ -69,6 +69,7 @@ def test_an_export_answers_as_its_network_does(tiny, tmp_path):
         (["--quantization_bit", "4"], "--quantization_bit"),
         (["--adapter", "a=b"], "--adapter"),
         (["--cache_tokens", "5"], "--cache_tokens"),
+        (["--max_num_batched_tokens", "64"], "--max_num_batched_tokens"),
         (["--tp_size", "2"], "--tp_size"),
     ],
 )

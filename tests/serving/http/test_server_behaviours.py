@@ -73,6 +73,17 @@ def test_a_kept_prefix_changes_nothing(http):
     assert asked > found > 0 and re.search(r"^vllm:kv_cache_usage_perc{.*} \S+$", figures, re.M)
 
 
+def test_what_an_answer_repeats_is_guessed_and_counted(tiny):
+    with httpx.Client(base_url=tiny.address, timeout=120) as http:
+        body = {"prompt": [700, 701, 702] * 40, "max_tokens": 60, "ignore_eos": True, "temperature": 0}
+        assert http.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 60
+        found = re.findall(
+            r"^vllm:spec_decode_num_(draft|accepted)_tokens_total{.*} (\d+)$", http.get("/metrics").text, re.M
+        )
+        figures = {name: int(count) for name, count in found}
+        assert 0 <= figures["accepted"] <= figures["draft"]
+
+
 def test_an_answer_may_be_asked_for_beyond_the_context(tiny):
     with httpx.Client(base_url=tiny.address, timeout=120) as http:
         info = http.get("/tokenizer_info").json()

@@ -11,6 +11,9 @@ import httpx
 import pytest
 from server_process import ServerProcess
 
+from mindformers_glm.serving.http.body import Body
+from mindformers_glm.serving.http.sampling import read_sampling
+
 openai = pytest.importorskip("openai")
 HERE = Path(__file__).parent
 USER = [{"role": "user", "content": "好"}]
@@ -88,6 +91,7 @@ def test_an_unknown_model_is_404(http):
         ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"min_p": 0.1}, "min_p"),
+        ({"priority": 3}, "priority"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )
@@ -98,6 +102,11 @@ def test_a_field_that_makes_no_sense_is_refused_by_name(http, body, param):
     told = fault.json()["error"]
     assert told["param"] == param and param.split(".")[0] in told["message"]
     assert told["type"] == "invalid_request_error"
+
+
+def test_a_priority_is_taken_where_the_server_has_them():
+    assert read_sampling(Body({"priority": -2}), 9, most_answers=1, has_priorities=True).priority == -2
+    assert read_sampling(Body({"priority": 0}), 9, most_answers=1).priority == 0
 
 
 def test_null_and_neutral_values_ask_for_nothing(http):
