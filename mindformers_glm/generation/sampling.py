@@ -73,14 +73,19 @@ def choices(logits: np.ndarray, asked: Sequence[Asked]) -> list[Choice | BaseExc
     user's function raised.
     """
     kernels = library()
-    found: list[Choice | BaseException | None] = [None] * len(asked)
-    compiled = [i for i, one in enumerate(asked) if kernels is not None and not one.config.logits_processor]
+    compiled = [one for one in asked if kernels is not None and not one.config.logits_processor]
+    made: list[choosing.Found] = []
     if kernels is not None and compiled:
-        wishes = [_wish(asked[i].row, asked[i].config) for i in compiled]
-        made = choosing.choose(kernels, logits, [asked[i].place for i in compiled], wishes)
-        for i, one in zip(compiled, made, strict=True):
-            found[i] = _told_by_kernels(one, asked[i].config)
-    return [_by_formula(logits, one) if choice is None else choice for one, choice in zip(asked, found, strict=True)]
+        wishes = [_wish(one.row, one.config) for one in compiled]
+        made = choosing.choose(kernels, logits, [one.place for one in compiled], wishes)
+    waiting = iter(made)
+    found: list[Choice | BaseException] = []
+    for one in asked:  # no comprehension: an error's traceback would hold the logits that it closes over
+        if kernels is not None and not one.config.logits_processor:
+            found.append(_told_by_kernels(next(waiting), one.config))
+        else:
+            found.append(_by_formula(logits, one))
+    return found
 
 
 def _told_by_kernels(found: choosing.Found, config: GenerationConfig) -> Choice | GenerationError:
