@@ -49,8 +49,8 @@ class PagedRows:
     def has_memory_for(self, job: Job) -> bool:
         """See Rows: besides what running jobs may still take."""
         pool = self._network.blocks
-        if pool.max_blocks is None or not (self.jobs or self._scheduler.uncached):
-            return True  # alone it has what there is (Engine.submit sees that this can suffice)
+        if pool.max_blocks is None:
+            return True
         cache = None if self._group is None else self._group.cache
         wanted = job.blocks + sum(other.blocks for other in self._scheduler.uncached)
         for other in self.jobs:
@@ -58,7 +58,8 @@ class PagedRows:
             wanted += held + (other.search.num_rows - len(other.slots)) * self._own_blocks(other)
         while wanted > pool.max_blocks - pool.used_blocks and self._scheduler.prefixes.give_up_oldest():
             pass
-        return wanted <= pool.max_blocks - pool.used_blocks
+        is_alone = not (self.jobs or self._scheduler.uncached)  # then it gets what there is: it was asked for no more
+        return is_alone or wanted <= pool.max_blocks - pool.used_blocks
 
     def add(self, job: Job) -> None:
         """See Rows."""
@@ -94,12 +95,13 @@ class PagedRows:
     def remove(self, job: Job) -> None:
         """See Rows."""
         if self._group is not None and job in self._group.jobs:
+            followers = sorted((other for other in self._prompts if other.leader is job), key=_order)
+            for place, other in enumerate(followers):
+                self._take_beginning(other, job)
+                other.leader = followers[0] if place else None
             self._group.jobs.remove(job)
             if job in self._prompts:
                 self._prompts.remove(job)
-            followers = sorted((other for other in self._prompts if other.leader is job), key=_order)
-            for place, other in enumerate(followers):
-                other.leader = followers[0] if place else None
 
     def keep_cancelled(self) -> None:
         """See Rows."""
@@ -145,10 +147,8 @@ class PagedRows:
                 continue
             length = common_beginning(other.prompt, job.prompt, len(job.prompt) - 1)
             if other not in self._prompts or self._length(other) >= length:
-                if length > found:
-                    self._scheduler.prefixes.found_tokens += length - found
-                    found = length
-                    cache.copy_row(job.slots[0], cache, other.slots[0], length)
+                self._take_beginning(job, other)
+                found = self._length(job)
             elif length > ahead and other.priority <= job.priority:
                 ahead, job.leader = length, other
         if ahead < found + BLOCK:  # not worth waiting
@@ -157,16 +157,22 @@ class PagedRows:
 
     def _follows(self, job: Job) -> bool:
         """Whether the beginning that a prompt waits for is there; it is taken then."""
-        assert self._group is not None and job.leader is not None
-        leader, cache = job.leader, self._group.cache
-        length = common_beginning(leader.prompt, job.prompt, len(job.prompt) - 1)
-        if leader in self._prompts and self._length(leader) < length:
+        assert job.leader is not None
+        length = common_beginning(job.leader.prompt, job.prompt, len(job.prompt) - 1)
+        if job.leader in self._prompts and self._length(job.leader) < length:
             return False
+        self._take_beginning(job, job.leader)
         job.leader = None
+        return True
+
+    def _take_beginning(self, job: Job, other: Job) -> None:
+        """Shares what there is of the beginning that a prompt has in common with that of a row."""
+        assert self._group is not None
+        cache: Any = self._group.cache
+        length = common_beginning(other.prompt, job.prompt, min(len(job.prompt) - 1, self._length(other)))
         if length > self._length(job):
             self._scheduler.prefixes.found_tokens += length - self._length(job)
-            cache.copy_row(job.slots[0], cache, leader.slots[0], length)  # type: ignore[call-arg]
-        return True
+            cache.copy_row(job.slots[0], cache, other.slots[0], length)
 
     # --- forwards ----------------------------------------------------------------------------------------------
 
@@ -211,6 +217,8 @@ class PagedRows:
             self._scheduler.accepted += accepted
         if job in self._prompts:
             self._prompts.remove(job)
+            for other in [other for other in self._prompts if other.leader is job]:
+                self._follows(other)
         if not step.parents:
             self._scheduler.keep(job, cache, job.slots[0])
             self.remove(job)
@@ -245,7 +253,7 @@ class PagedRows:
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
     def _length(self, job: Job) -> int:
-        """Tokens in the cache of a job whose prompt is not through."""
+        """Tokens in the first row of a job."""
         assert self._group is not None
         return int(self._group.cache.lengths[job.slots[0]])
 
