@@ -67,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max_num_batched_tokens",
         type=whole(16, 1 << 20),
-        help="tokens of a step, of answers and of pieces of prompts, while answers are on their way (128)",
+        help="tokens of a step, of answers and of pieces of prompts, while answers are on their way "
+        "(16, and 6 for each answer)",
     )
     add_prompt_lookup(p)
     p.add_argument(

@@ -31,7 +31,6 @@ from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
 
 IDLE_SECONDS = 2.0
-_USUAL_STEP = 128  # tokens of a step where answers are on their way
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -40,10 +39,11 @@ class Engine:
     """Runs requests over a network.
 
     `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
-    that memory for a long one stays linear and others go on in between. Where the cache is one in blocks a step has at
-    most `max_num_batched_tokens` (128) tokens of answers and prompts together while answers are on their way (16 of
-    prompts in any case). Requests that ask for it leave their cache behind, at most `prefix_tokens` tokens in all (the
-    model's length if None), for prompts that begin alike.
+    that memory for a long one stays linear and others go on in between. Where the cache is one in blocks a step has,
+    while answers are on their way, at most `max_num_batched_tokens` tokens of answers and prompts together (16 of
+    prompts in any case); None: as many that it takes about three times as long as without prompts. Requests that ask
+    for it leave their cache behind, at most `prefix_tokens` tokens in all (the model's length if None), for prompts
+    that begin alike.
     `defaults` are the settings that callers start from; `prompt_lookup_num_tokens` is one of them.
 
     Raises:
@@ -68,7 +68,7 @@ class Engine:
         if max_num_batched_tokens is not None and not hasattr(network, "blocks"):
             fix = "Prompts and answers share steps in the kernels' cache alone: leave it out."
             raise ConfigError("max_num_batched_tokens", max_num_batched_tokens, fix)
-        self._chunk, self._step_tokens = chunk, max_num_batched_tokens or _USUAL_STEP
+        self._chunk, self._step_tokens = chunk, max_num_batched_tokens
         self._prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
         self._closed = False
         self._adapters = {0}
@@ -77,8 +77,13 @@ class Engine:
 
     def _begin(self) -> None:
         """An engine without work and without a thread, as at first and in a forked child."""
-        sizes = {"max_rows": self.max_rows, "chunk": self._chunk, "step_tokens": self._step_tokens}
-        self._scheduler = Scheduler(self.network, prefixes=PrefixStore(self._prefix_tokens), **sizes)
+        self._scheduler = Scheduler(
+            self.network,
+            max_rows=self.max_rows,
+            chunk=self._chunk,
+            prefixes=PrefixStore(self._prefix_tokens),
+            step_tokens=self._step_tokens,
+        )
         self._lock = threading.Condition()
         self._arrived: deque[Job | _Call] = deque()
         self._owner: threading.Thread | None = None

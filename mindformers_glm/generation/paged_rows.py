@@ -1,7 +1,8 @@
 """Jobs over a cache in blocks: every row has its own length, so one forward serves prompts and answers together.
 
-A step computes the newest token of every answer, and pieces of prompts with what is left of `step_tokens`: a long
-prompt delays an answer by a bounded time at each token. While there are no answers, pieces are as long as `chunk`.
+A step computes the newest token of every answer, and pieces of prompts with what is left of the tokens that it may
+have: a long prompt delays an answer by a bounded time at each token. While there are no answers, pieces are as long as
+`chunk`.
 
 Of several prompts that one goes on that would be through first had each the machine alone: `due` is the number of
 prompt tokens that had been computed when it came, and its own length. Short prompts so pass a long one, and it waits no
@@ -27,7 +28,9 @@ from mindformers_glm.generation.turns import Turn, places_after_prompt
 if TYPE_CHECKING:
     from mindformers_glm.generation.scheduler import Scheduler
 
-_LEAST_PIECE = 16  # tokens of prompts in a step, however many answers there are
+# Tokens of prompts in a step beside answers: the step then takes about three times as long as without them, on CPUs
+# where reading the weights takes as long as multiplying them with some 15 to 20 tokens.
+_LEAST_PIECE, _PIECE_PER_ANSWER = 16, 5
 
 
 class PagedRows:
@@ -86,7 +89,9 @@ class PagedRows:
         room = self._scheduler.chunk
         if answers:
             taken = sum(len(job.tokens) for job in answers)
-            room = min(room, max(self._scheduler.step_tokens - taken, _LEAST_PIECE))
+            given = self._scheduler.step_tokens
+            beside = _LEAST_PIECE + _PIECE_PER_ANSWER * taken if given is None else given - taken
+            room = min(room, max(beside, _LEAST_PIECE))
         pieces = self._pieces(room)
         jobs = answers + [job for job, _ in pieces]
         self._scheduler.guarded(jobs, self._forward, answers, pieces)

@@ -48,13 +48,13 @@ class Rows(Protocol):
 
 
 class Scheduler:
-    """Jobs in, steps out. `step_tokens` bounds the tokens of a step where prompts and answers share it."""
+    """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prompts and answers share (paged_rows.py)."""
 
     def __init__(
         self, network: Network, *, max_rows: int, chunk: int, prefixes: PrefixStore, step_tokens: int | None = None
     ) -> None:
         self.network, self.max_rows, self.chunk, self.prefixes = network, max_rows, chunk, prefixes
-        self.step_tokens = chunk if step_tokens is None else step_tokens
+        self.step_tokens = step_tokens
         self.guessed = self.accepted = 0  # tokens that were looked up, and of these such as were right
         self._waiting: list[Job] = []
         self.uncached: list[Job] = []

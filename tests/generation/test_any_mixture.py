@@ -73,7 +73,7 @@ def test_any_mixture_chunking_and_guesses(weights, cache_dtype, monkeypatch):
         options = {
             "max_rows": draw.choice([3, 5, 16]),
             "chunk": draw.choice([7, 64, 256]),
-            "max_num_batched_tokens": draw.choice([16, 33, 128]),
+            "max_num_batched_tokens": draw.choice([None, 16, 33, 128]),
             "cache_tokens": draw.choice([None, 64 * 20]),
         }
         together, figures = answers(weights, requests, {**kept, **options}, guesses=draw.choice([4, 10]))
