@@ -115,7 +115,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache_dtype",
         default="",
-        help="of keys and values: float32, float16 or int8 (float16; float32 where weights are)",
+        help="of keys and values: float32, float16 or int8 (what users get: docs/speed.md)",
     )
     parser.add_argument(
         "--chunk", action=_Read, reader=whole("--chunk"), default=256, help="tokens of a prompt taken at once (256)"

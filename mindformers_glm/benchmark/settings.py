@@ -73,7 +73,7 @@ class Settings:
     steps: int = 1
     chunk: int = 256
     group_size: int | None = None
-    cache_dtype: str = ""  # "": what the network takes by itself
+    cache_dtype: str = "float32"  # "": what users get
     model: str = "glm2_tiny"
     only: tuple[str, ...] = ()
 
@@ -83,13 +83,18 @@ class Settings:
         if self.what != "train" and self.lora:
             raise ConfigError("--lora", True, "It belongs to train.")
         if not self.cache_dtype:
-            object.__setattr__(self, "cache_dtype", usual_cache(are_float32=self.dtype == "float32"))
+            object.__setattr__(self, "cache_dtype", usual_cache(is_exact=self._is_exact()))
         if self.cache_dtype not in CACHE_KINDS:
             raise ConfigError("--cache_dtype", self.cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         for value in (self.shape.hidden, self.shape.ffn):
             if self.dtype not in FLOATS and self.group() and value % self.group():
                 fix = f"It must divide hidden ({self.shape.hidden}) and ffn ({self.shape.ffn})."
                 raise ConfigError("--group_size", self.group(), fix)
+
+    def _is_exact(self) -> bool:
+        if self.dtype in FLOATS:
+            return self.dtype == "float32"
+        return not scheme_of(self.dtype, "--dtype").network_keys(None)["quantization_bit"]
 
     def group(self) -> int:
         """Columns that share a scale of integers: 32 where the scheme has such groups; 0 where a whole row does.

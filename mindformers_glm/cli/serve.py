@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--cache_dtype",
         choices=("float32", "float16", "int8"),
-        help="keys and values in the cache (float16; float32 where weights are)",
+        help="keys and values in the cache (float16; float32 where weights are, and with W8A8)",
     )
     p.add_argument("--cache_tokens", type=whole(), help="tokens that all answers and kept prefixes may hold together")
     p.add_argument("--lite_python", metavar="PYTHON", help="interpreter with mindspore_lite for --backend lite")

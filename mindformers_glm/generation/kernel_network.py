@@ -50,8 +50,9 @@ _SAMPLES = 64  # numbers of an integer weight that are looked at to see whether 
 _NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
 
 
-def _are_float32(weights: NetworkWeights) -> bool:
-    return all(kind_of(layer.weight.dtype) == KINDS["Float32"] for layer in linear_layers(weights))
+def _is_exact(weights: NetworkWeights) -> bool:
+    layers = linear_layers(weights)
+    return all(layer.whole is not None or kind_of(layer.weight.dtype) == KINDS["Float32"] for layer in layers)
 
 
 def obstacles(model: nn.Cell) -> list[str]:
@@ -86,9 +87,9 @@ class KernelNetwork:
             ConfigError: there is no such type.
         """
         weights = model if isinstance(model, NetworkWeights) else _described(model)
-        is_exact = cache_dtype is None  # then scores are, too
+        has_exact_scores = cache_dtype is None
         if cache_dtype is None:
-            cache_dtype = usual_cache(are_float32=_are_float32(weights))
+            cache_dtype = usual_cache(is_exact=_is_exact(weights))
         if cache_dtype not in CACHE_KINDS:
             raise ConfigError("cache_dtype", cache_dtype, f"Use one of {', '.join(CACHE_KINDS)}.")
         config = weights.config
@@ -107,7 +108,7 @@ class KernelNetwork:
         self._network = self._map.network(weights)
         self._network.rotary = address(self._rotary)
         self.blocks = self._pool(cache_dtype, cache_tokens)
-        self._score_blocks = self._pool("float32", cache_tokens) if is_exact else self.blocks
+        self._score_blocks = self._pool("float32", cache_tokens) if has_exact_scores else self.blocks
         self._space = self._functions.glm_new_workspace()
         self._finalizer = weakref.finalize(self, self._functions.glm_free_workspace, self._space)
 

@@ -157,12 +157,13 @@ def address(array: Any) -> int:
     return array.ctypes.data
 
 
-def usual_cache(*, are_float32: bool) -> str:
+def usual_cache(*, is_exact: bool) -> str:
     """The type of keys and values where nobody chose one.
 
-    float16; float32 where all weights of linear layers are of float32 (`are_float32`): such a network is run for its
-    exact numbers, which official outputs and those of MindSpore's operators are compared with, and reads so much for
-    its weights that the cache matters little. Scores (`Engine.score`: what `evaluate`, perplexity and `logprobs` of a
-    prompt tell) are computed in float32 from any weights.
+    float16; float32 where all linear layers are of float32 weights or of W8A8 (`is_exact`). A float32 network is run
+    for its exact numbers, which official outputs and those of MindSpore's operators are compared with, and reads so
+    much for its weights that the cache matters little; W8A8 rounds what flows between layers to steps as large as a
+    device's, and gives its numbers only from inputs as exact. Scores (`Engine.score`: what `evaluate`, perplexity and
+    `logprobs` of a prompt tell) are computed with float32 from any weights.
     """
-    return "float32" if are_float32 else "float16"
+    return "float32" if is_exact else "float16"
