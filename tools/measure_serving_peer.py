@@ -90,11 +90,19 @@ async def _throughput(address: str, clients: int, more: dict[str, Any], *, new: 
 
 
 class Mixed:
-    """16 clients with prompts and answers of many lengths, the same for every server."""
+    """16 clients with prompts and answers of many lengths, the same for every server.
 
-    def __init__(self, address: str, *, is_ours: bool, requests: int) -> None:
+    The peer computes one request after the other, whoever waits: `only` so many of them, with tokens of prompts and
+    answers in the same proportion, tell its rate.
+    """
+
+    def __init__(self, address: str, *, is_ours: bool, requests: int, only: int | None = None) -> None:
         draw = random.Random(0)
         self.sizes = [(draw.randint(128, 2048), draw.randint(64, 256)) for _ in range(16 * requests)]
+        if only is not None and not is_ours:
+            whole, windows = _proportion(self.sizes), range(len(self.sizes) - only + 1)
+            begin = min(windows, key=lambda i: abs(_proportion(self.sizes[i : i + only]) - whole))
+            self.sizes = self.sizes[begin : begin + only]
         self.address, self.is_ours, self.requests = address, is_ours, requests
         self.waits: list[float] = []
         self.firsts: list[float] = []
@@ -114,6 +122,8 @@ class Mixed:
     async def _client(self, http: httpx.AsyncClient, number: int) -> None:
         for place in range(self.requests):
             index = number * self.requests + place
+            if index >= len(self.sizes):
+                return
             await self._ask(http, *self.sizes[index], index + 1)
 
     async def _ask(self, http: httpx.AsyncClient, size: int, new: int, seed: int) -> None:
@@ -144,6 +154,10 @@ class Mixed:
         return {**told, "first token s, median": statistics.median(firsts), "first token s, most": firsts[-1]}
 
 
+def _proportion(sizes: list[tuple[int, int]]) -> float:
+    return sum(prompt for prompt, _ in sizes) / sum(new for _, new in sizes)
+
+
 def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Both servers in turn: medians."""
     chosen.model, found = "long shape", {}
@@ -152,7 +166,9 @@ def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         for name in ("ours", "llama.cpp") if chosen.llama_python != "-" else ("ours",):
             server = ours(chosen, *chosen.more.split()) if name == "ours" else llama(chosen)
             try:
-                mixed = Mixed(server.address, is_ours=name == "ours", requests=chosen.requests)
+                mixed = Mixed(
+                    server.address, is_ours=name == "ours", requests=chosen.requests, only=chosen.peer_answers
+                )
                 found.setdefault(name, []).append(asyncio.run(mixed.run()))
                 latencies = mixed.latencies() if mixed.is_ours else latencies
             finally:
@@ -161,7 +177,7 @@ def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     for name, runs in found.items():
         told |= {f"{name} {key}": round(statistics.median(run[key] for run in runs), 1) for key in runs[0]}
     if "llama.cpp" in found:
-        told["ratio"] = round(told["ours new"] / told["llama.cpp new"], 2)
+        told["ratio"] = round(told["ours all"] / told["llama.cpp all"], 2)
     return [told | {name: round(value, 2) for name, value in latencies.items()}]
 
 
@@ -199,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--tokenizer", help="tokenizer.model of 65,024 ids (that of ../shared)")
     p.add_argument("--mixed", action="store_true", help="16 clients with prompts and answers of many lengths")
     p.add_argument("--requests", type=int, default=1, help="of each of the 16 clients (1)")
+    p.add_argument("--peer_answers", type=int, help="of all requests, so many for the peer, which is slower (all)")
     p.add_argument("--rounds", type=int, default=1, help="of both servers (1)")
     p.add_argument("--more", default="", help="more options of our server, as one text")
     chosen = p.parse_args(argv)
