@@ -160,7 +160,8 @@ def _proportion(sizes: list[tuple[int, int]]) -> float:
 
 def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Both servers in turn: medians."""
-    chosen.model, found = "long shape", {}
+    chosen.model = "long shape"
+    found: dict[str, list[dict[str, float]]] = {}
     latencies: dict[str, float] = {}
     for _ in range(chosen.rounds):
         for name in ("ours", "llama.cpp") if chosen.llama_python != "-" else ("ours",):
