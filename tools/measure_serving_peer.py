@@ -172,6 +172,7 @@ def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
                 )
                 found.setdefault(name, []).append(asyncio.run(mixed.run()))
                 latencies = mixed.latencies() if mixed.is_ours else latencies
+                print(name, json.dumps({**found[name][-1], **latencies}), file=sys.stderr, flush=True)
             finally:
                 server.stop()
     told: dict[str, Any] = {"bits": chosen.quantization_bit, "clients": 16, "answers": 16 * chosen.requests}
