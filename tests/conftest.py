@@ -55,10 +55,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (not item.get_closest_marker("dist"), item.path.parent not in EARLY))
 
 
-def pytest_collection_finish() -> None:
-    """MindSpore collects garbage before each compilation: what has been imported by now is not looked through."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> object:
+    """What tests import is no garbage: MindSpore, which collects it before each compilation, need not look there."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

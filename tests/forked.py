@@ -160,10 +160,12 @@ def _server() -> _Server:
 def _serve() -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what imports print is no answer
+    gc.disable()
     for name in _IMPORTED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()  # MindSpore collects garbage before each compilation: no child looks through, and so copies, all this
+    gc.enable()
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
         if "poll" in job:

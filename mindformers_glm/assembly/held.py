@@ -21,23 +21,14 @@ from mindformers_glm.checkpoint.load.filling import LoadReport, fill_from
 from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
-from mindformers_glm.models import naming
-from mindformers_glm.models.described import (
-    LINEAR,
-    BlockWeights,
-    LinearWeights,
-    LowRank,
-    NetworkWeights,
-    NormWeights,
-    WholeNumbers,
-)
+from mindformers_glm.models import described, naming
 from mindformers_glm.models.device import check_device
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.models.rounding import Rounding
 from mindformers_glm.ops.quantized import SCALE, Quantized
 from mindformers_glm.ops.w8a8 import Layer
 
-_PARTS: Any = BlockWeights._fields
+_PARTS: Any = described.BlockWeights._fields
 
 
 class HeldTensor:
@@ -178,16 +169,19 @@ class HeldNetwork:
             if not is_adapter(name) and name in self.slots:
                 self.slots[name] = tensor
 
-    def weights(self) -> NetworkWeights:
+    def weights(self) -> described.NetworkWeights:
         """What kernels compute from."""
         parts = self._parts
-        blocks = [BlockWeights(*[self._part(name, getattr(block, name)) for name in _PARTS]) for block in parts.blocks]
+        blocks = [
+            described.BlockWeights(*[self._part(name, getattr(block, name)) for name in _PARTS])
+            for block in parts.blocks
+        ]
         table, scale = self.slots[parts.table], self.slots.get(parts.table + SCALE)
         group = 0 if scale is None else self.rounded[parts.table].group_size
-        return NetworkWeights(
+        return described.NetworkWeights(
             config=self.config,
             rotary=naming.rotary(self.config),
-            table=LinearWeights(table, scale=scale, group=group),
+            table=described.LinearWeights(table, scale=scale, group=group),
             blocks=tuple(blocks),
             final_norm=None if parts.final_norm is None else self._norm(parts.final_norm),
             head=self._linear(parts.head),
@@ -195,7 +189,7 @@ class HeldNetwork:
         )
 
     def _linear_paths(self) -> list[str]:
-        blocks = [getattr(block, name) for block in self._parts.blocks for name in LINEAR]
+        blocks = [getattr(block, name) for block in self._parts.blocks for name in described.LINEAR]
         return [*blocks, self._parts.head]
 
     def _add(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
@@ -225,27 +219,27 @@ class HeldNetwork:
     def _part(self, name: str, path: str | None) -> Any:
         if path is None:
             return None
-        return self._linear(path) if name in LINEAR else self._norm(path)
+        return self._linear(path) if name in described.LINEAR else self._norm(path)
 
-    def _norm(self, path: str) -> NormWeights:
-        return NormWeights(self.slots[f"{path}.weight"], self.slots.get(f"{path}.bias"))
+    def _norm(self, path: str) -> described.NormWeights:
+        return described.NormWeights(self.slots[f"{path}.weight"], self.slots.get(f"{path}.bias"))
 
-    def _linear(self, path: str) -> LinearWeights:
+    def _linear(self, path: str) -> described.LinearWeights:
         if path in self._layers:
             return _whole(path, self._layers[path])
         weight = self._tensor(f"{path}.weight")
         rounded = self.rounded.get(weight.name) if weight.name == f"{path}.weight" else None
         low = self._low_rank(path, weight) if path in self._adapted else None
-        found = LinearWeights(weight, self.slots.get(f"{path}.bias"), low_rank=low)
+        found = described.LinearWeights(weight, self.slots.get(f"{path}.bias"), low_rank=low)
         if rounded is None:
             return found
         return found._replace(scale=self.slots[weight.name + SCALE], group=rounded.group_size)
 
-    def _low_rank(self, path: str, weight: HeldTensor) -> LowRank:
+    def _low_rank(self, path: str, weight: HeldTensor) -> described.LowRank:
         down, up = self.slots[f"{path}.{DELTA}_a"], self.slots[f"{path}.{DELTA}_b"]
         magnitude, scale = self.slots.get(f"{path}.{DELTA}_m"), self._scaling
         if magnitude is None:
-            return LowRank(down, up, scale)
+            return described.LowRank(down, up, scale)
         three = partial(_three, weight, down, up)
 
         def factor() -> np.ndarray:
@@ -254,7 +248,7 @@ class HeldNetwork:
         def merged() -> np.ndarray:
             return merged_weight(*three(), scale, magnitude.floats())
 
-        return LowRank(down, up, scale, magnitude, factor, merged)
+        return described.LowRank(down, up, scale, magnitude, factor, merged)
 
 
 def _three(weight: HeldTensor, down: HeldTensor, up: HeldTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -267,7 +261,7 @@ def _size(shapes: Mapping[str, tuple[int, ...]], path: str, tied: Mapping[str, s
     return rows, columns
 
 
-def _whole(path: str, layer: Layer) -> LinearWeights:
+def _whole(path: str, layer: Layer) -> described.LinearWeights:
     """A W8A8 layer; a bias is added to floats only where each row of inputs has a scale of its own."""
 
     def held(values: np.ndarray, name: str, dtype: str) -> HeldTensor:
@@ -275,7 +269,7 @@ def _whole(path: str, layer: Layer) -> LinearWeights:
 
     inputs = (float(layer.input_scale[0]), float(layer.input_offset[0]))
     bias = held(layer.fp_bias, "bias", "float32") if inputs[0] == 0 and layer.fp_bias.any() else None
-    rest = WholeNumbers(
+    rest = described.WholeNumbers(
         held(layer.deq_scale, "deq_scale", "float32"), held(layer.quant_bias, "quant_bias", "int32"), inputs
     )
-    return LinearWeights(held(layer.quant_weight, "weight", "int8"), bias, whole=rest)
+    return described.LinearWeights(held(layer.quant_weight, "weight", "int8"), bias, whole=rest)

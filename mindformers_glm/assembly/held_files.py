@@ -12,7 +12,7 @@ from mindformers_glm.adapters.config import LoraConfig
 from mindformers_glm.assembly.configuration import changed, config_of, is_whole, read_adapter, with_small_table
 from mindformers_glm.assembly.held import HeldNetwork
 from mindformers_glm.assembly.parts import Parts, parts_of
-from mindformers_glm.checkpoint.convert.checks import check_fits as check_sizes
+from mindformers_glm.checkpoint.convert.checks import check_weights_fit
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError, listed
 from mindformers_glm.log import log_once
@@ -83,7 +83,7 @@ def filled(parts: Parts, config: NetworkConfig, adapter: WeightSource | None) ->
     """
     place = parts.base.weights
     weights = parts.base.read()
-    check_sizes(weights, config)
+    check_weights_fit(weights, config)
     config = with_small_table(config, weights)
     network = HeldNetwork(config) if not is_whole(config) else _with_whole_layers(config, weights, place)
     network.load(weights, new_adapter=adapter is not None)

@@ -14,7 +14,7 @@ from mindformers_glm.assembly.parts import parts_of
 from mindformers_glm.assembly.ranks import Ranks
 from mindformers_glm.assembly.weights import SourceArrays, whole_weights
 from mindformers_glm.assembly.whole_numbers import put_whole_numbers
-from mindformers_glm.checkpoint.convert.checks import check_fits
+from mindformers_glm.checkpoint.convert.checks import check_weights_fit
 from mindformers_glm.checkpoint.load import load_into
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.models.build import build_model
@@ -55,7 +55,7 @@ def load_network(
     weights: Any = whole_weights(parts.base.weights)
     if weights is None:
         weights = parts.base.read()
-        check_fits(weights, known)
+        check_weights_fit(weights, known)
         known = with_small_table(known, weights)
     if mesh.size > 1:
         new = is_own or source is not None

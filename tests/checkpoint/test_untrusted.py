@@ -12,7 +12,7 @@ import pytest
 from conversions import TINY, tiny_arrays
 
 from mindformers_glm.checkpoint.convert import save_directory
-from mindformers_glm.checkpoint.convert.checks import check_fits
+from mindformers_glm.checkpoint.convert.checks import check_weights_fit
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.convert.megatron import MegatronWeights, write_megatron
 from mindformers_glm.checkpoint.convert.verify import verify
@@ -221,6 +221,6 @@ def test_what_the_system_refuses_leaves_nothing(tmp_path, monkeypatch):
 def test_no_network_of_a_lying_configuration_is_built(golden, change):
     source = read_weights(golden / "hf_glm2_tiny")
     config = read_config(golden / "hf_glm2_tiny/config.json")[0]
-    check_fits(source, config)
+    check_weights_fit(source, config)
     with pytest.raises(CheckpointError, match="num_layers|hidden_size"):
-        check_fits(source, config.model_copy(update=change))
+        check_weights_fit(source, config.model_copy(update=change))

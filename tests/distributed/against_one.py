@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mindspore
 import numpy as np
-from twenty_steps import tiny
+from twenty_steps import options_of, tiny
 
 from mindformers_glm.assembly.rank_state import Division, LocalState, RankState
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
@@ -18,10 +18,6 @@ from mindformers_glm.models.glm.weights import expected_shapes
 def load(folder, variant):
     paths = sorted(folder.glob(f"{variant}.rank*.npz"), key=lambda path: int(path.stem.rpartition("rank")[2]))
     return [dict(np.load(path)) for path in paths]
-
-
-def options_of(variant):
-    return dict((word + "=").split("=")[:2] for word in variant.split(","))
 
 
 def compare(folder, reference, variant):

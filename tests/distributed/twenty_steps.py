@@ -3,7 +3,7 @@
 argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5, dp=2,sharded or
 pp=2,accumulate=4; `late` sums gradients after the backward pass. Buckets are small, so that there are several. The
 words `edge` and `sandwich` give the network of GLM-Edge-1.5B and of GLM-4-32B-0414 with YaRN.
-Processes that a variant has no place for repeat the work of others, so that "dp=1" is the reference.
+Variants of one process ("dp=1"), the references, are shared out: each is computed by one of the processes.
 """
 
 from __future__ import annotations
@@ -80,13 +80,28 @@ def weights_of(config: ChatGLM2Config) -> dict[str, np.ndarray]:
     return values
 
 
+def sizes_of(options: dict[str, str]) -> dict[str, int]:
+    return {name: int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp")}
+
+
 def mesh_of(options: dict[str, str], rank: int) -> Mesh:
-    sizes = {name: int(options.get(name, 1)) for name in ("dp", "tp", "pp", "cp")}
+    sizes = sizes_of(options)
     return make_mesh(rank % math.prod(sizes.values()), **sizes)._replace(divides_rows="rows" in options)
 
 
+def options_of(variant: str) -> dict[str, str]:
+    return dict((word + "=").split("=")[:2] for word in variant.split(","))
+
+
+def mine(variants: list[str]) -> list[str]:
+    """What this process takes part in."""
+    alone = [variant for variant in variants if math.prod(sizes_of(options_of(variant)).values()) == 1]
+    left = set(alone) - set(alone[runtime.rank() :: runtime.rank_size()])
+    return [variant for variant in variants if variant not in left]
+
+
 def train(folder: str, variant: str) -> None:
-    options = dict((word + "=").split("=")[:2] for word in variant.split(","))
+    options = options_of(variant)
     mesh, config = mesh_of(options, runtime.rank()), tiny(options)
     exchange = Exchange("late" not in options, bucket_bytes=BUCKET_BYTES)
     ranks = Ranks(mesh, config, "sharded" in options, int(options.get("zero", 0)), exchange)
@@ -133,7 +148,8 @@ def save(folder, arrays, model, ranks):
 
 
 if __name__ == "__main__":
+    runtime.wait_for_ever()  # for a process that computes a reference meanwhile
     runtime.set_up({"device_target": "CPU"}, seed=3, use_parallel=True)
-    for given in sys.argv[2:]:
+    for given in mine(sys.argv[2:]):
         train(sys.argv[1], given)
         print(f"rank {runtime.rank()}: {given} done", flush=True)

@@ -68,7 +68,7 @@ def check_sizes(source: Source, config: NetworkConfig, names: list[str]) -> None
         raise CheckpointError(str(source.path), fault, "Give the configuration of this checkpoint.")
 
 
-def check_fits(source: WeightSource, config: NetworkConfig) -> None:
+def check_weights_fit(source: WeightSource, config: NetworkConfig) -> None:
     """Passes when a network of `config` has the size of these weights, before it is built.
 
     Every name and shape is compared when weights are loaded; this keeps a configuration that lies from taking memory.
