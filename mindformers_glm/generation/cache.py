@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -126,7 +126,8 @@ class KVCache:
 
 
 class PrefixStore:
-    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all.
+    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all, those of
+    blocks that several share counted once.
 
     Each belongs to an adapter of the network, by its number, and serves no other.
     """
@@ -139,11 +140,7 @@ class PrefixStore:
     @property
     def tokens(self) -> int:
         """Tokens held."""
-        return sum(len(ids) for _, ids in self._entries)
-
-    def blocks(self, size: int) -> int:
-        """Blocks of `size` tokens that the entries take, shared ones counted for each."""
-        return sum(-(-len(ids) // size) for _, ids in self._entries)
+        return _tokens_of(list(self._entries.values()))
 
     def give_up_oldest(self) -> bool:
         """Forgets the entry that was not used for the longest time; False where there is none."""
@@ -181,9 +178,17 @@ class PrefixStore:
             return
         for known in [known for known in self._entries if known == (adapter, ids[: len(known[1])])]:
             del self._entries[known]
-        while self._entries and self.tokens + len(ids) > self.capacity:
+        one = cache.row(row, len(ids))
+        while self._entries and _tokens_of([*self._entries.values(), one]) > self.capacity:
             self._entries.popitem(last=False)
-        self._entries[adapter, ids] = cache.row(row, len(ids))
+        self._entries[adapter, ids] = one
+
+
+def _tokens_of(caches: Sequence[Any]) -> int:
+    """Tokens that caches of one row hold together: of blocks, which they share, or each its own."""
+    if all(hasattr(cache, "blocks_of") for cache in caches):
+        return sum({block: tokens for cache in caches for block, tokens in cache.blocks_of(0)}.values())
+    return sum(int(cache.lengths[0]) for cache in caches)
 
 
 def common_beginning(known: Sequence[int], ids: Sequence[int], limit: int) -> int:

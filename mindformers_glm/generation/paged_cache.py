@@ -145,6 +145,11 @@ class PagedCache:
                 needed += max(0, end - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
         return needed
 
+    def blocks_of(self, row: int) -> list[tuple[int, int]]:
+        """The blocks of a row, each by a number of its own, and how many of its tokens lie in them."""
+        length = int(self.lengths[row])
+        return [(id(block), min(BLOCK, length - place * BLOCK)) for place, block in enumerate(self._blocks[row])]
+
     def missing_blocks(self, row: int, final: int) -> int:
         """Blocks that a row takes from the pool until it has `final`: new ones, and the copy of one that it shares."""
         blocks, first = self._blocks[row], int(self.lengths[row]) // BLOCK

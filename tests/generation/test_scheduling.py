@@ -131,8 +131,9 @@ def test_prompts_that_arrive_together_compute_their_beginning_once(weights):
         assert max(watched.blocks) == 3 + 8  # 236 tokens are four blocks, of which three are everybody's
         assert watched.engine.prefix_figures == (8 * 206, 7 * 200)
         again = len(watched.steps)
-        assert one(watched, prompts[7], 30, reuse_prefix=True).results()[0].ids == alone[7]
-        assert watched.steps[again] == [1]
+        for row in range(4, 8):  # 236 tokens each, of which 192 are kept once: the last seven fit into 512
+            assert one(watched, prompts[row], 30, reuse_prefix=True).results()[0].ids == alone[row]
+        assert [step for step in watched.steps[again:] if step != [1]] == []
 
 
 def test_a_prompt_that_ends_with_its_first_token_still_shares_its_beginning(weights):
