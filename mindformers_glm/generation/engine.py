@@ -211,6 +211,11 @@ class Engine:
         return self._scheduler.guessed, self._scheduler.accepted
 
     @property
+    def preemptions(self) -> int:
+        """Requests that gave their rows up for others so far, to be computed again when there is memory."""
+        return self._scheduler.preemptions
+
+    @property
     def cache_usage(self) -> float:
         """Share of the cache in use, 0 to 1: of its bound, or of what `max_rows` of the model's length would take."""
         pool = getattr(self.network, "blocks", None)

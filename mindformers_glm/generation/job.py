@@ -28,8 +28,15 @@ class Job:
         self.cache: KVCache | None = None  # while the prompt goes in: one row
         self.slots: list[int] = []  # rows of the cache that it shares with others, in the order of its open rows
         self.tokens: list[int] = []  # the newest token of each open row
+        self.replayed: list[int] = []  # new tokens whose cache was given up: they are computed again, as a prompt is
+        self.has_waited = False  # with its rows given up: the memory that it may need is kept free then
         self.due = 0  # see paged_rows.py
         self.leader: Job | None = None  # whose prompt begins as this one's does, and is computed first
+
+    @property
+    def ids(self) -> list[int]:
+        """What goes into its cache before its next token is chosen."""
+        return [*self.prompt, *self.replayed] if self.replayed else self.prompt
 
     @property
     def final_blocks(self) -> int:

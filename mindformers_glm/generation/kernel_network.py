@@ -138,6 +138,10 @@ class KernelNetwork:
             return max(0, FEW_ROWS - rows)
         return _MOST_GUESSES
 
+    def is_exact(self, adapter: int) -> bool:
+        """Whether a row with this adapter gets bit for bit the same numbers in whatever pieces it is computed."""
+        return not (self._has_floats or adapter)
+
     def version(self) -> Hashable:
         """See Network."""
         return None if self._version is None else self._version()

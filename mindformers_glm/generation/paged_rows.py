@@ -17,6 +17,8 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mindformers_glm.generation.cache import common_beginning
 from mindformers_glm.generation.grouped_rows import Group
 from mindformers_glm.generation.job import Job
@@ -54,11 +56,8 @@ class PagedRows:
         pool = self._network.blocks
         if pool.max_blocks is None:
             return True
-        cache = None if self._group is None else self._group.cache
-        wanted = job.blocks + sum(other.blocks for other in self._scheduler.uncached)
-        for other in self.jobs:
-            held = sum(cache.missing_blocks(slot, other.final_blocks) for slot in other.slots)  # type: ignore[union-attr]
-            wanted += held + (other.search.num_rows - len(other.slots)) * self._own_blocks(other)
+        wanted = self._wanted_blocks(job) + sum(other.blocks for other in self._scheduler.uncached)
+        wanted += sum(self._missing_blocks(other) for other in self.jobs)
         while wanted > pool.max_blocks - pool.used_blocks and self._scheduler.prefixes.give_up_oldest():
             pass
         is_alone = not (self.jobs or self._scheduler.uncached)  # then it gets what there is: it was asked for no more
@@ -93,6 +92,7 @@ class PagedRows:
             beside = _LEAST_PIECE + _PIECE_PER_ANSWER * taken if given is None else given - taken
             room = min(room, max(beside, _LEAST_PIECE))
         pieces = self._pieces(room)
+        answers, pieces = self._with_memory(answers, pieces)
         jobs = answers + [job for job, _ in pieces]
         self._scheduler.guarded(jobs, self._forward, answers, pieces)
         self._tidy()
@@ -130,7 +130,7 @@ class PagedRows:
             if job.leader is not None and not self._follows(job):
                 continue
             done = self._length(job)
-            piece = job.prompt[done : done + room]
+            piece = job.ids[done : done + room]
             room -= len(piece)
             found.append((job, piece))
         return found
@@ -189,6 +189,8 @@ class PagedRows:
         wanted: list[tuple[int, int]] = []
         turns: list[Turn] = []
         guesses = {} if pieces else self._guesses(answers)
+        if guesses and not self._has_room([(job, 1 + max(map(len, guess))) for job, guess in guesses.items()]):
+            guesses = {}
         for job in answers:
             mine = guesses.get(job, [[]] * len(job.tokens))
             places = []
@@ -201,7 +203,7 @@ class PagedRows:
             slot = job.slots[0]
             rows[slot] = piece
             self._computed += len(piece)
-            if int(cache.lengths[slot]) + len(piece) == len(job.prompt):
+            if int(cache.lengths[slot]) + len(piece) == len(job.ids):
                 turns.append(Turn(job, places_after_prompt(job, len(wanted))))
                 wanted.append((slot, len(piece) - 1))
         begin = perf_counter()
@@ -262,10 +264,69 @@ class PagedRows:
         assert self._group is not None
         return int(self._group.cache.lengths[job.slots[0]])
 
-    @staticmethod
-    def _own_blocks(job: Job) -> int:
-        """Blocks that one more row takes when the prompt is through."""
-        return job.final_blocks - len(job.prompt) // BLOCK
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def _may_wait(self, job: Job) -> bool:
+        """Whether a job can give its row up and compute it again later, to the same numbers; it does so once."""
+        is_one = isinstance(job.search, Samples) and job.search.num_rows == 1
+        return is_one and not job.has_waited and self._network.is_exact(job.adapter)
+
+    def _wanted_blocks(self, job: Job) -> int:
+        """Blocks for which there must be room before a job is let in: of its prompt where it may wait later."""
+        if not job.use_past or not self._may_wait(job):
+            return job.blocks
+        return min(job.final_blocks, len(job.prompt) // BLOCK + 1)
+
+    def _missing_blocks(self, job: Job) -> int:
+        """Blocks that a running job may still take; where it may wait, until its next tokens are there."""
+        assert self._group is not None
+        cache: Any = self._group.cache
+        final = job.final_blocks
+        if self._may_wait(job):
+            final = min(final, max(len(job.prompt), self._length(job)) // BLOCK + 1)
+        own = job.final_blocks - len(job.prompt) // BLOCK  # of each row that begins when the prompt is through
+        missing = sum(cache.missing_blocks(slot, final) for slot in job.slots)
+        return missing + (job.search.num_rows - len(job.slots)) * own
+
+    def _has_room(self, wanted: list[tuple[Job, int]]) -> bool:
+        """Whether the rows of these jobs can have so many tokens more in this step."""
+        assert self._group is not None
+        cache, pool = self._group.cache, self._network.blocks
+        if pool.free_blocks is None:
+            return True
+        counts = np.zeros(cache.rows, np.int32)
+        for job, count in wanted:
+            counts[job.slots] = count
+        return bool(cache.needed_blocks(counts) <= pool.free_blocks)  # type: ignore[attr-defined]
+
+    def _with_memory(
+        self, answers: list[Job], pieces: list[tuple[Job, list[int]]]
+    ) -> tuple[list[Job], list[tuple[Job, list[int]]]]:
+        """What of a step there is memory for: kept prefixes go first, then pieces wait, then the youngest jobs."""
+        while not self._has_room([*((job, 1) for job in answers), *((job, len(piece)) for job, piece in pieces)]):
+            if self._scheduler.prefixes.give_up_oldest():
+                continue
+            if len(pieces) > (not answers):
+                pieces = pieces[:-1]
+                continue
+            first = pieces[0][0] if pieces else answers[0]
+            others = [job for job in self.jobs if job is not first and self._may_wait(job)]
+            if not others:
+                break  # the cache says that it is full
+            self._put_back(others[-1])
+            answers = [job for job in answers if job is not others[-1]]
+        return answers, pieces
+
+    def _put_back(self, job: Job) -> None:
+        """Lets a job wait again; what it has said so far is a part of its prompt then."""
+        assert self._group is not None
+        slots = job.slots
+        self.remove(job)
+        self._group.cache.forget(slots)
+        if job.tokens:
+            job.replayed = list(job.search.open_ids(0))
+        job.tokens, job.slots, job.leader, job.has_waited = [], [], None, True
+        self._scheduler.put_back(job)
 
     def _tidy(self) -> None:
         if self._group is None:

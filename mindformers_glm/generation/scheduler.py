@@ -55,6 +55,7 @@ class Scheduler:
     ) -> None:
         self.network, self.max_rows, self.chunk, self.prefixes = network, max_rows, chunk, prefixes
         self.step_tokens = step_tokens
+        self.preemptions = 0  # jobs that had to give their rows up
         self.guessed = self.accepted = 0  # tokens that were looked up, and of these such as were right
         self._waiting: list[Job] = []
         self.uncached: list[Job] = []
@@ -142,6 +143,11 @@ class Scheduler:
             elif turn.step is not None:
                 turn.job.tokens = turn.step.tokens
         return [turn for turn in turns if turn.error is None]
+
+    def put_back(self, job: Job) -> None:
+        """Takes a job again that had to give its rows up."""
+        self.preemptions += 1
+        bisect.insort_left(self._waiting, job, key=_urgency)
 
     def end(self, job: Job, error: BaseException | None = None) -> None:
         """The last word to the one who waits."""

@@ -211,6 +211,25 @@ def test_requests_beyond_the_memory_wait_and_none_fails(weights):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("bits", [8, 0])
+def test_answers_share_a_small_cache_as_long_as_they_are_short(bits):
+    """Six that may need four blocks each, in eight blocks: all at once until they are long, then the youngest wait.
+
+    Float weights give other last bits when they are computed again: there each has its four blocks from the first on.
+    """
+    weights, config = random_weights(bits=bits), GenerationConfig(max_new_tokens=200, output_logprobs=True)
+    prompts, found = [ids(row, 20) for row in range(6)], []
+    for tokens in (None, 512):
+        with Watched(weights, cache_tokens=tokens) as watched:
+            found.append(generate(watched.engine, prompts, config))
+            most, preemptions = max(map(len, watched.steps)), watched.engine.preemptions
+            assert (most, preemptions > 0) == ((6, tokens is not None) if bits or tokens is None else (2, False))
+            assert tokens is None or max(watched.blocks) <= 8
+    if bits:
+        assert found[0] == found[1]
+    assert [len(result.ids) for result in found[1]] == [200] * 6
+
+
 def test_who_holds_what_type_where_nobody_chose(weights):
     """float16, float32 where weights are; scores are exact either way."""
     context, wanted = ids(7, 100), [[3, 4, 5]]

@@ -91,6 +91,7 @@ COUNTERS = {
     "vllm:generation_tokens_total": "Tokens of answers.",
     "vllm:prefix_cache_queries_total": "Tokens of prompts that looked for a kept prefix.",
     "vllm:prefix_cache_hits_total": "Those of them that were found.",
+    "vllm:num_preemptions_total": "Answers that gave their cache up for others, and went on later.",
     "vllm:spec_decode_num_draft_tokens_total": "Tokens that were guessed from what stands before them, and checked.",
     "vllm:spec_decode_num_accepted_tokens_total": "Those of them that were right.",
     "vllm:request_success_total": "Answers that ended, by how they did.",

@@ -172,6 +172,7 @@ class Service:
                 asked, found = engine.prefix_figures
                 self.metrics.follow("vllm:prefix_cache_queries_total", engine, asked, model_name=name)
                 self.metrics.follow("vllm:prefix_cache_hits_total", engine, found, model_name=name)
+                self.metrics.follow("vllm:num_preemptions_total", engine, engine.preemptions, model_name=name)
                 guessed, right = engine.lookup_figures
                 self.metrics.follow("vllm:spec_decode_num_draft_tokens_total", engine, guessed, model_name=name)
                 self.metrics.follow("vllm:spec_decode_num_accepted_tokens_total", engine, right, model_name=name)
