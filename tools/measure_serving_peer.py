@@ -131,7 +131,8 @@ class Mixed:
         if not self.is_ours:  # it takes one request at a time, and a stream is broken off by the next
             text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=size - 1))
             asked = {"prompt": text, "max_tokens": new, "temperature": 0, "logit_bias": {"2": -100}}
-            self.tokens += (await http.post("/v1/completions", json=asked)).json()["usage"]["completion_tokens"]
+            answer = await http.post("/v1/completions", json=asked)
+            self.tokens += answer.json()["usage"]["completion_tokens"]  # not over the await: others add meanwhile
             return
         prompt = [draw.randrange(300, 60000) for _ in range(size)]
         asked = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True}
