@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm import AutoTokenizer
-from mindformers_glm.assembly.engine import held_engine, load_engine
+from mindformers_glm.assembly.engine import held_engine
 from mindformers_glm.assembly.random_held import random_network
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.serving.loading import load
 from tools.glm2_tiny.make_corpus import adgen
 
 _FIELDS = ("类型", "颜色", "材质", "风格", "图案")
@@ -92,7 +93,7 @@ def engines(chosen: argparse.Namespace) -> Engine:
     """The engine to measure."""
     options = {"max_rows": max(16, chosen.batch), "cache_dtype": chosen.cache_dtype}
     if chosen.model is not None:
-        return load_engine(chosen.model, seq_length=2048, options=options).engine
+        return load(chosen.model, seq_length=2048, engine=options).engine
     vocab, hidden, layers, heads, groups, ffn = (int(part) for part in chosen.shape.split(","))
     config = NetworkConfig(
         num_layers=layers,
