@@ -16,7 +16,7 @@ from mindformers_glm.data.forms import form_of
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = ("data", "training", "evaluation", "models")
 PAGES = (*GUIDES, "distributed")
-TRANSLATED = ("lite", "checkpoints", "speed")  # pages whose commands other tests run
+TRANSLATED = ("chat", "lite", "checkpoints", "speed")  # pages whose commands other tests run
 LINKED = ("configs", "mindformers_glm", "run_mindformer.py")
 BLOCK = re.compile(r"(<!-- (?:not )?run -->\n)?^```(bash|json|yaml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LENGTHS = ("model.model_config.seq_length", "train_dataset.max_seq_length", "eval_dataset.max_seq_length")

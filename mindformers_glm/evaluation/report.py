@@ -21,7 +21,8 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#e8
 .bar i{display:block;height:100%;background:#2f7bbf}.lost i{background:#c25b4e}h2{margin-top:2em}p.note{color:#7a5b00}
 @media (prefers-color-scheme:dark){body{background:#14181d;color:#dde3ea}td,th{border-color:#333b45}
 .bar{background:#2a313a}}"""
-_LONE = ("acc", "byte_perplexity", "answered")  # the figure that a chart shows
+_LONE = ("acc", "byte_perplexity", "rouge-l", "answered")  # the figure that a chart shows
+_WHOLE = {"acc": 1.0, "rouge-l": 100.0}  # where a bar is full; elsewhere at the largest figure
 
 
 class TaskRun(NamedTuple):
@@ -132,11 +133,8 @@ def chart(title: str, table: dict[str, dict[str, float]]) -> str:
         return ""
     shown = next((name for name in _LONE if any(name in figures for figures in table.values())), None)
     names = list(dict.fromkeys(name for figures in table.values() for name in figures))
-    top = (
-        1.0
-        if shown == "acc"
-        else max((figures.get(shown or "", 0.0) for figures in table.values()), default=1.0) or 1.0
-    )
+    largest = max((figures.get(shown or "", 0.0) for figures in table.values()), default=1.0) or 1.0
+    top = _WHOLE.get(shown or "", largest)
     head = "".join(f'<th class="n">{html.escape(name)}</th>' for name in names)
     rows = []
     for name, figures in sorted(table.items(), key=lambda item: -item[1].get(shown or "", 0.0)):

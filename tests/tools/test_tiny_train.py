@@ -19,6 +19,7 @@ from mindformers_glm.tokenizers import Renderer
 from tools.tiny import corpus, rows, train
 from tools.tiny.families import FAMILIES
 from tools.tiny.grow import grown, layers, pieces_of
+from tools.tiny.seed import seeded
 
 BASE = {
     "kv_channels": 16, "multi_query_group_num": 2, "seq_length": 16, "param_init_type": "float32",
@@ -64,6 +65,21 @@ def test_a_grown_network_says_the_same(pynative):  # noqa: F811
     np.testing.assert_allclose(found[..., place[:32]], expected, atol=1e-3)
 
 
+def test_a_seeded_network_copies_from_the_start(pynative):  # noqa: F811
+    from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration  # noqa: PLC0415
+
+    shape = {"num_layers": 2, "hidden_size": 256, "ffn_hidden_size": 64, "num_attention_heads": 4, "kv_channels": 32}
+    config = ChatGLM2Config(**{**BASE, **shape, "seq_length": 256, "padded_vocab_size": 1024})
+    model = ChatGLM2ForConditionalGeneration(config).set_train(False)
+    weights = seeded({parameter.name: parameter.shape for parameter in model.get_parameters()}, config)
+    for parameter in model.get_parameters():
+        parameter.set_data(Tensor(weights[parameter.name]))
+    piece = np.random.default_rng(2).integers(300, 1000, 60)
+    found = logits_of(model, np.tile(piece, 2)[None])[0].argmax(-1)
+    right = (found[60:-1] == piece[1:]).mean()
+    assert right > 0.6, right
+
+
 def test_added_layers_are_spread():
     assert layers(4, 6) == [(0, False), (1, False), (1, True), (2, False), (2, True), (3, False)]
     for old, new in itertools.product(range(1, 6), range(1, 11)):
@@ -105,6 +121,25 @@ def test_each_epoch_has_every_row_once(text, family, tmp_path):
         assert sorted(row.tobytes() for row in part) == sorted(row.astype(np.int32).tobytes() for row in made[:, 0])
 
 
+def test_a_drill_teaches_what_was_there_before():
+    ids, first, labels = np.asarray(rows.drilled(np.random.default_rng(3), 4000), np.int64)
+    learned = np.flatnonzero(labels != IGNORED)
+    assert len(learned) > rows.LENGTH / 3 and ids.max() < 4000
+    for place in learned:
+        begin = first[place]
+        assert labels[place] in ids[begin:place]  # it can be copied
+        if place + 1 < rows.LENGTH and first[place + 1] == begin:
+            assert labels[place] == ids[place + 1]
+
+
+def test_drills_take_the_place_of_rows(text, family, tmp_path):
+    made = rows.write(text, family, TOKENIZER, tmp_path / "rows.npy")
+    plain, mixed = rows.batch(made, 3, 8), rows.batch(made, 3, 8, drill=0.5, vocabulary=4000)
+    same = (plain.input_ids == mixed.input_ids).all(1)
+    assert 0 < same.sum() < 8
+    np.testing.assert_array_equal(mixed.input_ids, rows.batch(made, 3, 8, drill=0.5, vocabulary=4000).input_ids)
+
+
 def test_glm2_learns_what_its_form_can_say(text, tmp_path):
     family = FAMILIES["glm2"]
     tokenizer = family.reads(TOKENIZER)
@@ -138,7 +173,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(text, family, tmp_path, monke
         (work / "tokenizer.model").write_bytes(TOKENIZER.read_bytes())
         for stop in stops:
             given = {"work": str(work), "family": "glm3", "steps": 4, "until": stop, "batch": 1, "peak": 1e-3}
-            train.run(argparse.Namespace(**given, save_steps=2, seed=0, scratch=False, decay=0.3))
+            train.run(argparse.Namespace(**given, save_steps=2, seed=0, grow=False, decay=0.3, drill=0.5))
         weights = open_safetensors(work / "model/model.safetensors")
         found.append({key: weights.read_bits(key) for key in weights.entries})
     assert set(found[0]) == set(found[1])

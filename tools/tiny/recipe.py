@@ -3,7 +3,8 @@
 python -m tools.tiny.recipe output/glm3_tiny --family glm3
 
 `work` then holds corpus.jsonl, tokenizer.model, rows.npy, state.ckpt, stable.ckpt, loss.csv, curve.png, model/ and
-figures.json. It begins with the weights of the packaged glm2_tiny, made wider and deeper (grow.py); --scratch does not.
+figures.json. It begins with random weights that can copy (seed.py); with --grow, with those of
+the packaged glm2_tiny, made wider and deeper (grow.py).
 """
 
 from __future__ import annotations

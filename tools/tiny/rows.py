@@ -14,10 +14,12 @@ import numpy as np
 from mindformers_glm.data.batch import Batch
 from mindformers_glm.data.packing import join, neat
 from mindformers_glm.files import atomic_write
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.tokenizers import Renderer
 from tools.tiny.families import Family
 
 LENGTH = 1024
+_BYTES = 259  # ids before the first piece of text: marks and bytes
 _TOGETHER = 4000  # conversations that are packed with each other
 
 
@@ -65,15 +67,36 @@ def _packed(pairs: list[tuple[list[int], list[int]]]) -> np.ndarray:
     return rows
 
 
-def batch(rows: np.ndarray, step: int, size: int, seed: int = 0) -> Batch:
-    """The rows of a step, from 0: every epoch has an order of its own."""
+def drilled(rng: np.random.Generator, vocabulary: int) -> np.ndarray:
+    """A row (3, T) of drawn tokens, each piece of them said two to four times: all but the first time is learned.
+
+    Copying is the one thing that most skills need, and text alone teaches it late. Olsson et al., In-context Learning
+    and Induction Heads, 2022.
+    """
+    row = np.zeros((3, LENGTH), np.int16)
+    row[2], place = IGNORED, 0
+    while place < LENGTH:
+        said = rng.integers(_BYTES, vocabulary, rng.integers(3, 33))
+        part = np.tile(said, rng.integers(2, 5))[: LENGTH - place + 1]
+        ids, labels = part[:-1], part[1:].copy()
+        labels[: len(said)] = IGNORED
+        end = place + len(ids)
+        row[0, place:end], row[1, place:end], row[2, place:end] = ids, place, labels
+        place = max(end, place + 1)
+    return row
+
+
+def batch(rows: np.ndarray, step: int, size: int, *, drill: float = 0.0, vocabulary: int = 0, seed: int = 0) -> Batch:
+    """The rows of a step, from 0: every epoch has an order of its own. `drill` of them are `drilled` instead."""
     numbers = np.arange(step * size, (step + 1) * size)
     epochs = numbers // len(rows)
     chosen = [
-        np.random.default_rng((seed, epoch)).permutation(len(rows))[number % len(rows)]
+        rows[np.random.default_rng((seed, epoch)).permutation(len(rows))[number % len(rows)]]
         for epoch, number in zip(epochs, numbers, strict=True)
     ]
-    ids, first, labels = np.moveaxis(np.stack([rows[number] for number in chosen]).astype(np.int32), 1, 0)
+    rng = np.random.default_rng((seed, step, 1))
+    chosen = [drilled(rng, vocabulary) if rng.random() < drill else row for row in chosen]
+    ids, first, labels = np.moveaxis(np.stack(chosen).astype(np.int32), 1, 0)
     return Batch(
         np.ascontiguousarray(ids), np.ascontiguousarray(labels), np.zeros(size, np.int64), np.ascontiguousarray(first)
     )

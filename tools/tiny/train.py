@@ -39,6 +39,7 @@ from mindformers_glm.train.step import TrainStep
 from tools.tiny import rows as packed
 from tools.tiny.families import FAMILIES, Family
 from tools.tiny.grow import grown, pieces_of
+from tools.tiny.seed import seeded
 
 WARM = 100
 START = ASSETS / "glm2_tiny"
@@ -52,7 +53,7 @@ def rate(step: int, steps: int, peak: float, decay: float) -> float:
     return peak * (1 - 0.98 * max(0, step - begin) / max(1, steps - begin))
 
 
-def begun(family: Family, tokenizer_path: Path) -> dict[str, np.ndarray]:
+def grown_glm2(family: Family, tokenizer_path: Path) -> dict[str, np.ndarray]:
     """Weights to begin with: those of the packaged glm2_tiny in the network and the vocabulary of the family."""
     source = open_safetensors(START / "model.safetensors")
     small = read_config(START / "config.yaml")[0]
@@ -68,7 +69,16 @@ class Run:
     """One network in training, with what it needs to go on."""
 
     def __init__(
-        self, family: Family, work: Path, *, steps: int, batch: int, peak: float, decay: float, scratch: bool
+        self,
+        family: Family,
+        work: Path,
+        *,
+        steps: int,
+        batch: int,
+        peak: float,
+        decay: float,
+        drill: float,
+        grows: bool,
     ) -> None:
         self.family, self.work, self.steps, self.batch = family, work, steps, batch
         self.peak, self.decay = peak, decay
@@ -77,9 +87,14 @@ class Run:
         moments = (*self.optimizer.moments1, *self.optimizer.moments2, self.optimizer.global_step)
         self.parameters = {parameter.name: parameter for parameter in (*self.model.trainable_params(), *moments)}
         self.done = self._restored()
-        if not self.done and not scratch:
-            for name, value in begun(family, work / "tokenizer.model").items():
+        if not self.done:
+            shapes = {p.name: p.shape for p in self.model.trainable_params()}
+            tokens = work / "tokenizer.model"
+            first = grown_glm2(family, tokens) if grows else seeded(shapes, family.config())
+            for name, value in first.items():
                 self.parameters[name].set_data(Tensor(value, self.parameters[name].dtype))
+        self.vocabulary = family.reads(work / "tokenizer.model").vocabulary.text_size
+        self.drill = drill
         self.step = TrainStep(self.model, self.optimizer, max_grad_norm=1.0)
 
     def _restored(self) -> int:
@@ -114,7 +129,8 @@ class Run:
         log, started, first = [], time.monotonic(), self.done
         while self.done < until and not stopped:
             now = rate(self.done, self.steps, self.peak, self.decay)
-            result = self.step([packed.batch(rows, self.done, self.batch)], now)
+            made = packed.batch(rows, self.done, self.batch, drill=self.drill, vocabulary=self.vocabulary)
+            result = self.step([made], now)
             self.done += 1
             spent = time.monotonic() - started
             log.append((self.done, round(result.loss, 5), round(result.grad_norm, 4), f"{now:.3e}", round(spent, 1)))
@@ -156,7 +172,8 @@ def run(given: argparse.Namespace) -> Run:
         batch=given.batch,
         peak=given.peak,
         decay=given.decay,
-        scratch=given.scratch,
+        drill=given.drill,
+        grows=given.grow,
     )
     one.go_on(given.save_steps, min(given.until or given.steps, given.steps))
     one.export(work / "model")
@@ -174,9 +191,10 @@ def options(parser: Parser) -> None:
     parser.add_argument(
         "--decay", type=number(), default=0.3, help="the last part of the steps, in which the rate falls"
     )
+    parser.add_argument("--drill", type=number(0, 1), default=0.05, help="of the rows teach copying alone")
     parser.add_argument("--save_steps", type=whole(), default=200)
     parser.add_argument("--seed", type=whole(0), default=0)
-    parser.add_argument("--scratch", action="store_true", help="begin with random weights in place of glm2_tiny's")
+    parser.add_argument("--grow", action="store_true", help="begin with glm2_tiny's weights, made wider and deeper")
 
 
 def main(arguments: list[str] | None = None) -> None:
