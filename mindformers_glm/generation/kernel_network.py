@@ -15,6 +15,7 @@ import numpy as np
 
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.adapters import AdapterTable
+from mindformers_glm.generation.packed_weights import Merged, Packed, Whole
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.described import (
     LINEAR,
@@ -25,13 +26,13 @@ from mindformers_glm.models.described import (
     linear_layers,
 )
 from mindformers_glm.ops.kernels import library
+from mindformers_glm.ops.kernels.memory import Arena
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
     FEW_ROWS,
     KINDS,
     LAYOUTS,
     UNKNOWN_ID,
-    W8A8,
     LayerStruct,
     LinearStruct,
     NetworkStruct,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 _MOST_GUESSES = 256  # of all rows of a step
-_SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
 _NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
 
 
@@ -218,7 +218,7 @@ class _Map:
         self._functions, self._is_fixed = functions, is_fixed
         self._is_aimed = self._is_packed = False
         self._pointers: list[tuple[ctypes.Structure, str, Held]] = []
-        self._packed: list[_Packed | _Merged | _Whole] = []
+        self._packed: list[Packed | Merged | Whole] = []
         self.adapters = AdapterTable(())
 
     def aim(self) -> None:
@@ -233,6 +233,11 @@ class _Map:
         """Packs the integer weights that are new, and merges such of DoRA."""
         if self._is_fixed and self._is_packed:
             return
+        if not self._is_packed:
+            integers = [packed for packed in self._packed if not isinstance(packed, Merged)]
+            arena = Arena(sum(packed.nbytes for packed in integers))
+            for one in integers:
+                one.take(arena)
         for packed in self._packed:
             packed.refresh(self._functions)
         self._is_packed = True
@@ -277,11 +282,11 @@ class _Map:
         low = layer.low_rank
         has_magnitude = low is not None and low.magnitude is not None
         if layer.whole is not None:
-            self._packed.append(_Whole(structure, layer))
+            self._packed.append(Whole(structure, layer))
         elif layer.scale is not None:
-            self._packed.append(_Packed(structure, layer, is_fixed=self._is_fixed))
+            self._packed.append(Packed(structure, layer, is_fixed=self._is_fixed))
         elif has_magnitude:
-            self._packed.append(_Merged(structure, layer))
+            self._packed.append(Merged(structure, layer))
         else:
             self._matrix(structure, layer.weight)
         if layer.bias is not None:
@@ -315,92 +320,3 @@ class _Map:
 
     def _point(self, structure: ctypes.Structure, field: str, held: Held) -> None:
         self._pointers.append((structure, field, held))
-
-
-class _Merged:
-    """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
-
-    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
-        self.structure, self.weight_held = structure, layer.weight
-        assert layer.low_rank is not None and layer.low_rank.magnitude is not None
-        assert layer.low_rank.merged is not None
-        self.factors = (layer.low_rank.down, layer.low_rank.up, layer.low_rank.magnitude)
-        self.merged = layer.low_rank.merged
-        self.seen: list[bytes] | None = None
-        structure.rows, structure.columns = layer.weight.shape
-        structure.kind = KINDS["Float32"]
-
-    def refresh(self, functions: ctypes.CDLL) -> None:
-        """Merges what the layer holds now, if that is something else than before."""
-        seen = [_sample(held.asnumpy()) for held in (self.weight_held, *self.factors)]
-        if seen != self.seen:
-            self.weight = np.ascontiguousarray(self.merged(), np.float32)
-            self.structure.weight, self.seen = address(self.weight), seen
-
-
-class _Packed:
-    """The integer weight of a layer, packed: into memory of its own, or where it lies if nobody else reads it there."""
-
-    def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
-        self.structure, self.layer, self.is_fixed = structure, layer, is_fixed
-        self.seen: list[bytes] | None = None
-        self.kept: tuple[np.ndarray, np.ndarray] | None = None
-        assert layer.scale is not None
-        structure.rows, structure.columns = layer.weight.shape[0], layer.columns
-        structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
-        structure.layout = LAYOUTS["panels"]
-
-    def refresh(self, functions: ctypes.CDLL) -> None:
-        """Packs what the layer holds now, if that is something else than before."""
-        held: tuple[Any, Any] = (self.layer.weight, self.layer.scale)
-        weight, scale = (one.asnumpy() for one in held)
-        samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
-        if self.seen is not None and samples == self.seen:
-            return
-        if not getattr(self.layer.weight, "is_packed", False):
-            rows = LinearStruct.from_buffer_copy(self.structure)
-            rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
-            if self.is_fixed and all(one.is_own for one in held):
-                held[0].is_packed = True
-            elif self.kept is None:
-                weight, scale = np.empty(weight.shape, np.uint8), np.empty(scale.shape, np.float16)
-            else:
-                weight, scale = self.kept
-            functions.glm_pack(ctypes.byref(rows), address(weight), address(scale))
-        self.kept, self.seen = (weight, scale), samples
-        self.structure.weight, self.structure.scale = address(weight), address(scale)
-        if self.is_fixed:
-            for one in held:
-                one.let_go()
-
-
-class _Whole:
-    """A W8A8 layer, packed."""
-
-    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
-        assert layer.whole is not None
-        self.structure, self.held, self.whole = structure, layer.weight, layer.whole
-        self.seen: list[bytes] | None = None
-        self.weight = np.empty(layer.weight.shape, np.uint8)
-        structure.weight, structure.layout = address(self.weight), LAYOUTS["panels"]
-        structure.rows, structure.columns = layer.weight.shape
-        structure.kind, structure.group = W8A8, layer.weight.shape[1]
-        structure.input_scale, structure.input_offset = self.whole.input
-
-    def refresh(self, functions: ctypes.CDLL) -> None:
-        """Packs what the layer holds now, if that is something else than before."""
-        given = [held.asnumpy() for held in (self.held, self.whole.deq_scale, self.whole.quant_bias)]
-        samples = [_sample(array) for array in given]
-        if samples == self.seen:
-            return
-        weight, self.scale, self.bias = given[0], given[1].copy(), given[2].copy()
-        self.structure.row_scale, self.structure.row_bias = address(self.scale), address(self.bias)
-        rows = LinearStruct.from_buffer_copy(self.structure)
-        rows.weight, rows.layout = address(weight), LAYOUTS["rows"]
-        functions.glm_pack(ctypes.byref(rows), address(self.weight), None)
-        self.seen = samples
-
-
-def _sample(array: np.ndarray) -> bytes:
-    """Some numbers of an array, which tell whether it has changed."""
-    return array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes()

@@ -12,7 +12,10 @@ from mindformers_glm.ops.kernels.structures import KINDS, LAYOUTS, LinearStruct,
 from mindformers_glm.ops.quantized import dequantize, packed_columns, quantize
 
 here = [variant for variant in build.variants() if set(variant.features) <= library.features()]
-SHAPES = ((1, 16, 16), (5, 32, 32), (16, 48, 16), (31, 160, 32), (33, 64, 64), (70, 384, 128), (129, 416, 32))
+SHAPES = (
+    *((1, 16, 16), (5, 32, 32), (16, 48, 16), (20, 144, 48), (31, 160, 32), (33, 64, 64), (70, 384, 128)),
+    (129, 416, 32),
+)
 
 
 def loaded(path) -> ctypes.CDLL:
@@ -50,7 +53,7 @@ def check(kernels: ctypes.CDLL) -> None:
             )
             packed = struct(weight, scale, layout="panels", **options)
             wide = dequantize(given, bits=bits, columns=columns).astype(np.float64)
-            for tokens in (1, 2, 3, 7, 12, 13, 30):
+            for tokens in (1, 2, 3, 5, 7, 12, 13, 30):
                 x = random.normal(size=(tokens, columns)).astype(np.float32)
                 x[0, : columns // 2] = 0
                 found = [np.full((tokens, rows), np.nan, np.float32) for _ in range(3)]

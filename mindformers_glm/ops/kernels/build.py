@@ -52,19 +52,25 @@ class BuildError(Exception):
 
 _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
-VARIANTS = (  # the best first
+_PORTABLE = (Variant("portable", (), ()),)
+X86 = (  # the best first
     Variant("avx512_vnni", (*_AVX512, "avx512_vnni"), ("-march=skylake-avx512", "-mavx512vnni")),
     Variant("avx512", _AVX512, ("-march=skylake-avx512",)),
     Variant("avx_vnni", (*_AVX2, "avx_vnni"), ("-mavx2", "-mfma", "-mf16c", "-mavxvnni")),
     Variant("avx2", _AVX2, ("-mavx2", "-mfma", "-mf16c")),
-    Variant("portable", (), ()),
+    *_PORTABLE,
+)
+ARM = (
+    Variant("arm_i8mm", ("asimddp", "i8mm"), ("-march=armv8.2-a+dotprod+i8mm",)),
+    Variant("arm_dotprod", ("asimddp",), ("-march=armv8.2-a+dotprod",)),
+    *_PORTABLE,
 )
 
 
-def variants() -> tuple[Variant, ...]:
-    """Those that make sense for this architecture."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return VARIANTS if is_x86 else VARIANTS[-1:]
+def variants(machine: str | None = None) -> tuple[Variant, ...]:
+    """Those that make sense for an architecture, this one's if none is named."""
+    name = (machine or platform.machine()).lower()
+    return X86 if name in ("x86_64", "amd64") else ARM if name in ("aarch64", "arm64") else _PORTABLE
 
 
 def library_path(variant: Variant, folder: Path = FOLDER) -> Path:

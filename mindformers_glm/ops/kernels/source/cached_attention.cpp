@@ -194,7 +194,8 @@ class Item {
   // Scores of a row become weights e^(score - top), of which the first `seen` count, times the scales of the values.
   void weigh(int64_t row, int64_t seen, int64_t count, const float* value_scales) {
     float* w = space_.weights.data() + row * kSlots;
-    for (int64_t s = std::max<int64_t>(0, seen); s < kSlots; ++s) w[s] = kLowest;
+    bool all = seen >= kSlots;
+    if (!all) std::fill(w + std::max<int64_t>(0, seen), w + kSlots, kLowest);
     if (seen <= 0) {
       std::fill_n(w, count, 0.0f);
       return;
@@ -205,12 +206,12 @@ class Item {
     Floats sum = {};
     for (int j = 0; j < 4; ++j) {
       Floats score = load(w + j * kLanes), weight = exponential(score - top);
-      weight = score <= kLowest ? Floats{} : weight;
+      if (!all) weight = score <= kLowest ? Floats{} : weight;
       sum += weight;
       if (value_scales != nullptr) weight *= load(value_scales + j * kLanes);
       store(w + j * kLanes, weight);
     }
-    if (value_scales != nullptr) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
+    if (value_scales != nullptr && !all) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
     if (top > old) {
       float shrink = std::exp(old - top);
       space_.total[size_t(row)] *= shrink;

@@ -18,6 +18,10 @@ struct Memory {
   Buffer stream, normed, heads, q, mixed, inner, branch;
 };
 
+constexpr int64_t kNumbersTogether = 4096;  // that a thread works on at least
+
+int64_t rows_together(int64_t numbers) { return std::max<int64_t>(1, kNumbersTogether / numbers); }
+
 void norm(const GlmNorm& n, const float* x, int64_t rows, int64_t d, float epsilon, float* out) {
   static thread_local std::vector<float> weight, bias;
   weight.resize(size_t(d));
@@ -26,7 +30,7 @@ void norm(const GlmNorm& n, const float* x, int64_t rows, int64_t d, float epsil
   if (n.bias != nullptr) read_numbers(n.bias, n.kind, d, bias.data());
   const float *w = weight.data(), *b = bias.data();
   bool centred = n.bias != nullptr;
-  parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
+  parallel_ranges(rows, rows_together(d), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* row = x + t * d;
       float mean = 0;
@@ -64,7 +68,7 @@ void place(const GlmNetwork& net, const CacheForm& form, int64_t layer, const st
     if (!net.is_grouped) return (head * 3 + part) * e;
     return (part == 0 ? head : part == 1 ? h + head : h + k + head) * e;
   };
-  parallel_ranges(int64_t(owner.size()), 8, [&](int64_t begin, int64_t end) {
+  parallel_ranges(int64_t(owner.size()), rows_together(width), [&](int64_t begin, int64_t end) {
     static thread_local std::vector<float> key;
     key.resize(size_t(e));
     for (int64_t t = begin; t < end; ++t) {

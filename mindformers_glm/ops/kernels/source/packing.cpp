@@ -34,7 +34,7 @@ int64_t scales(const Linear& w) { return w.scale == nullptr ? 0 : w.columns / w.
 
 int64_t packed_bytes(const Linear& w) { return w.kind != kInt4 ? w.columns : (w.columns + 127) / 128 * 64; }
 
-void PackedPanel::fill(const Linear& w, int64_t n) {
+void PanelMemory::fill(const Linear& w, int64_t n, int64_t lanes) {
   int64_t bytes = packed_bytes(w), rows = std::min(kPanel, w.rows - n), groups = scales(w);
   weight.resize(size_t(kPanel * bytes));
   scale.resize(size_t(kPanel * groups));
@@ -49,10 +49,29 @@ void PackedPanel::fill(const Linear& w, int64_t n) {
       std::memcpy(&block[i], words, sizeof words);
     }
     transpose(block);
-    for (int64_t j = 0; j < count; ++j) std::memcpy(weight.data() + (at + j) * rows * 4, &block[j], size_t(rows) * 4);
+    for (int64_t j = 0; j < count; ++j)
+      std::memcpy(weight.data() + (at + j) * lanes * 4, &block[j], size_t(lanes) * 4);
   }
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t g = 0; g < groups; ++g) scale[size_t(g * rows + i)] = w.scale[(n + i) * groups + g];
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t i = 0; i < lanes; ++i)
+      scale[size_t(g * lanes + i)] = i < rows ? w.scale[(n + i) * groups + g] : uint16_t(0);
+}
+
+Panel PanelMemory::find(const Linear& w, int64_t n) {
+  int64_t bytes = packed_bytes(w), rows = std::min(kPanel, w.rows - n), groups = scales(w);
+  const uint8_t* from = static_cast<const uint8_t*>(w.weight) + n * bytes;
+  const uint16_t* factors = w.scale + n * groups;
+  if (w.layout == kPanels && rows == kPanel) return {from, factors, rows};
+  if (w.layout == kPanels) {
+    weight.assign(size_t(kPanel * bytes), 0);
+    scale.assign(size_t(kPanel * groups), 0);
+    for (int64_t j = 0; j < bytes / 4; ++j)
+      std::memcpy(weight.data() + j * kPanel * 4, from + j * rows * 4, size_t(rows) * 4);
+    for (int64_t g = 0; g < groups; ++g) std::copy_n(factors + g * rows, rows, scale.data() + g * kPanel);
+  } else {
+    fill(w, n, kPanel);
+  }
+  return {weight.data(), scale.data(), rows};
 }
 
 }  // namespace glm
@@ -62,8 +81,8 @@ extern "C" void glm_pack(const glm::Linear* w, void* weight, uint16_t* scale) {
   using namespace glm;
   int64_t bytes = packed_bytes(*w), groups = scales(*w);
   parallel_ranges(w->rows, kPanel, [&](int64_t n, int64_t end) {
-    static thread_local PackedPanel panel;
-    panel.fill(*w, n);
+    static thread_local PanelMemory panel;
+    panel.fill(*w, n, end - n);
     std::memcpy(static_cast<uint8_t*>(weight) + n * bytes, panel.weight.data(), size_t((end - n) * bytes));
     if (groups > 0) std::memcpy(scale + n * groups, panel.scale.data(), size_t((end - n) * groups) * 2);
   });

@@ -15,11 +15,22 @@ constexpr int64_t kPanel = 16;
 // Bytes of a row in either layout.
 int64_t packed_bytes(const Linear& w);
 
-// The panel of a weight in rows that begins at row n.
-struct PackedPanel {
+// Where a whole panel is, and how many of its rows there are; what is missing of 16 does not matter.
+struct Panel {
+  const uint8_t* weight;
+  const uint16_t* scale;
+  int64_t rows;
+};
+
+// Memory for a panel that does not lie anywhere as it is read.
+struct PanelMemory {
   std::vector<uint8_t> weight;
   std::vector<uint16_t> scale;
-  void fill(const Linear& w, int64_t n);
+
+  // The panel of a weight that begins at row n: where it lies, or in this memory, where it stays until the next call.
+  Panel find(const Linear& w, int64_t n);
+  // Packs it from rows, for `lanes` rows.
+  void fill(const Linear& w, int64_t n, int64_t lanes);
 };
 
 }  // namespace glm

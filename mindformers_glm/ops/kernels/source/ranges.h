@@ -7,7 +7,7 @@
 
 namespace glm {
 
-// found (m, width) from its start on = x W^T for rows [begin, end) of W; begin is where a panel begins.
+// found (m, end - begin), rows `width` apart, = x W^T for rows [begin, end) of W; begin is where a panel begins.
 typedef std::function<void(int64_t begin, int64_t end, float* found, int64_t width)> SomeRows;
 
 // y (M, N) of packed integers: the sums of `some` with bias, activation and addition. With kSwiglu N / 2 is a multiple

@@ -6,6 +6,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace glm {
@@ -50,6 +52,11 @@ inline float bfloat_to_float(uint16_t h) {
 inline uint16_t float_to_half(float f) {  // to nearest, ties to even; beyond 65504 infinite
 #if defined(__F16C__)
   return uint16_t(_cvtss_sh(f, 0));
+#elif defined(__aarch64__)
+  __fp16 half = __fp16(f);
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof bits);
+  return bits;
 #else
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
@@ -93,6 +100,13 @@ inline Floats load_halves(const uint16_t* p) {
   __m256 parts[2] = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
                      _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
   std::memcpy(&v, parts, sizeof v);
+  return v;
+#elif defined(__aarch64__)
+  Floats v;
+  for (int i = 0; i < kLanes; i += 4) {
+    float32x4_t four = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + i)));
+    std::memcpy((char*)&v + i * sizeof(float), &four, sizeof four);
+  }
   return v;
 #else
   Floats v;
@@ -141,7 +155,13 @@ inline Doubles squares(Floats v) {
   return wide * wide;
 }
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats larger(Floats a, Floats b) {  // b where one is not a number
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 inline float highest(Floats v) {
 #if defined(__AVX512F__)
@@ -152,13 +172,28 @@ inline float highest(Floats v) {
   return best;
 }
 
+inline int32_t sum(Ints v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t s = 0;
+  for (int i = 0; i < kLanes; ++i) s += v[i];
+  return s;
+#endif
+}
+
 // e^x within 2 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial in r, n into the exponent.
 inline Floats exponential(Floats x) {
+#if defined(__AVX512F__)
+  x = (Floats)_mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), (__m512)x));
+  Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT);
+#else
   x = x < -87.0f ? splat(-87.0f) : x;
   x = x > 88.0f ? splat(88.0f) : x;
   Floats scaled = x * 1.44269504088896341f;
   Floats shifted = scaled + 12582912.0f;  // 1.5 * 2^23 rounds to a whole number
   Floats n = shifted - 12582912.0f;
+#endif
   Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
   Floats p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -167,10 +202,14 @@ inline Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
   Floats two_to_n;
   std::memcpy(&two_to_n, &power, sizeof power);
   return p * two_to_n;
+#endif
 }
 
 inline Floats silu(Floats x) { return x / (1.0f + exponential(-x)); }

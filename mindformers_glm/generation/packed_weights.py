@@ -1,0 +1,130 @@
+"""Weights that kernels do not read as a layer holds them: packed integers, and such of DoRA, merged."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from mindformers_glm.models.described import LinearWeights
+from mindformers_glm.ops.kernels.memory import Arena, padded
+from mindformers_glm.ops.kernels.structures import KINDS, LAYOUTS, W8A8, LinearStruct, address, kind_of
+
+_SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
+
+
+class Merged:
+    """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
+
+    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+        self.structure, self.weight_held = structure, layer.weight
+        assert layer.low_rank is not None and layer.low_rank.magnitude is not None
+        assert layer.low_rank.merged is not None
+        self.factors = (layer.low_rank.down, layer.low_rank.up, layer.low_rank.magnitude)
+        self.merged = layer.low_rank.merged
+        self.seen: list[bytes] | None = None
+        structure.rows, structure.columns = layer.weight.shape
+        structure.kind = KINDS["Float32"]
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Merges what the layer holds now, if that is something else than before."""
+        seen = [_sample(held.asnumpy()) for held in (self.weight_held, *self.factors)]
+        if seen != self.seen:
+            self.weight = np.ascontiguousarray(self.merged(), np.float32)
+            self.structure.weight, self.seen = address(self.weight), seen
+
+
+class Packed:
+    """The integer weight of a layer, packed. If nobody else reads it where it lies, the layer then holds this alone."""
+
+    def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
+        assert layer.scale is not None
+        self.structure, self.is_fixed = structure, is_fixed
+        self.held: tuple[Any, Any] = (layer.weight, layer.scale)
+        self.seen: list[bytes] | None = None
+        structure.rows, structure.columns = layer.weight.shape[0], layer.columns
+        structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
+        structure.layout = LAYOUTS["panels"]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes from an arena."""
+        return 0 if self._is_packed() else sum(padded(one.asnumpy().nbytes) for one in self.held)
+
+    def take(self, arena: Arena) -> None:
+        """Takes it."""
+        if not self._is_packed():
+            weight, scale = (one.asnumpy() for one in self.held)
+            self.packed = (arena.take(weight.shape, weight.dtype), arena.take(scale.shape, np.float16))
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Packs what the layer holds now, if that is something else than before."""
+        weight, scale = (one.asnumpy() for one in self.held)
+        samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
+        if self.seen is not None and samples == self.seen:
+            return
+        if self._is_packed():
+            self.packed = (weight, scale)
+        else:
+            rows = LinearStruct.from_buffer_copy(self.structure)
+            rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
+            functions.glm_pack(ctypes.byref(rows), *map(address, self.packed))
+        self.structure.weight, self.structure.scale = map(address, self.packed)
+        self.seen = samples
+        if self.is_fixed:
+            self._give_back()
+
+    def _is_packed(self) -> bool:
+        return getattr(self.held[0], "is_packed", False)
+
+    def _give_back(self) -> None:
+        """What is in the files can be read again, and what nobody else has is not needed twice."""
+        if all(one.is_own for one in self.held):
+            for one, packed in zip(self.held, self.packed, strict=True):
+                one.bits = packed
+            self.held[0].is_packed = True
+        else:
+            for one in self.held:
+                one.let_go()
+
+
+class Whole:
+    """A W8A8 layer, packed."""
+
+    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+        assert layer.whole is not None
+        self.structure, self.held, self.whole = structure, layer.weight, layer.whole
+        self.seen: list[bytes] | None = None
+        structure.layout = LAYOUTS["panels"]
+        structure.rows, structure.columns = layer.weight.shape
+        structure.kind, structure.group = W8A8, layer.weight.shape[1]
+        structure.input_scale, structure.input_offset = self.whole.input
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes from an arena."""
+        return padded(self.structure.rows * self.structure.columns)
+
+    def take(self, arena: Arena) -> None:
+        """Takes it."""
+        self.weight = arena.take((self.structure.rows, self.structure.columns), np.uint8)
+        self.structure.weight = address(self.weight)
+
+    def refresh(self, functions: ctypes.CDLL) -> None:
+        """Packs what the layer holds now, if that is something else than before."""
+        given = [held.asnumpy() for held in (self.held, self.whole.deq_scale, self.whole.quant_bias)]
+        samples = [_sample(array) for array in given]
+        if samples == self.seen:
+            return
+        weight, self.scale, self.bias = given[0], given[1].copy(), given[2].copy()
+        self.structure.row_scale, self.structure.row_bias = address(self.scale), address(self.bias)
+        rows = LinearStruct.from_buffer_copy(self.structure)
+        rows.weight, rows.layout = address(weight), LAYOUTS["rows"]
+        functions.glm_pack(ctypes.byref(rows), address(self.weight), None)
+        self.seen = samples
+
+
+def _sample(array: np.ndarray) -> bytes:
+    """Some numbers of an array, which tell whether it has changed."""
+    return array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes()

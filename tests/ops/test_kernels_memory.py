@@ -1,0 +1,42 @@
+"""Memory in which packed weights lie."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import pytest
+
+from mindformers_glm.ops.kernels.memory import Arena, padded
+
+
+def test_arrays_lie_one_after_the_other_where_lines_of_a_cache_begin():
+    arena = Arena(padded(5) + padded(2 * 3 * 2))
+    first, second = arena.take((5,), np.int8), arena.take((2, 3), np.float16)
+    assert first.ctypes.data % (2 << 20) == 0 and second.ctypes.data - first.ctypes.data == 64
+    assert not first.any() and not second.any()
+    first[:], second[:] = 7, 0.5
+    assert (first == 7).all() and (second == 0.5).all() and second.dtype == np.float16
+
+
+def test_it_outlives_the_arena():
+    array = Arena(64).take((16,), np.float32)
+    array[:] = 3
+    assert array.sum() == 48
+
+
+def test_more_than_there_is_is_refused():
+    arena = Arena(128)
+    arena.take((65,), np.uint8)
+    with pytest.raises(MemoryError, match="1 bytes are asked of an arena that has 0 left"):
+        arena.take((1,), np.uint8)
+
+
+def test_nothing_is_asked_of_a_network_without_integers():
+    assert Arena(0).take((0, 4), np.int8).shape == (0, 4)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no pages of two megabytes")
+def test_a_system_that_refuses_large_pages_gives_small_ones(monkeypatch):
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", -1)
+    assert Arena(4 << 20).take((4 << 20,), np.uint8)[-1] == 0
