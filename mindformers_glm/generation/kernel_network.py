@@ -233,14 +233,20 @@ class _Map:
         """Packs the integer weights that are new, and merges such of DoRA."""
         if self._is_fixed and self._is_packed:
             return
-        if not self._is_packed:
-            integers = [packed for packed in self._packed if not isinstance(packed, Merged)]
-            arena = Arena(sum(packed.nbytes for packed in integers))
-            for one in integers:
-                one.take(arena)
+        arena = None if self._is_packed else self._arena()
         for packed in self._packed:
             packed.refresh(self._functions)
+        if arena is not None:
+            arena.settle()
         self._is_packed = True
+
+    def _arena(self) -> Arena:
+        """Memory for all that is packed, taken by those who need it."""
+        integers = [packed for packed in self._packed if not isinstance(packed, Merged)]
+        arena = Arena(sum(packed.nbytes for packed in integers))
+        for packed in integers:
+            packed.take(arena)
+        return arena
 
     def network(self, weights: NetworkWeights) -> NetworkStruct:
         """The whole network, but for the rotary table and the prefix."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mindformers_glm.ops.kernels import memory
 from mindformers_glm.ops.kernels.memory import Arena, padded
 
 
@@ -34,6 +37,37 @@ def test_more_than_there_is_is_refused():
 
 def test_nothing_is_asked_of_a_network_without_integers():
     assert Arena(0).take((0, 4), np.int8).shape == (0, 4)
+
+
+def large_pages_of(address: int) -> int:
+    """Kilobytes of large pages in the mapping that holds an address."""
+    is_ours, found = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and ":" not in words[0]:
+            begin, end = (int(part, 16) for part in words[0].split("-"))
+            is_ours = begin <= address < end
+        elif is_ours and words[0] == "AnonHugePages:":
+            found += int(words[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no large pages")
+def test_a_large_arena_gets_its_pages_when_its_arrays_are_filled(monkeypatch):
+    monkeypatch.setattr(memory, "_AT_ONCE", 1 << 20)
+    arena = Arena(6 << 20)
+    array = arena.take((6 << 20,), np.uint8)
+    array[:] = 9
+    assert large_pages_of(array.ctypes.data) == 0
+    thread = arena.settle()
+    thread.join()
+    assert (array == 9).all()
+    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 1):
+        assert large_pages_of(array.ctypes.data) > 0
+
+
+def test_a_small_arena_is_settled_already():
+    assert Arena(1 << 20).settle() is None
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no pages of two megabytes")

@@ -6,8 +6,11 @@ the time of decoding a batch.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import os
+import threading
 from contextlib import suppress
 
 import numpy as np
@@ -15,6 +18,9 @@ from numpy.typing import DTypeLike
 
 _HUGE = 2 << 20
 _ALIGNED = 64  # bytes of a line of a CPU's cache
+_AT_ONCE = 1 << 30  # more than that is not waited for: a system may have to search long for large pages
+_COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
+_NICE = 10
 
 
 def padded(nbytes: int) -> int:
@@ -26,13 +32,13 @@ class Arena:
     """`nbytes` of memory, from which arrays are taken one after the other; it lives as long as one of them."""
 
     def __init__(self, nbytes: int) -> None:
-        self._left = nbytes
-        memory = mmap.mmap(-1, nbytes + _HUGE)
-        if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        self._size = self._left = nbytes
+        memory = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if _HUGE <= nbytes <= _AT_ONCE and hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(memory, np.uint8)
-        self._at = -self._bytes.ctypes.data % _HUGE
+        self._at = self._begin = -self._bytes.ctypes.data % _HUGE
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An array of zeros that begins where a line of a CPU's cache does.
@@ -47,3 +53,23 @@ class Arena:
         self._at += padded(nbytes)
         self._left -= padded(nbytes)
         return found
+
+    def settle(self) -> threading.Thread | None:
+        """Says that arrays hold what they will: a large arena then gets large pages by the thread that is returned."""
+        if self._size <= _AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
+            return None
+        used = self._bytes[self._begin : self._at]
+        thread = threading.Thread(target=_collapse, args=(used,), name="large-pages", daemon=True)
+        thread.start()
+        return thread
+
+
+def _collapse(used: np.ndarray) -> None:
+    """Makes large pages of small ones; a kernel that does not know how leaves them."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread
+    madvise = ctypes.CDLL(None).madvise
+    for at in range(0, used.nbytes - _HUGE + 1, _HUGE):
+        place = ctypes.c_void_p(used.ctypes.data + at)
+        if madvise(place, ctypes.c_size_t(_HUGE), _COLLAPSE) and at == 0:
+            return

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kQueries = 128;  // query rows that share the reading of a block
 constexpr float kLowest = -1e30f;
+constexpr int64_t kWidenedFor = 32;  // query rows
 constexpr int64_t kFewTogether = 8;  // products that are added one after the other where sums are short
 #if defined(__AVX512F__)
 constexpr int kTile = 8, kWide = 2;  // query rows by sixteens of keys or channels: sums that fit into registers
@@ -54,7 +55,7 @@ void turn_block(const float* keys, int64_t count, int64_t e, float* to) {
 }
 
 struct Scratch {
-  std::vector<float> turned, weights, mixed, queries;
+  std::vector<float> turned, weights, mixed, queries, wide;
   std::vector<float> top, total;
 };
 
@@ -142,7 +143,7 @@ class Item {
     s.queries.resize(size_t(rows_ * e_));
     s.mixed.assign(size_t(rows_ * e_), 0.0f);
     s.top.assign(size_t(rows_), kLowest);
-    s.total.assign(size_t(rows_), 0.0f);
+    s.total.assign(size_t(rows_ * kLanes), 0.0f);
     for (int64_t t = 0; t < tokens; ++t)
       std::copy(q + t * stride, q + t * stride + group_ * e_, s.queries.data() + t * group_ * e_);
   }
@@ -151,6 +152,16 @@ class Item {
   template <class Format, class Seen>
   void add(const typename Format::Stored* keys, const typename Format::Stored* values, const float* scales,
            int64_t count, Seen seen) {
+    if constexpr (!std::is_same_v<typename Format::Stored, float>) {
+      if (rows_ >= kWidenedFor) {  // read by so many tiles that they are made floats once
+        int64_t part = kSlots * e_;
+        space_.wide.resize(size_t(2 * part));
+        float* wide = space_.wide.data();
+        for (int64_t i = 0; i < part; i += kLanes) store(wide + i, Format::read(keys + i));
+        for (int64_t i = 0; i < part; i += kLanes) store(wide + part + i, Format::read(values + i));
+        return add<Float32>(wide, wide + part, scales, count, seen);
+      }
+    }
     all_tiles([&](int64_t row, auto tile) {
       int64_t together = together_ < kSlots ? together_ : e_;
       scores<Format, tile()>(space_.queries.data() + row * e_, e_, keys, scales, together,
@@ -176,7 +187,7 @@ class Item {
 
   void end(float* out, int64_t stride) {
     for (int64_t row = 0; row < rows_; ++row) {
-      float inverse = 1.0f / space_.total[size_t(row)];
+      float inverse = 1.0f / glm::sum(load(space_.total.data() + row * kLanes));
       float* to = out + row / group_ * stride + row % group_ * e_;
       for (int64_t c = 0; c < e_; ++c) to[c] = space_.mixed[size_t(row * e_ + c)] * inverse;
     }
@@ -202,6 +213,7 @@ class Item {
     }
     Floats best = load(w);
     for (int j = 1; j < 4; ++j) best = larger(best, load(w + j * kLanes));
+    float* total = space_.total.data() + row * kLanes;  // added up when all weights are there
     float old = space_.top[size_t(row)], top = std::max(old, highest(best));
     Floats sum = {};
     for (int j = 0; j < 4; ++j) {
@@ -214,12 +226,12 @@ class Item {
     if (value_scales != nullptr && !all) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
     if (top > old) {
       float shrink = std::exp(old - top);
-      space_.total[size_t(row)] *= shrink;
+      store(total, load(total) * shrink);
       float* mixed = space_.mixed.data() + row * e_;
       for (int64_t c = 0; c < e_; ++c) mixed[c] *= shrink;
       space_.top[size_t(row)] = top;
     }
-    space_.total[size_t(row)] += glm::sum(sum);
+    store(total, load(total) + sum);
   }
 
   int64_t e_, group_, together_, rows_ = 0;
