@@ -7,7 +7,7 @@
 namespace glm {
 
 // GLM_AVX_VNNI_ONLY makes a CPU with AVX-512 run what one with AVX-VNNI alone would: for tests.
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(GLM_AVX_VNNI_ONLY)
+#if defined(__AVX512BW__) && !defined(GLM_AVX_VNNI_ONLY)
 
 constexpr int kTokensAtOnce = 12;  // sums and totals of so many stay in registers
 typedef __m512i Sums;
@@ -17,10 +17,52 @@ inline Sums sums_of(int32_t x) { return _mm512_set1_epi32(x); }
 inline Weights read_weights(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline Weights low_halves(Weights w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
 inline Weights high_halves(Weights w) { return low_halves(_mm512_srli_epi16(w, 4)); }
+
+#if defined(__AVX512VNNI__)
+
 template <bool kSmall>
 inline Sums add_dots(Sums sums, Weights w, int32_t four) {
   return _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(four));
 }
+
+#else
+
+// As with AVX2, see below.
+inline __m512i added(__m512i sum) {
+  asm("" : "+v"(sum));
+  return sum;
+}
+template <bool kSmall>
+inline Sums add_dots(Sums sums, Weights w, int32_t four) {
+  __m512i x = _mm512_set1_epi32(four), pairs;
+  if (kSmall) {
+    pairs = _mm512_maddubs_epi16(w, x);
+  } else {
+    __m512i away = _mm512_xor_si512(w, _mm512_set1_epi8(char(0x80)));
+    x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(away), _mm512_setzero_si512(), x);
+    pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(away), x);
+  }
+  return added(_mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))));
+}
+#define GLM_SIGNED_BYTES 1
+
+#define GLM_SHORT_STEPS 8
+inline Sums short_dots(Sums shorts, Weights w, int32_t four) {
+  return added(_mm512_add_epi16(shorts, _mm512_maddubs_epi16(w, _mm512_set1_epi32(four))));
+}
+inline Sums add_shorts(Sums sums, Sums shorts) {
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(shorts, _mm512_set1_epi16(1)));
+}
+
+inline Sums add_whole(Sums sums, Weights w, int32_t four) {
+  __m512i x = _mm512_set1_epi32(four);
+  __m512i even =
+      _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
+  __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(x, 8));
+  return added(_mm512_add_epi32(sums, _mm512_add_epi32(even, odd)));
+}
+
+#endif
 
 typedef __m512 Totals;
 inline Totals read_scales(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
