@@ -172,8 +172,9 @@ def measure_mixed(chosen: argparse.Namespace) -> list[dict[str, Any]]:
                     server.address, is_ours=name == "ours", requests=chosen.requests, only=chosen.peer_answers
                 )
                 found.setdefault(name, []).append(asyncio.run(mixed.run()))
-                latencies = mixed.latencies() if mixed.is_ours else latencies
-                print(name, json.dumps({**found[name][-1], **latencies}), file=sys.stderr, flush=True)
+                own = mixed.latencies() if mixed.is_ours else {}
+                latencies = own or latencies
+                print(name, json.dumps({**found[name][-1], **own}), file=sys.stderr, flush=True)
             finally:
                 server.stop()
     told: dict[str, Any] = {"bits": chosen.quantization_bit, "clients": 16, "answers": 16 * chosen.requests}
