@@ -12,9 +12,9 @@ from mindformers_glm.config.names import ASSETS
 from mindformers_glm.tokenizers import ChatGLM3Tokenizer, Renderer
 from mindformers_glm.tokenizers.messages import call_text
 from mindformers_glm.tokenizers.reply import Reply, ToolCall, parse_reply
-from tools.tiny import corpus, numbers, vocabulary
+from tools.tiny import corpus, measure, numbers, vocabulary
 from tools.tiny.corpus import MEASURED, SKILLS, held_back
-from tools.tiny.measure import judged
+from tools.tiny.measure import judged, measured
 from tools.tiny.sample import said
 
 
@@ -57,6 +57,16 @@ def test_wrong_replies_are_told():
     assert judged(sample, Reply(content="这条裙子很好看。"))["coverage"] == 0.5
     repeated = judged(sample, Reply(content="红色裙子，显得优雅，显得优雅。"))
     assert repeated == {"coverage": 1.0, "right": 1.0, "repeated": 1.0}
+
+
+@pytest.mark.slow
+def test_a_model_is_measured(monkeypatch):
+    monkeypatch.setattr(measure, "MOST_NEW", 6)
+    skills = ["talk", "arithmetic", "tool_call"]
+    found = measured("glm2_tiny", 3, skills)
+    assert set(found) == {"talk", "arithmetic"}  # ChatGLM2 knows no tools
+    for row in found.values():
+        assert row["prompts"] == 3 and 0 <= row["right"] <= 100 and row["perplexity"] > 1
 
 
 def test_held_back_prompts_are_in_no_corpus():

@@ -99,8 +99,7 @@ class Asked:
         """Of the reply that the corpus would have: the sum, and over how many tokens."""
         prompt = self._prompt(sample.messages[:-1], sample.tools)
         text = json.dumps(sample.messages, ensure_ascii=False).replace(NAME, self.name)
-        ids, labels = self.renderer.example(json.loads(text), loss="last", tools=sample.tools)
-        rest = [*ids, labels[-1]][len(prompt) :]
+        rest = self.renderer.example(json.loads(text), loss="last", tools=sample.tools).ids[len(prompt) :]
         score = self.engine.score(prompt, [rest])[0]
         return float(sum(score.logprobs)), len(rest)
 
