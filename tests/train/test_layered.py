@@ -26,7 +26,9 @@ FORMS = {
 
 
 @pytest.fixture(autouse=True)
-def _graph_mode():
+def _graph_mode(monkeypatch):
+    """Kernels have two threads, whatever share of the machine a worker has (tests/conftest.py)."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
 
 
