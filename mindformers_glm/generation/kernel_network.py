@@ -288,7 +288,7 @@ class _Map:
         low = layer.low_rank
         has_magnitude = low is not None and low.magnitude is not None
         if layer.whole is not None:
-            self._packed.append(Whole(structure, layer))
+            self._packed.append(Whole(structure, layer, is_fixed=self._is_fixed))
         elif layer.scale is not None:
             self._packed.append(Packed(structure, layer, is_fixed=self._is_fixed))
         elif has_magnitude:

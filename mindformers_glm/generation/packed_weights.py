@@ -90,11 +90,13 @@ class Packed:
 
 
 class Whole:
-    """A W8A8 layer, packed."""
+    """A W8A8 layer, packed. What is mapped from its file leaves memory then."""
 
-    def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
+    def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
         assert layer.whole is not None
-        self.structure, self.held, self.whole = structure, layer.weight, layer.whole
+        self.is_fixed = is_fixed
+        self.held: Any = layer.weight
+        self.structure, self.whole = structure, layer.whole
         self.seen: list[bytes] | None = None
         structure.layout = LAYOUTS["panels"]
         structure.rows, structure.columns = layer.weight.shape
@@ -123,6 +125,8 @@ class Whole:
         rows.weight, rows.layout = address(weight), LAYOUTS["rows"]
         functions.glm_pack(ctypes.byref(rows), address(self.weight), None)
         self.seen = samples
+        if self.is_fixed:
+            self.held.let_go()
 
 
 def _sample(array: np.ndarray) -> bytes:

@@ -64,10 +64,14 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[str]) -> list[Tensor
 
 
 def read_part(places: dict[str, TensorFile], layer: str, part: str) -> np.ndarray:
-    """A part of a layer in float32 (quant_bias in int32, weight in int8), flat but for the weight."""
+    """A part of a layer in float32 (quant_bias in int32, weight in int8), flat but for the weight.
+
+    The weight is mapped from its file where that is possible, and cannot be written then.
+    """
     name = f"{layer}.{part}"
     file = places[name]
-    bits, dtype = file.read_bits(name), file.entries[name].dtype
+    mapped = file.mapped_bits(name) if part == "weight" else None
+    bits, dtype = file.read_bits(name) if mapped is None else mapped, file.entries[name].dtype
     if part in ("weight", "quant_bias"):
         return bits
     if part == "deq_scale" and dtype == "int64":
