@@ -9,7 +9,7 @@ import io
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
@@ -25,20 +25,29 @@ _ASCII = "".join(map(chr, range(33, 127)))
 _MARKS = "，。！？、：；“”‘’（）《》「」…—·～￥％"
 
 
-def texts(path: str | Path, limit: int) -> Iterator[str]:
-    """Questions (as the prompt writes them), answers and plain texts of the first `limit` lines of a corpus."""
+def corpus_rows(path: str | Path, limit: int, *, maker: str = "tools.glm2_tiny.make_corpus") -> Iterator[dict]:
+    """The first `limit` lines of a corpus, which `maker` writes.
+
+    Raises:
+        DataError: a line is no JSON.
+    """
     with Path(path).open(encoding="utf-8") as file:
         for number, line in zip(range(1, limit + 1), file, strict=False):
             try:
-                row = json.loads(line)
+                yield json.loads(line)
             except ValueError as error:
-                fix = "Write the file with tools.glm2_tiny.make_corpus."
+                fix = f"Write the file with {maker}."
                 raise DataError(f"{path}, line {number}", f"it is no JSON ({error})", fix) from error
-            yield from [row["text"]] if "text" in row else ()
-            for number, (ask, answer) in enumerate(row.get("turns", ()), start=1):
-                yield from (f"[Round {number}]", f"问：{ask}", "答：", answer)
-                if answer.isascii():  # English is rare in the corpus and deserves words of its own
-                    yield answer
+
+
+def texts(path: str | Path, limit: int) -> Iterator[str]:
+    """Questions (as the prompt writes them), answers and plain texts of the first `limit` lines of a corpus."""
+    for row in corpus_rows(path, limit):
+        yield from [row["text"]] if "text" in row else ()
+        for number, (ask, answer) in enumerate(row.get("turns", ()), start=1):
+            yield from (f"[Round {number}]", f"问：{ask}", "答：", answer)
+            if answer.isascii():  # English is rare in the corpus and deserves words of its own
+                yield answer
 
 
 def required_characters() -> str:
@@ -53,9 +62,12 @@ def required_characters() -> str:
 
 def train(path: str | Path, *, limit: int = 30000, vocabulary: int = VOCABULARY) -> bytes:
     """The bytes of a sentencepiece model trained on the corpus at `path`."""
-    required = required_characters()
-    lines = list(texts(path, limit))
-    rng = random.Random(0)
+    return trained(texts(path, limit), required_characters(), vocabulary)
+
+
+def trained(texts: Iterable[str], required: str, vocabulary: int, *, threads: int = 2) -> bytes:
+    """The bytes of a sentencepiece model of so many pieces, each `required` character among them."""
+    lines, rng = list(texts), random.Random(0)
     lines += ["".join(rng.sample(required, 8)) for _ in range(2000)]  # each required character is met
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -79,7 +91,7 @@ def train(path: str | Path, *, limit: int = 30000, vocabulary: int = VOCABULARY)
         bos_id=1,
         eos_id=2,
         pad_id=-1,
-        num_threads=2,
+        num_threads=threads,
         minloglevel=2,
     )
     return model.getvalue()

@@ -5,20 +5,16 @@ python -m tools.tiny.vocabulary corpus.jsonl tokenizer.model
 
 from __future__ import annotations
 
-import io
 import json
-import random
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import sentencepiece
 
 from mindformers_glm.cli.options import Parser
 from mindformers_glm.cli.report import report
 from mindformers_glm.files import atomic_write
 from mindformers_glm.tokenizers.messages import TOOLS_INTRODUCTION, read_messages
+from tools.glm2_tiny.make_tokenizer import corpus_rows, trained
 from tools.glm2_tiny.make_tokenizer import required_characters as earlier_characters
 from tools.tiny.sample import FOLDER
 
@@ -31,16 +27,12 @@ _ENGLISH = 2  # times that a line in English counts: there is less of it, and it
 def texts(path: str | Path, limit: int) -> tuple[Counter[str], Counter[str]]:
     """How often lines stand in the messages, and in the tools, of the first `limit` lines of a corpus."""
     spoken, described = Counter[str](), Counter[str]()
-    with Path(path).open(encoding="utf-8") as file:
-        for _, line in zip(range(limit), file, strict=False):
-            row: dict[str, Any] = json.loads(line)
-            spoken.update([row["text"]] if "text" in row else [])
-            for message in read_messages(row.get("messages", [])):
-                spoken.update([*message.content.split("\n"), *filter(None, [message.metadata])])
-            if "tools" in row:
-                described.update(
-                    [TOOLS_INTRODUCTION, *json.dumps(row["tools"], indent=4, ensure_ascii=False).split("\n")]
-                )
+    for row in corpus_rows(path, limit, maker="tools.tiny.corpus"):
+        spoken.update([row["text"]] if "text" in row else [])
+        for message in read_messages(row.get("messages", [])):
+            spoken.update([*message.content.split("\n"), *filter(None, [message.metadata])])
+        if "tools" in row:
+            described.update([TOOLS_INTRODUCTION, *json.dumps(row["tools"], indent=4, ensure_ascii=False).split("\n")])
     return spoken, described
 
 
@@ -60,34 +52,7 @@ def train(path: str | Path, *, limit: int = 30000, size: int = SIZE) -> bytes:
         lines += [line] * (min(count, _MOST_ALIKE) * (_ENGLISH if line.isascii() and " " in line.strip() else 1))
     for line, count in described.items():
         lines += [line] * min(count, _MOST_OF_TOOLS)
-    rng = random.Random(0)
-    lines += ["".join(rng.sample(required, 8)) for _ in range(2000)]  # each required character is met
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=size,
-        required_chars=required,
-        character_coverage=1.0,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=True,
-        split_digits=True,
-        split_by_unicode_script=True,
-        split_by_whitespace=True,
-        split_by_number=True,
-        allow_whitespace_only_pieces=True,
-        max_sentencepiece_length=16,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return trained(lines, required, size, threads=1)
 
 
 def main(arguments: list[str] | None = None) -> None:
