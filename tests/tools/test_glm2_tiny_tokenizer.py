@@ -12,9 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 ASSETS = ROOT / "mindformers_glm/assets/glm2_tiny"
 
+from mindformers_glm.errors import DataError  # noqa: E402
 from mindformers_glm.tokenizers.chatglm import ChatGLM2Tokenizer, ChatGLM3Tokenizer  # noqa: E402
 from tools.glm2_tiny import make_corpus, make_tokenizer  # noqa: E402
 from tools.glm2_tiny.grammar import characters  # noqa: E402
+from tools.tiny import vocabulary  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,11 @@ def test_it_can_be_made_again(tmp_path):
     first = make_tokenizer.train(tmp_path / "corpus.jsonl", vocabulary=3500)
     assert SentencePieceProcessor(model_proto=first).vocab_size() == 3500
     assert first == make_tokenizer.train(tmp_path / "corpus.jsonl", vocabulary=3500)
+
+
+@pytest.mark.parametrize("train", [make_tokenizer.train, vocabulary.train])
+@pytest.mark.parametrize(("text", "fault"), [("", "it is empty"), ('{"text": "a"}\n{', "line 2: it is no JSON")])
+def test_a_corpus_that_is_none(tmp_path, train, text, fault):
+    (tmp_path / "c.jsonl").write_text(text)
+    with pytest.raises(DataError, match=fault):
+        train(tmp_path / "c.jsonl")

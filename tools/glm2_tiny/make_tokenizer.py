@@ -29,15 +29,17 @@ def corpus_rows(path: str | Path, limit: int, *, maker: str = "tools.glm2_tiny.m
     """The first `limit` lines of a corpus, which `maker` writes.
 
     Raises:
-        DataError: a line is no JSON.
+        DataError: a line is no JSON, or there is none.
     """
+    number, fix = 0, f"Write the file with {maker}."
     with Path(path).open(encoding="utf-8") as file:
         for number, line in zip(range(1, limit + 1), file, strict=False):
             try:
                 yield json.loads(line)
             except ValueError as error:
-                fix = f"Write the file with {maker}."
                 raise DataError(f"{path}, line {number}", f"it is no JSON ({error})", fix) from error
+    if not number:
+        raise DataError(str(path), "it is empty", fix)
 
 
 def texts(path: str | Path, limit: int) -> Iterator[str]:
