@@ -133,3 +133,23 @@ def test_a_label_beyond_the_vocabulary_is_an_error_and_writes_nowhere(wrong):
     numbers[3] = wrong
     with pytest.raises(RuntimeError):
         float(HeadCrossEntropy()(hidden, weight, ms.Tensor(numbers)))
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not built")
+@pytest.mark.parametrize("kept", [[0, 1, 2], [5, 6, 7, 8], [1, 4, 5, 11], list(range(12))])
+@pytest.mark.usefixtures("pynative")
+def test_ignored_rows_are_left_out(kept):
+    hidden, weight, _ = batch(12, 50)
+    labels = np.full(12, -100, np.int32)
+    labels[kept] = np.arange(len(kept))
+    rows = hidden.asnumpy().copy()
+    rows[labels < 0] = np.nan  # nobody looks at them
+    found = [HeadCrossEntropy()(Tensor(x), weight, Tensor(y)) for x, y in ((rows, labels), (rows[kept], labels[kept]))]
+    assert float(found[0]) == float(found[1])
+    whole, some = (
+        gradients(HeadCrossEntropy(), Tensor(x), weight, Tensor(y))
+        for x, y in ((rows, labels), (rows[kept], labels[kept]))
+    )
+    assert (whole[0][kept] == some[0]).all()
+    assert not whole[0][labels < 0].any()
+    assert (whole[1] == some[1]).all()

@@ -1,5 +1,6 @@
-// Cross entropy of the output layer: loss, and gradients of hidden rows and of the weight, some rows at a time.
-// hidden (N, D), weight (V, D), of integers its scales (V, D / g) too, target (N, 1), what each row counts (N, 1).
+// Cross entropy of the output layer: loss, and gradients of hidden rows and of the weight, some rows at a time. Rows
+// that count 0 (ignored labels) take no time: they are left out. hidden (N, D), weight (V, D), of integers its scales
+// (V, D / g) too, target (N, 1), what each row counts (N, 1).
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -18,15 +19,11 @@ namespace {
 
 constexpr int64_t kLogits = int64_t(1) << 25;  // held at once
 
-thread_local Kept logits_memory;
+thread_local Kept logits_memory, hidden_memory, slopes_memory;
 
 // Logits of a row -> their gradient count * (softmax - the wanted distribution); returns count * cross entropy. Wanted
 // is 1 at the target, or with `smoothing` s 1 - s there and s / classes more everywhere.
 double loss_of_row(float* x, int64_t classes, int64_t target, float count, float smoothing) {
-  if (count == 0.0f) {
-    std::fill_n(x, classes, 0.0f);
-    return 0;
-  }
   Floats top = splat(-INFINITY), sums = {};
   int64_t even = classes / kLanes * kLanes;
   for (int64_t j = 0; j < even; j += kLanes) top = larger(top, load(x + j));
@@ -58,35 +55,71 @@ struct Weight {
   int target;
 };
 
+// Some of the rows of width d, by their numbers; where these follow each other the rows need no copy.
+struct Chosen {
+  const int64_t* numbers;
+  int64_t count, d;
+
+  bool are_together() const { return numbers[count - 1] - numbers[0] == count - 1; }
+
+  const float* gathered(const float* from, float* room) const {
+    for (int64_t i = 0; i < count; ++i) std::copy_n(from + numbers[i] * d, d, room + i * d);
+    return room;
+  }
+
+  void scattered(const float* from, float* to) const {
+    for (int64_t i = 0; i < count; ++i) std::copy_n(from + i * d, d, to + numbers[i] * d);
+  }
+};
+
+std::vector<int64_t> counted(const float* counts, const int32_t* targets, int64_t n, int64_t classes) {
+  std::vector<int64_t> found;
+  found.reserve(size_t(n));
+  for (int64_t i = 0; i < n; ++i) {
+    if (counts[i] == 0.0f) continue;
+    if (targets[i] < 0 || targets[i] >= classes) throw std::out_of_range("label");
+    found.push_back(i);
+  }
+  return found;
+}
+
 // Outputs that are null are not computed.
 void head(const Arguments& given, const Weight& weight, float* loss, float* dhidden, float* dweight, Numbers numbers,
           float smoothing) {
-  int64_t n = given.size(0, 0), d = given.size(0, 1), v = given.size(1, 0);
+  int64_t d = given.size(0, 1), v = given.size(1, 0);
   const int32_t* targets = given.ints(weight.target);
   const float *hidden = given.floats(0), *counts = given.floats(weight.target + 1);
-  for (int64_t i = 0; i < n; ++i) {
-    if (counts[i] != 0.0f && (targets[i] < 0 || targets[i] >= v)) throw std::out_of_range("label");
-  }
-  int64_t chunk = std::clamp<int64_t>(kLogits / v, 1, n);
-  chunk = (n + (n + chunk - 1) / chunk - 1) / ((n + chunk - 1) / chunk);
+  std::vector<int64_t> places = counted(counts, targets, given.size(0, 0), v);
+  int64_t n = int64_t(places.size());
+  if (n < given.size(0, 0) && dhidden != nullptr) std::fill_n(dhidden, given.total(0), 0.0f);
+  if (n == 0 && dweight != nullptr) std::fill_n(dweight, v * d, 0.0f);
+  int64_t chunk = std::clamp<int64_t>(kLogits / v, 1, std::max<int64_t>(n, 1));
+  int64_t chunks = (n + chunk - 1) / chunk;
+  if (chunks > 0) chunk = (n + chunks - 1) / chunks;
   float* logits = logits_memory.floats(chunk * v);
   std::vector<double> losses(size_t(n), 0.0);
   for (int64_t begin = 0; begin < n; begin += chunk) {
-    int64_t rows = std::min(chunk, n - begin);
-    product(rows_of(hidden + begin * d, rows, d), weight.rows, d, logits, v, nullptr, false, numbers);
-    parallel_for(rows, [&](int64_t i) {
-      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, targets[begin + i], counts[begin + i], smoothing);
+    Chosen rows{places.data() + begin, std::min(chunk, n - begin), d};
+    bool together = rows.are_together();
+    const float* x = together ? hidden + rows.numbers[0] * d : rows.gathered(hidden, hidden_memory.floats(chunk * d));
+    product(rows_of(x, rows.count, d), weight.rows, d, logits, v, nullptr, false, numbers);
+    parallel_for(rows.count, [&](int64_t i) {
+      int64_t place = rows.numbers[i];
+      losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, targets[place], counts[place], smoothing);
     });
-    float largest = *std::max_element(counts + begin, counts + begin + rows);  // no gradient is above it
+    float largest = 0;  // no gradient is above it
+    for (int64_t i = 0; i < rows.count; ++i) largest = std::max(largest, counts[rows.numbers[i]]);
     if (dhidden != nullptr) {
-      Vectors slopes = rows_of(logits, rows, v);
+      Vectors slopes = rows_of(logits, rows.count, v);
       slopes.largest = largest;
-      product(slopes, weight.columns, v, dhidden + begin * d, d, nullptr, false, numbers);
+      float* out = together ? dhidden + rows.numbers[0] * d : slopes_memory.floats(chunk * d);
+      product(slopes, weight.columns, v, out, d, nullptr, false, numbers);
+      if (!together) rows.scattered(out, dhidden);
     }
     if (dweight != nullptr) {
-      Vectors slopes = columns_of(logits, rows, v);
+      Vectors slopes = columns_of(logits, rows.count, v);
       slopes.largest = largest;
-      product(slopes, columns_of(hidden + begin * d, rows, d), rows, dweight, d, nullptr, begin > 0, numbers);
+      product(slopes, columns_of(x, rows.count, d), rows.count, dweight, d, nullptr, begin > 0, numbers);
     }
   }
   if (loss != nullptr) {
