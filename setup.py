@@ -22,16 +22,18 @@ CONFIGS = Path("mindformers_glm", "configs")
 class BuildPackage(build_py):
     """Copies the modules, puts configs/ among them, and compiles the kernels; without a compiler there are none.
 
-    An editable installation reads configs/ of the checkout and gets its kernels there.
+    An editable installation reads configs/ of the checkout and gets its kernels there, those for this CPU alone.
     """
 
     def run(self) -> None:
         """See setuptools."""
         super().run()
-        target = ROOT if self.editable_mode else Path(self.build_lib)
-        if not self.editable_mode:
-            self._copy_configs(target / CONFIGS)
-            self._copy_kernels(target / KERNELS / "built")
+        if self.editable_mode:
+            subprocess.run([sys.executable, str(ROOT / "scripts/own_kernels.py")], check=False)
+            return
+        target = Path(self.build_lib)
+        self._copy_configs(target / CONFIGS)
+        self._copy_kernels(target / KERNELS / "built")
         command = [sys.executable, str(ROOT / KERNELS / "build.py"), str(target / KERNELS / "built")]
         subprocess.run(command, check=False)
 

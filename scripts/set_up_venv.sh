@@ -70,4 +70,4 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     touch "$stamp"
     say "   $(printf %3d "$SECONDS") s  installed" "   $(printf %3d "$SECONDS") s  安装完成"
 fi
-"$venv/bin/python" mindformers_glm/ops/kernels/build.py || true   # quick when nothing has changed; says so where there is no compiler
+"$venv/bin/python" scripts/own_kernels.py || true   # quick when nothing has changed; says so where there is no compiler
