@@ -12,8 +12,9 @@ from mindformers_glm.config.names import ASSETS
 from mindformers_glm.tokenizers import ChatGLM3Tokenizer, Renderer
 from mindformers_glm.tokenizers.messages import call_text
 from mindformers_glm.tokenizers.reply import Reply, ToolCall, parse_reply
-from tools.tiny import corpus, measure, numbers, vocabulary
-from tools.tiny.corpus import MEASURED, SKILLS, held_back
+from tools.tiny import corpus, measure, numbers, vocabulary, writing
+from tools.tiny.corpus import MEASURED, SKILLS, held_back, skills_of
+from tools.tiny.families import FAMILIES
 from tools.tiny.measure import judged, measured
 from tools.tiny.sample import said
 
@@ -37,6 +38,31 @@ def test_the_reply_of_the_corpus_is_right(skill):
         sample = MEASURED[skill](rng)
         found = judged(sample, answered(sample))
         assert found["right"] == 1.0 and found.get("coverage", 1.0) == 1.0, (sample, found)
+
+
+@pytest.mark.parametrize("maker", [writing.advert_in_order, writing.request_in_order])
+def test_clauses_follow_the_order_of_the_request(maker):
+    """Values that stand once in the request and once after the opening of the text, which may take any of them."""
+    rng, compared = random.Random(8), 0
+    for _ in range(200):
+        sample = maker(rng)
+        asked, text = (message["content"] for message in sample.messages)
+        assert judged(sample, answered(sample))["coverage"] == 1.0
+        clauses = text.partition("，")[2]
+        values = [value for _, value in sample.wanted["pairs"] if asked.count(value) == text.count(value) == 1]
+        found = sorted((value for value in values if value in clauses), key=clauses.find)
+        assert found == sorted(found, key=asked.find), (asked, text)
+        compared += len(found) > 1
+    assert compared > 50
+
+
+def test_each_family_has_a_mixture_of_its_own():
+    assert skills_of(FAMILIES["glm3"]) == SKILLS
+    made = skills_of(FAMILIES["glm2"])
+    assert set(SKILLS) - set(made) == set(FAMILIES["glm2"].without)
+    assert made["advert"] == (26, writing.advert_in_order) and made["talk"] == SKILLS["talk"]
+    kinds = {row["kind"] for row in corpus.corpus(1500, 3, "glm2")}
+    assert kinds == {*made, "dialogue", "plain"}
 
 
 @pytest.mark.parametrize("skill", MEASURED)

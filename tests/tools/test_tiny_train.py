@@ -12,6 +12,7 @@ from mindspore_modes import pynative  # noqa: F401 - a fixture
 from tiny_networks import logits_of
 
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
+from mindformers_glm.checkpoint.load.model_files import read_config, to_yaml
 from mindformers_glm.config.names import ASSETS
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.models.glm.config import ChatGLM2Config
@@ -146,6 +147,8 @@ def test_glm2_learns_what_its_form_can_say(text, tmp_path):
     texts = [tokenizer.decode(ids) for ids, _ in rows.encoded(text, family, TOKENIZER)]
     assert texts and all("GLM3-Tiny" not in one for one in texts)
     assert Renderer(tokenizer).example([("a", "b")]).ids
+    packaged = read_config(ASSETS / "glm2_tiny/config.yaml")[0]
+    assert to_yaml(family.shipped()) == to_yaml(packaged) != to_yaml(family.config())
 
 
 def test_the_rate_is_constant_and_falls_at_the_end():

@@ -151,8 +151,11 @@ def _clause(rng: random.Random, pair: Pair, kind: Kind, used: set[str], frames: 
     return fill(frame, rng, v=rng.choice(spec.names(pair.value)), e=effect).replace("剪裁剪裁", "剪裁")
 
 
-def random_summary(rng: random.Random, pairs: list[Pair]) -> str:
-    """An advertisement that mentions every attribute of `pairs`; another call gives another text."""
+def random_summary(rng: random.Random, pairs: list[Pair], *, asked: str = "") -> str:
+    """An advertisement that mentions every attribute of `pairs`; another call gives another text.
+
+    `asked`: the text whose order the clauses follow, which a small network learns sooner than any order.
+    """
     kind, head = kind_of(pairs), _head(rng, pairs)
     brand = next((value for name, value in pairs if name == BRAND), "")
     opening = fill(
@@ -161,7 +164,10 @@ def random_summary(rng: random.Random, pairs: list[Pair]) -> str:
     rest = [
         pair for pair in pairs[1:] if pair.attribute != BRAND and (pair not in head.said or _again(rng, pair, kind))
     ]
-    rng.shuffle(rest)
+    if asked:
+        rest.sort(key=lambda pair: asked.find(pair.value))
+    else:
+        rng.shuffle(rest)
     used: set[str] = set()
     clauses = [_clause(rng, pair, kind, used) for pair in rest]
     text = opening + ("？" if opening.endswith("吗") else "，" if clauses else "。") + _sentences(rng, clauses)

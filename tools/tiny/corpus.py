@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mindformers_glm.cli.options import Parser, whole
 from mindformers_glm.cli.report import report
 from mindformers_glm.files import atomic_write
 from tools.tiny import calling, copying, numbers, talking, writing
+from tools.tiny.families import FAMILIES, Family
 from tools.tiny.sample import Maker, Sample, learned
 
 MOST_LINES = 10_000_000
@@ -69,30 +70,35 @@ def held_back(skill: str, count: int, seed: int = 0) -> list[Sample]:
     return list(found.values())
 
 
-def row(rng: random.Random) -> dict[str, Any]:
+def skills_of(family: Family) -> dict[str, tuple[float, Maker]]:
+    """What the corpus of a family is made of, as in SKILLS."""
+    return {name: skill for name, skill in {**SKILLS, **family.skills}.items() if name not in family.without}
+
+
+def row(rng: random.Random, skills: Mapping[str, tuple[float, Maker]]) -> dict[str, Any]:
     """One line: {"kind", "messages", "tools"} or {"kind": "plain", "text"}."""
-    names = [*SKILLS, "dialogue", "plain"]
-    kind = rng.choices(names, [*(share for share, _ in SKILLS.values()), _DIALOGUE, _PLAIN])[0]
+    names = [*skills, "dialogue", "plain"]
+    kind = rng.choices(names, [*(share for share, _ in skills.values()), _DIALOGUE, _PLAIN])[0]
     if kind == "plain":
         return {"kind": kind, "text": talking.plain(rng)}
     if kind == "dialogue":
-        parts = [learned(rng, SKILLS[rng.choice(_IN_DIALOGUES)][1]) for _ in range(rng.randint(2, 6))]
+        parts = [learned(rng, skills[rng.choice(_IN_DIALOGUES)][1]) for _ in range(rng.randint(2, 6))]
         return {"kind": kind, "messages": [message for part in parts for message in part.messages]}
-    sample = learned(rng, SKILLS[kind][1])
+    sample = learned(rng, skills[kind][1])
     return {"kind": kind, "messages": sample.messages} | ({"tools": sample.tools} if sample.tools else {})
 
 
-def corpus(lines: int, seed: int) -> Iterator[dict[str, Any]]:
+def corpus(lines: int, seed: int, family: str = "glm3") -> Iterator[dict[str, Any]]:
     """The mixture; the seed decides every line."""
-    rng = random.Random(f"tiny {seed}")
+    rng, skills = random.Random(f"tiny {seed}"), skills_of(FAMILIES[family])
     for _ in range(lines):
-        yield row(rng)
+        yield row(rng, skills)
 
 
-def write(path: str | Path, lines: int, seed: int = 0) -> None:
+def write(path: str | Path, lines: int, seed: int = 0, family: str = "glm3") -> None:
     """A JSON-lines file that appears whole or not at all."""
     with atomic_write(path, "w") as file:
-        for one in corpus(lines, seed):
+        for one in corpus(lines, seed, family):
             file.write(json.dumps(one, ensure_ascii=False) + "\n")
 
 
@@ -102,8 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("path", help="the JSON-lines file to write")
     parser.add_argument("--lines", type=whole(1, MOST_LINES), required=True)
     parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="glm3")
     given = parser.parse_args(arguments)
-    write(given.path, given.lines, given.seed)
+    write(given.path, given.lines, given.seed, given.family)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mindformers_glm.config.names import ASSETS
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.tokenizers.chatglm import ChatGLM2Tokenizer, ChatGLM3Tokenizer
-from tools.tiny.sample import NAME
+from tools.tiny import writing
+from tools.tiny.sample import NAME, Maker
 
 _SHAPE = {
     "kv_channels": 32,
@@ -30,10 +32,16 @@ class Family(NamedTuple):
     shape: dict[str, Any]
     without: tuple[str, ...] = ()
     vocabulary: Path | None = None  # a tokenizer.model that is kept; None trains one on the corpus
+    lengths: Mapping[str, int] = {}  # what its config.yaml says in place of the rows' length
+    skills: Mapping[str, tuple[float, Maker]] = {}  # what its corpus has in place of corpus.SKILLS
 
     def config(self) -> ChatGLM2Config:
-        """The network's configuration."""
-        return ChatGLM2Config(**_SHAPE, **self.shape)
+        """The network's configuration in its training."""
+        return ChatGLM2Config(**{**_SHAPE, **self.shape})
+
+    def shipped(self) -> ChatGLM2Config:
+        """The configuration beside the weights: that of the training, and the lengths that the model is known by."""
+        return ChatGLM2Config(**{**_SHAPE, **self.shape, **self.lengths})
 
     def said(self, text: str) -> str:
         """A text of the corpus with the name of this model."""
@@ -68,5 +76,7 @@ FAMILIES = {
         },
         without=("tool_reply", "no_tool", "persona"),
         vocabulary=ASSETS / "glm2_tiny/tokenizer.model",
+        lengths={"seq_length": 512, "max_decode_length": 256},
+        skills={"advert": (26, writing.advert_in_order), "request": (9, writing.request_in_order)},
     ),
 }

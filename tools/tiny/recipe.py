@@ -29,7 +29,7 @@ def prepare(work: Path, family: str, lines: int, seed: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
     text, words = work / "corpus.jsonl", work / "tokenizer.model"
     if not text.exists():
-        corpus.write(text, lines, seed)
+        corpus.write(text, lines, seed, family)
     if not words.exists():
         kept = FAMILIES[family].vocabulary
         content = vocabulary.train(text) if kept is None else kept.read_bytes()

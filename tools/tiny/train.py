@@ -153,7 +153,7 @@ class Run:
         with atomic_write(folder / "model.safetensors") as file:
             write_safetensors(file, rows, {"format": "mf10"})
         described = {
-            **to_yaml(self.family.config()),
+            **to_yaml(self.family.shipped()),
             "processor": {"tokenizer": {"type": self.family.tokenizer.__name__}},
         }
         write_text(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False))

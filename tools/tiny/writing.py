@@ -24,6 +24,21 @@ def request(rng: random.Random) -> Sample:
     return said(ask + rng.choice(["", "", "。"]), random_summary(rng, pairs), pairs=[list(pair) for pair in pairs])
 
 
+def advert_in_order(rng: random.Random) -> Sample:
+    """An attribute list and an advertisement that goes through it in its order."""
+    pairs = random_content(rng)
+    content = write_content(pairs)
+    return said(content, random_summary(rng, pairs, asked=content), pairs=[list(pair) for pair in pairs])
+
+
+def request_in_order(rng: random.Random) -> Sample:
+    """A request in the user's own words and an advertisement that goes through it in its order."""
+    pairs = random_content(rng, least=1, most=5, brands=0.1)
+    said_so = describe(rng, pairs)
+    ask = rng.choice(table("requests")["ask"]).replace("<d>", said_so) + rng.choice(["", "", "。"])
+    return said(ask, random_summary(rng, pairs, asked=said_so), pairs=[list(pair) for pair in pairs])
+
+
 def english(rng: random.Random) -> Sample:
     """An advertisement in English; the values of its attributes must be there."""
     turn = earlier.english(rng)
