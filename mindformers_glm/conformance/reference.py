@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_glm.labels import IGNORED
+
 Array = np.ndarray
 
 
@@ -136,7 +138,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     """The mean of -log softmax(logits)[label] over the labels that are not -100: () with divisor count + 1e-5."""
     total, count = 0.0, 0
     for row, label in zip(logits, labels, strict=True):
-        if label != -100:
+        if label != IGNORED:
             total += math.log(np.exp(row - row.max()).sum()) + row.max() - row[label]
             count += 1
     return np.array(total / (count + 1e-5))

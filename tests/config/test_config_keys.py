@@ -92,10 +92,12 @@ def test_an_editor_knows_every_key_of_the_shipped_files(root):
                 found += strange(value, below, f"{above}{key}.")
         return found
 
-    for path in sorted((root / "configs").rglob("*.yaml")):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert strange(values, schema["properties"]) == [], path.name
-        assert "# yaml-language-server: $schema=../schema.json" in path.read_text(encoding="utf-8"), path.name
+    demo = [root / "demo" / f"{name}.yaml" for name in ("full", "lora", "tool")]
+    for path in [*sorted((root / "configs").rglob("*.yaml")), *demo]:
+        text = path.read_text(encoding="utf-8")
+        assert strange(yaml.safe_load(text), schema["properties"]) == [], path.name
+        (place,) = re.findall(r"^# yaml-language-server: \$schema=(.+)$", text, re.M)
+        assert (path.parent / place).resolve() == root / "configs/schema.json", path.name
 
 
 def test_a_key_in_an_editor_says_what_it_is_for_in_both_languages():

@@ -17,6 +17,7 @@ from mindformers_glm.conformance import reference_network as ref
 from mindformers_glm.conformance.check import KINDS, Answer, check
 from mindformers_glm.conformance.device import array, tensor
 from mindformers_glm.conformance.inputs import numbers, skip_on_cpu, whole
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.models.glm.cached import HiddenStates
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
@@ -186,7 +187,7 @@ def _packed(kind: str) -> Answer:
 def labels() -> np.ndarray:
     """Labels (B, T), two of them not learned."""
     found = whole("network labels", BATCH, TOKENS, below=SIZE.words)
-    found[0, 1], found[1, 4] = -100, -100
+    found[0, 1], found[1, 4] = IGNORED, IGNORED
     return found
 
 

@@ -16,6 +16,7 @@ from mindformers_glm.conformance import reference
 from mindformers_glm.conformance.check import KINDS, Answer, Skipped, check
 from mindformers_glm.conformance.device import array, tensor, value_and_gradients
 from mindformers_glm.conformance.inputs import numbers, skip_on_cpu, whole
+from mindformers_glm.labels import IGNORED
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import Embedding
 from mindformers_glm.ops.cross_entropy import CrossEntropy, HeadCrossEntropy
@@ -136,7 +137,7 @@ def _embedding(kind: str) -> Answer:
 
 def _labels() -> np.ndarray:
     labels = whole("labels", 7, below=13)
-    labels[1], labels[4], labels[2] = -100, -100, 0
+    labels[1], labels[4], labels[2] = IGNORED, IGNORED, 0
     return labels
 
 
