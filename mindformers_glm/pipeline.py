@@ -20,7 +20,8 @@ from mindformers_glm.tokenizers.chatglm import GLMTokenizer, check_fits
 
 _TASK = "text_generation"
 _BACKENDS = ("ms", "mslite")
-_LITE = ("lite_python", "target", "threads", "device_id", "rank_id", "max_rows")  # arguments of open_lite
+# arguments of open_lite
+_LITE = ("lite_python", "target", "threads", "device_id", "rank_id", "max_num_seqs", "max_rows")
 _TEXT_NAMES = ("text", "prompt", "inputs")
 _TOLD_BY_EXPORT = ("infer_seq_length", "dynamic", "paged_attention", "pa_block_size", "pa_num_blocks")
 

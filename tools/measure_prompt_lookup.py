@@ -91,7 +91,7 @@ def rate(engine: Engine, prompts: list[list[int]], answers: list[list[int]], gue
 
 def engines(chosen: argparse.Namespace) -> Engine:
     """The engine to measure."""
-    options = {"max_rows": max(16, chosen.batch), "cache_dtype": chosen.cache_dtype}
+    options = {"max_num_seqs": max(16, chosen.batch), "cache_dtype": chosen.cache_dtype}
     if chosen.model is not None:
         return load(chosen.model, seq_length=2048, engine=options).engine
     vocab, hidden, layers, heads, groups, ffn = (int(part) for part in chosen.shape.split(","))

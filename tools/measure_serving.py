@@ -283,7 +283,7 @@ _ENGINE = """
 import json, os, sys, time
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.serving.loading import load
-engine = load("glm2_tiny", engine={"max_rows": 16}).engine
+engine = load("glm2_tiny", engine={"max_num_seqs": 16}).engine
 config = GenerationConfig(max_new_tokens=200, eos_token_id=[])
 rates = []
 for _ in range(4):

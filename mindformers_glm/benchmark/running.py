@@ -35,7 +35,7 @@ class _Running:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        options = {"chunk": settings.chunk, "max_rows": max(16, settings.batch)}
+        options = {"chunk": settings.chunk, "max_num_seqs": max(16, settings.batch)}
         self.model: Any
         self.engine: Engine
         self.model, self.engine = (_by_formulas if library() is None else _by_kernels)(settings, options)

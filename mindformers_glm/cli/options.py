@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mindformers_glm.errors import cut_words
@@ -53,6 +53,20 @@ class Parser(argparse.ArgumentParser):
         sys.stdout.flush()
         line = told(cut_words(message.removeprefix("argument ")))
         self.exit(2, say("error: {message}. See {program} --help", message=line, program=self.prog) + "\n")
+
+
+class FormerName(argparse.Action):
+    """The former spelling of the option `dest`: not in --help, and a line says the new one."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
+        super().__init__(option_strings, dest, **{"default": argparse.SUPPRESS, "help": argparse.SUPPRESS, **given})
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Sets the option, and says its name."""
+        print(say("{former} is called {name} now.", former=option, name=f"--{self.dest}"), file=sys.stderr, flush=True)
+        setattr(namespace, self.dest, values)
 
 
 def progress_bar(total: int, what: str) -> Callable[[], None]:

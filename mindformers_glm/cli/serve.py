@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.cli.options import Parser, add_prompt_lookup, number, whole
+from mindformers_glm.cli.options import FormerName, Parser, add_prompt_lookup, number, whole
 from mindformers_glm.cli.ranks import add_tp_size, lost, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--api_key_file", metavar="FILE", help="the same, one a line; it is not seen in the process list")
     p.add_argument("--admin_key", action="append", default=[], metavar="KEY", help="for adapters and /stopService")
     p.add_argument("--cors_origin", action="append", default=[], metavar="ORIGIN", help="pages that may ask (none)")
-    p.add_argument("--max_rows", type=whole(1, 1024), default=16, help="answers on their way at once (16)")
+    p.add_argument("--max_num_seqs", type=whole(1, 1024), default=16, help="answers on their way at once (16)")
+    p.add_argument("--max_rows", dest="max_num_seqs", action=FormerName, type=whole(1, 1024))
     p.add_argument(
         "--max_num_batched_tokens",
         type=whole(16, 1 << 20),
@@ -226,7 +227,7 @@ def load_served(
         "quantization_bit": chosen.quantization_bit,
         "tp_size": chosen.tp_size,
         "engine": {
-            "max_rows": chosen.max_rows,
+            "max_num_seqs": chosen.max_num_seqs,
             "max_num_batched_tokens": chosen.max_num_batched_tokens,
             "prompt_lookup_num_tokens": chosen.prompt_lookup_num_tokens,
             "backend": chosen.backend,
@@ -276,7 +277,7 @@ def load_export(
         tokenizer=chosen.tokenizer,
         lite_python=chosen.lite_python,
         target=target,
-        max_rows=chosen.max_rows,
+        max_num_seqs=chosen.max_num_seqs,
     )
     try:
         if lite.tokenizer is None:

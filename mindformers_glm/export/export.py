@@ -91,7 +91,7 @@ def _write_all(
         network=model.config.model_dump(mode="json", exclude={"checkpoint_name_or_path", "parallel_config"}),
         cache_dtype="float16" if cache_dtype(model) == ms.float16 else "float32",
         adapter=adapter,
-        max_rows=plan.rows,
+        max_num_seqs=plan.rows,
         fixed=_fixed(plan, model.config.seq_length),
         tokenizer=vocabulary,
         weights=None if inside else _file(plan.folder, plan.weights),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import inside, read_json, user_path, write_text
@@ -81,7 +81,7 @@ class Manifest(BaseModel):
     network: dict[str, Any]
     cache_dtype: Literal["float32", "float16"]
     adapter: Adapter
-    max_rows: int
+    max_num_seqs: int = Field(validation_alias=AliasChoices("max_num_seqs", "max_rows"))  # the second until 0.2.0
     fixed: Fixed | None
     tokenizer: Vocabulary | None
     weights: File | None

@@ -1,6 +1,6 @@
 """Prompt ids in, new ids out: settings, sampling, beam search, cache, engine. Ids only; text is for tokenizers.
 
-Importing this package registers the services behind `model.generate`, `model.chat` and `model.stream_chat`. MindSpore
+Importing this package registers what `model.generate`, `model.chat` and `model.stream_chat` call. MindSpore
 is imported when one of its models is given, and not before.
 """
 

@@ -1,5 +1,5 @@
-"""LoRA adapters over one base, computed beside each other by the kernels: rows of a batch are grouped by adapter, the
-base is multiplied once for all of them and each group by its own small matrices (Chen et al., Punica, 2023).
+"""LoRA adapters over one base, computed beside each other by the kernels: sequences of a batch are grouped by adapter,
+the base is multiplied once for all of them and each group by its own small matrices (Chen et al., Punica, 2023).
 """
 
 from __future__ import annotations

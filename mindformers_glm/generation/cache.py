@@ -1,4 +1,6 @@
-"""Keys and values of tokens that were seen. Shapes: L layers, R rows, K kv heads, S slots, E head_dim, T new tokens."""
+"""Keys and values of tokens that were seen. Shapes: L layers, R sequences, K kv heads, S slots, E head_dim, T new
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ class CacheShape(NamedTuple):
 
 
 class KVCache:
-    """Rows of keys and values with different lengths in arrays (L, R, K, S, E) that grow by blocks of slots.
+    """Keys and values of sequences of different lengths, in arrays (L, R, K, S, E) that grow by blocks of slots.
 
-    S follows the longest row: it grows by an eighth, at least by one block. Slots at and beyond `lengths[row]` hold
-    nothing that may be read.
+    S follows the longest sequence: it grows by an eighth, at least by one block. Slots at and beyond `lengths[row]`
+    hold nothing that may be read.
     """
 
     def __init__(self, shape: CacheShape, rows: int, *, block: int = BLOCK) -> None:
@@ -35,12 +37,12 @@ class KVCache:
 
     @property
     def rows(self) -> int:
-        """Rows there is room for."""
+        """Sequences there is room for."""
         return len(self.lengths)
 
     @property
     def slots(self) -> int:
-        """Slots of a row, used or not."""
+        """Slots of a sequence, used or not."""
         return self.keys.shape[3]
 
     @property
@@ -49,18 +51,18 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
     def reserve(self, slots: int) -> None:
-        """Makes room for `slots` tokens in every row."""
+        """Makes room for `slots` tokens in every sequence."""
         if slots > self.slots:
             wanted = max(slots, self.slots + self.slots // 8)
             self._resize(self.rows, -(-wanted // self.block) * self.block)
 
     def set_rows(self, rows: int) -> None:
-        """Makes room for `rows` rows, or drops those from `rows` on."""
+        """Makes room for `rows` sequences, or drops those from `rows` on."""
         if rows != self.rows:
             self._resize(rows, self.slots)
 
     def append(self, layer: int, keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
-        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer after those of row r.
+        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer after those of sequence r.
 
         `reserve` comes before, `advance(counts)` after the last layer.
         """
@@ -80,7 +82,7 @@ class KVCache:
         self.lengths += counts.astype(np.int32)
 
     def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Row targets[i] becomes what row sources[i] was before the call."""
+        """Sequence targets[i] becomes what sequence sources[i] was before the call."""
         moved = [(target, source) for target, source in zip(targets, sources, strict=True) if target != source]
         if not moved:
             return
@@ -91,7 +93,7 @@ class KVCache:
         self.lengths[to] = self.lengths[of]
 
     def copy_row(self, target: int, other: KVCache, source: int) -> None:
-        """Row `target` becomes row `source` of another cache."""
+        """Sequence `target` becomes sequence `source` of another cache."""
         used = int(other.lengths[source])
         self.reserve(used)
         self.keys[:, target, :, :used] = other.keys[:, source, :, :used]
@@ -99,7 +101,7 @@ class KVCache:
         self.lengths[target] = used
 
     def row(self, source: int, length: int) -> KVCache:
-        """A cache of its own with the first `length` tokens of one row, and no slot more."""
+        """A cache of its own with the first `length` tokens of one sequence, and no slot more."""
         one = KVCache(self.shape, 1, block=self.block)
         one.keys = self.keys[:, source : source + 1, :, :length].copy()
         one.values = self.values[:, source : source + 1, :, :length].copy()
@@ -107,7 +109,7 @@ class KVCache:
         return one
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Rows that nobody uses are empty."""
+        """Sequences that nobody uses are empty."""
         self.lengths[list(rows)] = 0
 
     def _empty(self, rows: int, slots: int) -> np.ndarray:
@@ -172,7 +174,7 @@ class PrefixStore:
         return best, self._entries[found].row(0, best)
 
     def put(self, ids: Sequence[int], cache: KVCache, row: int, adapter: int = 0) -> None:
-        """Keeps the cache of `ids`, which row `row` holds; what these continue is given up for them."""
+        """Keeps the cache of `ids`, which sequence `row` holds; what these continue is given up for them."""
         ids = tuple(ids)
         if not 0 < len(ids) <= self.capacity:
             return
@@ -185,7 +187,7 @@ class PrefixStore:
 
 
 def _tokens_of(caches: Sequence[Any]) -> int:
-    """Tokens that caches of one row hold together: of blocks, which they share, or each its own."""
+    """Tokens that caches of one sequence hold together: of blocks, which they share, or each its own."""
     if all(hasattr(cache, "blocks_of") for cache in caches):
         return sum({block: tokens for cache in caches for block, tokens in cache.blocks_of(0)}.values())
     return sum(int(cache.lengths[0]) for cache in caches)

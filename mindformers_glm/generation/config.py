@@ -52,25 +52,24 @@ class GenerationConfig:
     says so). A prompt that leaves no room for a new token is refused, never cut. `min_new_tokens` and `min_length`
     forbid an end before; the larger demand holds.
 
-    Choice. `do_sample: False` takes the most probable token and ignores temperature, top_k and top_p. Otherwise
-    logits are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches
-    `top_p`. `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and
-    multiplies negative logits of every id of the row so far (never of padding: rows have none). `logit_bias` is added
-    to the logits of its ids; `presence_penalty` is taken from those of each new id, `frequency_penalty` for each time
-    it came.
-    A call of `model.generate` or `chat` that says `do_sample=True` and no top_k draws from 50 where the model's own
-    settings have 1, and likewise with temperature and top_p 0.
+    Choice. `do_sample: False` takes the most probable token and ignores temperature, top_k and top_p. Otherwise logits
+    are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches `top_p`.
+    `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and multiplies
+    negative logits of every id of the sequence so far (never of padding: sequences have none). `logit_bias` is added to
+    the logits of its ids; `presence_penalty` is taken from those of each new id, `frequency_penalty` for each time it
+    came. A call of `model.generate` or `chat` that says `do_sample=True` and no top_k draws from 50 where the model's
+    own settings have 1, and likewise with temperature and top_p 0.
 
     `seed` None draws a new one from NumPy's generator, which `seed:` of the YAML file seeds, and each result tells it.
     With `num_beams` above 1 the result of beam search is returned; sampling is off then. A beam's score is the sum of
     its log-probabilities over its new tokens ** `length_penalty`; `early_stopping` True ends with the first
     `num_beams` finished ones, False when no open beam looks better, "never" when none can become better.
 
-    End. A row ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` gives True, or when full.
-    `use_past: False` computes every step from the first token: slower, the same tokens.
+    End. A sequence ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` gives True, or when
+    full. `use_past: False` computes every step from the first token: slower, the same tokens.
 
-    `prompt_lookup_num_tokens` guesses up to so many next tokens where the row repeats what stands in it before, and
-    checks them in one step: the same tokens, sooner (lookup.py). It is left where it does not pay, with beams, and
+    `prompt_lookup_num_tokens` guesses up to so many next tokens where the sequence repeats what stands in it before,
+    and checks them in one step: the same tokens, sooner (lookup.py). It is left where it does not pay, with beams, and
     where the network cannot check guesses. 0: no guesses.
 
     `output_logprobs` adds log softmax of the unprocessed logits for each chosen token, `top_logprobs` the same for
@@ -158,12 +157,12 @@ class GenerationConfig:
         return replace(self, **changes)
 
     def ending_also(self, ids: Iterable[int]) -> GenerationConfig:
-        """The same settings with more ids that end a row: those of a tokenizer (`stop_ids`), of a task."""
+        """The same settings with more ids that end a sequence: those of a tokenizer (`stop_ids`), of a task."""
         return self.updated(eos_token_id=sorted({*self.stop_ids, *ids}))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a row."""
+        """Ids that end a sequence."""
         return tuple(self.eos_token_id or ())  # type: ignore[arg-type]
 
     @property
@@ -379,7 +378,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "frequency_penalty": _number(-math.inf),
     "logit_bias": _biases,
     "bad_words_ids": _words,
-    "stop": _function("True to end the row"),
+    "stop": _function("True to end the sequence"),
     "token_mask": _function("a bit for each id"),
     "logits_processor": _functions,
 }

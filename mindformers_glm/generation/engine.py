@@ -2,7 +2,7 @@
 
 What a device must offer is a `Network`. One owner thread per engine drives it, and a lock lets one engine at a time
 use the device. Requests come and go between steps: a step is a forward over prompts that wait, or one token for every
-row that is on its way.
+sequence that is being decoded.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 class Engine:
     """Runs requests over a network.
 
-    `max_rows` rows are on their way at once, others wait. Prompts are taken in pieces of at most `chunk` tokens, so
-    that memory for a long one stays linear and others go on in between. Where the cache is one in blocks a step has,
-    while answers are on their way, at most `max_num_batched_tokens` tokens of answers and prompts together (16 of
-    prompts in any case); None: as many that it takes about three times as long as without prompts. Requests that ask
-    for it leave their cache behind, at most `prefix_tokens` tokens in all (the model's length if None), for prompts
-    that begin alike.
-    `defaults` are the settings that callers start from; `prompt_lookup_num_tokens` is one of them.
+    `max_num_seqs` sequences are decoded at once (num_beams of a prompt count each), other requests wait. Prompts are
+    taken in pieces of at most `chunk` tokens, so that memory for a long one stays linear and others go on in between.
+    With a cache in blocks a step has at most `max_num_batched_tokens` tokens of answers and prompts together while
+    answers are on their way (16 of prompts in any case); None: so many that it takes about three times as long as
+    without prompts. Caches of requests that ask for it are kept for prompts that begin alike, at most `prefix_tokens`
+    tokens in all (the model's length if None). `defaults` are the settings that callers start from.
 
     Raises:
         ConfigError: `max_num_batched_tokens` of a network that has no such cache.
@@ -55,13 +54,13 @@ class Engine:
         network: Network,
         *,
         defaults: GenerationConfig | None = None,
-        max_rows: int = 16,
+        max_num_seqs: int = 16,
         chunk: int = 256,
         max_num_batched_tokens: int | None = None,
         prompt_lookup_num_tokens: int | None = None,
         prefix_tokens: int | None = None,
     ) -> None:
-        self.network, self.max_rows = network, max_rows
+        self.network, self.max_num_seqs = network, max_num_seqs
         defaults = defaults or GenerationConfig()
         self.defaults = defaults.updated(prompt_lookup_num_tokens=prompt_lookup_num_tokens)
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
@@ -79,7 +78,7 @@ class Engine:
         """An engine without work and without a thread, as at first and in a forked child."""
         self._scheduler = Scheduler(
             self.network,
-            max_rows=self.max_rows,
+            max_num_seqs=self.max_num_seqs,
             chunk=self._chunk,
             prefixes=PrefixStore(self._prefix_tokens),
             step_tokens=self._step_tokens,
@@ -104,11 +103,12 @@ class Engine:
 
         Of requests that wait those with the lowest `priority` go first, of equal ones as they came.
 
-        With `reuse_prefix` the prompt starts from a kept cache where one fits, and leaves its own behind. `adapter` is
+        With `reuse_prefix` the prompt starts from a kept cache where one fits, and its own is kept. `adapter` is
         a number from `add_adapter`; requests of all adapters share batches.
 
         Raises:
-            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many rows; no such
+            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many sequences; no
+            such
                 adapter.
         """
         known = {"reuse_prefix": reuse_prefix, "adapter": adapter, "priority": priority}
@@ -212,16 +212,16 @@ class Engine:
 
     @property
     def preemptions(self) -> int:
-        """Requests that gave their rows up for others so far, to be computed again when there is memory."""
+        """Requests that gave their sequences up for others so far, to be computed again when there is memory."""
         return self._scheduler.preemptions
 
     @property
     def cache_usage(self) -> float:
-        """Share of the cache in use, 0 to 1: of its bound, or of what `max_rows` of the model's length would take."""
+        """Share of the cache in use, 0 to 1: of its bound, or of what `max_num_seqs` of full length would take."""
         pool = getattr(self.network, "blocks", None)
         if pool is None:
             return 0.0
-        most = pool.max_blocks or max(1, self.max_rows * self.max_length // BLOCK)
+        most = pool.max_blocks or max(1, self.max_num_seqs * self.max_length // BLOCK)
         return min(pool.used_blocks / most, 1.0)
 
     def forget(self) -> None:
@@ -256,15 +256,15 @@ class Engine:
             search = BeamSearch(prompt, config, limits)
         else:
             search = Samples(prompt, config, limits, index=index)
-        if search.num_rows > self.max_rows:
-            raise GenerationError(f"{search.num_rows} rows for one prompt: this engine holds {self.max_rows} at once")
+        if search.num_rows > self.max_num_seqs:
+            raise GenerationError(f"{search.num_rows} sequences for one prompt: max_num_seqs is {self.max_num_seqs}")
         ticket = Ticket(search, listener)
         job = Job(prompt, search, ticket, use_past=config.use_past, **{"reuse_prefix": False, **known})
         pool = getattr(self.network, "blocks", None)
         if pool is not None and pool.max_blocks is not None and job.blocks > pool.max_blocks:
             tokens, room = len(prompt) + limits.max_new, pool.max_blocks * BLOCK
             raise GenerationError(
-                f"{search.num_rows} rows of up to {tokens} tokens: the cache of this engine holds {room} tokens "
+                f"{search.num_rows} sequences of up to {tokens} tokens: the cache of this engine holds {room} tokens "
                 "(cache_tokens)"
             )
         return job

@@ -10,7 +10,7 @@ from types import FrameType
 def let_go(errors: Iterable[BaseException]) -> None:
     """Empties the finished calls below the caller's that these errors, their causes and contexts were raised in.
 
-    A traceback holds its calls, and each call the one that made it: logits and caches of everybody's rows, and the
+    A traceback holds its calls, and each call the one that made it: logits and caches of everybody's sequences, and the
     request that holds the error. They would stay until a full garbage collection, which counts objects and no bytes.
     """
     caller = sys._getframe(1)

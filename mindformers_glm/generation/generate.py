@@ -77,7 +77,7 @@ def generate(
 ) -> list[Generation]:
     """The results of each prompt in order, `num_return_sequences` for each.
 
-    `on_token(prompt number, token)` is called in the caller's thread as tokens come, rows in any order. When it
+    `on_token(prompt number, token)` is called in the caller's thread as tokens come, sequences in any order. When it
     raises, or on Ctrl-C, everything is cancelled.
 
     Raises:
@@ -129,16 +129,16 @@ def generate_arrays(
     position_ids: Any = None,
     **settings: Any,
 ) -> list[np.ndarray]:
-    """Prompt and new ids of each row, as int32 arrays of their own length: `model.generate`.
+    """Prompt and new ids of each sequence, as int32 arrays of their own length: `model.generate`.
 
-    `input_ids`: one row or several, as lists of any lengths, an array or a Tensor. Pad ids at both ends of a row are
-    padding and cut off, unless `attention_mask` says which ids count. What else a tokenizer gives is accepted:
-    `position_ids` must count the ids that are no padding. `settings` are fields of GenerationConfig (`use_cache` is
-    transformers' name of `use_past`) and come before `generation_config`, which comes before the defaults in the
-    model's configuration.
+    `input_ids`: one sequence or several, as lists of any lengths, an array or a Tensor. Pad ids at both ends of a
+    sequence are padding and cut off, unless `attention_mask` says which ids count. What else a tokenizer gives is
+    accepted: `position_ids` must count the ids that are no padding. `settings` are fields of GenerationConfig
+    (`use_cache` is transformers' name of `use_past`) and come before `generation_config`, which comes before the
+    defaults in the model's configuration.
 
     Raises:
-        GenerationError: a setting or prompt that cannot be honoured, or a streamer for several rows.
+        GenerationError: a setting or prompt that cannot be honoured, or a streamer for several sequences.
     """
     if "use_cache" in settings:
         settings.setdefault("use_past", settings.pop("use_cache"))
@@ -157,14 +157,14 @@ def generate_arrays(
 def generate_rows(
     engine: Engine, prompts: list[list[int]], config: GenerationConfig, *, streamer: Any = None
 ) -> list[list[int]]:
-    """Prompt and new ids of each result, with the log line of MindFormers; `streamer` shows the one row.
+    """Prompt and new ids of each result, with the log line of MindFormers; `streamer` shows the one sequence.
 
     Raises:
-        GenerationError: a prompt that cannot be honoured, or a streamer for several rows.
+        GenerationError: a prompt that cannot be honoured, or a streamer for several sequences.
     """
     each = config.num_return_sequences
     if streamer is not None and (len(prompts) * each > 1 or config.num_beams > 1):
-        raise GenerationError("streamer: it shows one row as it grows; give one prompt, one result and no beams")
+        raise GenerationError("streamer: it shows one sequence as it grows; give one prompt, one result and no beams")
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise GenerationError(f"streamer: got {shorten(streamer)}. Give an object with put and end, as TextStreamer")
     begin = time.perf_counter()
@@ -193,10 +193,11 @@ def log_speed(seconds: float, tokens: int) -> None:
 def read_prompts(
     input_ids: Any, *, pad_id: int, attention_mask: Any = None, position_ids: Any = None
 ) -> list[list[int]]:
-    """Rows of ids without padding, from one row or several in any usual form.
+    """Sequences of ids without padding, from one sequence or several in any usual form.
 
     Raises:
-        GenerationError: something else than ids, a row that is nothing but padding, or a mask or positions that do not
+        GenerationError: something else than ids, a sequence that is nothing but padding, or a mask or positions that do
+        not
             belong to these ids.
     """
     rows = _rows(input_ids, "input_ids")
@@ -215,7 +216,7 @@ def read_prompts(
 
 
 def _inside(row: list[int], pad_id: int) -> list[bool]:
-    """Where a row is no padding: between the first and the last id that is not `pad_id`."""
+    """Where a sequence is no padding: between the first and the last id that is not `pad_id`."""
     used = [place for place, token in enumerate(row) if token != pad_id]
     return [bool(used) and used[0] <= place <= used[-1] for place in range(len(row))]
 

@@ -1,7 +1,7 @@
-"""Jobs over a cache in arrays, whose rows have room for the longest: rows of similar length share one.
+"""Jobs over a cache in arrays, where each sequence has room for the longest: sequences of similar length share one.
 
 A job passes two stations: prompt (its tokens go into a cache of its own, piece by piece), and a group that gets one
-token for every row at each step. Padding stays below a factor of four; a job that outgrows its group moves on.
+token for every sequence at each step. Padding stays below a factor of four; a job that outgrows its group moves on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
 
 
 class Group:
-    """Rows that step together."""
+    """Sequences that step together."""
 
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache
@@ -30,11 +30,11 @@ class Group:
 
     @property
     def used(self) -> set[int]:
-        """Rows that jobs have."""
+        """Places that jobs have."""
         return {slot for job in self.jobs for slot in job.slots}
 
     def take_slots(self, count: int) -> list[int]:
-        """Free rows, made where there are none: the number of rows is a power of two."""
+        """Free places, made where there are none: their number is a power of two."""
         free = sorted(set(range(self.cache.rows)) - self.used)
         if len(free) < count:
             self.cache.set_rows(power_of_two(self.cache.rows - len(free) + count))
@@ -42,10 +42,10 @@ class Group:
         return free[:count]
 
     def follow(self, job: Job, parents: list[int]) -> None:
-        """Gives a job the rows that its open rows continue, `parents` of those that it has."""
+        """Gives a job the places that its open sequences continue, `parents` of those that it has."""
         sources = [job.slots[parent] for parent in parents]
         if len(set(sources)) == len(sources) and sources != job.slots and len(sources) < len(job.slots):
-            job.slots = sources  # rows that ended leave; nothing moves
+            job.slots = sources  # sequences that ended leave; nothing moves
             return
         short = len(sources) - len(job.slots)
         targets = job.slots + self.take_slots(short) if short > 0 else job.slots[: len(sources)]
@@ -53,7 +53,7 @@ class Group:
         job.slots = targets
 
     def tidy(self) -> None:
-        """Empties rows that nobody has, and gives rows back when three quarters are unused."""
+        """Empties places that nobody has, and gives some back when three quarters are unused."""
         self.cache.forget(set(range(self.cache.rows)) - self.used)
         used = sorted(self.used)
         rows = power_of_two(len(used))
@@ -151,7 +151,7 @@ class GroupedRows:
         self._begin(jobs, self._scheduler.forward(prompts, cache, places), cache)
 
     def _begin(self, jobs: list[Job], logits: np.ndarray, cache: KVCache) -> None:
-        """The first tokens of jobs whose prompts are the rows of `cache`."""
+        """The first tokens of jobs whose prompts are the sequences of `cache`."""
         turns = [Turn(job, places_after_prompt(job, row)) for row, job in enumerate(jobs)]
         for turn in self._scheduler.advance(turns, logits):
             self._scheduler.guarded([turn.job], self._place, turn, cache, jobs.index(turn.job))
@@ -198,7 +198,7 @@ class GroupedRows:
             self._join(job, group.cache, slots)
 
     def _join(self, job: Job, cache: KVCache, sources: list[int]) -> None:
-        """Puts the rows of a job into the group for their length."""
+        """Puts the sequences of a job into the group for their length."""
         level = _level(int(cache.lengths[sources[0]]) + 1)
         group = self._groups.get(level)
         if group is None and cache.rows == 1 and len(sources) == 1:
@@ -226,7 +226,7 @@ def power_of_two(count: int) -> int:
 
 
 def _level(length: int) -> int:
-    """Number of the group for rows of this length: up to 256, 1024, 4096, ... tokens."""
+    """Number of the group for sequences of this length: up to 256, 1024, 4096, ... tokens."""
     level, limit = 0, _FIRST_GROUP
     while length > limit:
         level, limit = level + 1, limit * 4

@@ -1,7 +1,7 @@
 """What the engine asks of others: a `Network` that computes logits, and a `Search` that chooses tokens from them.
 
-A search is fed the logits of its open rows and answers which cache row each next row continues (`Step`). The engine
-knows nothing else of it, so that sampling and beam search share batches.
+A search is fed the logits of its open sequences and answers which sequence of the cache each next one continues
+(`Step`). The engine knows nothing else of it, so that sampling and beam search share batches.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Token(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`parents[i]` is the row of the logits that open row i continues, with `tokens[i]`; `events` can be shown.
+    """`parents[i]` is the row of the logits that open sequence i continues, with `tokens[i]`; `events` can be shown.
 
-    `accepted` tells of each row that was open before how many of its guesses were right (lookup.py); empty: none.
+    `accepted` tells of each sequence that was open before how many of its guesses were right (lookup.py); empty: none.
     """
 
     parents: list[int]
@@ -60,26 +60,27 @@ class Search(Protocol):
     limits: Limits
 
     def advance(self, logits: np.ndarray) -> Step:
-        """The next tokens, from logits (n, V) of the open rows; (1, V) after the prompt."""
+        """The next tokens, from logits (n, V) of the open sequences; (1, V) after the prompt."""
 
     def open_ids(self, row: int) -> Sequence[int]:
-        """New ids of an open row."""
+        """New ids of an open sequence."""
 
     def results(self) -> list[Generation]:
-        """Every result; rows that are still open count as cancelled."""
+        """Every result; sequences that are still open count as cancelled."""
 
 
 class Network(Protocol):
-    """A causal language model on some device. R rows, T new tokens, V vocabulary."""
+    """A causal language model on some device. R sequences, T new tokens, V vocabulary."""
 
     vocab_size: int
     max_length: int
 
     def new_cache(self, rows: int) -> KVCache:
-        """An empty cache for so many rows."""
+        """An empty cache for so many sequences."""
 
     def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
-        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each row (R, T) appended to the cache.
+        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each sequence (R, T) appended to the
+        cache.
 
         tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
         """
@@ -89,10 +90,12 @@ class Network(Protocol):
 
 
 class AdaptedNetwork(Network, Protocol):
-    """A network whose rows may each have another adapter: the cache's `adapters` holds its number for each row."""
+    """A network whose sequences may each have another adapter: the cache's `adapters` holds its number for each
+    sequence.
+    """
 
     def add_adapter(self, adapter: Any) -> int:
         """The number of an adapter from now on, above 0 and never used again."""
 
     def remove_adapter(self, number: int) -> None:
-        """Forgets an adapter that no row has."""
+        """Forgets an adapter that no sequence has."""

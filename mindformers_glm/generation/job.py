@@ -25,11 +25,11 @@ class Job:
         self.prompt, self.search, self.ticket = prompt, search, ticket
         self.use_past, self.reuse_prefix, self.adapter = use_past, reuse_prefix, adapter
         self.priority = priority
-        self.cache: KVCache | None = None  # while the prompt goes in: one row
-        self.slots: list[int] = []  # rows of the cache that it shares with others, in the order of its open rows
-        self.tokens: list[int] = []  # the newest token of each open row
+        self.cache: KVCache | None = None  # while the prompt goes in: one sequence
+        self.slots: list[int] = []  # places in the cache that it shares, in the order of its open sequences
+        self.tokens: list[int] = []  # the newest token of each open sequence
         self.replayed: list[int] = []  # new tokens whose cache was given up: they are computed again, as a prompt is
-        self.has_waited = False  # with its rows given up: the memory that it may need is kept free then
+        self.has_waited = False  # with its sequences given up: the memory that it may need is kept free then
         self.due = 0  # see paged_rows.py
         self.leader: Job | None = None  # whose prompt begins as this one's does, and is computed first
 
@@ -40,12 +40,12 @@ class Job:
 
     @property
     def final_blocks(self) -> int:
-        """Blocks of a paged cache that each of its rows may need at most."""
+        """Blocks of a paged cache that each of its sequences may need at most."""
         return -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
 
     @property
     def blocks(self) -> int:
-        """Blocks of a paged cache that all its rows may need at most; they share those that the prompt fills."""
+        """Blocks of a paged cache that all its sequences may need at most; they share those that the prompt fills."""
         shared = len(self.prompt) // BLOCK if self.use_past else 0
         return shared + self.search.num_rows * (self.final_blocks - shared)
 

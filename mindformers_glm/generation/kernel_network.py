@@ -1,7 +1,7 @@
 """A model on the CPU as the engine's network, computed by one compiled function over its weights and the cache.
 
 Nothing is compiled at run time, every length is welcome, and the new keys and values go straight into the cache.
-Shapes: R rows, T new tokens, K kv heads, E head_dim, P prefix, L layers, V vocabulary.
+Shapes: R sequences, T new tokens, K kv heads, E head_dim, P prefix, L layers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mindformers_glm.ops.kernels.structures import (
 if TYPE_CHECKING:
     from mindspore import nn
 
-_MOST_GUESSES = 256  # of all rows of a step
+_MOST_GUESSES = 256  # of all sequences of a step
 _NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
 
 
@@ -81,7 +81,7 @@ class KernelNetwork:
         """`model` is a MindSpore model, or weights that need none.
 
         `cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
-        head and token; None is `usual_cache`. Rows and kept prefixes together hold at most `cache_tokens` tokens.
+        head and token; None is `usual_cache`. Sequences and kept prefixes together hold at most `cache_tokens` tokens.
 
         Raises:
             ConfigError: there is no such type.
@@ -121,7 +121,7 @@ class KernelNetwork:
         return PagedCache(self._score_blocks, rows)
 
     def cached(self, cache: PagedCache, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys and values (L, K, length, E) of a row, as float32."""
+        """Keys and values (L, K, length, E) of a sequence, as float32."""
         layers, kv_heads, channels = self.shape
         length = int(cache.lengths[row])
         keys, values = (np.empty((layers, kv_heads, length, channels), np.float32) for _ in range(2))
@@ -131,15 +131,15 @@ class KernelNetwork:
         return keys, values
 
     def guesses_beside(self, rows: int, *, has_adapters: bool) -> int:
-        """How many tokens more than one for each of `rows` rows a step may have, so that each is computed bit for bit
-        as in a step without them. Float weights are multiplied in another order from FEW_ROWS rows on.
+        """How many tokens more than one for each of `rows` sequences a step may have, so that each is computed bit for
+        bit as in a step without them. Float weights are multiplied in another order from FEW_ROWS sequences on.
         """
         if self._has_floats or has_adapters:
             return max(0, FEW_ROWS - rows)
         return _MOST_GUESSES
 
     def is_exact(self, adapter: int) -> bool:
-        """Whether a row with this adapter gets bit for bit the same numbers in whatever pieces it is computed."""
+        """Whether a sequence with this adapter gets bit for bit the same numbers in whatever pieces it is computed."""
         return not (self._has_floats or adapter)
 
     def version(self) -> Hashable:
@@ -164,7 +164,7 @@ class KernelNetwork:
         if state == UNKNOWN_ID:
             raise self._unknown_id(tokens, counts)
         if state != 0:
-            raise MemoryError(f"There is no memory left for {rows} rows of {width} tokens in one step.")
+            raise MemoryError(f"There is no memory left for {rows} sequences of {width} tokens in one step.")
         cache.advance(counts)
         return None if wanted is None else logits
 
@@ -190,7 +190,7 @@ class KernelNetwork:
         there = np.arange(tokens.shape[1]) < counts[:, None]
         row, place = np.argwhere(there & ((tokens < 0) | (tokens >= self.vocab_size)))[0]
         known = f"the model knows 0 to {self.vocab_size - 1}"
-        return GenerationError(f"row {row} holds id {tokens[row, place]} and {known}")
+        return GenerationError(f"sequence {row} holds id {tokens[row, place]} and {known}")
 
     def _aim(self, *, starts: bool) -> None:
         """Points at the weights where they are now; MindSpore moves a parameter that is given new data."""

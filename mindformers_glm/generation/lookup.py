@@ -1,7 +1,7 @@
 """Prompt lookup: what a sequence said after the same words before is guessed to come again, and checked in one step.
 
-Guesses are checked against the tokens that are chosen anyway, greedy or drawn with the row's own random numbers: the
-tokens are those that come without guesses, only sooner. Summaries, code and JSON that copy from their prompt gain;
+Guesses are checked against the tokens that are chosen anyway, greedy or drawn with the sequence's own random numbers:
+the tokens are those that come without guesses, only sooner. Summaries, code and JSON that copy from their prompt gain;
 elsewhere nothing is guessed. Saxena, Prompt Lookup Decoding, 2023; here the guess after the longest equal ending.
 """
 
@@ -67,11 +67,11 @@ class StepCost:
     """What steps take, as a constant part and one for each token, from what they took; tells how many guesses pay."""
 
     def __init__(self) -> None:
-        self._plain: dict[int, list[float]] = {}  # rows -> seconds of the last steps without guesses
+        self._plain: dict[int, list[float]] = {}  # sequences -> seconds of the last steps without guesses
         self._token = _TOKEN  # of a step with one token, the part that another one takes
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
-        """A step of `rows` rows with `tokens` tokens took so long."""
+        """A step of `rows` sequences with `tokens` tokens took so long."""
         if tokens == rows:
             self._plain.setdefault(rows, []).append(seconds)
             del self._plain[rows][:-_KEPT]
@@ -83,9 +83,10 @@ class StepCost:
             self._token += _MEMORY * (token - self._token)
 
     def counts(self, rows: int, found: Sequence[tuple[float, int]], most: int) -> list[int]:
-        """How many guesses of each row to check: those that bring more tokens in their time than a step does anyway.
+        """How many guesses of each sequence to check: those that bring more tokens in their time than a step does
+        anyway.
 
-        `found` tells each row's rate and how many guesses it has; `most` bounds them all together.
+        `found` tells each sequence's rate and how many guesses it has; `most` bounds them all together.
         """
         counts = [0] * len(found)
         if rows not in self._plain:  # nothing to compare with yet

@@ -1,5 +1,5 @@
-"""A MindSpore model as the engine's network. Shapes: R rows, T new tokens, N = R * T, S cache, D hidden, K kv heads,
-E head_dim, P prefix, L layers, V vocabulary.
+"""A MindSpore model as the engine's network. Shapes: R sequences, T new tokens, N = R * T, S cache, D hidden, K kv
+heads, E head_dim, P prefix, L layers, V vocabulary.
 
 One layer is compiled, not L of them: a copy of the first block is handed the weights of each layer in turn (it shares
 their memory, nothing is copied). So compiling takes a second or two however deep the network is, and with every
@@ -28,7 +28,7 @@ from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel.pipeline import Pipe
 
-_PROBES = ((1, 2), (2, 3))  # rows and tokens of two inputs that share no dimension
+_PROBES = ((1, 2), (2, 3))  # sequences and tokens of two inputs that share no dimension
 
 
 class MindSporeNetwork:
@@ -80,7 +80,7 @@ class MindSporeNetwork:
         """
         if self._is_declared and self._process != os.getpid():
             raise GenerationError(
-                "this process was forked after MindSpore had computed, and its threads stayed behind: build the model "
+                "this process was forked after MindSpore had computed, and has none of its threads: build the model "
                 "after the fork, or start processes with 'spawn'"
             )
         if not self._is_declared:
@@ -108,7 +108,7 @@ class MindSporeNetwork:
         return self._pipe.from_last(logits, (len(wanted), self.vocab_size)).asnumpy()
 
     def _layers(self, x: Tensor, places: Sequence[Tensor], cache: KVCache, counts: np.ndarray) -> Tensor:
-        """Rows (N, D) through all layers; their keys and values go into the cache."""
+        """Hidden states (N, D) through all layers; their keys and values go into the cache."""
         rows = len(counts)
         prefix = None if self._prefix is None else self._prefix(rows).asnumpy()  # (L, 2, R, K, P, E)
         for layer, (block, weights) in enumerate(zip(self._blocks, self._weights, strict=True)):
@@ -149,7 +149,7 @@ class MindSporeNetwork:
 
 
 class _Start(nn.Cell):
-    """Token ids and positions (R, T) -> rows (N, D) and what the blocks are told of their positions."""
+    """Token ids and positions (R, T) -> hidden states (N, D) and what the blocks are told of their positions."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
@@ -161,7 +161,7 @@ class _Start(nn.Cell):
 
 
 class _Middle(nn.Cell):
-    """The same of a later stage of a pipeline: its rows come from the stage before, zeros stand for them."""
+    """The same of a later stage of a pipeline: its hidden states come from the stage before, zeros stand for them."""
 
     def __init__(self, transformer: nn.Cell, width: int, dtype: ms.Type) -> None:
         super().__init__(auto_prefix=False)
@@ -193,7 +193,9 @@ def _form(layer: nn.Cell) -> Hashable:
 
 
 class _Block(nn.Cell):
-    """Any layer of the network over a cache: rows (N, D) -> rows, new keys and new values (R, K, T, E)."""
+    """Any layer of the network over a cache: hidden states (N, D) -> hidden states, new keys and new values (R, K, T,
+    E).
+    """
 
     def __init__(self, block: nn.Cell, dtype: ms.Type, kept: ms.Type) -> None:
         super().__init__(auto_prefix=False)
@@ -226,7 +228,7 @@ class _Block(nn.Cell):
 
 
 class _Head(nn.Cell):
-    """Rows (N, D) and the positions of some -> their logits (., V) in float32."""
+    """Hidden states (N, D) and the positions of some -> their logits (., V) in float32."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)

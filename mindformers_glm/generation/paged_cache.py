@@ -1,5 +1,5 @@
 """Keys and values in blocks that sequences share where they begin alike. What a block holds is the kernels' affair
-(ops/kernels/source/cached_attention.h). Shapes: R rows, L layers, K kv heads, E head_dim.
+(ops/kernels/source/cached_attention.h). Shapes: R sequences, L layers, K kv heads, E head_dim.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class CacheFull(GenerationError):
 
 
 class Block:
-    """Memory of 64 tokens; `users` rows hold it."""
+    """Memory of 64 tokens; `users` sequences hold it."""
 
     __slots__ = ("memory", "users")
 
@@ -65,7 +65,7 @@ class BlockPool:
         return Block(memory)
 
     def give_back(self, block: Block) -> None:
-        """One row less holds this block."""
+        """One sequence less holds this block."""
         with self._lock:
             block.users -= 1
             if block.users == 0:
@@ -74,17 +74,17 @@ class BlockPool:
                     self._spare.append(block.memory)
 
     def share(self, block: Block) -> Block:
-        """One row more holds it."""
+        """One sequence more holds it."""
         with self._lock:
             block.users += 1
         return block
 
 
 class PagedCache:
-    """Rows of different lengths, each a list of blocks; `lengths[row]` tokens are there, which the network computed and
-    goes on with as its adapter `adapters[row]` (0: as it is).
+    """Sequences of different lengths, each a list of blocks; `lengths[row]` tokens are there, which the network
+    computed and goes on with as its adapter `adapters[row]` (0: as it is).
 
-    Rows that are copied share their blocks; a shared block is copied when a row writes into it (`prepare`).
+    Sequences that are copied share their blocks; a shared block is copied when a sequence writes into it (`prepare`).
     """
 
     def __init__(self, pool: BlockPool, rows: int) -> None:
@@ -100,21 +100,21 @@ class PagedCache:
 
     @property
     def rows(self) -> int:
-        """Rows there is room for."""
+        """Sequences there is room for."""
         return len(self.lengths)
 
     @property
     def slots(self) -> int:
-        """Tokens that the blocks of the longest row can hold."""
+        """Tokens that the blocks of the longest sequence can hold."""
         return BLOCK * max((len(row) for row in self._blocks), default=0)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the blocks of these rows, each counted once."""
+        """Memory of the blocks of these sequences, each counted once."""
         return self.pool.block_bytes * len({id(block) for row in self._blocks for block in row})
 
     def prepare(self, counts: np.ndarray) -> np.ndarray:
-        """Makes room for counts[r] more tokens in row r, in blocks of its own; where all blocks are, (R, B) uintp.
+        """Makes room for counts[r] more tokens in sequence r, in blocks of its own; where all blocks are, (R, B) uintp.
 
         Raises:
             CacheFull: nothing has been changed that is not undone by asking again.
@@ -146,12 +146,14 @@ class PagedCache:
         return needed
 
     def blocks_of(self, row: int) -> list[tuple[int, int]]:
-        """The blocks of a row, each by a number of its own, and how many of its tokens lie in them."""
+        """The blocks of a sequence, each by a number of its own, and how many of its tokens lie in them."""
         length = int(self.lengths[row])
         return [(id(block), min(BLOCK, length - place * BLOCK)) for place, block in enumerate(self._blocks[row])]
 
     def missing_blocks(self, row: int, final: int) -> int:
-        """Blocks that a row takes from the pool until it has `final`: new ones, and the copy of one that it shares."""
+        """Blocks that a sequence takes from the pool until it has `final`: new ones, and the copy of one that it
+        shares.
+        """
         blocks, first = self._blocks[row], int(self.lengths[row]) // BLOCK
         return max(0, final - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
 
@@ -160,7 +162,7 @@ class PagedCache:
         self.lengths += counts.astype(np.int32)
 
     def set_rows(self, rows: int) -> None:
-        """Makes room for `rows` rows, or drops those from `rows` on."""
+        """Makes room for `rows` sequences, or drops those from `rows` on."""
         for blocks in self._blocks[rows:]:
             self._drop(blocks)
         kept = self._blocks[:rows]
@@ -170,7 +172,7 @@ class PagedCache:
         self._addresses = None
 
     def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
-        """Row targets[i] becomes what row sources[i] was before the call."""
+        """Sequence targets[i] becomes what sequence sources[i] was before the call."""
         moved = [(target, source) for target, source in zip(targets, sources, strict=True) if target != source]
         found = [self._shared(self._blocks[source], int(self.lengths[source])) for _, source in moved]
         lengths = [int(self.lengths[source]) for _, source in moved]
@@ -179,24 +181,26 @@ class PagedCache:
             self._put(target, blocks, length, adapter)
 
     def copy_row(self, target: int, other: PagedCache, source: int, length: int | None = None) -> None:
-        """Row `target` becomes row `source` of another cache of the same pool, or of this one, or so much of it."""
+        """Sequence `target` becomes sequence `source` of another cache of the same pool, or of this one, or so much of
+        it.
+        """
         length = int(other.lengths[source]) if length is None else length
         self._put(target, self._shared(other._blocks[source], length), length, int(other.adapters[source]))
 
     def row(self, source: int, length: int) -> PagedCache:
-        """A cache of its own with the first `length` tokens of one row."""
+        """A cache of its own with the first `length` tokens of one sequence."""
         one = PagedCache(self.pool, 1)
         one._put(0, self._shared(self._blocks[source], length), length, int(self.adapters[source]))
         return one
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Rows that nobody uses are empty, and give their blocks back."""
+        """Sequences that nobody uses are empty, and give their blocks back."""
         for row in rows:
             if self._blocks[row]:
                 self._put(row, [], 0, 0)
 
     def own_blocks(self) -> None:
-        """Gives every row memory of its own; for measurements."""
+        """Gives every sequence memory of its own; for measurements."""
         for row, length in enumerate(self.lengths):
             for place, block in enumerate(self._blocks[row][: -(-int(length) // BLOCK)]):
                 if block.users > 1:

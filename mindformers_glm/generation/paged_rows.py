@@ -1,4 +1,4 @@
-"""Jobs over a cache in blocks: every row has its own length, so one forward serves prompts and answers together.
+"""Jobs over a cache in blocks: every sequence has its own length, so one forward serves prompts and answers together.
 
 A step computes the newest token of every answer, and pieces of prompts with what is left of the tokens that it may
 have: a long prompt delays an answer by a bounded time at each token. While there are no answers, pieces are as long as
@@ -8,8 +8,8 @@ Of several prompts that one goes on that would be through first had each the mac
 prompt tokens that had been computed when it came, and its own length. Short prompts so pass a long one, and it waits no
 longer than it takes itself. Prompts that begin alike share the blocks of their beginning, which the first computes.
 
-What rows repeat is guessed and checked in the same forward (lookup.py), where the network says that it computes guesses
-as it computes them alone, and no prompt wants the time.
+What sequences repeat is guessed and checked in the same forward (lookup.py), where the network says that it computes
+guesses as it computes them alone, and no prompt wants the time.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class PagedRows:
         return found
 
     def _begin_with_others(self, job: Job) -> int:
-        """Takes the longest beginning of a prompt that is kept or in a row; returns its tokens.
+        """Takes the longest beginning of a prompt that is kept or in a sequence; returns its tokens.
 
         Where another prompt is about to compute a longer one, it becomes the leader that this prompt waits for.
         """
@@ -171,7 +171,7 @@ class PagedRows:
         return True
 
     def _take_beginning(self, job: Job, other: Job) -> None:
-        """Shares what there is of the beginning that a prompt has in common with that of a row."""
+        """Shares what there is of the beginning that a prompt has in common with that of a sequence."""
         assert self._group is not None
         cache: Any = self._group.cache
         length = common_beginning(other.prompt, job.prompt, min(len(job.prompt) - 1, self._length(other)))
@@ -215,7 +215,7 @@ class PagedRows:
             self._scheduler.guarded([turn.job], self._settle, turn)
 
     def _settle(self, turn: Turn) -> None:
-        """Lets the rows of a job go on as its step says."""
+        """Lets the sequences of a job go on as its step says."""
         assert self._group is not None and turn.step is not None
         job, step, cache = turn.job, turn.step, self._group.cache
         for slot, guess, accepted in zip(job.slots, turn.guesses, step.accepted, strict=False):
@@ -234,7 +234,7 @@ class PagedRows:
         self._group.follow(job, step.parents)
 
     def _guesses(self, answers: list[Job]) -> dict[Job, list[list[int]]]:
-        """What rows are guessed to go on with, as much of it as pays."""
+        """What sequences are guessed to go on with, as much of it as pays."""
         found: list[tuple[Job, int, list[int]]] = []
         rates: list[tuple[float, int]] = []
         rows = sum(len(job.tokens) for job in answers)
@@ -260,14 +260,14 @@ class PagedRows:
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
     def _length(self, job: Job) -> int:
-        """Tokens in the first row of a job."""
+        """Tokens in the first sequence of a job."""
         assert self._group is not None
         return int(self._group.cache.lengths[job.slots[0]])
 
     # --- memory ------------------------------------------------------------------------------------------------
 
     def _may_wait(self, job: Job) -> bool:
-        """Whether a job can give its row up and compute it again later, to the same numbers; it does so once."""
+        """Whether a job can give its sequence up and compute it again later, to the same numbers; it does so once."""
         is_one = isinstance(job.search, Samples) and job.search.num_rows == 1
         return is_one and not job.has_waited and self._network.is_exact(job.adapter)
 
@@ -284,12 +284,12 @@ class PagedRows:
         final = job.final_blocks
         if self._may_wait(job):
             final = min(final, max(len(job.prompt), self._length(job)) // BLOCK + 1)
-        own = job.final_blocks - len(job.prompt) // BLOCK  # of each row that begins when the prompt is through
+        own = job.final_blocks - len(job.prompt) // BLOCK  # of each sequence that begins when the prompt is through
         missing = sum(cache.missing_blocks(slot, final) for slot in job.slots)
         return missing + (job.search.num_rows - len(job.slots)) * own
 
     def _has_room(self, wanted: list[tuple[Job, int]]) -> bool:
-        """Whether the rows of these jobs can have so many tokens more in this step."""
+        """Whether the sequences of these jobs can have so many tokens more in this step."""
         assert self._group is not None
         cache, pool = self._group.cache, self._network.blocks
         if pool.free_blocks is None:

@@ -1,5 +1,5 @@
 """From logits to the next token: by the compiled library, and in NumPy what it does, where there is none or a user's
-function changes logits. Shapes: B rows, V vocabulary.
+function changes logits. Shapes: B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfig) -> list[Choice]:
-    """The next token of each row, from logits (B, V) as the network gave them.
+    """The next token of each sequence, from logits (B, V) as the network gave them.
 
     Raises:
         GenerationError: every token is forbidden, or a user's function returned no logits.
@@ -58,7 +58,7 @@ def next_tokens(logits: np.ndarray, rows: Sequence[Row], config: GenerationConfi
 
 
 class Asked(NamedTuple):
-    """A row that gets a token by its own settings, from row `place` of the logits."""
+    """A sequence that gets a token by its own settings, from row `place` of the logits."""
 
     place: int
     row: Row
@@ -66,11 +66,11 @@ class Asked(NamedTuple):
 
 
 def choices(logits: np.ndarray, asked: Sequence[Asked]) -> list[Choice | BaseException]:
-    """The next token of each row that asks, of whatever requests, from logits (N, V) as the network gave them.
+    """The next token of each sequence that asks, of whatever requests, from logits (N, V) as the network gave them.
 
-    One call of the compiled library serves all; a user's `logits_processor` takes the formulas for its rows. Where a
-    row has none its error stands in its place: every token is forbidden, the logits are no numbers, or whatever a
-    user's function raised.
+    One call of the compiled library serves all; a user's `logits_processor` takes the formulas for its sequences. Where
+    a sequence has none its error stands in its place: every token is forbidden, the logits are no numbers, or whatever
+    a user's function raised.
     """
     kernels = library()
     compiled = [one for one in asked if kernels is not None and not one.config.logits_processor]
@@ -103,7 +103,7 @@ def _by_formula(logits: np.ndarray, asked: Asked) -> Choice | BaseException:
         check_numbers(raw)
         processed = process(raw, row.ids, config, num_new=row.num_new, min_new=row.min_new, mask=row.mask)
         return choose(raw[None], processed[None], [config], np.asarray([row.uniform]))[0]
-    except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for this row
+    except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for this sequence
         return error
 
 
@@ -154,10 +154,10 @@ def process(
     min_new: int,
     mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The logits (V,) of a row after penalties, biases, a user's functions, mask and bans: a new array where something
-    changed.
+    """The logits (V,) of a sequence after penalties, biases, a user's functions, mask and bans: a new array where
+    something changed.
 
-    `ids` are prompt and new tokens of this row alone, without padding; `num_new` of them are new.
+    `ids` are prompt and new tokens of this sequence alone, without padding; `num_new` of them are new.
 
     Raises:
         GenerationError: every token is forbidden, or a user's function returned no logits.
@@ -200,7 +200,7 @@ def banned(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) ->
 
 
 def _ends(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
-    """Those of them that no n-gram forbids: ends of bad words, and of the row before it may end."""
+    """Those of them that no n-gram forbids: ends of bad words, and of the sequence before it may end."""
     found: list[int] = []
     for word in config.bad_words_ids:
         if len(ids) >= len(word) - 1 and tuple(ids[len(ids) - len(word) + 1 :]) == word[:-1]:
@@ -242,7 +242,7 @@ def penalise_said(logits: np.ndarray, new: Ids, config: GenerationConfig) -> np.
 
 
 def repeated_ngram_ends(ids: Ids, size: int) -> list[int]:
-    """Tokens that would complete an n-gram of `size` tokens that the row holds already."""
+    """Tokens that would complete an n-gram of `size` tokens that the sequence holds already."""
     if len(ids) < size:
         return []
     ids = list(ids)
@@ -255,10 +255,10 @@ def repeated_ngram_ends(ids: Ids, size: int) -> list[int]:
 def choose(
     raw: np.ndarray, processed: np.ndarray, configs: Sequence[GenerationConfig], uniforms: np.ndarray
 ) -> list[Choice]:
-    """The next token of each row.
+    """The next token of each sequence.
 
     raw, processed (B, V): logits as the network gave them, and after `process`. `uniforms` (B,) in [0, 1) decide for
-    rows that sample, so that a row's choice depends on nothing but its own logits and number.
+    sequences that sample, so that a sequence's choice depends on nothing but its own logits and number.
     """
     tokens = processed.argmax(-1)
     for row, config in enumerate(configs):
@@ -308,7 +308,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The log-probability, log softmax(logits)[token], of each row in float64. logits (N, V), tokens (N,)."""
+    """The log-probability, log softmax(logits)[token], of each sequence in float64. logits (N, V), tokens (N,)."""
     top = logits.max(-1, keepdims=True)
     total = np.exp(logits - top).sum(-1, dtype=np.float64)
     picked = np.take_along_axis(logits - top, np.asarray(tokens)[:, None], -1)[:, 0]

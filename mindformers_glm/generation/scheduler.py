@@ -1,8 +1,9 @@
-"""Which requests go through the network next. Numbers of rows and tokens only; the owner thread of an engine calls it.
+"""Which requests go through the network next. Numbers of sequences and tokens only; the owner thread of an engine calls
+it.
 
-A job waits until there are rows and memory for it; the lower its `priority`, the sooner. Then it belongs to the rows of
-the network: of a cache in blocks (paged_rows.py), where prompts and answers of any length share a forward, or of one in
-arrays (grouped_rows.py), where rows of similar length do. Jobs without a cache are computed here.
+A job waits until there are places and memory for it; the lower its `priority`, the sooner. Then it belongs to the
+sequences of the network: of a cache in blocks (paged_rows.py), where prompts and answers of any length share a forward,
+or of one in arrays (grouped_rows.py), where sequences of similar length do. Jobs without a cache are computed here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mindformers_glm.generation.turns import Turn, places_after_prompt, take_tur
 
 
 class Rows(Protocol):
-    """Where jobs are while they have rows of a cache."""
+    """Where jobs are while they have places in a cache."""
 
     @property
     def jobs(self) -> list[Job]:
@@ -35,7 +36,7 @@ class Rows(Protocol):
         """Takes a job that was let in."""
 
     def step(self) -> None:
-        """A piece of prompts, a token for every row that has its prompt."""
+        """A piece of prompts, a token for every sequence that has its prompt."""
 
     def remove(self, job: Job) -> None:
         """Forgets a job."""
@@ -51,11 +52,11 @@ class Scheduler:
     """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prompts and answers share (paged_rows.py)."""
 
     def __init__(
-        self, network: Network, *, max_rows: int, chunk: int, prefixes: PrefixStore, step_tokens: int | None = None
+        self, network: Network, *, max_num_seqs: int, chunk: int, prefixes: PrefixStore, step_tokens: int | None = None
     ) -> None:
-        self.network, self.max_rows, self.chunk, self.prefixes = network, max_rows, chunk, prefixes
+        self.network, self.max_num_seqs, self.chunk, self.prefixes = network, max_num_seqs, chunk, prefixes
         self.step_tokens = step_tokens
-        self.preemptions = 0  # jobs that had to give their rows up
+        self.preemptions = 0  # jobs that had to give their sequences up
         self.guessed = self.accepted = 0  # tokens that were looked up, and of these such as were right
         self._waiting: list[Job] = []
         self.uncached: list[Job] = []
@@ -105,7 +106,7 @@ class Scheduler:
     # --- forwards ----------------------------------------------------------------------------------------------
 
     def new_cache(self, adapters: Sequence[int], *, scores: bool = False) -> KVCache:
-        """An empty cache with a row for each of these adapters; with `scores` one for scores."""
+        """An empty cache with a sequence for each of these adapters; with `scores` one for scores."""
         make = getattr(self.network, "new_score_cache", self.network.new_cache) if scores else self.network.new_cache
         cache: Any = make(len(adapters))
         if any(adapters):  # only an AdaptedNetwork has them
@@ -113,7 +114,7 @@ class Scheduler:
         return cache
 
     def forward(self, rows: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Logits at `wanted` (row, place) of rows of ids, which are appended to the cache."""
+        """Logits at `wanted` (sequence, place) of sequences of ids, which are appended to the cache."""
         width = max(len(row) for row in rows)
         tokens = np.zeros((len(rows), width), np.int32)
         counts = np.asarray([len(row) for row in rows], np.int32)
@@ -123,7 +124,7 @@ class Scheduler:
         return self.network.forward(tokens, counts, cache, places)
 
     def prefill(self, ids: Sequence[int], cache: KVCache) -> tuple[np.ndarray, KVCache]:
-        """Logits (1, V) after `ids`, which go into the one-row cache piece by piece."""
+        """Logits (1, V) after `ids`, which go into the cache of one sequence piece by piece."""
         logits = np.zeros((0, 0), np.float32)
         for begin in range(0, len(ids), self.chunk):
             piece = ids[begin : begin + self.chunk]
@@ -131,7 +132,7 @@ class Scheduler:
             logits = self.forward([piece], cache, [(0, len(piece) - 1)] if last else [])
         return logits, cache
 
-    # --- what rows ask -----------------------------------------------------------------------------------------
+    # --- what Rows asks ----------------------------------------------------------------------------------------------
 
     def advance(self, turns: Sequence[Turn], logits: np.ndarray) -> list[Turn]:
         """The next tokens of these; returns the turns of jobs that none of their own functions has ended."""
@@ -145,7 +146,7 @@ class Scheduler:
         return [turn for turn in turns if turn.error is None]
 
     def put_back(self, job: Job) -> None:
-        """Takes a job again that had to give its rows up."""
+        """Takes a job again that had to give its sequences up."""
         self.preemptions += 1
         bisect.insort_left(self._waiting, job, key=_urgency)
 
@@ -181,7 +182,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         rows = sum(job.search.num_rows for job in [*self.uncached, *self._rows.jobs])
-        while self._waiting and rows + self._waiting[0].search.num_rows <= self.max_rows:
+        while self._waiting and rows + self._waiting[0].search.num_rows <= self.max_num_seqs:
             if not self._rows.has_memory_for(self._waiting[0]):
                 break
             job = self._waiting.pop(0)
@@ -192,7 +193,7 @@ class Scheduler:
                 self.uncached.append(job)
 
     def _step_uncached(self, job: Job) -> None:
-        """One token for the rows of a job without a cache: everything is computed again."""
+        """One token for the sequences of a job without a cache: everything is computed again."""
         opened = len(job.tokens) or 1
         ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
         cache = self.new_cache([job.adapter] * opened)

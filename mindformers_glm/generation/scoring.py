@@ -1,7 +1,7 @@
 """Log-probabilities of continuations for many contexts at once. Shapes: R contexts of a batch, V vocabulary.
 
 Contexts that begin alike (the examples of a subject) share that beginning: it is computed once and copied into every
-row. Where every continuation is one id, one forward pass of a context serves them all.
+sequence. Where every continuation is one id, one forward pass of a context serves them all.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Scorer:
         return logits
 
     def _shared(self, ids: list[int]) -> KVCache:
-        """A cache whose only row begins with `ids` and holds no more."""
+        """A cache whose only sequence begins with `ids` and holds no more."""
         known = 0 if self._cache is None else _equal(self._ids, ids)
         if self._cache is not None and known == len(ids):
             return self._cache if known == len(self._ids) else self._cache.row(0, known)
@@ -87,12 +87,12 @@ class Scorer:
 def score(
     scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0, adapter: int = 0
 ) -> list[Score]:
-    """See Engine.score; the continuations run as rows of one batch after a common cache."""
+    """See Engine.score; the continuations run as sequences of one batch after a common cache."""
     first, cache = scheduler.prefill(context, scheduler.new_cache([adapter], scores=True))
     check_numbers(first)
     scores: list[Score] = []
-    for begin in range(0, len(continuations), scheduler.max_rows):
-        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_rows], top)
+    for begin in range(0, len(continuations), scheduler.max_num_seqs):
+        scores += _score_rows(scheduler, first, cache, continuations[begin : begin + scheduler.max_num_seqs], top)
     return scores
 
 
@@ -125,7 +125,7 @@ def _score_rows(
 
 
 def _common(rows: Sequence[list[int]]) -> int:
-    """How many first ids all rows have in common, and all have at least one more."""
+    """How many first ids all sequences have in common, and all have at least one more."""
     return min(_equal(min(rows), max(rows)), min(map(len, rows)) - 1)  # first and last in order differ soonest
 
 

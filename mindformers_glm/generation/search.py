@@ -1,4 +1,4 @@
-"""What becomes of one prompt: rows that are drawn or chosen token by token until each has ended."""
+"""What becomes of one prompt: sequences that are drawn or chosen token by token until each has ended."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class _Row:
 
 
 class Samples:
-    """`num_return_sequences` rows of one prompt, each with its own random numbers; one row when greedy.
+    """`num_return_sequences` sequences of one prompt, each with its own random numbers; one sequence when greedy.
 
-    The numbers of row r of prompt i come from (seed, i, r), one for each token: they depend on nothing that runs beside
-    it, and guesses that are looked up (lookup.py) change nothing. `ask` and `take` go row by row, so that rows of
-    several prompts can be chosen together; `advance` does all of this prompt.
+    The numbers of sequence r of prompt i come from (seed, i, r), one for each token: they depend on nothing that runs
+    beside it, and guesses that are looked up (lookup.py) change nothing. `ask` and `take` go sequence by sequence, so
+    that sequences of several prompts can be chosen together; `advance` does all of this prompt.
     """
 
     def __init__(self, prompt: Sequence[int], config: GenerationConfig, limits: Limits, *, index: int = 0) -> None:
@@ -62,18 +62,18 @@ class Samples:
 
     @property
     def num_open(self) -> int:
-        """Rows that go on."""
+        """Sequences that go on."""
         return len(self._open)
 
     def ask(self, row: int) -> Row:
-        """What an open row wants of its next logits. Each call draws its next random number."""
+        """What an open sequence wants of its next logits. Each call draws its next random number."""
         one = self._open[row]
         uniform = 0.0 if self.config.greedy else one.random.random()
         mask = None if self.config.token_mask is None else _bits(self.config.token_mask(one.new))
         return Row(one.ids(len(self.prompt)), len(one.new), self.limits.min_new, uniform, mask)
 
     def take(self, row: int, choice: Choice) -> tuple[Token, bool]:
-        """Gives an open row its next token: what can be shown, and whether it goes on."""
+        """Gives an open sequence its next token: what can be shown, and whether it goes on."""
         one = self._open[row]
         one.add(choice, len(self.prompt))
         reason = finish_reason(one.new, self.config, self.limits)
@@ -82,17 +82,17 @@ class Samples:
         return Token(one.sample, choice), reason is None
 
     def close_step(self) -> list[int]:
-        """The open rows that go on, by their numbers until now; the others are open no more."""
+        """The open sequences that go on, by their numbers until now; the others are open no more."""
         going = [number for number, row in enumerate(self._open) if row.reason == "cancelled"]
         self._open = [self._open[number] for number in going]
         return going
 
     def lookup(self, row: int) -> Lookup | None:
-        """What guesses the next tokens of an open row, if that is wanted."""
+        """What guesses the next tokens of an open sequence, if that is wanted."""
         return self._open[row].lookup
 
     def room(self, row: int) -> int:
-        """New tokens that an open row may still get."""
+        """New tokens that an open sequence may still get."""
         return self.limits.max_new - len(self._open[row].new)
 
     def advance(self, logits: np.ndarray) -> Step:
@@ -132,7 +132,7 @@ def _bits(mask: object) -> np.ndarray:
 
 
 def finish_reason(new: list[int], config: GenerationConfig, limits: Limits) -> FinishReason | None:
-    """Why a row with these new ids is over, or None when it goes on."""
+    """Why a sequence with these new ids is over, or None when it goes on."""
     if new[-1] in config.stop_ids or (config.stop is not None and config.stop(list(new))):
         return "stop"
     return "length" if len(new) >= limits.max_new else None

@@ -13,7 +13,8 @@ from mindformers_glm.generation.search import Samples
 
 
 class Turn:
-    """A request whose open rows get tokens: row r from row `places[r]` of the logits, all from one after the prompt.
+    """A request whose open sequences get tokens: sequence r from row `places[r]` of the logits, all from one after the
+    prompt.
 
     `guesses[r]` were computed after its newest token: for each that is right the next row of logits counts as well.
     What comes of it is `step`, or the `error` of one of the request's own functions.
@@ -27,7 +28,7 @@ class Turn:
         self.chosen: list[list[int]] = [[] for _ in self.places]
 
     def ask(self, samples: Samples, row: int, place: int) -> Asked | None:
-        """What a row wants of its logits; None when the request is over by an error."""
+        """What a sequence wants of its logits; None when the request is over by an error."""
         try:
             return None if self.error else Asked(place, samples.ask(row), samples.config)
         except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for this request
@@ -35,7 +36,7 @@ class Turn:
             return None
 
     def take(self, samples: Samples, row: int, choice: Choice | BaseException) -> bool:
-        """Gives a row a token; whether it gets another from the next row of logits."""
+        """Gives a sequence a token; whether it gets another from the next row of logits."""
         if self.error is not None or isinstance(choice, BaseException):
             self.error = self.error or choice  # type: ignore[assignment]
             return False
@@ -50,7 +51,7 @@ class Turn:
         return goes_on and done < len(guesses) and guesses[done] == choice.token
 
     def close(self, samples: Samples) -> None:
-        """After the last tokens of its rows."""
+        """After the last tokens of its sequences."""
         if self.error is None:
             going = samples.close_step()
             accepted = [len(tokens) - 1 for tokens in self.chosen]
@@ -58,7 +59,7 @@ class Turn:
             self.step = Step(parents, [self.chosen[row][-1] for row in going], [], accepted)
 
     def advance(self, logits: np.ndarray) -> None:
-        """The same of a search that looks at all its rows together."""
+        """The same of a search that looks at all its sequences together."""
         try:
             mine = logits[self.places]
             check_numbers(mine)
@@ -71,8 +72,8 @@ class Turn:
 
 
 def take_turns(turns: Sequence[Turn], logits: np.ndarray) -> None:
-    """Gives every turn its `step` or its `error`. Rows of all requests are chosen in one call, and where guesses were
-    right the next tokens of these rows in another.
+    """Gives every turn its `step` or its `error`. Sequences of all requests are chosen in one call, and where guesses
+    were right the next tokens of these sequences in another.
     """
     waiting: list[tuple[Turn, Samples, int, int]] = []
     for turn in turns:
@@ -96,5 +97,5 @@ def take_turns(turns: Sequence[Turn], logits: np.ndarray) -> None:
 
 
 def places_after_prompt(job: Job, place: int) -> list[int]:
-    """Where the open rows of a request find their logits when the prompt's last ones are row `place`."""
+    """Where the open sequences of a request find their logits when the prompt's last ones are row `place`."""
     return [place] * (job.search.num_open if isinstance(job.search, Samples) else 1)

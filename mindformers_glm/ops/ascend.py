@@ -58,7 +58,7 @@ class AscendRmsNorm(nn.Cell):
         self.eps = eps
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the operator takes rows x; the weight must have their type."""
+        """Whether the operator takes x; the weight must have their type."""
         return _is_fixed(x) and (x.dtype == ms.float32 or _is_half(x))
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ class AscendSwiGLU(nn.Cell):
     """SwiGLU by `ops.swiglu`, which opens the first half as the formula does. Unverified on Ascend."""
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the operator takes rows x."""
+        """Whether the operator takes x."""
         return _is_fixed(x) and (x.dtype == ms.float32 or _is_half(x))
 
     def construct(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class FlashAttention(nn.Cell):
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor | None = None) -> Tensor:
         """Rows (N, (H + 2 K) E) -> (N, H E); cos and sin (1, H + 2 K, T, E) as `RotateHeads` takes them.
 
-        For packed rows `first` (B, T) says where the keys of each token begin: the operator gets a whole mask then.
+        For packed sequences `first` (B, T) says where the keys of each token begin: the operator gets a mask then.
         """
         heads, width, tokens = self.heads, self.head_dim, cos.shape[2]
         both = (heads + cos.shape[1]) // 2  # heads of queries and keys, H + K

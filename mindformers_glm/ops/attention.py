@@ -1,6 +1,6 @@
 """Attention of grouped heads (GQA). Keys and values are never repeated: the query heads of a group become rows.
 
-Shapes: B batch, T new tokens, N = B * T rows, S past slots, H query heads, K kv heads, G = H / K, E head_dim.
+Shapes: B batch, T new tokens, N = B * T tokens, S past slots, H query heads, K kv heads, G = H / K, E head_dim.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def join_heads(x: Tensor, *, batch: int, heads: int) -> Tensor:
 
 
 def causal_mask(positions: Tensor, *, groups: int, keys: Tensor | None = None) -> Tensor:
-    """0 where a key is not after its row, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T).
+    """0 where a key is not after its query, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T).
 
-    `keys` (B, S) are the positions of the keys, where these are not the positions of the rows.
+    `keys` (B, S) are the positions of the keys, where these are not the positions of the tokens.
     """
     batch = positions.shape[0]
     rows = ops.tile(positions, (1, groups)).reshape(batch, 1, -1, 1)
@@ -76,7 +76,7 @@ class AttentionWithGradient(Attention):
 
 
 class CausalAttention(Chosen):
-    """Rotary positions and attention in one: rows q | k | v -> rows. A kernel without a formula of its own.
+    """Rotary positions and attention in one: q | k | v of each token -> its heads. A kernel without a formula.
 
     `takes` says whether it can be used; where not, `RotateHeads` and `Attention` do the same. `flash` lets Ascend's
     operator be the kernel there.
@@ -89,7 +89,7 @@ class CausalAttention(Chosen):
         self.packed_kernel: Any = None if self.kernel is None or self.is_ascend else _PackedKernel(heads, head_dim)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
-        """Whether rows x (N, (H + 2 K) E) are whole sequences from position 0 on, each token seeing those before it.
+        """Whether x (N, (H + 2 K) E) holds whole sequences from position 0 on, each token seeing those before it.
 
         That is so where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
         """
@@ -99,13 +99,13 @@ class CausalAttention(Chosen):
         return takes and cos.shape[0] == 1 and mask.shape[0] == 1
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rows (N, (H + 2 K) E) -> (N, H E)."""
+        """(N, (H + 2 K) E) -> (N, H E)."""
         if self.is_ascend:
             return self.kernel(x, cos, sin)
         return self.kernel(x, cos, sin)[0]  # beside it: what the backward pass needs
 
     def takes_packed(self, x: Tensor, cos: Tensor) -> bool:
-        """Whether packed rows x (N, (H + 2 K) E), several sequences in one row of T tokens, can be used."""
+        """Whether x (N, (H + 2 K) E) with packed sequences, several in T tokens, can be used."""
         if not (self.kernel_is_on and fits(cos)):
             return False
         if self.is_ascend:
@@ -113,9 +113,9 @@ class CausalAttention(Chosen):
         return fits(x) and self.packed_kernel is not None
 
     def packed(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> Tensor:
-        """The same for packed rows: a token sees keys from position `first` (B, T) on, up to its own.
+        """The same for packed sequences: a token sees keys from position `first` (B, T) on, up to its own.
 
-        `cos` and `sin` (1 or B, H + 2 K, T, E): rows with positions of their own go one by one.
+        `cos` and `sin` (1 or B, H + 2 K, T, E): sequences with positions of their own go one by one.
         """
         if self.is_ascend:
             return self.kernel(x, cos, sin, first)
@@ -150,7 +150,7 @@ class _CausalKernel(nn.Cell):
 
 
 class _PackedKernel(nn.Cell):
-    """`_CausalKernel` for packed rows; blocks of keys that no query of a block sees cost nothing."""
+    """`_CausalKernel` for packed sequences; blocks of keys that no query of a block sees cost nothing."""
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()

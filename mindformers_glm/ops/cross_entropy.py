@@ -1,4 +1,4 @@
-"""Cross entropy of next tokens over a large vocabulary. Shapes: N rows, D hidden, V vocabulary."""
+"""Cross entropy of next tokens over a large vocabulary. Shapes: N tokens, D hidden, V vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _sum, _mean, _highest = ops.ReduceSum(), ops.ReduceMean(keep_dims=True), ops.Arg
 class CrossEntropy(nn.Cell):
     """Mean of -log softmax(logits)[label] over labels that are not -100: a float32 scalar, 0 where none is left.
 
-    The divisor is count + COUNT_EPSILON. `smoothing` s counts in training alone: a row's loss is (1 - s) of
+    The divisor is count + COUNT_EPSILON. `smoothing` s counts in training alone: a token's loss is (1 - s) of
     that plus s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
     """
 
@@ -42,7 +42,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 class HeadCrossEntropy(Chosen):
     """`CrossEntropy` of the logits hidden W^T, which are never held all at once.
 
-    Rows are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
+    Tokens are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
     there: 3 matmuls as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
     for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then. `frozen` says that no gradient of
     the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py. `smoothing` counts always.
@@ -53,7 +53,7 @@ class HeadCrossEntropy(Chosen):
         self.weighted = _WeightedHead(smoothing)
 
     def construct(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        """Rows `hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
+        """`hidden` (N, D), weight (V, D), labels (N,) int32 -> a scalar."""
         target, share = _targets(labels)
         weight = ops.cast(weight, hidden.dtype)
         if self.kernel_fits(hidden):
@@ -110,7 +110,7 @@ class _FrozenHeadKernel(nn.Cell):
 
 
 class IntegerHeadCrossEntropy(Chosen):
-    """`HeadCrossEntropy` over a frozen weight of integers, widened some rows at a time: a kernel without a formula.
+    """`HeadCrossEntropy` over a frozen weight of integers, widened a few rows at a time: a kernel without a formula.
 
     Where `kernel_fits` says no, the logits of the layer go to `CrossEntropy`.
     """
@@ -119,7 +119,7 @@ class IntegerHeadCrossEntropy(Chosen):
         super().__init__(lambda: _IntegerHeadKernel(f"Int{bits}{'Half' if rounded else ''}", smoothing))
 
     def construct(self, hidden: Tensor, weight: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
-        """Rows `hidden` (N, D), weight (V, D or P), scale (V, D / g), labels (N,) int32 -> a scalar."""
+        """`hidden` (N, D), weight (V, D or P), scale (V, D / g), labels (N,) int32 -> a scalar."""
         target, share = _targets(labels)
         return self.kernel(hidden, weight, scale, target, share)[0].reshape(())
 
@@ -147,14 +147,14 @@ class _IntegerHeadKernel(nn.Cell):
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels as columns (N, 1), 0 for ignored ones, and what each row counts (N, 1): 1 / count or 0."""
+    """Labels as columns (N, 1), 0 for ignored ones, and what each token counts (N, 1): 1 / count or 0."""
     kept = (labels != IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
     return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + COUNT_EPSILON)
 
 
 def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    """log(sum(exp(logits))) - the wanted mean of logits, that of the target without smoothing, of each row (N, 1).
+    """log(sum(exp(logits))) - the wanted mean of logits, that of the target without smoothing, of each token (N, 1).
 
     The sum is read off the most probable column, log sum exp = logit - log prob: that probability is at least 1 / V,
     where the target's may be 0. ArgMaxWithValue is the fast maximum of a CPU, ReduceMax takes seven times as long.

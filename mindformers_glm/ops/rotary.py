@@ -1,6 +1,6 @@
 """Rotary position embedding of GLM: the first half of each head (or all of it), neighbouring pairs.
 
-Shapes: B batch, T tokens, N = B * T rows, H query heads, K kv heads, E head_dim.
+Shapes: B batch, T tokens, N = B * T tokens, H query heads, K kv heads, E head_dim.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear layers of 8 bits on both sides: weights with a scale for each row, inputs with one scale and offset.
 
-Source: ModelSlim's files as ATB's chatglm2/6b reads them. Shapes: N outputs, K inputs, T rows. All rounding is half to
+Source: ModelSlim's files as ATB's chatglm2/6b reads them. Shapes: N outputs, K inputs, T tokens. Rounding is half to
 even, arithmetic float32. NumPy alone; the kernel is in kernels/source/linear_whole.cpp.
 """
 
@@ -82,7 +82,7 @@ def _sparse_scale(weight: np.ndarray) -> np.ndarray:
 
 
 def per_token(weight: np.ndarray, bias: np.ndarray | None) -> Layer:
-    """A layer whose inputs have a scale for each row of their own, max|x| / 127: input_scale and input_offset are 0.
+    """A layer whose inputs have a scale for each token, max|x| / 127: input_scale and input_offset are 0.
 
     deq_scale is weight_scale, and quant_bias is 0: the bias is added to floats.
     """
@@ -105,7 +105,7 @@ def output(x: np.ndarray, layer: Layer) -> np.ndarray:
     """The layer's outputs (T, N) for inputs x (T, K), as the device computes them: whole numbers, one scale at the end.
 
     x_q = clip(round(x / input_scale + input_offset), -128, 127); y = (x_q W' + quant_bias) * deq_scale. With an
-    input_scale of 0: x_q = round(x / s), s = max|x| / 127 of each row; y = (x_q W') * deq_scale * s + fp_bias.
+    input_scale of 0: x_q = round(x / s), s = max|x| / 127 of each token; y = (x_q W') * deq_scale * s + fp_bias.
     """
     wide = x.astype(np.float32)
     if layer.input_scale[0] > 0:

@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from mindformers_glm.cli import serve
 from mindformers_glm.cli.options import Parser, number, whole
 
 
@@ -40,3 +41,10 @@ def test_the_range_is_told():
         whole(1, 8)("9")
     with pytest.raises(argparse.ArgumentTypeError, match="at least 0 and at most 1"):
         number(0, 1)("1.5")
+
+
+def test_a_former_name_is_taken_and_the_new_one_told(capsys):
+    read = serve.parser().parse_args(["--max_rows", "4"])
+    assert read.max_num_seqs == 4 and "max_rows" not in vars(read)
+    assert capsys.readouterr().err == "--max_rows is called --max_num_seqs now.\n"
+    assert "--max_rows" not in serve.parser().format_help() and serve.parser().parse_args([]).max_num_seqs == 16

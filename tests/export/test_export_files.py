@@ -105,7 +105,7 @@ def test_graphs_of_fixed_length_in_mindspore_give_the_models_tokens(tmp_path, ro
         allocate=np.zeros,
         fixed=Fixed(tokens=64, rows=rows, slots=64),
     )
-    engine, ours = Engine(network, max_rows=rows, chunk=64), MindSporeEngine(model)
+    engine, ours = Engine(network, max_num_seqs=rows, chunk=64), MindSporeEngine(model)
     prompts, config = [[5, 17, 23], [7, 64, 65, 66, 67], [9]], GenerationConfig(max_new_tokens=8)
     assert [r.ids for r in generate(engine, prompts, config)] == [r.ids for r in generate(ours, prompts, config)]
     scores = zip(engine.score([5], [[6, 7, 8, 9]]), ours.score([5], [[6, 7, 8, 9]]), strict=True)
@@ -214,6 +214,15 @@ def test_files_are_checked_against_the_manifest(copied):
     file.unlink()
     with pytest.raises(CheckpointError, match="missing"):
         check_file(copied, manifest.graphs[0])
+
+
+def test_a_manifest_with_the_former_name_of_a_field_is_read(copied):
+    manifest = find_manifest(copied)[0]
+    path = copied / f"{manifest.name}_manifest.json"
+    told = json.loads(path.read_text())
+    told["max_rows"] = told.pop("max_num_seqs")
+    path.write_text(json.dumps(told))
+    assert find_manifest(copied)[0] == manifest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", json.dumps({"format": 9}), json.dumps({"format": 1})])

@@ -71,7 +71,7 @@ def test_any_mixture_chunking_and_guesses(weights, cache_dtype, monkeypatch):
         kept = {"cache_dtype": cache_dtype}
         alone = [answers(weights, [one], {**kept, "chunk": LONG}, guesses=0)[0][0] for one in requests]
         options = {
-            "max_rows": draw.choice([3, 5, 16]),
+            "max_num_seqs": draw.choice([3, 5, 16]),
             "chunk": draw.choice([7, 64, 256]),
             "max_num_batched_tokens": draw.choice([None, 16, 33, 128]),
             "cache_tokens": draw.choice([None, 64 * 20]),

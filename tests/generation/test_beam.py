@@ -39,7 +39,7 @@ def best_by_trying_all(network, prompt, *, length, penalty):
 @pytest.mark.parametrize("use_past", [True, False])
 def test_wide_beams_find_the_best_sequence(penalty, use_past):
     network = NumpyNetwork(vocab_size=5)
-    engine = Engine(network, max_rows=130)
+    engine = Engine(network, max_num_seqs=130)
     config = GenerationConfig(
         max_new_tokens=3,
         num_beams=125,

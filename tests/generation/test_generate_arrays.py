@@ -98,7 +98,7 @@ def test_an_iterator_in_another_thread(tokenizer, engine):
 
 
 def test_a_streamer_shows_one_row(engine, tokenizer):
-    with pytest.raises(GenerationError, match="it shows one row"):
+    with pytest.raises(GenerationError, match="it shows one sequence"):
         generate_rows(engine, [[1], [2]], GenerationConfig(max_new_tokens=1), streamer=TextStreamer(tokenizer))
 
 

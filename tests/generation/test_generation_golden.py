@@ -108,7 +108,7 @@ def test_mixtures_chunks_and_prefixes_change_nothing(glm2):
         generate(glm2.engine, [prompt], config.updated(use_past=False))[0]
         for prompt, config in zip(prompts, configs, strict=True)
     ]
-    pieces = MindSporeEngine(glm2.model, chunk=16, max_rows=4)
+    pieces = MindSporeEngine(glm2.model, chunk=16, max_num_seqs=4)
     for engine in (glm2.engine, pieces):
         tickets = [engine.submit(prompt, config) for prompt, config in zip(prompts, configs, strict=True)]
         for ticket, expected in zip(tickets, plain, strict=True):

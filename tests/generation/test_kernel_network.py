@@ -240,7 +240,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_before_anything_is_computed(wron
     kernels = KernelNetwork(network())
     cache = kernels.new_cache(2)
     tokens = np.asarray([[1, 2, 3], [4, wrong, 0]], np.int32)
-    with pytest.raises(GenerationError, match=f"row 1 holds id {wrong} and the model knows 0 to 300"):
+    with pytest.raises(GenerationError, match=f"sequence 1 holds id {wrong} and the model knows 0 to 300"):
         kernels.forward(tokens, np.asarray([3, 2], np.int32), cache, None)
     assert cache.lengths.tolist() == [0, 0]
     kernels.forward(np.where(tokens == wrong, 0, tokens), np.asarray([3, 2], np.int32), cache, None)
@@ -271,7 +271,7 @@ def test_requests_that_the_cache_cannot_hold_wait():
         assert [result.ids for result in ticket.results()] == [ids]
     bounded.forget()
     assert bounded.network.blocks.used_blocks == 0
-    with pytest.raises(GenerationError, match="8 rows of up to 140 tokens: the cache of this engine holds 448 tokens"):
+    with pytest.raises(GenerationError, match="8 sequences of up to 140 tokens: the cache .* holds 448 tokens"):
         bounded.submit(prompts[0], config.updated(num_return_sequences=8))
 
 

@@ -67,7 +67,7 @@ def test_followers_hold_what_the_leader_holds(told):
         return result
 
     leader.forward = forward
-    engine, plain = Engine(leader, max_rows=8), Engine(Counting(), max_rows=8)
+    engine, plain = Engine(leader, max_num_seqs=8), Engine(Counting(), max_num_seqs=8)
     prompts = [[1, 2, 3], [4], [7, 8], [1, 2, 3, 9]]
     for config in (GenerationConfig(max_new_tokens=6), GenerationConfig(max_new_tokens=5, num_beams=3)):
         wanted = [ticket.results() for ticket in plain.submit_all(prompts, config)]

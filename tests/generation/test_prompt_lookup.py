@@ -118,7 +118,7 @@ def test_draws_with_guesses_follow_the_distribution(monkeypatch):
     several = {"num_return_sequences": 64, "prompt_lookup_num_tokens": 2}
     config = GenerationConfig(max_new_tokens=3, do_sample=True, top_k=0, **several)
     counts = np.zeros((5, 5))
-    with Watched(weights, max_rows=64) as watched:
+    with Watched(weights, max_num_seqs=64) as watched:
         for seed in range(60):
             for result in watched.engine.submit(prompt, config.updated(seed=seed)).results():
                 counts[result.ids[0], result.ids[1]] += 1

@@ -63,7 +63,7 @@ def test_an_answer_goes_on_beside_a_long_prompt(weights):
 
 
 def test_a_budget_below_the_answers_still_lets_prompts_in(weights):
-    with Watched(weights, max_num_batched_tokens=2, max_rows=8) as watched:
+    with Watched(weights, max_num_batched_tokens=2, max_num_seqs=8) as watched:
         with Held(watched):
             answers = [one(watched, [row], 40) for row in range(4)]
             late = one(watched, ids(3, 100), 3)
@@ -73,7 +73,7 @@ def test_a_budget_below_the_answers_still_lets_prompts_in(weights):
 
 def test_short_prompts_pass_a_long_one_that_does_not_wait_for_ever(weights):
     order: list[str] = []
-    with Watched(weights, max_rows=32, chunk=32) as watched:
+    with Watched(weights, max_num_seqs=32, chunk=32) as watched:
 
         def ended(name):
             return lambda item: order.append(name) if item is None else None
@@ -101,7 +101,7 @@ def test_short_prompts_pass_a_long_one_that_does_not_wait_for_ever(weights):
 
 def test_the_lower_priority_goes_first_and_equal_ones_as_they_came(weights):
     order: list[int] = []
-    with Watched(weights, max_rows=1) as watched:
+    with Watched(weights, max_num_seqs=1) as watched:
         with Held(watched):
             tickets = [
                 watched.engine.submit(

@@ -105,16 +105,18 @@ def open_lite(
     threads: int | None = None,
     device_id: int = 0,
     rank_id: int = 0,
-    max_rows: int | None = None,
+    max_num_seqs: int | None = None,
     prefer_converted: bool = True,
     seconds: float = 600.0,
+    max_rows: int | None = None,
 ) -> LiteChat:
     """An export, loaded: `path` is its folder, its manifest or one of its graphs.
 
     The file that the Lite on this machine can read is chosen, unless a `.ms` file is named; of two that it can read the
     one that the Converter made, which loads faster, unless `prefer_converted` is False. `increment` is the second
     graph where the user names both; a graph of any length is loaded once. `tokenizer` replaces the one that was
-    exported with the network and must be equal. `seconds` is the longest that Lite may be silent.
+    exported with the network and must be equal. `max_num_seqs` sequences are decoded at once (`max_rows` is its former
+    name). `seconds` is the longest that Lite may be silent.
 
     Raises:
         CheckpointError: the path leads to no export, a file is damaged or missing, no graph is of a version that this
@@ -122,6 +124,9 @@ def open_lite(
         ConfigError: a wrong setting.
         DeviceError: there is no Lite, or it cannot load the graph; with Lite's own reason.
     """
+    if max_rows is not None:
+        logger.warning("max_rows is called max_num_seqs now")
+        max_num_seqs = max_rows if max_num_seqs is None else max_num_seqs
     manifest, folder, named = find_manifest(path)
     if increment is not None:
         _check_pair(manifest, folder, increment)
@@ -143,7 +148,7 @@ def open_lite(
     if words is not None:
         defaults = defaults.ending_also(words.stop_ids)
     network = _network(runner, manifest, config, dtype, any_length=chosen[0].any_length)
-    return LiteChat(_engine(network, defaults, max_rows), words, config, manifest)
+    return LiteChat(_engine(network, defaults, max_num_seqs), words, config, manifest)
 
 
 def choose(
@@ -205,9 +210,9 @@ def _network(
 def _engine(network: LiteNetwork, defaults: GenerationConfig, rows: int | None) -> LiteEngine:
     fixed = network.fixed
     if fixed is None:
-        return LiteEngine(network, max_rows=rows or _MAX_ROWS, defaults=defaults)
+        return LiteEngine(network, max_num_seqs=rows or _MAX_ROWS, defaults=defaults)
     rows = min(rows or fixed.rows, fixed.rows)
-    return LiteEngine(network, max_rows=rows, chunk=fixed.tokens, defaults=defaults)
+    return LiteEngine(network, max_num_seqs=rows, chunk=fixed.tokens, defaults=defaults)
 
 
 def _check_pair(manifest: Manifest, folder: Path, increment: str | Path) -> None:

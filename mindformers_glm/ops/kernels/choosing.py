@@ -1,4 +1,4 @@
-"""The next tokens of many rows by the compiled library. Shapes: N rows of logits, V vocabulary."""
+"""The next tokens of many sequences by the compiled library. Shapes: N rows of logits, V vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NONE = np.zeros(0, np.int32)
 
 
 class Wish(NamedTuple):
-    """How a row chooses; what the fields mean is stated in generation/sampling.py.
+    """How a sequence chooses; what the fields mean is stated in generation/sampling.py.
 
     `ids` (int32) is the sequence so far, of which the last `num_new` are new; it is looked at for the penalties and
     n-grams alone. `banned` (int32) are ids that are never chosen, `biased` (int32) such whose logits get `biases`
@@ -77,6 +77,6 @@ def choose(functions: ctypes.CDLL, logits: np.ndarray, places: Sequence[int], wi
         struct.ngram, struct.top_k, struct.is_greedy = wish.ngram, wish.top_k, wish.is_greedy
         struct.wants_logprob = wish.wants_logprob or wish.num_best > 0
     if functions.glm_choose(address(logits), size, structs, count) != 0:
-        raise MemoryError(f"There is no memory left to choose from {count} rows of {size} logits.")
+        raise MemoryError(f"There is no memory left for the logits of {count} sequences, {size} each.")
     found = zip(structs, best, logprobs, strict=True)
     return [Found(struct.token, struct.logprob, ids, values) for struct, ids, values in found]

@@ -108,7 +108,7 @@ class StepStruct(ctypes.Structure):
 
 
 class ChoiceStruct(ctypes.Structure):
-    """What one row wants of its logits, and the token that was found (choosing.h)."""
+    """What one sequence wants of its logits, and the token that was found (choosing.h)."""
 
     _fields_ = [
         ("row", _size),

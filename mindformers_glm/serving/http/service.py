@@ -130,7 +130,7 @@ class Service:
         Raises:
             ApiError: 429, too many are.
         """
-        room = served.engine.max_rows + self.settings.max_queue
+        room = served.engine.max_num_seqs + self.settings.max_queue
         if self.open_answers + answers > room:
             self.metrics.count("vllm:admission_rejections_total", reason="queue_full")
             raise ApiError(
@@ -148,10 +148,10 @@ class Service:
             served.open -= answers
 
     def _running(self) -> int:
-        """Answers that are computed now: each engine has a place for `max_rows` of them."""
+        """Answers that are computed now: each engine has a place for `max_num_seqs` of them."""
         open_of: dict[int, tuple[int, int]] = {}
         for served in {id(served): served for served in self.models.values()}.values():
-            rows, taken = open_of.get(id(served.engine), (served.engine.max_rows, 0))
+            rows, taken = open_of.get(id(served.engine), (served.engine.max_num_seqs, 0))
             open_of[id(served.engine)] = rows, taken + served.open
         return sum(min(pair) for pair in open_of.values())
 

@@ -45,7 +45,7 @@ def test_graphs_answer_as_kernels_do(tiny):
 
 @pytest.mark.slow
 def test_a_smaller_cache_of_bounded_size_still_answers_everybody(tiny):
-    words = ("--backend", "kernels", "--cache_dtype", "float16", "--cache_tokens", "256", "--max_rows", "8")
+    words = ("--backend", "kernels", "--cache_dtype", "float16", "--cache_tokens", "256", "--max_num_seqs", "8")
     found = served("--model", "glm2_tiny", *words)
     assert len(found) == len(PROMPTS) and all(found)
 
