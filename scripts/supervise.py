@@ -127,8 +127,10 @@ class Msrun:
                 if environment.get("MS_ROLE") == "MS_WORKER":
                     rank = environment.get("MS_NODE_ID")
                     self._workers[process] = int(rank) if rank else None
+                    tell(f"rank {rank}: process {process.pid}")
                 elif environment.get("MS_ROLE") == "MS_SCHED":
                     self._schedulers.add(process)
+                    tell(f"the scheduler: process {process.pid}")
 
     def finished(self) -> bool:
         """True when msrun has ended."""
@@ -263,6 +265,12 @@ def report(failure: Failure) -> None:
     if failure.log and failure.log.exists():
         for line in failure.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]:
             complain(f"  | {line}")
+
+
+def tell(text: str) -> None:
+    """Writes to the standard output, if there still is one."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def complain(text: str) -> None:

@@ -20,7 +20,7 @@ import tiers  # noqa: E402
 from mindformers_glm.log import logger  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-EARLY = (ROOT / "tests", ROOT / "tests/serving/http")  # their groups are the longest
+EARLY = [ROOT / "tests" / name for name in (".", "serving/http", "train", "tools", "export")]  # their groups are long
 REQUIRED = "GLM_REQUIRE_ALL"  # set by .ci/run: what a test needs and does not find is a failure, not a skip
 for _name in (
     "MINDFORMERS_GLM_LANG",
@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With two workers a file stays whole, for its fixtures; all that start several processes share one worker, and all
     that ask the same servers.
 
-    Those come first, then the files of this folder, which run whole commands, and the servers: what is long must not be
-    begun last.
+    Those come first, then the files of this folder, which run whole commands, the servers and trainings: what is long
+    must not be begun last.
     """
     for item in items:
         tiers.sort_out(item)

@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from waiting import has_ended
+
 ROOT = Path(__file__).resolve().parents[1]
-_STEP = 0.01
 _IMPORTED = (  # before the first fork, what many commands need: the package's rooms, and what figures and metrics take
     "mindspore",
     *("mindformers_glm.cli.console", "mindformers_glm.components", "mindformers_glm.config.arguments"),
@@ -67,22 +67,36 @@ def run(
 
 
 class Child:
-    """A command that goes on, with what a test needs of subprocess.Popen: a server, for example."""
+    """A command that goes on, with what a test needs of subprocess.Popen: a server, for example.
 
-    def __init__(self, command: Sequence[Any], *, env: Mapping[str, str] | None = None) -> None:
+    What it says comes through the pipes `stdout` and `stderr`, or goes to the files LOG.out and LOG.err.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[Any],
+        *,
+        cwd: Any = None,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
         self._folder, self._server, self.returncode = tempfile.TemporaryDirectory(), _server(), None
-        pipes = {name: os.path.join(self._folder.name, name) for name in ("stdout", "stderr")}
-        for path in pipes.values():
-            os.mkfifo(path)
+        if log is None:
+            places = {name: os.path.join(self._folder.name, name) for name in ("stdout", "stderr")}
+            for path in places.values():
+                os.mkfifo(path)
+        else:
+            places = {"stdout": f"{log}.out", "stderr": f"{log}.err"}
         job = {
             "words": [str(word) for word in command],
-            "cwd": os.getcwd(),
+            "cwd": str(cwd or os.getcwd()),
             "env": dict(env or os.environ),
             "stdin": os.devnull,
-            **pipes,
+            **places,
         }
         self.pid: int = self._server.ask({"start": job})
-        self.stdout, self.stderr = (open(path, encoding="utf-8", errors="replace") for path in pipes.values())  # noqa: SIM115
+        if log is None:
+            self.stdout, self.stderr = (open(path, encoding="utf-8", errors="replace") for path in places.values())  # noqa: SIM115
 
     def poll(self) -> int | None:
         """The exit status; None while the child runs."""
@@ -96,11 +110,10 @@ class Child:
         Raises:
             subprocess.TimeoutExpired: the child did not end in `timeout` seconds.
         """
-        end = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > end:
+        if self.poll() is None:
+            if not has_ended(self.pid, seconds=timeout):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            time.sleep(_STEP)
+            self.poll()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -183,15 +196,11 @@ def _serve() -> None:
 
 
 def _wait(child: int, seconds: float) -> int | None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(_STEP)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    ended = has_ended(child, seconds=seconds)
+    if not ended:
+        os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _become(job: dict[str, Any]) -> None:

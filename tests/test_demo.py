@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -205,9 +204,10 @@ def test_ctrl_c_ends_the_demo_and_its_child(tmp_path):
     demo = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    time.sleep(15)
+    said = [next(line for line in demo.stdout if "Learning the style" in line)]
     demo.send_signal(signal.SIGINT)
-    text, _ = demo.communicate(timeout=60)
+    text = "".join([*said, *demo.stdout])
+    demo.wait(timeout=60)
     assert demo.returncode == 130
     assert "Stopped" in text
     assert "Traceback" not in text

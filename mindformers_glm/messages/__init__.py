@@ -22,9 +22,9 @@ _DEMO = "demo/"  # its texts are said, never raised: no finished line is looked 
 _chosen: list[str] = []  # by an option of the command line
 
 
-def choose(name: str) -> None:
-    """Makes `name` ("en" or "zh") the language of this process, whatever the environment says."""
-    _chosen[:] = [name]
+def choose(name: str | None) -> None:
+    """Makes `name` ("en" or "zh") the language of this process, whatever the environment says; None takes it back."""
+    _chosen[:] = [] if name is None else [name]
 
 
 def language(environment: Mapping[str, str] | None = None) -> str:

@@ -32,7 +32,7 @@ from mindformers_glm.files import is_temporary  # noqa: E402
 from mindformers_glm.models.glm.config import ChatGLM2Config  # noqa: E402
 from mindformers_glm.models.glm.weights import expected_shapes  # noqa: E402
 
-_DISK = {"write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir"}
+DISK = {"write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir"}
 NAME = "transformer.output_layer.weight"
 TINY = ChatGLM2Config(
     num_layers=1, hidden_size=8, num_attention_heads=2, multi_query_group_num=1, kv_channels=4, ffn_hidden_size=6,
@@ -47,7 +47,7 @@ def killed_at(number: int, work: Callable[[], None]) -> bool:
         count = [0]
 
         def hook(frame, event, argument) -> None:
-            if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK:
+            if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in DISK:
                 if count[0] == number:
                     os.kill(os.getpid(), signal.SIGKILL)
                 count[0] += 1

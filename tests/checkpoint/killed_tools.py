@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).par
 
 import numpy as np  # noqa: E402
 from conversions import TINY, tiny_arrays  # noqa: E402
-from killed_saves import _DISK, temporaries  # noqa: E402
+from killed_saves import DISK, temporaries  # noqa: E402
 
 import mindformers_glm  # noqa: E402, F401 - warm for every child
 from mindformers_glm.checkpoint.convert import save_directory  # noqa: E402
@@ -149,7 +149,7 @@ def child(words: list[str], log: Path, stage: int | None = None, count: Path | N
         os.chdir(log.parent)
 
         def hook(frame, event, argument) -> None:
-            if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK:
+            if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in DISK:
                 if calls[0] == stage:
                     os.kill(os.getpid(), signal.SIGKILL)
                 calls[0] += 1

@@ -23,8 +23,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
-from killed_saves import _DISK, temporaries  # noqa: E402
+from killed_saves import DISK, temporaries  # noqa: E402
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402
+from waiting import seen  # noqa: E402
 
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt  # noqa: E402
 from mindformers_glm.checkpoint.store import checkpoints as store  # noqa: E402
@@ -173,7 +174,7 @@ def _die_at(stage: int) -> None:
     count = [0]
 
     def hook(frame, event, argument) -> None:
-        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK:
+        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in DISK:
             if count[0] == stage:
                 os.kill(os.getpid(), signal.SIGKILL)
             count[0] += 1
@@ -196,7 +197,7 @@ def _die_in(place: str, save: int, call: int) -> None:
         at[0], count[1] = ("between" if first else "after"), 0
 
     def hook(frame, event, argument) -> None:
-        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in _DISK and count[0] == save:
+        if event in ("c_call", "c_return") and getattr(argument, "__name__", "") in DISK and count[0] == save:
             if at[0] == place and count[1] == call:
                 os.kill(os.getpid(), signal.SIGKILL)
             count[1] += 1
@@ -218,15 +219,15 @@ def losses(folder: Path) -> dict[int, str]:
 
 def wait(pid: int, seconds: float, steps: Path | None = None, count: int = 0) -> int | None:
     """The exit status; None when it still runs after that time, or after `count` more lines of `steps`."""
-    end, before = time.monotonic() + seconds, _size(steps)
-    while time.monotonic() < end:
+    before = _size(steps)
+
+    def look() -> tuple[int | None] | None:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return status
-        if steps is not None and _size(steps) - before >= count * 28:  # bytes of a line
-            return None
-        time.sleep(0.002)
-    return None
+            return (status,)
+        return (None,) if steps is not None and _size(steps) - before >= count * 28 else None  # bytes of a line
+
+    return (seen(look, seconds=seconds) or (None,))[0]
 
 
 def _size(path: Path | None) -> int:

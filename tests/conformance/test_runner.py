@@ -15,7 +15,7 @@ from mindformers_glm.conformance.inputs import rounded
 from mindformers_glm.conformance.outcome import judge
 
 WORKER = """
-import os, sys, time
+import os, signal, sys
 import numpy as np
 folder, target, *names = sys.argv[1:]
 for name in names:
@@ -24,7 +24,7 @@ for name in names:
     if check == "dies":
         sys.exit("the driver said no")
     if check == "hangs":
-        time.sleep(600)
+        signal.pause()
     if check == "skipped":
         open(f"{folder}/part", "w").write("skipped\\nnot here")
         os.replace(f"{folder}/part", f"{folder}/{name}.txt")

@@ -1,12 +1,17 @@
-"""A script of this folder in several processes, through msrun."""
+"""A script of this folder in several processes with their scheduler, forked from one that has imported MindSpore.
+
+They are told who they are as msrun tells its own. What msrun itself does is for tests/scripts, test_job_failures.py and
+test_several_servers.py.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import Child
+from waiting import first_ended
 
 HERE = Path(__file__).parent
 
@@ -16,25 +21,33 @@ def run(folder, processes, *variants, script="twenty_steps.py", timeout=400, **e
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
+    shared = {
         **os.environ,
         **environment,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(HERE.parents[1]),
-        "GLOG_v": "3",
-        "OMP_NUM_THREADS": "1",
+        **{"MS_WORKER_NUM": str(processes), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)},
+        **{"PYTHONPATH": str(HERE.parents[1]), "GLOG_v": "3", "OMP_NUM_THREADS": "1"},
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={processes}"),
-            *(f"--local_worker_num={processes}", f"--master_port={port}", f"--log_dir={folder}/log", "--join=True"),
-            *("--tail_worker_log=1000000", str(HERE / script), str(folder), *variants),
-        ],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+    logs = folder / "log"
+    logs.mkdir(exist_ok=True)
+    scheduler = Child(
+        [HERE / "scheduler.py"], cwd=folder, env={**shared, "MS_ROLE": "MS_SCHED"}, log=logs / "scheduler"
     )
-    logs = {log.name: log.read_text()[-3000:] for log in (folder / "log").glob("worker_*.log")}
-    assert done.returncode == 0, "\n".join(f"{name}:\n{text}" for name, text in logs.items())
+    ranks = {}
+    for rank in range(processes):
+        own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
+        log = logs / f"worker_{rank}"
+        child = Child([HERE / script, folder, *variants], cwd=folder, env={**shared, **own}, log=log)
+        ranks[child.pid] = child
+    running = dict(ranks)
+    try:
+        while running and not any(child.returncode for child in ranks.values()):
+            ended = first_ended([*running, scheduler.pid], seconds=timeout)
+            assert ended and scheduler.pid not in ended, f"no end after {timeout} seconds, or of the scheduler: {logs}"
+            for pid in ended:
+                running.pop(pid).poll()
+    finally:
+        for child in (*running.values(), scheduler):
+            child.kill()
+            child.wait()
+    said = {log.name: log.read_text(errors="replace")[-3000:] for log in sorted(logs.glob("worker_*.err"))}
+    assert not any(child.returncode for child in ranks.values()), "\n".join(f"{name}:\n{said[name]}" for name in said)

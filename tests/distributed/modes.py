@@ -1,4 +1,4 @@
-"""Evaluates, predicts and writes strategies with glm2_tiny in a grid of processes. Run alone or through msrun.
+"""Evaluates, predicts and writes strategies with glm2_tiny in a grid of processes. Run alone or by launched.py.
 
 argv: folder, then variants "dp=2", "tp=2", "pp=2" or "one" (a process alone). Rank R of variant V leaves
 folder/V.R.json: {"figures": ..., "results": ..., "steps": batches of its own}.

@@ -1,6 +1,6 @@
 """Trains with optimizers in two processes, saves in the middle and goes on in the same division and in another one.
 
-argv: folder, then names of optimizers, or NAME:DIVISION:OTHER. Run through msrun with two processes; rank R leaves
+argv: folder, then names of optimizers, or NAME:DIVISION:OTHER. Run by launched.py with two processes; rank R leaves
 folder/R.json: optimizer ->
 {"same": a resumed run ended bit for bit as the undisturbed one, "other": largest difference of a weight to one process
 that was never stopped, in largest entries, after going on in another division}.

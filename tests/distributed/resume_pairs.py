@@ -1,4 +1,4 @@
-"""A state that is known number by number, written by every form and read by every other. Run through msrun, two ranks.
+"""A state that is known number by number, written by every form and read by every other. Run by launched.py, two ranks.
 
 argv: folder. Rank R leaves folder/pairs.R.json: "form>other" -> names of tensors that came out other than they went in.
 "one" stands for a process alone: both ranks do its work, each in a folder of its own.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 
@@ -109,10 +110,12 @@ def orphans(folder):
 
 def kill_one(process, folder, victim, steps):
     """Kills rank `victim`, or the scheduler, with -9 once it has made some steps; seconds until the job has ended."""
-    deadline = time.monotonic() + 600
-    while not (folder / "loss_history.jsonl").exists() or len(losses(folder)) < steps:
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:]
-        time.sleep(0.02)
+
+    def came() -> bool:
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        return (folder / "loss_history.jsonl").exists() and len(losses(folder)) >= steps
+
+    until(came, seconds=600)
     role = b"MS_SCHED" if victim == "scheduler" else b"MS_WORKER"
     os.kill(processes_of(folder, role)[0 if victim == "scheduler" else victim], signal.SIGKILL)
     begin = time.monotonic()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 NETWORKS = shutil.which("unshare") and shutil.which("nsenter") and shutil.which("ip")
 MAY = NETWORKS and subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
@@ -148,10 +149,12 @@ def test_a_lost_server_ends_the_other_and_one_device_goes_on(root, tmp_path, wor
     expected = alone(root, words, tmp_path / "one", epochs=EPOCHS)
     folder = tmp_path / "two"
     process = servers(through_msrun(root, words(folder, dp=2, epochs=EPOCHS), folder))
-    deadline = time.monotonic() + 300
-    while not (folder / "loss_history.jsonl").is_file() or len(losses(folder)) < 4:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def came() -> bool:
+        assert process.poll() is None
+        return (folder / "loss_history.jsonl").is_file() and len(losses(folder)) >= 4
+
+    until(came, seconds=300)
     lost = processes_of_node(folder, 1)
     assert lost
     for number in lost:

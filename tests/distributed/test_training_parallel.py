@@ -1,4 +1,4 @@
-"""Real processes under msrun: data, tensor and optimizer parallel training gives the numbers of one process."""
+"""Several processes: data, tensor and optimizer parallel training gives the numbers of one process."""
 
 from __future__ import annotations
 

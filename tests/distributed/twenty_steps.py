@@ -1,4 +1,4 @@
-"""Trains a tiny ChatGLM2 for some steps in a grid of processes and writes losses and whole weights. Run through msrun.
+"""Trains a tiny ChatGLM2 for some steps in a grid of processes and writes losses and whole weights. Run by launched.py.
 
 argv: folder, then any number of variants such as dp=2 or tp=2,lora,groups=1,steps=5, dp=2,sharded or
 pp=2,accumulate=4; `late` sums gradients after the backward pass. Buckets are small, so that there are several. The

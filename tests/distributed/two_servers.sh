@@ -3,10 +3,13 @@
 # Runs FOLDER/node0.sh on one and FOLDER/node1.sh on the other; each leaves nodeN.log and nodeN.status (its exit status).
 # No packet leaves the machine, and nothing is left when it ends.
 set -e
+folder=$1
 ip link set lo up
-unshare -n sleep 3600 &
+rm -f "$folder/other" "$folder/over"
+mkfifo "$folder/other" "$folder/over"
+unshare -n sh -c 'echo is there >"$1/other"; read -r _ <"$1/over"' - "$folder" & # keeps the second network
 other=$!
-while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+read -r _ <"$folder/other"
 ip link add one type veth peer name two
 ip link set two netns $other
 ip addr add 10.77.0.1/24 dev one
@@ -19,7 +22,6 @@ run() {
     "$@" bash "$folder/node$node.sh" >"$folder/node$node.log" 2>&1 </dev/null || status=$?
     echo $status >"$folder/node$node.status"
 }
-folder=$1
 run 0 &
 first=$!
 run 1 nsenter -t $other -n &

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_networks import hf_network, random_network
+from waiting import has_ended
 
 from mindformers_glm import AutoModel, AutoTokenizer
 from mindformers_glm.errors import CheckpointError, DeviceError
@@ -58,7 +57,7 @@ def tiny(tmp_path_factory, lite_python):
     """A random network, its export, and the export opened."""
     folder, model = tmp_path_factory.mktemp("tiny"), random_network()
     export_model(model, plan(folder))
-    with open_lite(folder, lite_python=lite_python, threads=1, max_rows=4) as lite:
+    with open_lite(folder, lite_python=lite_python, threads=1, max_num_seqs=4) as lite:
         yield model, folder, lite
 
 
@@ -230,18 +229,14 @@ def test_a_tokenizer_of_another_model(shipped, lite_python, glm2_vocab):
 def test_the_worker_ends_with_a_killed_parent(tiny, lite_python, tmp_path, root):
     script = (
         "import sys; from mindformers_glm.export.lite.process import Worker; w = Worker(sys.argv[1]); w.about(); "
-        "print(w.pid, flush=True); import time; time.sleep(60)"
+        "print(w.pid, flush=True); import signal; signal.pause()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, lite_python], stdout=subprocess.PIPE, text=True, cwd=root)
     pid = int(parent.stdout.readline().split()[-1])
     os.kill(pid, 0)
     parent.kill()
     parent.wait()
-    for _ in range(50):
-        if not os.path.exists(f"/proc/{pid}") or " Z " in Path(f"/proc/{pid}/stat").read_text():
-            return
-        time.sleep(0.1)
-    pytest.fail("the worker outlived its parent")
+    assert has_ended(pid), "the worker outlived its parent"
 
 
 def test_lite_is_found_by_itself(lite_python, monkeypatch):

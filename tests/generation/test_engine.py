@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_network import NumpyNetwork
+from waiting import until
 
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.config import GenerationConfig
@@ -46,9 +46,9 @@ def test_greedy_is_the_argmax_of_full_forwards(network, engine):
     st.integers(1, 16),
     st.sampled_from([5, 16, 256]),
 )
-def test_any_mixture_gives_what_each_gives_alone(requests, use_past, max_rows, chunk):
+def test_any_mixture_gives_what_each_gives_alone(requests, use_past, max_num_seqs, chunk):
     network = NumpyNetwork()
-    engine = Engine(network, max_rows=max_rows, chunk=chunk)
+    engine = Engine(network, max_num_seqs=max_num_seqs, chunk=chunk)
     configs = [GenerationConfig(max_new_tokens=new, eos_token_id=3, use_past=use_past) for _, new in requests]
     tickets = [engine.submit(prompt, config) for (prompt, _), config in zip(requests, configs, strict=True)]
     found = [ticket.results()[0].ids for ticket in tickets]
@@ -129,13 +129,16 @@ def test_prompts_of_one_call_make_the_same_batches_every_time(network, engine):
 
 
 def test_a_cancelled_reply_leaves_its_cache_too(network, engine):
-    network.hook = lambda: time.sleep(0.002)
+    steps = threading.Semaphore(1)
+    network.hook = steps.acquire
     ticket = engine.submit([1, 2, 3], GenerationConfig(max_new_tokens=500), reuse_prefix=True)
     seen = []
     for token in ticket:
         seen.append(token.choice.token)
         if len(seen) == 10:
             ticket.cancel()
+        steps.release()
+    network.hook = None
     network.forwards.clear()
     engine.submit([1, 2, 3, *seen[:9], 7], GenerationConfig(max_new_tokens=1), reuse_prefix=True).results()
     assert network.forwards[0] == (1, 1)
@@ -156,7 +159,7 @@ def test_rows_come_and_go(network, engine):
 
 def test_memory_follows_the_tokens_in_use(network):
     """One long row does not make seven short ones long."""
-    engine = Engine(network, max_rows=8)
+    engine = Engine(network, max_num_seqs=8)
     tickets = [engine.submit([1] * 1500, GenerationConfig(max_new_tokens=300))]
     tickets += [engine.submit([row], GenerationConfig(max_new_tokens=20)) for row in range(7)]
     for ticket in tickets:
@@ -166,25 +169,27 @@ def test_memory_follows_the_tokens_in_use(network):
 
 
 def test_cancel_takes_effect_at_the_next_token(network, engine):
-    network.hook = lambda: time.sleep(0.005)
+    steps = threading.Semaphore(1)
+    network.hook = steps.acquire
     ticket = engine.submit([1, 2], GenerationConfig(max_new_tokens=1000))
     seen = 0
-    for seen, _ in enumerate(ticket, 1):
+    for seen, _ in enumerate(ticket, 1):  # noqa: B007
         if seen == 5:
             ticket.cancel()
-            begin = time.perf_counter()
-    assert seen <= 7
-    assert time.perf_counter() - begin < 0.5
+        steps.release()
+    assert seen <= 6  # the step that had begun, at most
     (result,) = ticket.results()
     assert result.finish_reason == "cancelled" and len(result.ids) == seen
 
 
 def test_what_waits_can_be_cancelled(network):
-    engine = Engine(network, max_rows=1)
-    network.hook = lambda: time.sleep(0.002)
+    engine = Engine(network, max_num_seqs=1)
+    cancelled = threading.Event()
+    network.hook = cancelled.wait
     first = engine.submit([1], GenerationConfig(max_new_tokens=30))
     second = engine.submit([2], GenerationConfig(max_new_tokens=30))
     second.cancel()
+    cancelled.set()
     assert second.results()[0] == second.results()[0]._replace(ids=[], finish_reason="cancelled")
     assert len(first.results()[0].ids) == 30
     engine.close()
@@ -254,7 +259,7 @@ def test_a_network_that_fails_fails_the_request_and_not_the_engine(network, engi
         ([1] * 2048, {}, "seq_length is 2048"),
         ([40], {}, "holds id 40 and the model knows 0 to 39"),
         ([-1], {}, "holds id -1"),
-        ([1], {"num_beams": 17}, "17 rows for one prompt"),
+        ([1], {"num_beams": 17}, "17 sequences for one prompt"),
     ],
 )
 def test_requests_that_cannot_be_served(engine, prompt, config, message):
@@ -268,14 +273,23 @@ def test_a_budget_for_steps_needs_a_cache_of_blocks(network):
 
 
 def test_a_closed_engine_says_so(network):
-    engine = Engine(network)
-    network.hook = lambda: time.sleep(0.002)
+    engine, steps = Engine(network), threading.Semaphore(1)
+    network.hook = steps.acquire
     ticket = engine.submit([1], GenerationConfig(max_new_tokens=500))
     next(iter(ticket))
-    engine.close()
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+
+    def refused():
+        try:
+            engine.submit([1], GenerationConfig(max_new_tokens=2))
+        except GenerationError as error:
+            return str(error)
+
+    assert until(refused) == "this engine is closed"
+    steps.release()  # the step that had begun is made
+    closing.join()
     assert ticket.results()[0].finish_reason == "cancelled"
-    with pytest.raises(GenerationError, match="closed"):
-        engine.submit([1], GenerationConfig(max_new_tokens=2))
 
 
 def test_an_idle_engine_keeps_no_thread(network, monkeypatch):

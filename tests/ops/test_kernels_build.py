@@ -60,11 +60,11 @@ def test_a_variant_that_fails_does_not_take_the_others_along(root, tmp_path):
     good, bad = build.variants()[-1], build.variants()[0]
     if good is bad:
         pytest.skip("one variant here")
-    compiler = tmp_path / "c++"
+    compiler, failed = tmp_path / "c++", tmp_path / "failed"
     compiler.write_text(
         "#!/bin/sh\n"
-        f"case \"$*\" in *libglm_{bad.name}-*) echo 'source.cpp:1: error: unknown flag'; exit 3;; esac\n"
-        "sleep 0.2\n"
+        f"case \"$*\" in *libglm_{bad.name}-*) : > {failed}; echo 'source.cpp:1: error: unknown flag'; exit 3;; esac\n"
+        f'case "$*" in *libglm_*) while [ ! -e {failed} ]; do :; done;; esac\n'  # the others end after it
         'while [ $# -gt 1 ]; do shift; done; echo made > "$1"\n'
     )
     compiler.chmod(0o755)

@@ -54,7 +54,7 @@ def large_pages_of(address: int) -> int:
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no large pages")
 def test_a_large_arena_gets_its_pages_when_its_arrays_are_filled(monkeypatch):
-    monkeypatch.setattr(memory, "_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(memory, "AT_ONCE", 1 << 20)
     arena = Arena(6 << 20)
     array = arena.take((6 << 20,), np.uint8)
     array[:] = 9

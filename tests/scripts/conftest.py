@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 TABLE = {
     "version": "1.0",
@@ -29,25 +30,30 @@ TABLE = {
     "status": "completed",
 }
 ENTRY = """
-import json, os, signal, sys, time
+import contextlib, json, os, pathlib, signal, sys
+sys.path.append({tests!r})
+from waiting import has_ended
+folder = pathlib.Path(os.environ["FAKE_OUT"])
+waits, fails = "FAKE_WAITS" in os.environ, os.environ.get("FAKE_FAILS")
 if os.environ.get("MS_ROLE") == "MS_SCHED":
-    if os.environ.get("FAKE_SLEEP"): time.sleep(100)
+    while waits: signal.pause()
     sys.exit(0)
 rank = int(os.environ["RANK_ID"])
-names = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE", "LOG_MF_PATH", "MS_ROLE")
-with open(os.path.join(os.environ["FAKE_OUT"], f"started_{rank}.json.part"), "w") as stream:
-    json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), **{n: os.environ.get(n) for n in names}}, stream)
-os.rename(stream.name, stream.name[:-5])
-print(f"hello from rank {rank}", flush=True)
-end = time.monotonic() + (float(os.environ.get("FAKE_SLEEP", "0")) if str(rank) != os.environ.get("FAKE_FAILS") else 1)
 try:
-    while time.monotonic() < end and not os.path.exists(os.path.join(os.environ["FAKE_OUT"], "release")):
-        time.sleep(0.05)
-except KeyboardInterrupt:
-    time.sleep(2)  # saving takes its time
-    open(os.path.join(os.environ["FAKE_OUT"], f"saved_{rank}"), "w").close()
+    names = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE", "LOG_MF_PATH", "MS_ROLE")
+    about = {{"argv": sys.argv[1:], "cwd": os.getcwd(), **{{n: os.environ.get(n) for n in names}}}}
+    print(f"hello from rank {{rank}}", flush=True)
+    (folder / f"{{rank}}.part").write_text(json.dumps({{**about, "pid": os.getpid()}}))
+    (folder / f"{{rank}}.part").rename(folder / f"started_{{rank}}.json")
+    if waits:
+        pipe = folder / ("fail" if str(rank) == fails else "release")
+        os.read(os.open(pipe, os.O_RDONLY), 1)  # a letter of the test's for each rank
+except KeyboardInterrupt:  # one saves after the other, when that one has gone: nobody may end those that still save
+    with contextlib.suppress(FileNotFoundError):
+        has_ended(json.loads((folder / f"started_{{rank - 1}}.json").read_text())["pid"])
+    (folder / f"saved_{{rank}}").touch()
     sys.exit(1)
-if str(rank) == os.environ.get("FAKE_FAILS"):
+if str(rank) == fails:
     sys.exit("ValueError: this rank is tired")
 """
 
@@ -55,7 +61,9 @@ if str(rank) == os.environ.get("FAKE_FAILS"):
 @pytest.fixture
 def job(root, tmp_path):
     """A folder with a configuration, a rank table and a stand-in for run_mindformer.py; runs a script in it."""
-    (tmp_path / "entry.py").write_text(ENTRY)
+    (tmp_path / "entry.py").write_text(ENTRY.format(tests=str(root / "tests")))
+    os.mkfifo(tmp_path / "release")
+    os.mkfifo(tmp_path / "fail")
     (tmp_path / "table.json").write_text(json.dumps(TABLE))
     (tmp_path / "cpu.yaml").write_text("context:\n  device_target: CPU\noutput_dir: ./output # the default\n")
     (tmp_path / "npu.yaml").write_text("base_config: cpu.yaml\ncontext:\n  device_target: 'Ascend' # comment\n")
@@ -87,14 +95,30 @@ def job(root, tmp_path):
             out, err = process.communicate(timeout=90)
             return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
+        def fail(self, process):
+            """Lets the rank fail that waits for it, and takes the job's end."""
+            (tmp_path / "fail").write_text("x")
+            out, err = process.communicate(timeout=90)
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
         def started(self):
             return {int(p.stem[8:]): json.loads(p.read_text()) for p in sorted(tmp_path.glob("started_*.json"))}
 
         def wait_for_ranks(self, count):
-            deadline = time.monotonic() + 60
-            while len(self.started()) < count:
-                assert time.monotonic() < deadline, "the ranks did not start"
-                time.sleep(0.1)
+            until(lambda: len(self.started()) == count, "the ranks did not start")
+
+        def wait_for_msrun(self, process, ranks):
+            """Until the supervisor knows the processes of MindSpore's launcher; the number of the scheduler."""
+            missing, scheduler = {f"rank {rank}" for rank in range(ranks)} | {"the scheduler"}, 0
+            while missing:
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                found = re.fullmatch(r"(.+): process (\d+)\n", line)
+                if found:
+                    missing.remove(found[1])
+                    scheduler = int(found[2]) if found[1] == "the scheduler" else scheduler
+            self.wait_for_ranks(ranks)
+            return scheduler
 
         def survivors(self):
             """Processes that carry this test's folder in their environment."""

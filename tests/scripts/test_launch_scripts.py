@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import re
 import signal
 import subprocess
-import time
+from pathlib import Path
 
 import pytest
+from waiting import until
 
 
 def test_four_arguments_are_one_server(job):
@@ -85,9 +88,10 @@ def test_prompts_arrive_as_they_are(job, extra, prompt):
 
 
 def test_a_rank_that_dies_ends_the_job_and_is_named(job):
-    begin = time.monotonic()
-    done = job.run("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_SLEEP="60", FAKE_FAILS="3")
-    assert time.monotonic() - begin < 30
+    arguments = ("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train")
+    process = job.start(*arguments, FAKE_WAITS="1", FAKE_FAILS="3")
+    job.wait_for_ranks(8)
+    done = job.fail(process)
     assert done.returncode == 1
     assert "rank 3 ended with exit status 1" in done.stderr
     assert "ValueError: this rank is tired" in done.stderr
@@ -111,7 +115,7 @@ def test_a_killed_rank_is_named_before_its_neighbours(root, monkeypatch, codes, 
 
 
 def test_ctrl_c_lets_every_rank_save(job):
-    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_SLEEP="60")
+    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_WAITS="1")
     job.wait_for_ranks(8)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
@@ -121,14 +125,11 @@ def test_ctrl_c_lets_every_rank_save(job):
 
 
 def test_killing_the_launcher_leaves_no_rank(job):
-    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_SLEEP="60")
+    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_WAITS="1")
     job.wait_for_ranks(8)
     process.kill()
     process.communicate(timeout=30)
-    deadline = time.monotonic() + 10
-    while job.survivors() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not job.survivors()
+    until(lambda: not job.survivors())
 
 
 @pytest.mark.parametrize(
@@ -199,15 +200,23 @@ def test_a_wrong_time_to_stop_is_named(job):
     assert not job.started()
 
 
+def is_pending(pid, number):
+    """Whether a process has been sent a signal that has not come to it yet."""
+    with contextlib.suppress(OSError):
+        found = re.findall(r"^(?:Sig|Shd)Pnd:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+        return any(int(mask, 16) >> (number - 1) & 1 for mask in found)
+    return False
+
+
 def test_a_closed_terminal_lets_every_rank_save(job):
     """SIGHUP comes twice, and SIGTERM beside it: none of them insists."""
-    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_SLEEP="60")
+    process = job.start("run_distribute.sh", "table.json", "npu.yaml", "[0,8]", "train", FAKE_WAITS="1")
     job.wait_for_ranks(8)
     process.stdout.close()  # what the supervisor writes goes nowhere
     process.stderr.close()
     for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         process.send_signal(number)
-        time.sleep(0.3)
+        until(lambda number=number: not is_pending(process.pid, number))
     assert process.wait(timeout=30) in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
     assert len(list(job.folder.glob("saved_*"))) == 8
     assert not job.survivors()
@@ -218,14 +227,15 @@ def test_under_nohup_a_closed_terminal_means_nothing(job, root):
     process = subprocess.Popen(
         command,
         cwd=job.folder,
-        env={**job.environment, "FAKE_SLEEP": "60"},
+        env={**job.environment, "FAKE_WAITS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     job.wait_for_ranks(8)
     process.send_signal(signal.SIGHUP)
-    (job.folder / "release").touch()  # the ranks may end
-    process.communicate(timeout=60)
+    with open(job.folder / "release", "wb", buffering=0) as pipe:
+        pipe.write(b"x" * 8)  # the ranks may end
+        process.communicate(timeout=60)
     assert process.returncode == 0 and not list(job.folder.glob("saved_*"))
 
 

@@ -10,22 +10,21 @@ import mindformers_glm
 
 MODULE = Path(mindformers_glm.__file__).parent / "serving" / "interrupt.py"
 PROGRAM = """
-import os, runpy, signal, threading, time
+import os, runpy, signal, threading
 names = runpy.run_path({module!r})
 names["hold"]()
-other = threading.Thread(target=time.sleep, args=(2,), daemon=True)   # inherits what is blocked
+other = threading.Thread(target=threading.Event().wait, daemon=True)  # inherits what is blocked
 other.start()
 signal.signal(signal.SIGINT, signal.SIG_DFL)                          # ends the process when it sees the signal
-seen = []
-with names["watched"](lambda: seen.append(1)):
+seen = threading.Semaphore(0)
+with names["watched"](seen.release):
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)
-assert len(seen) == 2, seen
+        seen.acquire()
 os.kill(os.getpid(), signal.SIGINT)                                   # kept until somebody asks
 try:
     with names["allowed"]():
-        time.sleep(5)
+        signal.pause()
 except KeyboardInterrupt:
     print("raised")
 os.kill(os.getpid(), signal.SIGINT)                                   # blocked again

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import time
 
 import pytest
 from scripted_network import CALL, TOOLS, ScriptedNetwork, glm3_reply, words
+from waiting import until
 
 from mindformers_glm.errors import GenerationError
 from mindformers_glm.generation.config import GenerationConfig
@@ -114,15 +114,17 @@ def test_a_stopped_answer_does_not_end_the_chat(engine, network, glm2):
     assert f"答：{said}\n" in console.shown
 
 
-def test_a_stop_before_the_first_word_takes_the_question_back(engine, network, glm2):
+def test_a_stop_before_the_first_word_takes_the_question_back(engine, network, glm2, monkeypatch):
     talk = Conversation(engine, glm2)
     network.say(glm2.vocabulary.encode("😀")[-4:-1])  # three of the four bytes of a character
+    tickets, submit = [], engine.submit
+    monkeypatch.setattr(engine, "submit", lambda *a, **k: tickets.append(submit(*a, **k)) or tickets[-1])
 
-    def stop(place):
-        time.sleep(0.05)  # until the ticket is known
-        talk.stop()
+    def stopped():
+        talk.stop()  # does nothing before the conversation knows its ticket
+        return tickets and tickets[0].is_cancelled
 
-    network.hook = stop
+    network.hook = lambda place: until(stopped)
     console = chat(talk, "你好", "stop")
     assert CHINESE.taken_back in console.shown
     assert talk.messages == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,9 +10,11 @@ import re
 import select
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from waiting import has_ended
 
 from mindformers_glm.config.names import ASSETS
 
@@ -64,20 +67,19 @@ class Terminal:
                 pytest.fail(f"{pattern!r} was not shown. The screen:\n{self.text}")
 
     def exit_status(self) -> int:
-        limit = time.monotonic() + SECONDS
-        while time.monotonic() < limit:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            ready, _, _ = select.select([self.screen], [], [], 0.1)
-            if ready:
-                try:
-                    self.data += os.read(self.screen, 4096)
-                except OSError:
-                    time.sleep(0.05)
-        os.kill(self.pid, 9)
-        os.waitpid(self.pid, 0)
-        pytest.fail(f"it did not end. The screen:\n{self.text}")
+        reader = threading.Thread(target=self._read_on, daemon=True)  # what is not read would hold it up
+        reader.start()
+        if not has_ended(self.pid, seconds=SECONDS):
+            os.kill(self.pid, 9)
+            os.waitpid(self.pid, 0)
+            pytest.fail(f"it did not end. The screen:\n{self.text}")
+        reader.join()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read_on(self) -> None:
+        with contextlib.suppress(OSError):  # the other side has gone
+            while part := os.read(self.screen, 4096):
+                self.data += part
 
 
 def test_help_needs_no_mindspore(root):

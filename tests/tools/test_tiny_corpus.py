@@ -116,7 +116,7 @@ def test_the_seed_decides_every_line():
 def test_sums_are_right_and_stay_below_twenty():
     rng = random.Random(6)
     for _ in range(400):
-        a, sign, b, result = numbers._terms(rng)
+        a, sign, b, result = numbers.terms(rng)
         assert result == {"+": a + b, "-": a - b, "×": a * b, "÷": a // b if b else None}[sign]
         assert 0 <= result <= numbers.MOST and max(a, b) <= numbers.MOST and (sign != "÷" or a % b == 0)
 

@@ -6,11 +6,11 @@ import json
 import logging
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
 from mindspore import Tensor
+from waiting import until_a_signal_is_taken
 
 from mindformers_glm.checkpoint.store import CheckpointStore
 from mindformers_glm.checkpoint.store.resume import read_train_state
@@ -52,8 +52,8 @@ class StopAt(Callback):
 
     def on_step_end(self, state):
         if state.done == self.step:
-            os.kill(os.getpid(), self.number)
-            time.sleep(0.05)  # MindSpore may pass it on as another signal
+            with until_a_signal_is_taken():
+                os.kill(os.getpid(), self.number)
 
 
 class Spoilt:

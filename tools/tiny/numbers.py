@@ -23,7 +23,7 @@ _ENGLISH_SUM = (
 _WORDS = {"+": ("加", "plus"), "-": ("减", "minus"), "×": ("乘", "times"), "÷": ("除以", "divided by")}
 
 
-def _terms(rng: random.Random) -> tuple[int, str, int, int]:
+def terms(rng: random.Random) -> tuple[int, str, int, int]:
     """a, sign, b and the result, none above 20."""
     sign = rng.choices("+-×÷", [4, 4, 2, 1])[0]
     if sign == "+":
@@ -48,7 +48,7 @@ def arithmetic(rng: random.Random) -> Sample:
         return _comparison(rng)
     if draw < 0.38:
         return _three_terms(rng)
-    a, sign, b, result = _terms(rng)
+    a, sign, b, result = terms(rng)
     chinese, english = _WORDS[sign]
     sign = rng.choice(["*", "×"]) if sign == "×" else rng.choice(["/", "÷"]) if sign == "÷" else sign
     if rng.random() < 0.3:

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 _HUGE = 2 << 20
 _ALIGNED = 64  # bytes of a line of a CPU's cache
-_AT_ONCE = 1 << 30  # more than that is not waited for: a system may have to search long for large pages
+AT_ONCE = 1 << 30  # more than that is not waited for: a system may have to search long for large pages
 _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
 _NICE = 10
 
@@ -34,7 +34,7 @@ class Arena:
     def __init__(self, nbytes: int) -> None:
         self._size = self._left = nbytes
         memory = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if _HUGE <= nbytes <= _AT_ONCE and hasattr(mmap, "MADV_HUGEPAGE"):
+        if _HUGE <= nbytes <= AT_ONCE and hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(memory, np.uint8)
@@ -56,7 +56,7 @@ class Arena:
 
     def settle(self) -> threading.Thread | None:
         """Says that arrays hold what they will: a large arena then gets large pages by the thread that is returned."""
-        if self._size <= _AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        if self._size <= AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
             return None
         used = self._bytes[self._begin : self._at]
         thread = threading.Thread(target=_collapse, args=(used,), name="large-pages", daemon=True)

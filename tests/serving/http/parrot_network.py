@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from pathlib import Path
 
 import numpy as np
 
@@ -62,8 +62,8 @@ class ParrotNetwork:
         asked = self.tokenizer.decode(turn[roles[-1] + 1 :], skip_special_tokens=True).strip()
         if turn[roles[-1]] == self._result:
             return self._follow(said, f"\n结果是 {asked}", self._user)
-        if asked == "slowly" and not said:
-            time.sleep(0.7)
+        if asked.startswith("wait for ") and not said:
+            Path(asked[9:]).read_text()  # a pipe that the test writes to
         if asked == "for ever":
             return self.tokenizer.vocabulary.encode("嗯")[-1]
         if asked == "broken call":

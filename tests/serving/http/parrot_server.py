@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from pathlib import Path
 
 from parrot_network import ParrotNetwork
 
@@ -20,8 +20,8 @@ from mindformers_glm.tokenizers import ChatGLM3Tokenizer
 def load():
     tokenizer = ChatGLM3Tokenizer(str(ASSETS / "glm2_tiny" / "tokenizer.model"))
     network = ParrotNetwork(tokenizer)
-    engine = Engine(network, defaults=GenerationConfig(max_length=network.max_length), max_rows=4)
-    other = Engine(network, defaults=GenerationConfig(max_length=network.max_length), max_rows=4)
+    engine = Engine(network, defaults=GenerationConfig(max_length=network.max_length), max_num_seqs=4)
+    other = Engine(network, defaults=GenerationConfig(max_length=network.max_length), max_num_seqs=4)
     return Served("parrot", engine, tokenizer), [Served("parrot-law", other, tokenizer, parent="parrot")]
 
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     p.add_argument("--port", type=int, default=0)
     p.add_argument("--controller")
     p.add_argument("--cors", action="append", default=[])
-    p.add_argument("--load_seconds", type=float, default=0)
+    p.add_argument("--load_after", type=Path, help="a pipe that the test writes to")
     chosen = p.parse_args()
     settings = ServerSettings(
         names=("parrot", "the-other-name"),
@@ -50,7 +50,8 @@ if __name__ == "__main__":
     )
 
     def loaded():
-        time.sleep(chosen.load_seconds)
+        if chosen.load_after:
+            chosen.load_after.read_text()
         return load()
 
     sys.exit(serve(loaded, settings, port=chosen.port))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import re
 import socket
 import threading
@@ -110,10 +111,17 @@ def test_a_schema_of_few_values_gives_one_of_them(http, schema):
     assert said in ("42", "晴", "雨", [7, 7])
 
 
-def test_a_comment_is_sent_while_nothing_else_is(http):
-    """The first token of this answer takes longer than the ping of this server, 0.2 seconds."""
-    said = ask(http, "slowly", stream=True).text
-    assert ": still at it\n\n" in said and said.endswith("data: [DONE]\n\n")
+def test_a_comment_is_sent_while_nothing_else_is(http, tmp_path):
+    """The first token of this answer comes after the comment."""
+    pipe, lines = tmp_path / "go_on", []
+    os.mkfifo(pipe)
+    body = {"model": "parrot", "messages": [{"role": "user", "content": f"wait for {pipe}"}], "stream": True}
+    with http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        for line in reply.iter_lines():
+            if line == ": still at it" and line not in lines:
+                pipe.write_text("")
+            lines.append(line)
+    assert ": still at it" in lines and lines[-2:] == ["data: [DONE]", ""]
 
 
 def test_the_page_needs_no_key_and_listed_pages_may_ask():
@@ -152,10 +160,10 @@ def test_no_request_writes_lines_of_its_own_into_the_log(parrot):
         assert set(json.loads(line)) >= {"path", "status", "request_id"}, line
 
 
-def test_while_the_model_is_loaded_it_says_so():
+def test_while_the_model_is_loaded_it_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    seen = []
+    seen, pipe = [], tmp_path / "load"
 
     def look():
         while not seen or seen[-1][0] != 200:
@@ -165,13 +173,16 @@ def test_while_the_model_is_loaded_it_says_so():
             except httpx.TransportError:
                 continue
             if reply.status_code == 503 and asked.status_code == 503:
+                if not seen:
+                    pipe.write_text("")  # now it may load
                 seen.append((503, asked.headers["retry-after"], asked.json()["error"]["code"]))
             elif reply.status_code == 200:
                 seen.append((200,))
 
+    os.mkfifo(pipe)
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    server = ServerProcess(str(HERE / "parrot_server.py"), "--port", str(port), "--load_seconds", "1")
+    server = ServerProcess(str(HERE / "parrot_server.py"), "--port", str(port), "--load_after", str(pipe))
     try:
         looking.join(30)
         assert seen[0] == (503, "5", "loading") and seen[-1] == (200,)

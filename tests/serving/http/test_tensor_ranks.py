@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 from server_process import ROOT, ServerProcess
+from waiting import until
 
 from mindformers_glm.config.names import ASSETS
 
@@ -111,15 +112,14 @@ def test_msrun_starts_it(expected, tmp_path):
             [sys.executable, *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            end, address = time.monotonic() + 180, f"http://127.0.0.1:{port}"
-            while time.monotonic() < end:
-                try:
-                    if http.get(f"{address}/ready").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
+            address = f"http://127.0.0.1:{port}"
+
+            def is_ready():
                 assert started.poll() is None
-                time.sleep(0.2)
+                with contextlib.suppress(httpx.HTTPError):
+                    return http.get(f"{address}/ready").status_code == 200
+
+            until(is_ready, seconds=180)
             assert answers(address) == expected
             assert http.post(f"{address}/stopService", headers={"Authorization": "Bearer boss"}).status_code == 200
             assert started.wait(timeout=60) == 0  # all ranks ended by themselves
