@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -211,3 +213,34 @@ def test_the_document_shows_every_room():
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     rooms = {name for name in RANK if not name.startswith("__")} - IMPORT_PATHS
     assert {name for name in rooms if not re.search(rf"\b{name}\b", text)} == set()
+
+
+HOMES = {  # a piece of knowledge: how it would be written a second time, and where it may be
+    "the ignored label": (r"-100\b", {"labels", "serving/http/sampling"}),  # the other is OpenAI's bias of a token
+    "the divisor of the loss": (r"COUNT_EPSILON =", {"labels"}),
+    "ids that end a reply": (r"def stop_ids", {"tokenizers", "generation/config"}),
+    "what optimizers call their states": (r"[\"'](adam_[mv]|moments?[12]?|exp_avg\w*)\.?[\"']", {"optim"}),
+    "whether a vocabulary belongs to a network": (r"UNUSED_IDS", {"tokenizers/chatglm"}),
+    "how many parameters a model has": (r"sum\(\(?\w*param\w*\.size", {"models/text_generation"}),
+    "how many ranks there are": (r"_variable\([\"'](RANK_SIZE|MS_WORKER_NUM)[\"']|get_group_size\(", {"runtime"}),
+}
+
+
+@pytest.mark.parametrize("what", HOMES)
+def test_each_piece_of_knowledge_has_one_home(what):
+    pattern, homes = HOMES[what]
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if re.search(pattern, path.read_text(encoding="utf-8")) and re.search(pattern, _code(path)):
+            found.add(next((home for home in homes if name == home or name.startswith(f"{home}/")), name))
+    assert found == homes
+
+
+def _code(path: Path) -> str:
+    """A file without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)

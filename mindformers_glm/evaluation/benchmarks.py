@@ -22,6 +22,7 @@ from mindformers_glm.evaluation.tasks.registered import TASKS, build_task
 from mindformers_glm.files import user_path
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
+from mindformers_glm.tokenizers.chatglm import GLM3_ROLES
 from mindformers_glm.version import __version__
 
 
@@ -147,7 +148,7 @@ def _folder_of(task: str, data_dir: str | Path | None, *, alone: bool) -> Path |
 def _about(engine: Engine, tokenizer: Any, batch_size: int) -> dict[str, Any]:
     """What `--why` and a reader want to know of a run."""
     encode = tokenizer.vocabulary.encode
-    roles = [index for name, index in getattr(tokenizer.vocabulary, "special_ids", {}).items() if name in _ROLES]
+    roles = [index for name, index in getattr(tokenizer.vocabulary, "special_ids", {}).items() if name in GLM3_ROLES]
     return {
         "tokenizer": type(tokenizer).__name__,
         "prefix_ids": list(tokenizer.get_prefix_tokens()),
@@ -159,9 +160,6 @@ def _about(engine: Engine, tokenizer: Any, batch_size: int) -> dict[str, Any]:
         "version": __version__,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-_ROLES = ("<|user|>", "<|assistant|>", "<|observation|>", "<|system|>")
 
 
 def _remove_journals(folder: Path, task: str) -> None:

@@ -15,14 +15,13 @@ from mindformers_glm.generation.generate import engine_of, generate_rows
 from mindformers_glm.log import log_once, logger
 from mindformers_glm.models.recognise import family_named
 from mindformers_glm.tokenizers import formats
-from mindformers_glm.tokenizers.chatglm import RoleTokenizer
+from mindformers_glm.tokenizers.chatglm import GLM3_ROLES, RoleTokenizer
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 if TYPE_CHECKING:
     from mindspore import nn
 
 RESULT_NAME = "text_generation_result.txt"
-_ROLE_MARKS = ("<|user|>", "<|assistant|>", "<|system|>", "<|observation|>")
 _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 
 
@@ -91,7 +90,7 @@ def prompt_ids(
             fix = "Its chat form has roles, and this tokenizer has none: leave it out, or give the right tokenizer."
             raise ConfigError("model_name", model_name, fix)
         return [tokenizer.build_chat_ids(text) for text in texts]
-    if isinstance(tokenizer, RoleTokenizer) and any(mark in text for text in texts for mark in _ROLE_MARKS):
+    if isinstance(tokenizer, RoleTokenizer) and any(mark in text for text in texts for mark in GLM3_ROLES):
         log_once(
             "A role token written in a prompt (<|user|>) is plain text to the model: ask in its chat form with "
             "model_name='glm3_6b' (--model_name glm3_6b), or with model.chat."

@@ -37,7 +37,7 @@ class Family:
     - `described`: the module that says which weights do what, and the table of positions (`parts`, `rotary` and
       `expected_types`), so that the kernels compute the network without MindSpore; None: only `network` tells;
     - `adapted`: the layers that LoRA adapts where nobody says another;
-    - `tokenizer`, `chat_format`: registered names; `stop_tokens` end a reply;
+    - `tokenizer`, `chat_format`: registered names; the format says which ids end a reply (`stop_ids`);
     - `vocabulary`: "sentencepiece" or "byte pairs";
     - `marks`: patterns of the last part of a model's name, in lower case; `words`: what only its chat template or its
       tokenizer's code says; `context`: whether the lengths of a config.json are those that it was published with.
@@ -60,7 +60,6 @@ class Family:
     adapted: str
     tokenizer: str
     chat_format: str
-    stop_tokens: tuple[str, ...]
     vocabulary: Literal["sentencepiece", "byte pairs"] = "sentencepiece"
     marks: tuple[str, ...] = ()
     words: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ def test_what_a_family_names_is_there():
         config = family.config_class()()
         assert imported(f"{family.weights}:WEIGHTS") and FAMILIES.of(config).network == family.network
         assert family.divided(config, 2).size == 2 and family.written(config, family.form)["model_type"]
-        assert family.lora_targets() == ".*query_key_value*" and family.stop_tokens
+        assert family.lora_targets() == ".*query_key_value*"
         assert family.config_class().__name__ == "ChatGLM2Config"
     with pytest.raises(ConfigError, match="family: got 'llama'"):
         FAMILIES.get("llama")

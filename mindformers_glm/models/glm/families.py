@@ -11,11 +11,6 @@ from mindformers_glm.models.recognise import families_named
 _HERE = "mindformers_glm.models.glm"
 _GLM4_VOCABULARY = 151552  # rows of the embedding of every GLM-4
 _READERS = {"hf": f"{_HERE}.hf_config:from_file", "native": f"{_HERE}.native_config:from_file"}
-_STOPS = {  # tokenizer -> the tokens that end a reply
-    "ChatGLM2Tokenizer": ("</s>",),
-    "ChatGLM3Tokenizer": ("</s>", "<|user|>", "<|observation|>"),
-    "ChatGLM4Tokenizer": ("<|endoftext|>", "<|user|>", "<|observation|>"),
-}
 
 
 def _family(
@@ -48,7 +43,6 @@ def _family(
             adapted="query_key_value",
             tokenizer=tokenizer,
             chat_format=chat_format,
-            stop_tokens=_STOPS[tokenizer],
             vocabulary="byte pairs" if tokenizer == "ChatGLM4Tokenizer" else "sentencepiece",
             marks=marks,
             words=words,
