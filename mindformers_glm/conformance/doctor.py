@@ -115,7 +115,10 @@ def disk(machine: Machine, target: str) -> Iterator[Finding]:
             continue
         level = FAIL if free < 0.5 else WARN if free < least else OK
         yield Finding(
-            name, level, f"{free:.1f} GiB free", f"a 6B checkpoint with optimizer takes 75 GB; {least} GiB do"
+            name,
+            level,
+            f"{free:.1f} GiB free",
+            f"{least} GiB suffice for most; a 6B checkpoint with optimizer states takes 75 GB",
         )
 
 
