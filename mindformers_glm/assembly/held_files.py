@@ -122,7 +122,7 @@ def obstacles(config: NetworkConfig) -> list[str]:
         for key, value in (
             ("compute_dtype", config.compute_dtype),
             ("layernorm_compute_type", config.layernorm_compute_type),
-            ("the residual stream", config.stream_dtype),
+            ("the type of hidden states", config.stream_dtype),
         )
         if value != "float32"
     ]

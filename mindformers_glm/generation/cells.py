@@ -35,7 +35,7 @@ def obstacles(model: nn.Cell) -> list[str]:
         for key, value in (
             ("compute_dtype", str(matrix_type(config.compute_dtype)[0]).lower()),
             ("layernorm_compute_type", config.layernorm_compute_type),
-            ("the residual stream", config.stream_dtype),
+            ("the type of hidden states", config.stream_dtype),
         )
         if value != "float32"
     ]

@@ -108,8 +108,7 @@ class Engine:
 
         Raises:
             GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many sequences; no
-            such
-                adapter.
+                such adapter.
         """
         known = {"reuse_prefix": reuse_prefix, "adapter": adapter, "priority": priority}
         job = self._job(prompt, config, index, listener, **known)

@@ -197,8 +197,7 @@ def read_prompts(
 
     Raises:
         GenerationError: something else than ids, a sequence that is nothing but padding, or a mask or positions that do
-        not
-            belong to these ids.
+            not belong to these ids.
     """
     rows = _rows(input_ids, "input_ids")
     if attention_mask is not None:

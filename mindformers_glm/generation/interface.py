@@ -79,8 +79,7 @@ class Network(Protocol):
         """An empty cache for so many sequences."""
 
     def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
-        """Logits (len(wanted), V) float32, and the first counts[r] tokens of each sequence (R, T) appended to the
-        cache.
+        """Logits (len(wanted), V) float32; the first counts[r] tokens of each sequence (R, T) go into the cache.
 
         tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
         """
@@ -90,9 +89,7 @@ class Network(Protocol):
 
 
 class AdaptedNetwork(Network, Protocol):
-    """A network whose sequences may each have another adapter: the cache's `adapters` holds its number for each
-    sequence.
-    """
+    """A network whose sequences may each have another adapter; the cache's `adapters` holds their numbers."""
 
     def add_adapter(self, adapter: Any) -> int:
         """The number of an adapter from now on, above 0 and never used again."""

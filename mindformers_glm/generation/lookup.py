@@ -83,8 +83,7 @@ class StepCost:
             self._token += _MEMORY * (token - self._token)
 
     def counts(self, rows: int, found: Sequence[tuple[float, int]], most: int) -> list[int]:
-        """How many guesses of each sequence to check: those that bring more tokens in their time than a step does
-        anyway.
+        """How many guesses of each sequence are worth checking: more tokens in their time than by steps without them.
 
         `found` tells each sequence's rate and how many guesses it has; `most` bounds them all together.
         """

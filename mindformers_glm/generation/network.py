@@ -193,9 +193,7 @@ def _form(layer: nn.Cell) -> Hashable:
 
 
 class _Block(nn.Cell):
-    """Any layer of the network over a cache: hidden states (N, D) -> hidden states, new keys and new values (R, K, T,
-    E).
-    """
+    """Any layer of the network over a cache: hidden states (N, D) -> the same, new keys and new values (R, K, T, E)."""
 
     def __init__(self, block: nn.Cell, dtype: ms.Type, kept: ms.Type) -> None:
         super().__init__(auto_prefix=False)

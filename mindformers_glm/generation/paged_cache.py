@@ -151,9 +151,7 @@ class PagedCache:
         return [(id(block), min(BLOCK, length - place * BLOCK)) for place, block in enumerate(self._blocks[row])]
 
     def missing_blocks(self, row: int, final: int) -> int:
-        """Blocks that a sequence takes from the pool until it has `final`: new ones, and the copy of one that it
-        shares.
-        """
+        """Blocks that a sequence takes until it has `final`: new ones, and the copy of one that it shares."""
         blocks, first = self._blocks[row], int(self.lengths[row]) // BLOCK
         return max(0, final - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
 
@@ -181,9 +179,7 @@ class PagedCache:
             self._put(target, blocks, length, adapter)
 
     def copy_row(self, target: int, other: PagedCache, source: int, length: int | None = None) -> None:
-        """Sequence `target` becomes sequence `source` of another cache of the same pool, or of this one, or so much of
-        it.
-        """
+        """Sequence `target` becomes `source` of a cache of the same pool, or its first `length` tokens."""
         length = int(other.lengths[source]) if length is None else length
         self._put(target, self._shared(other._blocks[source], length), length, int(other.adapters[source]))
 

@@ -154,10 +154,10 @@ def process(
     min_new: int,
     mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The logits (V,) of a sequence after penalties, biases, a user's functions, mask and bans: a new array where
-    something changed.
+    """The logits (V,) of a sequence after penalties, biases, a user's functions, mask and bans.
 
-    `ids` are prompt and new tokens of this sequence alone, without padding; `num_new` of them are new.
+    It is a new array where something changed. `ids` are prompt and new tokens of this sequence alone, without padding;
+    `num_new` of them are new.
 
     Raises:
         GenerationError: every token is forbidden, or a user's function returned no logits.

@@ -1,9 +1,8 @@
-"""Which requests go through the network next. Numbers of sequences and tokens only; the owner thread of an engine calls
-it.
+"""Which requests go through the network next. Numbers of sequences and tokens only; an engine's owner thread calls it.
 
-A job waits until there are places and memory for it; the lower its `priority`, the sooner. Then it belongs to the
-sequences of the network: of a cache in blocks (paged_rows.py), where prompts and answers of any length share a forward,
-or of one in arrays (grouped_rows.py), where sequences of similar length do. Jobs without a cache are computed here.
+A job waits until there are places and memory for it; the lower its `priority`, the sooner. Then it has its
+place in the network's cache: in blocks (paged_rows.py), where prompts and answers of any length share a forward, or in
+arrays (grouped_rows.py), where sequences of similar length do. Jobs without a cache are computed here.
 """
 
 from __future__ import annotations

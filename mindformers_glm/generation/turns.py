@@ -13,8 +13,8 @@ from mindformers_glm.generation.search import Samples
 
 
 class Turn:
-    """A request whose open sequences get tokens: sequence r from row `places[r]` of the logits, all from one after the
-    prompt.
+    """A request whose open sequences get tokens: sequence r from row `places[r]` of the logits, all from one row after
+    the prompt.
 
     `guesses[r]` were computed after its newest token: for each that is right the next row of logits counts as well.
     What comes of it is `step`, or the `error` of one of the request's own functions.
