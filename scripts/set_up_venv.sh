@@ -58,8 +58,8 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         say "Making $venv with $("$python" --version)" "用 $("$python" --version) 建立 $venv"
         "$python" -m venv "$venv"
     fi
-    say "Installing packages into $venv, once (MindSpore is 300 MB: minutes on a slow line); all of it: $venv/install.log" \
-        "把软件包安装到 $venv，只需一次（MindSpore 有 300 MB，网络慢时要几分钟）；完整记录：$venv/install.log"
+    say "Installing packages into $venv, once (MindSpore is 800 MB on x86-64: minutes on a slow line); all of it: $venv/install.log" \
+        "把软件包安装到 $venv，只需一次（MindSpore 在 x86-64 上有 800 MB，网络慢时要几分钟）；完整记录：$venv/install.log"
     if ! "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check --editable ".[$extras]" 2>&1 |
         tee "$venv/install.log" | follow; then
         tail -n 15 "$venv/install.log" >&2

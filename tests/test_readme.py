@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINKED = ("configs", "tools", "mindformers_glm", "run_mindformer.py", "Makefile", "scripts", "demo")
 SECONDS = 300
+SERVED = ("echo ", "mindformers-glm serve ", "curl ")  # those of the section on chat and server
 
 
 def blocks(name: str) -> list[tuple[str, str]]:
@@ -91,9 +94,23 @@ def test_make_knows_the_targets(folder):
         run(line.replace("make ", "make --dry-run ", 1), folder)  # tests/test_demo.py and CI run them
 
 
+def test_chat_and_server_answer_as_written(folder):
+    talk, serve, ask = (line for line in commands() if line.startswith(SERVED))
+    assert "你好" in run(talk, folder).stdout
+    words = ["-m", "mindformers_glm", *shlex.split(serve.replace("--port 8000", "--port 0"))[1:]]
+    server = forked.Child(words)
+    try:
+        told = next(found for line in server.stdout if (found := re.search(r"at (http://[\d.:]+)", line)))
+        said = run(ask.replace("http://127.0.0.1:8000", told[1]), folder).stdout
+        assert json.loads(said)["choices"][0]["message"]["content"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+
+
 def test_commands_run_as_written(folder):
     python = [line for line in commands() if line.startswith("python ")]
-    assert len(python) == len([line for line in commands() if not line.startswith(("make ", ". "))])
+    assert len(python) == len([line for line in commands() if not line.startswith(("make ", ". ", *SERVED))])
     said = {line: forked.run(shlex.split(line)[1:], cwd=folder) for line in python}
     assert not [done.stderr for done in said.values() if done.returncode]
     assert list((folder / "output" / "checkpoint" / "rank_0").glob("*.ckpt"))

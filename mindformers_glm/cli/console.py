@@ -27,11 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if words else 2
+        return _tell(usage()) or (0 if words else 2)
     if words[0] in ("-V", "--version"):
-        print(f"{PROGRAM} {__version__}")
-        return 0
+        return _tell(f"{PROGRAM} {__version__}")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = (
@@ -52,6 +50,12 @@ def call(name: str, words: Sequence[str]) -> int:
 
     sys.argv[0] = f"{PROGRAM} {name}" if sys.argv[0].endswith((PROGRAM, "__main__.py")) else sys.argv[0]
     return report(lambda: COMMANDS[name].load()(list(words)))
+
+
+def _tell(text: str) -> int:
+    from mindformers_glm.cli.report import report  # noqa: PLC0415
+
+    return report(lambda: print(text))
 
 
 def usage() -> str:

@@ -43,7 +43,7 @@ def report(work: Callable[[], Any]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with terminated_as_interrupted():
-            outcome = work()
+            outcome = _flushed(work)
     except UserError as error:
         return _refused(error.line(), error.exit_status)
     except BrokenPipeError:  # the reader of our output has gone
@@ -65,6 +65,17 @@ def report(work: Callable[[], Any]) -> int:
         print(say("stopped by Ctrl-C"), file=sys.stderr)
         return INTERRUPTED
     return outcome if type(outcome) is int else 0
+
+
+def _flushed(work: Callable[[], Any]) -> Any:
+    """The outcome of `work`, once all that it printed has left: here a reader that has gone can still be handled."""
+    try:
+        outcome = work()
+    except SystemExit:  # as after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return outcome
 
 
 def _refused(line: str, status: int) -> int:

@@ -83,6 +83,19 @@ def test_no_commands_help_imports_mindspore_or_what_computes(root):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "--help"], ["plan", "--devices", "8"]])
+def test_a_reader_that_has_gone_is_no_fault(root, words):
+    """As with `| head -1`."""
+    command = [sys.executable, "-m", "mindformers_glm", *words]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_python_m_mindformers_glm_is_the_same(root):
     done = typed("-m", "mindformers_glm", "plan", "--devices", "0", PYTHONPATH=str(root))
     assert done.returncode == 2

@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     rows = corpus(given.lines, given.seed) if given.style == "corpus" else adgen(given.style, given.lines, given.seed)
     write_lines(given.path, rows)
+    print(f"{given.path}: {given.lines} lines")
 
 
 if __name__ == "__main__":
