@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mindformers_glm import generation, light_components  # noqa: F401
-from mindformers_glm.evaluation import metrics, text_metrics  # noqa: F401
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.registry import TRAINERS
 

@@ -14,6 +14,12 @@ _PROGRAM = (  # as where MindSpore is not installed: importing it fails, and who
     "sys.exit(main(sys.argv[1:]))"
 )
 TEXTS = '{"text": "今天天气很好"}\n'
+BENCHMARK = """\
+base_config: configs/tiny/run_glm2_tiny.yaml
+run_mode: eval
+eval_task: {tasks: [ceval-valid], subjects: [law], num_fewshot: 0, data_dir: ceval}
+"""
+QUESTION = "id,question,A,B,C,D,answer,explanation\n0,一加一等于几？,一,二,三,四,B,相加\n"
 COMMANDS = [  # words, and what the output says
     ("chat --stats", "tokens/s"),
     ("evaluate --model glm2_tiny --tasks ppl --data_dir texts.jsonl --output_dir out", "token_perplexity"),
@@ -23,6 +29,9 @@ COMMANDS = [  # words, and what the output says
     ("benchmark decode --shape 512,64,2,2,1,96 --context 16 --steps 4 --dtype int8", "KernelNetwork"),
     ("benchmark start --model glm2_tiny --steps 1", "KernelNetwork"),
     ("predict --config configs/tiny/run_glm2_tiny.yaml --predict_data 你好", "text_generation_text"),
+    ("predict --config configs/tiny/run_glm2_tiny.yaml --eval_dataset_dir dev.json", "text_generation_text"),
+    ("evaluate --config configs/tiny/run_glm2_tiny_eval.yaml --eval_dataset_dir dev.json", "rouge-1"),
+    ("evaluate --config benchmark.yaml", "ceval-valid_acc"),
     ("chat --model configs/tiny/run_glm2_tiny.yaml --stats", "tokens/s"),
 ]
 
@@ -42,6 +51,11 @@ def run(words: str, folder, **options) -> subprocess.CompletedProcess[str]:
 def folder(root, tmp_path_factory):
     place = tmp_path_factory.mktemp("plain")
     (place / "texts.jsonl").write_text(TEXTS, encoding="utf-8")
+    (place / "dev.json").write_text('{"content": "类型#裙", "summary": "裙子"}\n', encoding="utf-8")
+    (place / "benchmark.yaml").write_text(BENCHMARK, encoding="utf-8")
+    for split in ("dev", "val"):
+        (place / "ceval" / split).mkdir(parents=True)
+        (place / "ceval" / split / f"law_{split}.csv").write_text(QUESTION, encoding="utf-8")
     (place / "configs").symlink_to(root / "configs")
     (place / "glm2_tiny").symlink_to(root / "mindformers_glm/assets/glm2_tiny")
     return place

@@ -130,11 +130,11 @@ def main(argv: list[str] | None = None) -> int:
         answers = [list(tokenizer.encode(answer, add_special_tokens=False))[:400] for _, answer in pairs]
         rates: dict[int, list[float]] = {0: [], chosen.guesses: []}
         rate(engine, [prompt[:64] for prompt in prompts], [answer[:8] for answer in answers], 0)
-        before = engine.lookup_figures
+        before = engine.figures[2:4]
         for _ in range(chosen.rounds):
             for guesses, found in rates.items():
                 found.append(rate(engine, prompts, answers, guesses))
-        guessed, right = (now - old for now, old in zip(engine.lookup_figures, before, strict=True))
+        guessed, right = (now - old for now, old in zip(engine.figures[2:4], before, strict=True))
         plain, looked_up = (statistics.median(found) for found in rates.values())
         told = {"text": kind, "prompt": len(prompts[0]), "answer": len(answers[0]), "batch": chosen.batch}
         told |= {"tokens/s": round(plain, 1), "with lookup": round(looked_up, 1), "ratio": round(looked_up / plain, 2)}

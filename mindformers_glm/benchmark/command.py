@@ -177,6 +177,14 @@ def _add_chart(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", action=_Read, reader=whole("--steps"), default=argparse.SUPPRESS, help="steps timed")
     parser.add_argument("--lora", action="store_true", help="for train_sequence")
+    parser.add_argument(
+        "--peer",
+        action=_Read,
+        reader=chart.read_peer,
+        appends=True,
+        metavar="'NAME=PROGRAM ... {point} ...'",
+        help="another program in the picture, measured in turn; its last line is JSON with tokens_per_s (repeatable)",
+    )
 
 
 def _measure(command: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -226,19 +234,19 @@ def _compare(given: dict[str, Any]) -> None:
 
 
 def _chart(_: str, given: dict[str, Any]) -> dict[str, Any]:
-    name, output, points = (given.pop(key) for key in ("what", "output", "points"))
+    name, output, points, peers = (given.pop(key) for key in ("what", "output", "points", "peer"))
     if name not in chart.CHARTS:
         raise ConfigError("--what", name, f"Use one of {', '.join(chart.CHARTS)}.")
     dtypes = [read_dtype(dtype) for dtype in given.pop("dtype").split(",")]
     runs = [
         (point, chart.settings_of(name, point, {**given, "dtype": dtype}))
-        for dtype in dtypes
         for point in points or chart.CHARTS[name].points
+        for dtype in dtypes
     ]
     output = Path(output or f"{name}.png")
     _check_place("--output", output)
     chart.require_matplotlib()
-    figures = chart.run_chart(name, runs, show=_say)
+    figures = chart.run_chart(name, runs, show=_say, peers=peers or ())
     _say(f"wrote {chart.draw(figures, output)}")
     return figures
 
@@ -269,12 +277,14 @@ def _say(line: str) -> None:
 class _Read(argparse.Action):
     """Stores what `reader` makes of the text. Its ConfigError reaches the user; those of `type` argparse would hide."""
 
-    def __init__(self, *args: Any, reader: Callable[[str], Any], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, reader: Callable[[str], Any], appends: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.reader = reader
+        self.reader, self.appends = reader, appends
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, self.reader(values))
+        read = self.reader(values)
+        before = getattr(namespace, self.dest, None) or []
+        setattr(namespace, self.dest, [*before, read] if self.appends else read)
 
 
 class _Parser(argparse.ArgumentParser):

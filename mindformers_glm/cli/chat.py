@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.cli.options import Parser, add_prompt_lookup, number, whole
+from mindformers_glm.cli.options import Parser, add_prompt_lookup, lookup_tokens, number, tell_of_lookup, whole
 from mindformers_glm.cli.ranks import add_tp_size, start
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.messages import asked, choose
@@ -140,9 +140,11 @@ def _conversation(chosen: argparse.Namespace, loaded: Loaded, tools: Any) -> Con
         "repetition_penalty",
         "max_new_tokens",
         "seed",
-        "prompt_lookup_num_tokens",
     )
-    config = chat_config(loaded.engine, **{name: getattr(chosen, name) for name in names})
+    tell_of_lookup(chosen, loaded.engine)
+    guesses = lookup_tokens(chosen) if loaded.engine.checks_guesses else 0
+    given = {name: getattr(chosen, name) for name in names}
+    config = chat_config(loaded.engine, **given, prompt_lookup_num_tokens=guesses)
     return Conversation(loaded.engine, loaded.tokenizer, config, system=chosen.system, tools=tools)
 
 

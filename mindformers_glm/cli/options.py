@@ -6,12 +6,17 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mindformers_glm.errors import cut_words
+from mindformers_glm.log import log_once
 from mindformers_glm.messages import say, told
 
+if TYPE_CHECKING:
+    from mindformers_glm.generation.engine import Engine
+
 LARGEST = 2**31 - 1
+_LOOKUP_TOKENS = 10
 A_VALUE = re.compile(r"-(?!-)")  # argparse: a word with one minus is a value (-5, -5度), for options have two
 
 
@@ -117,6 +122,19 @@ def add_prompt_lookup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt_lookup_num_tokens",
         type=whole(0, 64),
-        default=10,
         help="tokens that may be guessed at once where an answer repeats what stands before; 0: none (10)",
     )
+
+
+def lookup_tokens(chosen: argparse.Namespace) -> int:
+    """How many tokens may be guessed at once: what was chosen, or 10."""
+    asked: int | None = chosen.prompt_lookup_num_tokens
+    return _LOOKUP_TOKENS if asked is None else asked
+
+
+def tell_of_lookup(chosen: argparse.Namespace, engine: Engine) -> None:
+    """Says so where guesses were asked for and the engine can check none."""
+    from mindformers_glm.generation.lookup import NO_GUESSES  # noqa: PLC0415 - whoever has an engine has it
+
+    if chosen.prompt_lookup_num_tokens and not engine.checks_guesses:
+        log_once(f"--prompt_lookup_num_tokens has no effect: {NO_GUESSES}")

@@ -17,7 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.cli.options import FormerName, Parser, add_prompt_lookup, number, whole
+from mindformers_glm.cli.options import (
+    FormerName,
+    Parser,
+    add_prompt_lookup,
+    lookup_tokens,
+    number,
+    tell_of_lookup,
+    whole,
+)
 from mindformers_glm.cli.ranks import add_tp_size, lost, start
 from mindformers_glm.errors import ConfigError, DataError, DeviceError
 from mindformers_glm.files import read_small, user_path
@@ -229,7 +237,7 @@ def load_served(
         "engine": {
             "max_num_seqs": chosen.max_num_seqs,
             "max_num_batched_tokens": chosen.max_num_batched_tokens,
-            "prompt_lookup_num_tokens": chosen.prompt_lookup_num_tokens,
+            "prompt_lookup_num_tokens": lookup_tokens(chosen),
             "backend": chosen.backend,
             "cache_dtype": chosen.cache_dtype,
             "cache_tokens": chosen.cache_tokens,
@@ -239,6 +247,7 @@ def load_served(
         fix = "Adapters by name and --quantization_bit need the whole network in one process: leave them out."
         raise ConfigError("--tp_size", chosen.tp_size, fix)
     loaded = load(chosen.model, **options)
+    tell_of_lookup(chosen, loaded.engine)
     base = Served(settings.names[0], loaded.engine, loaded.tokenizer, root=chosen.model)
 
     def load_adapter(name: str, path: str) -> Served:
@@ -287,4 +296,5 @@ def load_export(
     except ConfigError:
         lite.close()
         raise
+    tell_of_lookup(chosen, lite.engine)
     return Served(settings.names[0], lite.engine, lite.tokenizer, root=chosen.model), [], None

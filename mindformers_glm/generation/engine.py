@@ -23,12 +23,15 @@ from mindformers_glm.generation.beam import BeamSearch
 from mindformers_glm.generation.cache import PrefixStore
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.failures import let_go
+from mindformers_glm.generation.figures import Figures, figures_of
 from mindformers_glm.generation.interface import AdaptedNetwork, Network, Search
+from mindformers_glm.generation.lookup import NO_GUESSES
 from mindformers_glm.generation.paged_cache import BLOCK
 from mindformers_glm.generation.scheduler import Job, Scheduler
 from mindformers_glm.generation.scoring import Score, Scorer, score
 from mindformers_glm.generation.search import Samples
 from mindformers_glm.generation.ticket import Item, Ticket, check_may_wait, owner_threads
+from mindformers_glm.log import log_once
 
 IDLE_SECONDS = 2.0
 _device = threading.RLock()  # held while a step is computed, and by a thread that forks
@@ -61,8 +64,9 @@ class Engine:
         prefix_tokens: int | None = None,
     ) -> None:
         self.network, self.max_num_seqs = network, max_num_seqs
-        defaults = defaults or GenerationConfig()
-        self.defaults = defaults.updated(prompt_lookup_num_tokens=prompt_lookup_num_tokens)
+        self.checks_guesses = hasattr(network, "guesses_beside")  # whether prompt lookup has an effect
+        lookup = prompt_lookup_num_tokens if self.checks_guesses else 0
+        self.defaults = (defaults or GenerationConfig()).updated(prompt_lookup_num_tokens=lookup)
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
         if max_num_batched_tokens is not None and not hasattr(network, "blocks"):
             fix = "Prompts and answers share steps in the kernels' cache alone: leave it out."
@@ -200,28 +204,9 @@ class Engine:
         return self._scoring[1].singles(contexts, wanted)
 
     @property
-    def prefix_figures(self) -> tuple[int, int]:
-        """Tokens of the prompts that looked for a kept prefix so far, and how many of them were found."""
-        return self._scheduler.prefixes.asked_tokens, self._scheduler.prefixes.found_tokens
-
-    @property
-    def lookup_figures(self) -> tuple[int, int]:
-        """Tokens that were guessed and checked so far (prompt_lookup_num_tokens), and how many of them were right."""
-        return self._scheduler.guessed, self._scheduler.accepted
-
-    @property
-    def preemptions(self) -> int:
-        """Requests that gave their sequences up for others so far, to be computed again when there is memory."""
-        return self._scheduler.preemptions
-
-    @property
-    def cache_usage(self) -> float:
-        """Share of the cache in use, 0 to 1: of its bound, or of what `max_num_seqs` of full length would take."""
-        pool = getattr(self.network, "blocks", None)
-        if pool is None:
-            return 0.0
-        most = pool.max_blocks or max(1, self.max_num_seqs * self.max_length // BLOCK)
-        return min(pool.used_blocks / most, 1.0)
+    def figures(self) -> Figures:
+        """What was found, guessed and given up so far, and how full the cache is."""
+        return figures_of(self._scheduler, max_tokens=self.max_num_seqs * self.max_length)
 
     def forget(self) -> None:
         """Drops the kept prefixes, as a change of weights does."""
@@ -246,7 +231,8 @@ class Engine:
         **known: Any,
     ) -> Job:
         prompt = [int(token) for token in prompt]
-        if not hasattr(self.network, "guesses_beside"):
+        if config.prompt_lookup_num_tokens and not self.checks_guesses:
+            log_once(f"prompt_lookup_num_tokens has no effect: {NO_GUESSES}")
             config = config.updated(prompt_lookup_num_tokens=0)
         limits = config.limits(prompt, seq_length=self.max_length, row=index)
         self._check_ids(prompt, index)

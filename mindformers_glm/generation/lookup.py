@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+NO_GUESSES = "tokens are guessed and checked by the network of the CPU kernels alone"
 _LEAST, _MOST = 2, 8  # tokens of the ending that is looked for
 _LOOKED_AT = 16  # places of an ending, the latest first
 _FIRST_RATE, _MEMORY = 0.5, 0.15  # of guesses that were right; how fast it follows

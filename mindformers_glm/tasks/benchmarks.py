@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mindspore import nn
-
 from mindformers_glm import runtime
 from mindformers_glm.assembly.origin import Origin, origin_of_config
 from mindformers_glm.config import RunConfig
@@ -15,7 +13,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.benchmarks import built_tasks, evaluate
 from mindformers_glm.evaluation.share import Share
 from mindformers_glm.evaluation.tasks.registered import TASKS, unknown_task
-from mindformers_glm.generation.generate import engine_of
+from mindformers_glm.generation.engine import Engine
 from mindformers_glm.log import logger
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 
@@ -60,7 +58,7 @@ class Benchmarks:
         )
 
     def figures(
-        self, network: nn.Cell, tokenizer: GLMTokenizer, share: Share, *, output_dir: Path | None
+        self, engine: Engine, tokenizer: GLMTokenizer, share: Share, *, output_dir: Path | None
     ) -> dict[str, float]:
         """The figures of every average, by names such as ceval-valid_acc; reports are written into `output_dir`.
 
@@ -69,7 +67,7 @@ class Benchmarks:
         """
         section = self.section
         results = evaluate(
-            engine_of(network),
+            engine,
             tokenizer,
             section.tasks,
             data_dir=section.data_dir,

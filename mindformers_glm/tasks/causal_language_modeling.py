@@ -35,6 +35,7 @@ from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
 from mindformers_glm.parallel.work import Trained, training_flop
 from mindformers_glm.registry import TRAINERS
 from mindformers_glm.tasks.benchmarks import Benchmarks
+from mindformers_glm.tasks.evaluation_data import EvaluationData
 from mindformers_glm.tokenizers.glm import GLMTokenizer
 from mindformers_glm.train.callbacks import Callback, build_callbacks
 from mindformers_glm.train.callbacks.ending import Ending
@@ -66,9 +67,8 @@ class CausalLanguageModelingTrainer:
         self.config = config
         self.output = user_path(config.output_dir)
         self._network, self._tokenizer, self._optimizer = network, tokenizer, optimizer
-        self._train_dataset, self._eval_dataset = train_dataset, eval_dataset
+        self._train_dataset, self._evaluation_data = train_dataset, EvaluationData(config, eval_dataset)
         self._callbacks, self._metric = callbacks, metric
-        self._eval_data: dict[bool, TokenDataset] = {}  # with labels or without -> rows
 
     @cached_property
     def tokenizer(self) -> GLMTokenizer:
@@ -83,7 +83,7 @@ class CausalLanguageModelingTrainer:
     @cached_property
     def eval_dataset(self) -> TokenDataset:
         """The rows to evaluate on, in the form that the first metric wants."""
-        return self._data_for(self._metrics[0] if self._metrics else None)
+        return self._evaluation_data.of(self._metrics[0] if self._metrics else None)
 
     @cached_property
     def _metrics(self) -> list[Any]:
@@ -96,26 +96,6 @@ class CausalLanguageModelingTrainer:
     def _benchmarks(self) -> Benchmarks | None:
         """What `eval_task` asks for, instead of metrics on a dataset."""
         return Benchmarks(self.config) if self.config.eval_task is not None and self._metric is None else None
-
-    def _data_for(self, metric: Any) -> TokenDataset:
-        """The rows to evaluate on: with labels as in training for a loss, with prompts for what generates.
-
-        Raises:
-            ConfigError: the dataset has no such rows.
-        """
-        if metric is None:
-            return self._eval_dataset or build_data(self.config, "eval")
-        labels = isinstance(metric, PerplexityMetric)
-        if labels not in self._eval_data:
-            self._eval_data[labels] = self._eval_dataset or build_data(self.config, "eval", labels=labels)
-        dataset = self._eval_data[labels]
-        if dataset.counts_labels != labels:
-            needs = (
-                "labels as in training" if labels else "prompts and answers apart: eval_dataset_task KeyWordGenDataset"
-            )
-            fix = f"It needs rows with {needs}; {dataset.place} is read as {type(dataset).__name__} without them."
-            raise ConfigError("metric.type", type(metric).__name__, fix)
-        return dataset
 
     def train(self) -> TrainState:
         """Trains, or fine-tunes; returns the state at the end.
@@ -153,7 +133,8 @@ class CausalLanguageModelingTrainer:
 
     def predict(self) -> list[dict[str, list[str]]]:
         """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
-        prompts, tokenizer = self._prompts(), self.tokenizer
+        first = self._metrics[0] if self._metrics else None
+        prompts, tokenizer = self._evaluation_data.prompts(first), self.tokenizer
         network = self._loaded_network()
         return predict(
             network,
@@ -317,17 +298,17 @@ class CausalLanguageModelingTrainer:
             self._benchmarks.check(self.tokenizer)
             return self.tokenizer
         for metric in self._metrics:
-            self._data_for(metric)
+            self._evaluation_data.of(metric)
         return self.tokenizer
 
     def evaluate_network(self, network: nn.Cell, tokenizer: GLMTokenizer) -> dict[str, float]:
         """Figures of a loaded network: those of the benchmarks, or of the metrics on the evaluation dataset."""
         if self._benchmarks is not None:
             folder = self.output if self.config.run_mode == "eval" else None
-            return self._benchmarks.figures(network, tokenizer, self._share(), output_dir=folder)
+            return self._benchmarks.figures(engine_of(network), tokenizer, self._share(), output_dir=folder)
         figures: dict[str, float] = {}
         for metric in self._metrics:
-            dataset = self._data_for(metric)
+            dataset = self._evaluation_data.of(metric)
             if hasattr(metric, "clear"):
                 metric.clear()
             if isinstance(metric, PerplexityMetric):
@@ -349,17 +330,3 @@ class CausalLanguageModelingTrainer:
     def _generation(self, network: nn.Cell, tokenizer: GLMTokenizer) -> GenerationConfig:
         """The settings of model_config; a reply also ends where the tokenizer says that a turn does."""
         return GenerationConfig.from_model(network.config).ending_also(tokenizer.stop_ids)
-
-    def _prompts(self) -> str | list[str]:
-        if self.config.input_data is not None:
-            return self.config.input_data
-        section = self.config.eval_dataset
-        if self._eval_dataset is None and (
-            section is None or not user_path(section.data_loader.get("dataset_dir") or "").exists()
-        ):
-            raise ConfigError("input_data", None, "Give prompts: --predict_data 'TEXT', or a file with one per line.")
-        rows = getattr(self.eval_dataset, "rows", [])
-        if not rows or not hasattr(rows[0], "prompt"):
-            fix = "Its rows are no prompts. Give prompts: --predict_data 'TEXT', or a file with one per line."
-            raise ConfigError("eval_dataset", str(self.eval_dataset.place), fix)
-        return [row.prompt for row in rows]

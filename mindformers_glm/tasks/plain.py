@@ -1,4 +1,4 @@
-"""Run mode predict on a CPU without MindSpore: the same results, by the kernels from the weight files."""
+"""Run modes eval and predict on a CPU without MindSpore: the same results, by the kernels from the weight files."""
 
 from __future__ import annotations
 
@@ -9,37 +9,52 @@ from mindformers_glm.assembly.held_files import NeedsMindSpore
 from mindformers_glm.assembly.run_held import held_of_run, reasons_of
 from mindformers_glm.assembly.run_tokenizer import build_tokenizer
 from mindformers_glm.config import RunConfig
+from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.prediction import RESULT_NAME, predict
+from mindformers_glm.evaluation.runner import evaluate_generation
+from mindformers_glm.evaluation.share import ALL
+from mindformers_glm.files import user_path
+from mindformers_glm.tasks.benchmarks import Benchmarks
+from mindformers_glm.tasks.evaluation_data import EvaluationData
+
+MODES = ("eval", "predict")
+_TRAINER = "CausalLanguageModelingTrainer"
 
 
-def check_predicts(config: RunConfig) -> None:
-    """Passes where `predict_plainly` can do what a configuration asks for; no weight is read.
+def check_plain(config: RunConfig) -> None:
+    """Passes where `run_plainly` can do what a configuration asks for; no weight is read.
 
     Raises:
         NeedsMindSpore: it cannot.
     """
-    reasons = reasons_of(config)
+    reasons = [f"run_mode is {config.run_mode}"] if config.run_mode not in MODES else reasons_of(config)
     if config.trainer.type != _TRAINER:
         reasons.append(f"the trainer is a {config.trainer.type}")
-    if config.input_data is None:
-        reasons.append("prompts come from a dataset")
+    if config.run_mode == "eval" and config.eval_task is None:
+        names = [spec.type for spec in config.metrics if spec.type == PerplexityMetric.__name__]
+        reasons += [f"{name} computes a loss as in training" for name in names]
     if reasons:
         raise NeedsMindSpore(*reasons)
 
 
-def predict_plainly(config: RunConfig) -> list[dict[str, Any]]:
-    """A result for each prompt of `input_data`; also on disk.
+def run_plainly(config: RunConfig) -> Any:
+    """What the run mode returns: results of run mode predict, figures of run mode eval.
 
     Raises:
-        UserError: weights, tokenizer or prompts do not fit.
+        UserError: weights, tokenizer, data or prompts do not fit.
     """
-    assert config.input_data is not None
+    return _evaluate(config) if config.run_mode == "eval" else _predict(config)
+
+
+def _predict(config: RunConfig) -> list[dict[str, Any]]:
+    """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
+    prompts = EvaluationData(config).prompts(config.metrics[0].build() if config.metrics else None)
     tokenizer = build_tokenizer(config)
     engine = held_engine(held_of_run(config), {})
     return predict(
         engine,
         tokenizer,
-        config.input_data,
+        prompts,
         generation_config=engine.defaults.ending_also(tokenizer.stop_ids),
         batch_size=config.predict_batch_size,
         model_name=config.model_name,
@@ -48,4 +63,20 @@ def predict_plainly(config: RunConfig) -> list[dict[str, Any]]:
     )
 
 
-_TRAINER = "CausalLanguageModelingTrainer"
+def _evaluate(config: RunConfig) -> dict[str, float]:
+    """Figures of the benchmarks, or of the metrics on the evaluation data; its faults show before weights are read."""
+    tokenizer, output = build_tokenizer(config), user_path(config.output_dir)
+    if config.eval_task is not None:
+        benchmarks = Benchmarks(config)
+        config = benchmarks.lengthened
+        benchmarks.check(tokenizer)
+        return benchmarks.figures(held_engine(held_of_run(config), {}), tokenizer, ALL, output_dir=output)
+    data, metrics = EvaluationData(config), [spec.build() for spec in config.metrics]
+    for metric in metrics:
+        data.of(metric)
+    engine = held_engine(held_of_run(config), {})
+    settings = engine.defaults.ending_also(tokenizer.stop_ids)
+    file, figures = output / "predictions.jsonl", dict[str, float]()
+    for metric in metrics:
+        figures |= evaluate_generation(engine, tokenizer, data.of(metric), metric, settings, predictions=file).scores
+    return figures

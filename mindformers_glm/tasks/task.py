@@ -11,7 +11,7 @@ from mindformers_glm.errors import ConfigError
 from mindformers_glm.files import user_path
 from mindformers_glm.log import log_once, logger, set_up_logging
 from mindformers_glm.registry import TRAINERS
-from mindformers_glm.tasks.plain import check_predicts, predict_plainly
+from mindformers_glm.tasks.plain import MODES, check_plain, run_plainly
 
 METHODS = {"train": "train", "finetune": "train", "eval": "evaluate", "predict": "predict", "export": "export"}
 
@@ -22,11 +22,11 @@ def run_task(config: RunConfig) -> Any:
     Raises:
         UserError: the configuration, a file or the device is not as it must be.
     """
-    if config.run_mode == "predict":
+    if config.run_mode in MODES:
         try:
-            check_predicts(config)
+            check_plain(config)
             prepare(config, is_plain=True)
-            return predict_plainly(config)
+            return run_plainly(config)
         except NeedsMindSpore as error:
             log_once(str(error))
     prepare(config)

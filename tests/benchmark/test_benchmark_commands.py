@@ -18,6 +18,7 @@ from mindformers_glm.benchmark.machine import Machine
 from mindformers_glm.benchmark.operators import Operators
 from mindformers_glm.benchmark.running import Decode
 from mindformers_glm.benchmark.settings import Settings, Shape
+from mindformers_glm.errors import UserError
 from mindformers_glm.ops.kernels.library import library
 
 SHAPE = "512,32,1,4,2,64"
@@ -267,6 +268,33 @@ def test_a_chart_is_drawn(tmp_path, figures, capsys):
     found = json.loads(figures.read_text())
     assert [(row["point"], row["batch"], row["length"]) for row in found["points"]] == [(1, 1, 8), (2, 2, 8)]
     assert "sequences at once 2, float32" in shown
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_peers_are_measured_at_every_point(tmp_path, figures, capsys):
+    pytest.importorskip("matplotlib")
+    script, picture = tmp_path / "a peer.py", tmp_path / "speed.png"
+    script.write_text("import json, sys; print(json.dumps({'decode_tokens_per_s': 10 * int(sys.argv[1])}))\n")
+    words = f"chart --what decode_batch --shape {SHAPE} --points 1,2 --context 8 --steps 2 --dtype float32,int8"
+    peer = f"their int8={sys.executable} '{script}' {{point}}"
+    assert command.main([*words.split(), "--output", str(picture), "--json", str(figures), "--peer", peer]) == 0
+    found = json.loads(figures.read_text())
+    assert [(row["peer"], row["point"], row["tokens_per_s"]) for row in found["peers"]] == [
+        ("their int8", 1, 10.0),
+        ("their int8", 2, 20.0),
+    ]
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sequences")]
+    assert [line.split(":")[0].split(", ")[1] for line in shown] == ["float32", "int8", "their int8"] * 2
+    assert picture.stat().st_size > 5000
+
+
+def test_a_peer_of_a_chart_that_tells_no_speed_is_named(tmp_path):
+    pytest.importorskip("matplotlib")
+    script = tmp_path / "other.py"
+    script.write_text("print('{\"speed\": 3}')\n")
+    peer = chart.Peer("their int8", f"{sys.executable} {script} {{point}}")
+    with pytest.raises(UserError, match="their int8: its last line has no number decode_tokens_per_s or tokens_per_s"):
+        peer.speed(1, 1)
 
 
 def test_points_of_the_training_chart_have_the_same_tokens():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_engine import Watched, ids, random_weights
+from numpy_network import NumpyNetwork
 
 from mindformers_glm.generation.config import GenerationConfig
+from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.kernel_network import KernelNetwork
 from mindformers_glm.generation.lookup import Lookup, StepCost
 from mindformers_glm.generation.sampling import distribution
@@ -94,7 +96,7 @@ def test_the_same_tokens_in_fewer_steps(bits, monkeypatch):
                 wanted = config.updated(prompt_lookup_num_tokens=guesses)
                 tickets = watched.engine.submit_all([[1, 2, 3, 1, 2], [4, 0, 1, 2]], wanted)
                 found[guesses] += [[one.ids for one in ticket.results()] for ticket in tickets]
-            steps[guesses], figures = len(watched.steps), watched.engine.lookup_figures
+            steps[guesses], figures = len(watched.steps), watched.engine.figures[2:4]
             assert figures[0] >= figures[1] and (figures[1] > 50) == (guesses > 0)
             steps_of_answers = [step for step in watched.steps if step[:2] != [5, 4]]
             assert bits or max(map(sum, steps_of_answers)) == (FEW_ROWS if guesses else 4)
@@ -122,7 +124,7 @@ def test_draws_with_guesses_follow_the_distribution(monkeypatch):
         for seed in range(60):
             for result in watched.engine.submit(prompt, config.updated(seed=seed)).results():
                 counts[result.ids[0], result.ids[1]] += 1
-        guessed, right = watched.engine.lookup_figures
+        guessed, right = watched.engine.figures[2:4]
         assert guessed > 1000 and 0 < right < guessed
         network = watched.network
         chance = 0.0
@@ -139,3 +141,17 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
     found, probabilities = distribution(logits, temperature=1.0, top_k=0, top_p=1.0)
     assert found.tolist() == list(range(len(logits)))
     return probabilities
+
+
+def test_a_network_that_checks_no_guesses_says_so(caplog):
+    caplog.set_level("INFO", logger="mindformers_glm")
+    engine = Engine(NumpyNetwork(), prompt_lookup_num_tokens=10)
+    try:
+        assert engine.defaults.prompt_lookup_num_tokens == 0 and not engine.checks_guesses
+        asked = engine.defaults.updated(max_new_tokens=3)
+        plain = engine.submit([1, 2, 1], asked).results()[0].ids
+        assert "prompt_lookup_num_tokens" not in caplog.text
+        assert engine.submit([1, 2, 1], asked.updated(prompt_lookup_num_tokens=4)).results()[0].ids == plain
+        assert "prompt_lookup_num_tokens has no effect: tokens are guessed and checked by" in caplog.text
+    finally:
+        engine.close()

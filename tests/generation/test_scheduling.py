@@ -129,7 +129,7 @@ def test_prompts_that_arrive_together_compute_their_beginning_once(weights):
         assert [ticket.results()[0].ids for ticket in tickets] == alone
         assert sum(count for step in watched.steps for count in step if count > 1) == 2 + 206 + 7 * 6
         assert max(watched.blocks) == 3 + 8  # 236 tokens are four blocks, of which three are everybody's
-        assert watched.engine.prefix_figures == (8 * 206, 7 * 200)
+        assert watched.engine.figures[:2] == (8 * 206, 7 * 200)
         again = len(watched.steps)
         for row in range(4, 8):  # 236 tokens each, of which 192 are kept once: the last seven fit into 512
             assert one(watched, prompts[row], 30, reuse_prefix=True).results()[0].ids == alone[row]
@@ -222,7 +222,7 @@ def test_answers_share_a_small_cache_as_long_as_they_are_short(bits):
     for tokens in (None, 512):
         with Watched(weights, cache_tokens=tokens) as watched:
             found.append(generate(watched.engine, prompts, config))
-            most, preemptions = max(map(len, watched.steps)), watched.engine.preemptions
+            most, preemptions = max(map(len, watched.steps)), watched.engine.figures.preemptions
             assert (most, preemptions > 0) == ((6, tokens is not None) if bits or tokens is None else (2, False))
             assert tokens is None or max(watched.blocks) <= 8
     if bits:

@@ -20,6 +20,13 @@ from mindformers_glm.tokenizers.glm import GLMTokenizer
 
 LoadAdapter = Callable[[str, str], "Served"]  # from a name and a path
 State = Literal["loading", "ready", "draining", "failed"]
+_COUNTED = {  # counters of /metrics -> fields of generation.figures.Figures
+    "vllm:prefix_cache_queries_total": "prefix_tokens_asked",
+    "vllm:prefix_cache_hits_total": "prefix_tokens_found",
+    "vllm:num_preemptions_total": "preemptions",
+    "vllm:spec_decode_num_draft_tokens_total": "guessed_tokens",
+    "vllm:spec_decode_num_accepted_tokens_total": "accepted_tokens",
+}
 
 
 @dataclass
@@ -166,15 +173,11 @@ class Service:
             gauges.append(("vllm:lora_requests_info", len(loaded), {"loaded_lora_adapters": ",".join(loaded)}))
             gauges.append(("vllm:num_requests_running", running, {"model_name": name}))
             engines = {id(served.engine): served.engine for served in self.models.values()}.values()
-            usage = max(engine.cache_usage for engine in engines)
+            all_figures = [(engine, engine.figures) for engine in engines]
+            usage = max(figures.cache_usage for _, figures in all_figures)
             gauges.append(("vllm:kv_cache_usage_perc", usage, {"model_name": name}))
-            for engine in engines:
-                asked, found = engine.prefix_figures
-                self.metrics.follow("vllm:prefix_cache_queries_total", engine, asked, model_name=name)
-                self.metrics.follow("vllm:prefix_cache_hits_total", engine, found, model_name=name)
-                self.metrics.follow("vllm:num_preemptions_total", engine, engine.preemptions, model_name=name)
-                guessed, right = engine.lookup_figures
-                self.metrics.follow("vllm:spec_decode_num_draft_tokens_total", engine, guessed, model_name=name)
-                self.metrics.follow("vllm:spec_decode_num_accepted_tokens_total", engine, right, model_name=name)
+            for engine, figures in all_figures:
+                for metric, field in _COUNTED.items():
+                    self.metrics.follow(metric, engine, getattr(figures, field), model_name=name)
             gauges.append(("vllm:num_requests_waiting", self.open_answers - running, {"model_name": name}))
         return self.metrics.text(gauges)
