@@ -110,9 +110,9 @@ def run_chart(
         for line in disturbance([figures["others_share"]]):
             show(line)
         for peer in peers if last[point] == place else ():
-            speed = peer.speed(point, threads)
-            theirs.append({"peer": peer.name, "point": point, "tokens_per_s": speed})
-            show(f"{CHARTS[name].axis} {point}, {peer.name}: {speed:,.1f} tokens/s")
+            told = peer.speed(point, threads)
+            theirs.append({"peer": peer.name, "point": point, "tokens_per_s": told})
+            show(f"{CHARTS[name].axis} {point}, {peer.name}: {told:,.1f} tokens/s")
     return {"what": name, "points": found, **({"peers": theirs} if theirs else {})}
 
 
