@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
 
+import forked
 import pytest
 
 from mindformers_glm.benchmark import against, chart, command, start, worker
@@ -95,9 +95,7 @@ def check(found: dict, *, what: str, tokens: int) -> None:
 def test_train(tmp_path):
     file = tmp_path / "train.json"
     words = f"train --shape {SHAPE} --batch 2 --seq 16 --steps 3 --json {file}"
-    done = subprocess.run(
-        [sys.executable, "-m", "mindformers_glm.benchmark", *words.split()], capture_output=True, text=True, check=False
-    )
+    done = forked.run(["-m", "mindformers_glm.benchmark", *words.split()])
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     check(found, what="train", tokens=2 * 16)
