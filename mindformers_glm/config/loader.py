@@ -149,7 +149,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return values
 
 
-@lru_cache(maxsize=8)  # a folder's few files are asked for network, weights and tokenizer
+@lru_cache(maxsize=32)  # files are asked for network, weights and tokenizer, and many share their bases
 def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
 
