@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from mindformers_glm import registry
+from mindformers_glm.config import signatures
+from mindformers_glm.config.documents import documents
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import Registry
 
@@ -54,3 +56,28 @@ def test_what_is_unknown_is_named_with_the_nearest(kinds):
 def test_what_is_no_text_is_no_name(kinds, name):
     assert name not in kinds
     assert [fault.key for fault in kinds.check({"type": name}, "section")] == ["section.type"]
+
+
+def test_what_components_take_is_written_down_as_they_take_it(root):
+    name = f"mindformers_glm/config/{signatures.FILE}"
+    said = f"{name} is behind the classes: run python -m mindformers_glm.config.documents"
+    assert (root / name).read_text(encoding="utf-8") == documents()[name], said
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "fit"),
+    [
+        ("optimizer", {"type": "AdamW", "beta1": 0.9}, True),
+        ("optimizer", {"type": "AdamW", "beta1": float("nan")}, False),
+        ("optimizer", {"type": "AdamW", "beta1": "much"}, False),
+        ("optimizer", {"type": "AdamW", "beta3": 0.9}, False),
+        ("optimizer", {"type": "AdamW", "params": 1}, False),
+        ("optimizer", {"type": "Mine"}, False),
+        ("optimizer", {"type": ["AdamW"]}, False),
+        ("optimizer", {}, False),
+        ("callback", {"type": "MFLossMonitor"}, True),
+        ("model", {"type": "ChatGLM2ForConditionalGeneration"}, True),
+    ],
+)
+def test_only_what_is_surely_right_is_vouched_for(kind, spec, fit):
+    assert signatures.fits(kind, spec) is fit

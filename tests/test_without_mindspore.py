@@ -105,3 +105,21 @@ def test_with_mindspore_at_hand_it_is_not_imported(folder):
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, input="你好\n", capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+def test_a_configuration_is_read_without_it_and_its_faults_are_still_told(folder):
+    """The optimizer of the file is known from signatures.json; a wrong one is held against its class."""
+    code = (
+        "import sys; from mindformers_glm.cli.run import run; run(sys.argv[1:]); sys.exit('mindspore' in sys.modules)"
+    )
+    words = ["--config", "configs/tiny/run_glm2_tiny.yaml", "--run_mode", "predict", "--predict_data", "hello"]
+    found = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    for fault in ("--optimizer.beta3 0.9", "--optimizer.type Adamm", "--optimizer.beta1 many"):
+        found = subprocess.run(
+            [sys.executable, "-m", "mindformers_glm", "run", *words, *fault.split()],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 2 and fault.split()[0][2:] in found.stderr, found.stderr

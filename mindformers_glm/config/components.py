@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from mindformers_glm.config.legacy import lookup
 from mindformers_glm.config.ranges import range_faults
 from mindformers_glm.config.schema import DatasetSection, known_keys
+from mindformers_glm.config.signatures import fits, is_named
 from mindformers_glm.config.spec import PLACES, Place, inner_names, named
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.registry import DATASETS, TRAINERS, Registry, unknown_key
@@ -24,7 +25,7 @@ _NUMBERS = {  # components that may also be a number
 
 
 def check_components(values: Values, parsed: dict[str, BaseModel] | None = None) -> list[ConfigError]:
-    """Faults of every component that is given and whose registry has been filled.
+    """Faults of every component that is given and whose class is there.
 
     `parsed` receives, by key, what the classes that are models made of their values, so that none is read twice.
     """
@@ -58,9 +59,9 @@ def _check_dataset(section: Values, task: Values, name: str) -> list[ConfigError
     """Faults of the keys of a dataset: those that the class does not take, and those that only it knows."""
     faults = _check_name(DATASETS, task, f"{name}_task")
     typed = known_keys(DatasetSection)
-    if not DATASETS.names():
-        return faults + [unknown_key(f"{name}.{key}", section[key], typed) for key in section if key not in typed]
     kind = task.get("type", "KeyWordGenDataset")
+    if kind not in DATASETS and not DATASETS.names():
+        return faults + [unknown_key(f"{name}.{key}", section[key], typed) for key in section if key not in typed]
     if not section or not isinstance(kind, str) or kind not in DATASETS:
         return faults
     faults += range_faults(DATASETS.kind, {key: section[key] for key in section if key not in typed}, name)
@@ -76,9 +77,9 @@ def _check(place: Place, spec: Any, key: str, parsed: dict[str, BaseModel]) -> l
     """
     if not isinstance(spec, Mapping):
         return []
-    registry = place.registry
+    registry, name = place.registry, spec.get("type")
     faults = range_faults(registry.kind, spec, key)
-    if not registry.names():
+    if fits(registry.kind, spec) or (name not in registry and not registry.names()):
         return faults
     model, found = registry.parsed(spec, key)
     if model is not None:
@@ -89,7 +90,7 @@ def _check(place: Place, spec: Any, key: str, parsed: dict[str, BaseModel]) -> l
 
 def _check_name(registry: Registry, section: Any, key: str) -> list[ConfigError]:
     name = _mapping(section).get("type")
-    if not registry.names() or not isinstance(name, str):
+    if not isinstance(name, str) or is_named(registry.kind, name) or (name not in registry and not registry.names()):
         return []
     try:
         registry.get(name, f"{key}.type")

@@ -1,4 +1,7 @@
-"""docs/keys.md and configs/schema.json from the table of keys: `python -m mindformers_glm.config.documents`."""
+"""docs/keys.md and configs/schema.json from the table of keys, and what components take from their classes.
+
+python -m mindformers_glm.config.documents
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from mindformers_glm.config.keys import Key, all_keys, no_effect
 from mindformers_glm.config.legacy import MODEL_NO_EFFECT
 from mindformers_glm.config.ranges import RANGES
 from mindformers_glm.config.schema import RunSchema, schema_keys
+from mindformers_glm.config.signatures import FILE, described
+from mindformers_glm.config.spec import PLACES
 from mindformers_glm.config.texts import text_of
 from mindformers_glm.files import write_text
+from mindformers_glm.registry import CONFIGS, DATA_LOADERS, METRICS, PROCESSORS, TOKENIZERS, TRAINERS
 
 _OPEN = (
     "context.mode",
@@ -95,11 +101,19 @@ def _line(key: Key, flags: dict[str, str]) -> str:
 def documents() -> dict[str, str]:
     """Path below the root of a checkout -> content."""
     schema = json.dumps(editor_schema(), ensure_ascii=False, indent=1) + "\n"
-    return {"docs/keys.md": keys_page(), "configs/schema.json": schema}
+    heavy = {place.registry.kind: (place.registry, place.runtime) for place in PLACES.values()}
+    for light in (CONFIGS, DATA_LOADERS, METRICS, PROCESSORS, TOKENIZERS):  # their classes are at hand
+        del heavy[light.kind]
+    signatures = json.dumps(described([*heavy.values(), (TRAINERS, ())]), indent=1) + "\n"
+    return {
+        "docs/keys.md": keys_page(),
+        "configs/schema.json": schema,
+        f"mindformers_glm/config/{FILE}": signatures,
+    }
 
 
 def main() -> None:
-    """Writes both files of a checkout."""
+    """Writes the files of a checkout."""
     root = Path(__file__).resolve().parents[2]
     for name, text in documents().items():
         write_text(root / name, text)
