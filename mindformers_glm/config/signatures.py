@@ -22,7 +22,7 @@ _PROBES: dict[str, tuple[Any, ...]] = {  # a type is taken where all of these ar
     "bool": (True, False),
     "int": (-(2**62), -1, 0, 1, 2**62),
     "float": (-1e300, -0.5, 0.5, 1e300),
-    "str": ("", "a", "longer text " * 20),
+    "str": ("", "a", "a" * 300),
     "NoneType": (None,),
 }
 

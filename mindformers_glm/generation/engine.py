@@ -47,6 +47,7 @@ class Engine:
     answers are on their way (16 of prompts in any case); None: so many that it takes about three times as long as
     without prompts. Caches of requests that ask for it are kept for prompts that begin alike, at most `prefix_tokens`
     tokens in all (the model's length if None). `defaults` are the settings that callers start from.
+    `max_rows` is the former name of `max_num_seqs`.
 
     Raises:
         ConfigError: `max_num_batched_tokens` of a network that has no such cache.
@@ -62,7 +63,11 @@ class Engine:
         max_num_batched_tokens: int | None = None,
         prompt_lookup_num_tokens: int | None = None,
         prefix_tokens: int | None = None,
+        max_rows: int | None = None,
     ) -> None:
+        if max_rows is not None:
+            log_once("max_rows is called max_num_seqs now")
+            max_num_seqs = max_rows
         self.network, self.max_num_seqs = network, max_num_seqs
         self.checks_guesses = hasattr(network, "guesses_beside")  # whether prompt lookup has an effect
         lookup = prompt_lookup_num_tokens if self.checks_guesses else 0

@@ -324,3 +324,9 @@ def test_logprobs_of_chosen_tokens(network, engine):
     expected = engine.score([1, 2], [result.ids])[0].logprobs
     np.testing.assert_allclose(result.logprobs, expected, atol=1e-5)
     assert all(len(best) == 2 and best[0][1] >= best[1][1] for best in result.best)
+
+
+def test_the_former_name_of_max_num_seqs_is_taken():
+    engine = Engine(NumpyNetwork(), max_rows=3)
+    assert engine.max_num_seqs == 3
+    engine.close()
