@@ -6,11 +6,12 @@
 
 #include "panels.h"
 #include "parallel.h"
+#include "whole_blocks.h"
 
 namespace glm {
 namespace {
 
-constexpr int64_t kQueries = 128;  // query rows that share the reading of a block
+constexpr int64_t kQueries = 128, kMostQueries = 512;  // query rows that share the reading of a block
 constexpr float kLowest = -1e30f;
 constexpr int64_t kWidenedFor = 32;  // query rows
 constexpr int64_t kFewTogether = 8;  // products that are added one after the other where sums are short
@@ -19,21 +20,6 @@ constexpr int kTile = 8, kWide = 2;  // query rows by sixteens of keys or channe
 #else
 constexpr int kTile = 2, kWide = 2;
 #endif
-
-struct Int8 {
-  typedef int8_t Stored;
-  static Floats read(const int8_t* p) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-#else
-    typedef int8_t Bytes __attribute__((vector_size(16)));
-    Bytes bytes;
-    std::memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, Floats);
-#endif
-  }
-  static float one(int8_t x) { return float(x); }
-};
 
 // 16 x 16 numbers at `from` (rows `stride` apart) turned into columns at `to` (rows kSlots apart).
 void turn(const float* from, int64_t stride, int64_t rows, float* to) {
@@ -57,7 +43,18 @@ void turn_block(const float* keys, int64_t count, int64_t e, float* to) {
 struct Scratch {
   std::vector<float> turned, weights, mixed, queries, wide;
   std::vector<float> top, total;
+  std::vector<int16_t> whole_queries, whole_block;
+  std::vector<float> query_scales;
 };
+
+// Whether blocks are made whole numbers first (whole_blocks.h).
+#if defined(GLM_WHOLE_BLOCKS)
+bool takes_whole(const Attention& shape) {
+  return shape.form.kind != kFloat32 && shape.form.head_dim % 32 == 0 && !shape.short_sums;
+}
+#else
+bool takes_whole(const Attention&) { return false; }
+#endif
 
 // out (kRows, 64) = q (kRows, E) keys (E, 64), times the scale of each slot where there is one. `together` products are
 // added one after the other, then such sums are.
@@ -133,8 +130,12 @@ void mix(const float* weights, const typename Format::Stored* values, int64_t co
 // Queries [first, first + rows) of one kv head: token t = row / group, head = row % group.
 class Item {
  public:
-  Item(int64_t channels, int64_t heads, bool short_sums, Scratch& space)
-      : e_(channels), group_(heads), together_(short_sums ? kFewTogether : kSlots), space_(space) {}
+  Item(const Attention& shape, int64_t heads, Scratch& space)
+      : e_(shape.form.head_dim),
+        group_(heads),
+        together_(shape.short_sums ? kFewTogether : kSlots),
+        whole_(takes_whole(shape)),
+        space_(space) {}
 
   void begin(const float* q, int64_t stride, int64_t tokens) {
     rows_ = tokens * group_;
@@ -146,20 +147,34 @@ class Item {
     s.total.assign(size_t(rows_ * kLanes), 0.0f);
     for (int64_t t = 0; t < tokens; ++t)
       std::copy(q + t * stride, q + t * stride + group_ * e_, s.queries.data() + t * group_ * e_);
+#if defined(GLM_WHOLE_BLOCKS)
+    if (!whole_) return;
+    s.whole_queries.resize(size_t(rows_ * e_));
+    s.query_scales.resize(size_t(rows_));
+    for (int64_t row = 0; row < rows_; ++row)
+      s.query_scales[size_t(row)] = whole_query(s.queries.data() + row * e_, e_, s.whole_queries.data() + row * e_);
+#endif
   }
 
   // Keys (E, 64) and values (64, E), the first `count` of which are there; token t sees the first `seen(t)`.
+  // `next` is a block that is added next, or the same.
   template <class Format, class Seen>
   void add(const typename Format::Stored* keys, const typename Format::Stored* values, const float* scales,
-           int64_t count, Seen seen) {
+           int64_t count, [[maybe_unused]] const typename Format::Stored* next, Seen seen) {
     if constexpr (!std::is_same_v<typename Format::Stored, float>) {
+#if defined(GLM_WHOLE_BLOCKS)
+      if (whole_) {
+        NextLines lines = {(const char*)next, (const char*)(next + 2 * kSlots * e_) - 64};
+        return add_whole(whole_block(keys, values, scales, lines), count, lines, seen);
+      }
+#endif
       if (rows_ >= kWidenedFor) {  // read by so many tiles that they are made floats once
         int64_t part = kSlots * e_;
         space_.wide.resize(size_t(2 * part));
         float* wide = space_.wide.data();
         for (int64_t i = 0; i < part; i += kLanes) store(wide + i, Format::read(keys + i));
         for (int64_t i = 0; i < part; i += kLanes) store(wide + part + i, Format::read(values + i));
-        return add<Float32>(wide, wide + part, scales, count, seen);
+        return add<Float32>(wide, wide + part, scales, count, wide, seen);
       }
     }
     all_tiles([&](int64_t row, auto tile) {
@@ -181,7 +196,7 @@ class Item {
     for (int64_t s = 0; s < count; s += kSlots) {
       int64_t here = std::min(kSlots, count - s);
       turn_block(keys + s * e_, here, e_, space_.turned.data());
-      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, [&](int64_t) { return here; });
+      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, space_.turned.data(), [&](int64_t) { return here; });
     }
   }
 
@@ -202,6 +217,71 @@ class Item {
     for (; row < rows_; ++row) work(row, std::integral_constant<int, 1>());
   }
 
+#if defined(GLM_WHOLE_BLOCKS)
+  int16_t* whole_memory() {
+    space_.whole_block.resize(size_t(2 * kSlots * e_ + 4 * kSlots));
+    return space_.whole_block.data();
+  }
+
+  WholeBlock whole_block(const uint16_t* keys, const uint16_t* values, const float*, NextLines& next) {
+    int16_t *to_keys = whole_memory(), *to_values = to_keys + kSlots * e_;
+    auto* scales = reinterpret_cast<float*>(to_values + kSlots * e_);
+    whole_keys(keys, e_, to_keys, scales, next);
+    whole_values(values, e_, to_values, scales + kSlots, next);
+    return {to_keys, to_values, scales, scales + kSlots};
+  }
+
+  WholeBlock whole_block(const int8_t* keys, const int8_t* values, const float* scales, NextLines&) {
+    int16_t *to_keys = whole_memory(), *to_values = to_keys + kSlots * e_;
+    whole_bytes(keys, values, e_, to_keys, to_values);
+    return {to_keys, to_values, scales, scales + kSlots};
+  }
+
+  template <class Seen>
+  void add_whole(const WholeBlock& block, int64_t count, NextLines& next, Seen seen) {
+    all_tiles([&](int64_t first, auto tile) {
+      constexpr int kRows = tile();
+      alignas(64) float found[kRows * kSlots], squared[kRows * kLanes], scales[kRows];
+      alignas(64) int16_t weights[kRows * kSlots];
+      int64_t there[kRows];
+      whole_scores<kRows>(space_.whole_queries.data() + first * e_, e_, block, next, found);
+      for (int i = 0; i < kRows; ++i) {
+        int64_t row = first + i;
+        there[i] = std::clamp<int64_t>(seen(row / group_), 0, count);
+        if (there[i] < kSlots) std::fill(found + i * kSlots + there[i], found + (i + 1) * kSlots, kLowest);
+        scales[i] = space_.query_scales[size_t(row)];
+        if (there[i] > 0) raise(row, highest_of(found + i * kSlots) * scales[i]);
+      }
+      for (int i = 0; i < kRows; ++i) {
+        whole_weights(found + i * kSlots, scales[i], space_.top[size_t(first + i)], there[i], block,
+                      space_.total.data() + (first + i) * kLanes, squared + i * kLanes);
+      }
+      for (int i = 0; i < kRows; ++i) scales[i] = glm::sum(load(squared + i * kLanes));
+      for (int i = 0; i < kRows; ++i)
+        scales[i] = round_weights(found + i * kSlots, scales[i], weights + i * kSlots);
+      whole_mix<kRows>(weights, scales, e_, block, next, space_.mixed.data() + first * e_);
+    });
+  }
+#endif
+
+  static float highest_of(const float* scores) {
+    Floats best = load(scores);
+    for (int j = 1; j < 4; ++j) best = larger(best, load(scores + j * kLanes));
+    return highest(best);
+  }
+
+  // What was added so far shrinks where a row has a higher score than before.
+  void raise(int64_t row, float score) {
+    float old = space_.top[size_t(row)];
+    if (!(score > old)) return;
+    float shrink = std::exp(old - score);
+    float* total = space_.total.data() + row * kLanes;  // added up when all weights are there
+    store(total, load(total) * shrink);
+    float* mixed = space_.mixed.data() + row * e_;
+    for (int64_t c = 0; c < e_; ++c) mixed[c] *= shrink;
+    space_.top[size_t(row)] = score;
+  }
+
   // Scores of a row become weights e^(score - top), of which the first `seen` count, times the scales of the values.
   void weigh(int64_t row, int64_t seen, int64_t count, const float* value_scales) {
     float* w = space_.weights.data() + row * kSlots;
@@ -211,10 +291,9 @@ class Item {
       std::fill_n(w, count, 0.0f);
       return;
     }
-    Floats best = load(w);
-    for (int j = 1; j < 4; ++j) best = larger(best, load(w + j * kLanes));
-    float* total = space_.total.data() + row * kLanes;  // added up when all weights are there
-    float old = space_.top[size_t(row)], top = std::max(old, highest(best));
+    raise(row, highest_of(w));
+    float* total = space_.total.data() + row * kLanes;
+    float top = space_.top[size_t(row)];
     Floats sum = {};
     for (int j = 0; j < 4; ++j) {
       Floats score = load(w + j * kLanes), weight = exponential(score - top);
@@ -224,17 +303,11 @@ class Item {
       store(w + j * kLanes, weight);
     }
     if (value_scales != nullptr && !all) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
-    if (top > old) {
-      float shrink = std::exp(old - top);
-      store(total, load(total) * shrink);
-      float* mixed = space_.mixed.data() + row * e_;
-      for (int64_t c = 0; c < e_; ++c) mixed[c] *= shrink;
-      space_.top[size_t(row)] = top;
-    }
     store(total, load(total) + sum);
   }
 
   int64_t e_, group_, together_, rows_ = 0;
+  bool whole_;
   Scratch& space_;
 };
 
@@ -247,78 +320,18 @@ void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t k
     const auto* keys = reinterpret_cast<const typename Format::Stored*>(head + shape.form.scale_bytes());
     const auto* values = keys + kSlots * shape.form.head_dim;
     int64_t count = std::min(kSlots, past + tokens - begin);
+    const auto* next = keys;
     if (begin + kSlots < past + tokens) {
-      const char* next = shape.form.head(s.blocks[begin / kSlots + 1], shape.layer, kv_head);
-      for (int64_t i = 0; i < shape.form.head_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
+      const char* after = shape.form.head(s.blocks[begin / kSlots + 1], shape.layer, kv_head);
+      next = reinterpret_cast<const typename Format::Stored*>(after + shape.form.scale_bytes());
+      if (!takes_whole(shape))
+        for (int64_t i = 0; i < shape.form.head_bytes(); i += 64) __builtin_prefetch(after + i, 0, 2);
     }
-    item.add<Format>(keys, values, scales, count, [&](int64_t t) { return past + t + 1 - begin; });
+    item.add<Format>(keys, values, scales, count, next, [&](int64_t t) { return past + t + 1 - begin; });
   }
-}
-
-template <class Format>
-void put(int64_t e, char* part, int64_t slot, const float* key, const float* value) {
-  auto* keys = reinterpret_cast<typename Format::Stored*>(part);
-  auto* values = keys + kSlots * e + slot * e;
-  for (int64_t i = 0; i < e; ++i) keys[i * kSlots + slot] = Format::stored(key[i]);
-  for (int64_t i = 0; i < e; ++i) values[i] = Format::stored(value[i]);
-}
-
-template <class Format>
-void get(int64_t e, const char* part, int64_t slot, float key_scale, float value_scale, float* key, float* value) {
-  const auto* keys = reinterpret_cast<const typename Format::Stored*>(part);
-  const auto* values = keys + kSlots * e + slot * e;
-  for (int64_t i = 0; i < e; ++i) key[i] = Format::one(keys[i * kSlots + slot]) * key_scale;
-  for (int64_t i = 0; i < e; ++i) value[i] = Format::one(values[i]) * value_scale;
-}
-
-struct AsFloat : Float32 {
-  static float stored(float x) { return x; }
-};
-struct AsHalf : Float16 {
-  static uint16_t stored(float x) { return float_to_half(x); }
-};
-
-// Numbers of at most 127, the scale that brings them back.
-float put_bytes(const float* from, int64_t e, int8_t* to, int64_t step) {
-  float top = 0;
-  for (int64_t i = 0; i < e; ++i) {
-    if (!(std::fabs(from[i]) <= top)) top = std::fabs(from[i]);  // what is not a number stays visible
-  }
-  float inverse = top > 0 ? 127.0f / top : 0.0f;
-  for (int64_t i = 0; i < e; ++i) {
-    float scaled = from[i] * inverse;
-    to[i * step] = scaled >= -127.5f && scaled <= 127.5f ? int8_t(std::lrintf(scaled)) : int8_t(0);
-  }
-  return top / 127.0f;
 }
 
 }  // namespace
-
-void put_in_cache(const CacheForm& form, char* head, int64_t slot, const float* key, const float* value) {
-  int64_t e = form.head_dim;
-  if (form.kind == kFloat32) {
-    put<AsFloat>(e, head, slot, key, value);
-  } else if (form.kind == kFloat16) {
-    put<AsHalf>(e, head, slot, key, value);
-  } else {
-    auto* scales = reinterpret_cast<float*>(head);
-    auto* keys = reinterpret_cast<int8_t*>(head + form.scale_bytes());
-    scales[slot] = put_bytes(key, e, keys + slot, kSlots);
-    scales[kSlots + slot] = put_bytes(value, e, keys + kSlots * e + slot * e, 1);
-  }
-}
-
-void read_from_cache(const CacheForm& form, const char* head, int64_t slot, float* key, float* value) {
-  int64_t e = form.head_dim;
-  if (form.kind == kFloat32) {
-    get<Float32>(e, head, slot, 1, 1, key, value);
-  } else if (form.kind == kFloat16) {
-    get<Float16>(e, head, slot, 1, 1, key, value);
-  } else {
-    const auto* scales = reinterpret_cast<const float*>(head);
-    get<Int8>(e, head + form.scale_bytes(), slot, scales[slot], scales[kSlots + slot], key, value);
-  }
-}
 
 void cached_attention(const Attention& shape, const Sequence* sequences, int64_t count, const float* q, float* out) {
   struct Task {
@@ -330,7 +343,11 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
   int64_t e = form.head_dim, group = shape.heads / form.kv_heads, stride = shape.heads * e;
   int64_t parts = 1, items = count * form.kv_heads;
   while (items * parts < threads() && group % (parts * 2) == 0) parts *= 2;
-  int64_t heads = group / parts, block = std::max<int64_t>(1, kQueries / heads);
+  int64_t heads = group / parts, block = std::max<int64_t>(1, kQueries / heads), tokens = 0;
+  for (int64_t i = 0; i < count; ++i) tokens += sequences[i].count;
+  // Blocks are made whole numbers for as many query rows as leave work for all threads.
+  if (takes_whole(shape))
+    while (2 * block * heads <= kMostQueries && tokens * form.kv_heads * parts >= 8 * block * threads()) block *= 2;
   for (int64_t i = 0; i < count; ++i)
     for (int64_t t = 0; t < sequences[i].count; t += block)
       for (int64_t k = 0; k < form.kv_heads; ++k)
@@ -341,7 +358,7 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
     const Task& task = tasks[size_t(i)];
     const Sequence& s = *task.sequence;
     int64_t at = (s.first + task.token) * stride + task.head * e, past = s.past + task.token;
-    Item item(e, task.heads, shape.short_sums, space);
+    Item item(shape, task.heads, space);
     item.begin(q + at, stride, task.tokens);
     if (shape.prefix > 0) {
       int64_t skip = task.kv_head * shape.prefix * e;

@@ -11,6 +11,7 @@ namespace glm {
 namespace {
 
 constexpr int64_t kTaskBytes = 1 << 17;
+constexpr int64_t kAhead = 4;  // rows of y that are fetched ahead
 
 // What is done to the sums of a range of rows while they are warm.
 void finish(const Linear& w, const float* found, int64_t width, int64_t m, int64_t begin, float* y, Finish how) {
@@ -26,6 +27,8 @@ void finish(const Linear& w, const float* found, int64_t width, int64_t m, int64
   for (int64_t t = 0; t < m; ++t) {
     const float* row = found + t * width;
     float* out = y + t * n + begin;
+    if (t + kAhead < m)
+      for (int64_t i = 0; i < count; i += kLanes) __builtin_prefetch(out + kAhead * n + i, 1);
     for (int64_t i = 0; i < count; i += kLanes) {
       int64_t left = std::min<int64_t>(kLanes, count - i);
       Floats v = load_some(row + i, left) + load_some(bias.data() + i, left);

@@ -134,6 +134,21 @@ struct Float16 {
   static float one(uint16_t x) { return half_to_float(x); }
 };
 
+struct Int8 {
+  typedef int8_t Stored;
+  static Floats read(const int8_t* p) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#else
+    typedef int8_t Bytes __attribute__((vector_size(16)));
+    Bytes bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, Floats);
+#endif
+  }
+  static float one(int8_t x) { return float(x); }
+};
+
 inline float sum(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);

@@ -1,0 +1,222 @@
+// Blocks of a cache of float16 or int8 as whole numbers of 16 bits, which AVX-512 VNNI multiplies and adds two at a
+// time: attention over them takes half the time of float32. Queries, keys and the weights of a block are scaled to a
+// norm of kNorm, values to at most kMost, so that no sum of products leaves 32 bits: |q k| <= |q| |k|. What that rounds
+// away is as much as float16 does. Sums are exact, so they do not depend on how rows are grouped.
+#pragma once
+#include <algorithm>
+
+#include "vectors.h"
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(GLM_AVX_VNNI_ONLY)
+#define GLM_WHOLE_BLOCKS 1
+
+namespace glm {
+
+constexpr float kNorm = 32000, kMost = 8191;
+static_assert(double(kNorm) * kMost * 8 * 1.001 < 2147483648.0, "values of 64 slots have a norm of at most 8 kMost");
+
+// Keys (E / 2, 64, 2), pairs of channels; values (32, E, 2), pairs of slots. E is a multiple of 32. A slot's numbers
+// are to be multiplied with its scale.
+struct WholeBlock {
+  int16_t *keys, *values;
+  const float *key_scales, *value_scales;
+};
+
+// Asks for memory that is read next, a line at a time while something is computed.
+struct NextLines {
+  const char *at, *last;
+
+  void fetch() {
+    __builtin_prefetch(at, 0, 2);
+    at = at < last ? at + 64 : last;
+  }
+};
+
+inline Ints nearest(Floats x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
+
+// The low 16 bits of `first` and of `second` side by side.
+inline void store_pairs(int16_t* to, Ints first, Ints second) {
+  __m512i high = _mm512_slli_epi32((__m512i)second, 16);
+  _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xaaaaaaaau, (__m512i)first, high));
+}
+
+inline void store_pairs(int16_t* to, const int8_t* first, const int8_t* second) {
+  __m128i a = _mm_loadu_si128((const __m128i*)first), b = _mm_loadu_si128((const __m128i*)second);
+  _mm512_storeu_si512(to, _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b))));
+}
+
+// Keys (E, 64) in float16.
+inline void whole_keys(const uint16_t* from, int64_t e, int16_t* to, float* scales, NextLines& next) {
+  Floats squared[4] = {}, factor[4];
+  for (int64_t c = 0; c < e; ++c) {
+    next.fetch();
+    for (int j = 0; j < 4; ++j) {
+      Floats key = load_halves(from + c * 64 + j * kLanes);
+      squared[j] += key * key;
+    }
+  }
+  for (int j = 0; j < 4; ++j) {
+    Floats norm = (Floats)_mm512_sqrt_ps((__m512)squared[j]);
+    store(scales + j * kLanes, norm * (1 / kNorm));  // what is not a number stays visible
+    factor[j] = norm > 0 ? kNorm / norm : Floats{};
+  }
+  for (int64_t c = 0; c < e; c += 2) {
+    for (int j = 0; j < 4; ++j) {
+      const uint16_t* key = from + c * 64 + j * kLanes;
+      store_pairs(to + (c * 32 + j * kLanes) * 2, nearest(load_halves(key) * factor[j]),
+                  nearest(load_halves(key + 64) * factor[j]));
+    }
+  }
+}
+
+// The size of the largest of e numbers in float16, whose sizes are ordered as their bits are.
+inline uint16_t largest_half(const uint16_t* from, int64_t e) {
+  __m512i most = _mm512_setzero_si512(), size = _mm512_set1_epi16(0x7fff);
+  for (int64_t c = 0; c < e; c += 32) most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(from + c), size));
+  __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+  __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  return uint16_t(~_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)))));
+}
+
+// Values (64, E) in float16.
+inline void whole_values(const uint16_t* from, int64_t e, int16_t* to, float* scales, NextLines& next) {
+  uint16_t most[64];
+  float factor[64];
+  for (int64_t s = 0; s < 64; ++s) {
+    next.fetch();
+    most[s] = largest_half(from + s * e, e);
+  }
+  for (int64_t s = 0; s < 64; s += kLanes) {
+    Floats top = load_halves(most + s);
+    store(scales + s, top * (1 / kMost));
+    store(factor + s, top > 0 ? kMost / top : Floats{});
+  }
+  for (int64_t s = 0; s < 64; s += 2) {
+    for (int64_t c = 0; c < e; c += kLanes) {
+      const uint16_t* value = from + s * e + c;
+      store_pairs(to + (s / 2 * e + c) * 2, nearest(load_halves(value) * factor[s]),
+                  nearest(load_halves(value + e) * factor[s + 1]));
+    }
+  }
+}
+
+// Keys (E, 64) and values (64, E) in int8.
+inline void whole_bytes(const int8_t* keys, const int8_t* values, int64_t e, int16_t* to_keys, int16_t* to_values) {
+  for (int64_t c = 0; c < e; c += 2)
+    for (int64_t s = 0; s < 64; s += kLanes)
+      store_pairs(to_keys + (c * 32 + s) * 2, keys + c * 64 + s, keys + (c + 1) * 64 + s);
+  for (int64_t s = 0; s < 64; s += 2)
+    for (int64_t c = 0; c < e; c += kLanes)
+      store_pairs(to_values + (s / 2 * e + c) * 2, values + s * e + c, values + (s + 1) * e + c);
+}
+
+// A query (E) as whole numbers; their scale.
+inline float whole_query(const float* from, int64_t e, int16_t* to) {
+  Floats squared = {};
+  for (int64_t c = 0; c < e; c += kLanes) squared += load(from + c) * load(from + c);
+  float norm = std::sqrt(sum(squared)), factor = norm > 0 ? kNorm / norm : 0.0f;
+  for (int64_t c = 0; c < e; c += kLanes) {
+    Ints whole = nearest(load(from + c) * factor);
+    _mm256_storeu_si256((__m256i*)(to + c), _mm512_cvtepi32_epi16((__m512i)whole));
+  }
+  return norm / kNorm;
+}
+
+// Sums of both products of each pair, for kRows rows of `pairs` (32 bits each, `apart` pairs from row to row) and two
+// vectors of pairs, which are `step` pairs from pair to pair.
+template <int kRows>
+inline __attribute__((always_inline)) void add_pairs(const int16_t* rows, int64_t apart, const int16_t* vectors,
+                                                     int64_t step, int64_t count, NextLines& next,
+                                                     __m512i (&sums)[kRows][2]) {
+  for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
+  for (int64_t p = 0; p < count; ++p) {
+    next.fetch();
+    __m512i first = _mm512_loadu_si512(vectors + p * step * 2), second = _mm512_loadu_si512(vectors + p * step * 2 + 32);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      int32_t pair;
+      std::memcpy(&pair, rows + (i * apart + p) * 2, sizeof pair);
+      __m512i both = _mm512_set1_epi32(pair);
+      sums[i][0] = _mm512_dpwssd_epi32(sums[i][0], first, both);
+      sums[i][1] = _mm512_dpwssd_epi32(sums[i][1], second, both);
+    }
+  }
+}
+
+// out (kRows, 64): scores of queries (kRows, E) but for the queries' scales.
+template <int kRows>
+void whole_scores(const int16_t* queries, int64_t e, const WholeBlock& block, NextLines& next, float* out) {
+  for (int64_t s = 0; s < 64; s += 2 * kLanes) {
+    __m512i sums[kRows][2];
+    add_pairs<kRows>(queries, e / 2, block.keys + s * 2, 64, e / 2, next, sums);
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < 2; ++j)
+        store(out + i * 64 + s + j * kLanes,
+              (Floats)_mm512_cvtepi32_ps(sums[i][j]) * load(block.key_scales + s + j * kLanes));
+  }
+}
+
+// mixed (kRows, E) += scales times weights (kRows, 64) times values.
+template <int kRows>
+void whole_mix(const int16_t* weights, const float* scales, int64_t e, const WholeBlock& block, NextLines& next,
+               float* mixed) {
+  for (int64_t c = 0; c < e; c += 2 * kLanes) {
+    __m512i sums[kRows][2];
+    add_pairs<kRows>(weights, 32, block.values + c * 2, e, 32, next, sums);
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < 2; ++j) {
+        float* to = mixed + i * e + c + j * kLanes;
+        store(to, load(to) + (Floats)_mm512_cvtepi32_ps(sums[i][j]) * scales[i]);
+      }
+    }
+  }
+}
+
+// 2^x within 3e-6 of itself.
+inline Floats power_of_two(Floats x) {
+  __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  Floats r = x - (Floats)n, p = splat(9.58285e-3f);
+  p = p * r + 5.590643e-2f;
+  p = p * r + 2.4024099e-1f;
+  p = p * r + 6.9312419e-1f;
+  p = p * r + 1.0f;
+  return (Floats)_mm512_scalef_ps((__m512)p, n);
+}
+
+// Scores (64) times `scale` become weights e^(score - top) of the first `seen` slots, times the values' scales. What they
+// were before that is added to `total` (16), `squared` (16) is what their squares add up to.
+inline void whole_weights(float* scores, float scale, float top, int64_t seen, const WholeBlock& block, float* total,
+                          float* squared) {
+  constexpr float kLog2 = 1.44269504088896341f;
+  Floats all = load(total), squares = {};
+  for (int j = 0; j < 4; ++j) {
+    Floats weight = power_of_two(load(scores + j * kLanes) * (scale * kLog2) - top * kLog2);
+    Floats scales = load(block.value_scales + j * kLanes);
+    if (seen < 64) {  // what is not there has no scale either
+      auto there = __mmask16((uint32_t(1) << std::clamp<int64_t>(seen - j * kLanes, 0, kLanes)) - 1);
+      weight = (Floats)_mm512_maskz_mov_ps(there, (__m512)weight);
+      scales = (Floats)_mm512_maskz_mov_ps(there, (__m512)scales);
+    }
+    all += weight;
+    weight *= scales;
+    squares += weight * weight;
+    store(scores + j * kLanes, weight);
+  }
+  store(total, all);
+  store(squared, squares);
+}
+
+// Weights (64), whose squares add up to `squared`, as whole numbers; what brings them back.
+inline float round_weights(const float* weights, float squared, int16_t* to) {
+  bool some = squared > 1e-30f;  // smaller ones are nothing, and what is not a number stays visible
+  float factor = some ? kNorm * _mm_cvtss_f32(_mm_rsqrt14_ss(_mm_setzero_ps(), _mm_set_ss(squared))) : 0.0f;
+  for (int j = 0; j < 4; ++j) {
+    Ints whole = nearest(load(weights + j * kLanes) * factor);
+    _mm256_storeu_si256((__m256i*)(to + j * kLanes), _mm512_cvtepi32_epi16((__m512i)whole));
+  }
+  return some ? 1.0f / factor : squared;
+}
+
+}  // namespace glm
+
+#endif
