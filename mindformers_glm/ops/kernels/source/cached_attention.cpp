@@ -196,7 +196,8 @@ class Item {
     for (int64_t s = 0; s < count; s += kSlots) {
       int64_t here = std::min(kSlots, count - s);
       turn_block(keys + s * e_, here, e_, space_.turned.data());
-      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, space_.turned.data(), [&](int64_t) { return here; });
+      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, space_.turned.data(),
+                   [&](int64_t) { return here; });
     }
   }
 
@@ -240,27 +241,39 @@ class Item {
   template <class Seen>
   void add_whole(const WholeBlock& block, int64_t count, NextLines& next, Seen seen) {
     all_tiles([&](int64_t first, auto tile) {
-      constexpr int kRows = tile();
-      alignas(64) float found[kRows * kSlots], squared[kRows * kLanes], scales[kRows];
-      alignas(64) int16_t weights[kRows * kSlots];
-      int64_t there[kRows];
-      whole_scores<kRows>(space_.whole_queries.data() + first * e_, e_, block, next, found);
-      for (int i = 0; i < kRows; ++i) {
-        int64_t row = first + i;
-        there[i] = std::clamp<int64_t>(seen(row / group_), 0, count);
-        if (there[i] < kSlots) std::fill(found + i * kSlots + there[i], found + (i + 1) * kSlots, kLowest);
-        scales[i] = space_.query_scales[size_t(row)];
-        if (there[i] > 0) raise(row, highest_of(found + i * kSlots) * scales[i]);
+      int64_t there[tile()];
+      for (int i = 0; i < tile(); ++i) there[i] = std::clamp<int64_t>(seen((first + i) / group_), 0, count);
+      if (next.at != next.last) {
+        add_whole_tile<tile(), true>(block, first, there, next);
+      } else {
+        add_whole_tile<tile(), false>(block, first, there, next);
       }
-      for (int i = 0; i < kRows; ++i) {
-        whole_weights(found + i * kSlots, scales[i], space_.top[size_t(first + i)], there[i], block,
-                      space_.total.data() + (first + i) * kLanes, squared + i * kLanes);
-      }
-      for (int i = 0; i < kRows; ++i) scales[i] = glm::sum(load(squared + i * kLanes));
-      for (int i = 0; i < kRows; ++i)
-        scales[i] = round_weights(found + i * kSlots, scales[i], weights + i * kSlots);
-      whole_mix<kRows>(weights, scales, e_, block, next, space_.mixed.data() + first * e_);
     });
+  }
+
+  // Rows from `first` on, which see the first there[i] slots.
+  template <int kRows, bool kFetch>
+  void add_whole_tile(const WholeBlock& block, int64_t first, const int64_t* there, NextLines& next) {
+    alignas(64) float found[kRows * kSlots], squared[kRows * kLanes], scales[kRows];
+    alignas(64) int16_t weights[kRows * kSlots];
+    int64_t count = *std::max_element(there, there + kRows);
+    whole_scores<kRows, kFetch>(space_.whole_queries.data() + first * e_, e_, block, count, next, found);
+    for (int i = 0; i < kRows; ++i) {
+      int64_t row = first + i;
+      scales[i] = space_.query_scales[size_t(row)];
+      if (there[i] < kSlots) std::fill(found + i * kSlots + there[i], found + (i + 1) * kSlots, kLowest);
+      if (there[i] > 0) raise(row, highest_of(found + i * kSlots) * scales[i]);
+    }
+    auto weigh = [&](auto all) {
+      for (int i = 0; i < kRows; ++i) {
+        whole_weights<all()>(found + i * kSlots, scales[i], space_.top[size_t(first + i)], there[i], block,
+                             space_.total.data() + (first + i) * kLanes, squared + i * kLanes);
+      }
+    };
+    *std::min_element(there, there + kRows) >= kSlots ? weigh(std::true_type()) : weigh(std::false_type());
+    for (int i = 0; i < kRows; ++i) scales[i] = glm::sum(load(squared + i * kLanes));
+    for (int i = 0; i < kRows; ++i) scales[i] = round_weights(found + i * kSlots, scales[i], weights + i * kSlots);
+    whole_mix<kRows, kFetch>(weights, scales, e_, block, count, next, space_.mixed.data() + first * e_);
   }
 #endif
 
@@ -302,7 +315,8 @@ class Item {
       if (value_scales != nullptr) weight *= load(value_scales + j * kLanes);
       store(w + j * kLanes, weight);
     }
-    if (value_scales != nullptr && !all) std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
+    if (value_scales != nullptr && !all)
+      std::fill(w + seen, w + kSlots, 0.0f);  // what is not there has no scale either
     store(total, load(total) + sum);
   }
 

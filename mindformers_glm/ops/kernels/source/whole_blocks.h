@@ -72,7 +72,8 @@ inline void whole_keys(const uint16_t* from, int64_t e, int16_t* to, float* scal
 // The size of the largest of e numbers in float16, whose sizes are ordered as their bits are.
 inline uint16_t largest_half(const uint16_t* from, int64_t e) {
   __m512i most = _mm512_setzero_si512(), size = _mm512_set1_epi16(0x7fff);
-  for (int64_t c = 0; c < e; c += 32) most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(from + c), size));
+  for (int64_t c = 0; c < e; c += 32)
+    most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(from + c), size));
   __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
   __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
   return uint16_t(~_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)))));
@@ -122,33 +123,41 @@ inline float whole_query(const float* from, int64_t e, int16_t* to) {
   return norm / kNorm;
 }
 
+// At once: the compiler would move sums from register to register.
+inline void add_products(__m512i& sum, __m512i pairs, __m512i both) {
+  sum = _mm512_dpwssd_epi32(sum, pairs, both);
+  asm("" : "+v"(sum));
+}
+
 // Sums of both products of each pair, for kRows rows of `pairs` (32 bits each, `apart` pairs from row to row) and two
 // vectors of pairs, which are `step` pairs from pair to pair.
-template <int kRows>
+template <int kRows, bool kFetch>
 inline __attribute__((always_inline)) void add_pairs(const int16_t* rows, int64_t apart, const int16_t* vectors,
                                                      int64_t step, int64_t count, NextLines& next,
                                                      __m512i (&sums)[kRows][2]) {
   for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
   for (int64_t p = 0; p < count; ++p) {
-    next.fetch();
-    __m512i first = _mm512_loadu_si512(vectors + p * step * 2), second = _mm512_loadu_si512(vectors + p * step * 2 + 32);
+    if (kFetch) next.fetch();
+    __m512i first = _mm512_loadu_si512(vectors + p * step * 2),
+            second = _mm512_loadu_si512(vectors + p * step * 2 + 32);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       int32_t pair;
       std::memcpy(&pair, rows + (i * apart + p) * 2, sizeof pair);
       __m512i both = _mm512_set1_epi32(pair);
-      sums[i][0] = _mm512_dpwssd_epi32(sums[i][0], first, both);
-      sums[i][1] = _mm512_dpwssd_epi32(sums[i][1], second, both);
+      add_products(sums[i][0], first, both);
+      add_products(sums[i][1], second, both);
     }
   }
 }
 
-// out (kRows, 64): scores of queries (kRows, E) but for the queries' scales.
-template <int kRows>
-void whole_scores(const int16_t* queries, int64_t e, const WholeBlock& block, NextLines& next, float* out) {
-  for (int64_t s = 0; s < 64; s += 2 * kLanes) {
+// out (kRows, 64): scores of queries (kRows, E) with `count` slots, but for the queries' scales.
+template <int kRows, bool kFetch>
+__attribute__((noinline)) void whole_scores(const int16_t* queries, int64_t e, const WholeBlock& block, int64_t count,
+                                            NextLines& next, float* out) {
+  for (int64_t s = 0; s < count; s += 2 * kLanes) {
     __m512i sums[kRows][2];
-    add_pairs<kRows>(queries, e / 2, block.keys + s * 2, 64, e / 2, next, sums);
+    add_pairs<kRows, kFetch>(queries, e / 2, block.keys + s * 2, 64, e / 2, next, sums);
     for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < 2; ++j)
         store(out + i * 64 + s + j * kLanes,
@@ -156,13 +165,13 @@ void whole_scores(const int16_t* queries, int64_t e, const WholeBlock& block, Ne
   }
 }
 
-// mixed (kRows, E) += scales times weights (kRows, 64) times values.
-template <int kRows>
-void whole_mix(const int16_t* weights, const float* scales, int64_t e, const WholeBlock& block, NextLines& next,
-               float* mixed) {
+// mixed (kRows, E) += scales times weights (kRows, 64) times values, of `count` slots.
+template <int kRows, bool kFetch>
+__attribute__((noinline)) void whole_mix(const int16_t* weights, const float* scales, int64_t e,
+                                         const WholeBlock& block, int64_t count, NextLines& next, float* mixed) {
   for (int64_t c = 0; c < e; c += 2 * kLanes) {
     __m512i sums[kRows][2];
-    add_pairs<kRows>(weights, 32, block.values + c * 2, e, 32, next, sums);
+    add_pairs<kRows, kFetch>(weights, 32, block.values + c * 2, e, (count + 1) / 2, next, sums);
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < 2; ++j) {
         float* to = mixed + i * e + c + j * kLanes;
@@ -183,16 +192,19 @@ inline Floats power_of_two(Floats x) {
   return (Floats)_mm512_scalef_ps((__m512)p, n);
 }
 
-// Scores (64) times `scale` become weights e^(score - top) of the first `seen` slots, times the values' scales. What they
-// were before that is added to `total` (16), `squared` (16) is what their squares add up to.
-inline void whole_weights(float* scores, float scale, float top, int64_t seen, const WholeBlock& block, float* total,
-                          float* squared) {
+// Scores (64) times `scale` become weights e^(score - top) of the first `seen` slots, times the values' scales. What
+// they were before that is added to `total` (16), `squared` (16) is what their squares add up to. kAll: all 64 are
+// seen.
+template <bool kAll>
+inline __attribute__((always_inline)) void whole_weights(float* scores, float scale, float top, int64_t seen,
+                                                         const WholeBlock& block, float* total, float* squared) {
   constexpr float kLog2 = 1.44269504088896341f;
   Floats all = load(total), squares = {};
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     Floats weight = power_of_two(load(scores + j * kLanes) * (scale * kLog2) - top * kLog2);
     Floats scales = load(block.value_scales + j * kLanes);
-    if (seen < 64) {  // what is not there has no scale either
+    if (!kAll) {  // what is not there has no scale either
       auto there = __mmask16((uint32_t(1) << std::clamp<int64_t>(seen - j * kLanes, 0, kLanes)) - 1);
       weight = (Floats)_mm512_maskz_mov_ps(there, (__m512)weight);
       scales = (Floats)_mm512_maskz_mov_ps(there, (__m512)scales);
