@@ -57,13 +57,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> object:
-    """What tests import is no garbage: MindSpore, which collects it before each compilation, need not look there."""
+    """What tests import is no garbage: MindSpore, which collects it before each compilation, need not look there.
+
+    Its operators are launched one after the other: where they are queued, threads that wait for work without sleeping
+    take the CPU of the other worker. Commands in children queue them, as users' do.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+        if "mindspore" in sys.modules:
+            sys.modules["mindspore"].runtime.launch_blocking()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
