@@ -7,7 +7,7 @@ export PYTHON
 .PHONY: demo demo-chat demo-serve test check format slow robustness oracle lite bench docs venv kernels help
 
 help:
-	@echo "make demo     set up, fine-tune a small ChatGLM2 before your eyes, write an advertisement (PRODUCT='...')"
+	@echo "make demo     set up, fine-tune a small ChatGLM3 before your eyes, write an advertisement (PRODUCT='...')"
 	@echo "make demo-chat    tune a small ChatGLM3 to call a tool, and talk to it"
 	@echo "make demo-serve   what make demo has trained, behind OpenAI's interface and with a page (PORT=8000)"
 	@echo "make test     set up and run the tests"

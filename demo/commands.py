@@ -18,12 +18,17 @@ def program() -> str:
 
 def shown(path: Path) -> str:
     """A path as it is typed in the checkout: relative to it where it lies inside."""
+    return shlex.quote(near(path))
+
+
+def near(path: Path) -> str:
+    """The same as one word of a command, without the quotes of a shell."""
     whole = Path(os.path.abspath(path))
-    return shlex.quote(str(whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else whole))
+    return str(whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else whole)
 
 
 def chat(model: Path, *, tools: Path | None = None) -> str:
-    """Talks with what was trained, over the 512 tokens of glm2_tiny instead of the length of the training rows."""
+    """Talks with what was trained, over the 512 tokens of a row of the demos."""
     words = f"{program()} chat --model {shown(model)} --seq_length 512"
     return words if tools is None else f"{words} --tools {shown(tools)}"
 
@@ -33,9 +38,12 @@ def serve(model: Path) -> str:
     return f"{program()} serve --model {shown(model)} --seq_length 512"
 
 
-def evaluate(config: str, model: Path, data: Path) -> str:
-    """The figures of the table once more."""
-    return (
-        f"{program()} evaluate --config {config} --load_checkpoint {shown(model)} "
-        f"--eval_dataset_dir {shown(data)} --output_dir {shown(model)}"
-    )
+def evaluation(model: str, data: Path, output: Path) -> list[str]:
+    """The words after the program that ask a model for each advertisement, in its own form of conversations."""
+    words = ["evaluate", "--model", model, "--tasks", "adgen", "--way", "chat", "--seq_length", "512"]
+    return [*words, "--data_dir", near(data), "--output_dir", near(output)]
+
+
+def evaluate(model: Path, data: Path) -> str:
+    """The figures of the table once more, and a page with every text."""
+    return f"{program()} {shlex.join(evaluation(near(model), data, model / 'evaluation'))}"

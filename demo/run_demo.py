@@ -1,4 +1,4 @@
-"""`make demo`: fine-tunes glm2_tiny on a style it has never seen, before your eyes, and writes your advertisement.
+"""`make demo`: fine-tunes glm3_tiny on a style it has never seen, before your eyes, and writes your advertisement.
 
 python demo/run_demo.py --product "红色复古波点连衣裙"
 """
@@ -29,7 +29,7 @@ from tools.glm2_tiny.make_corpus import adgen, write_lines  # noqa: E402
 
 DEFAULT_PRODUCT = "红色复古波点连衣裙"
 METRICS = ("rouge-1", "rouge-2", "rouge-l", "bleu-4", "attributes", "whole")
-_ASSETS = ROOT / "mindformers_glm/assets/glm2_tiny"
+_ASSETS = ROOT / "mindformers_glm/assets/glm3_tiny"
 _INTERRUPTED = 130
 
 
@@ -52,7 +52,7 @@ WAYS = (Way("LoRA", "demo/lora.yaml", "lora"), Way("full fine-tuning", "demo/ful
 class Demo:
     """The demo's stages, in the order in which they are shown."""
 
-    def __init__(self, output: Path, *, train_lines: int = 1280, eval_lines: int = 40) -> None:
+    def __init__(self, output: Path, *, train_lines: int = 1600, eval_lines: int = 40) -> None:
         self.output, self.train_lines, self.eval_lines = output, train_lines, eval_lines
         self.train_file, self.eval_file = output / "live_train.json", output / "live_eval.json"
         self.results = output / "results.json"
@@ -72,21 +72,22 @@ class Demo:
         note(paint(rows[0]["content"], "1"))
         quote(rows[0]["summary"])
 
-    def judge(self, config: str, weights: str, folder: str) -> Outcome:
-        """ROUGE and BLEU of `weights` on the evaluation lines, and how many attributes its texts name."""
-        outcome = run_stage(
-            ["--config", config, "--run_mode", "eval", "--load_checkpoint", weights,
-             "--eval_dataset_dir", self.shown(self.eval_file), "--output_dir", self.shown(self.output / folder)],
-            self.output / folder / "eval_console.log",
-        )  # fmt: skip
-        outcome.metrics |= coverage(self.output / folder / "predictions.jsonl")
-        note(say("attributes named: {share:.1f} %", share=outcome.metrics["attributes"]))
-        return outcome
+    def judge(self, model: str, folder: str) -> dict[str, float]:
+        """ROUGE and BLEU of a model on the evaluation lines, and how many attributes its texts name."""
+        place = self.output / folder / "evaluation"
+        log = self.output / folder / "eval_console.log"
+        run_stage(commands.evaluation(model, self.eval_file, place), log, command=True)
+        told = json.loads((place / "results.json").read_text(encoding="utf-8"))["results"]["adgen"]
+        figures = {name: told[f"{name},none"] for name in METRICS[:-2]}
+        figures |= coverage(place / "samples.jsonl", self.eval_file)
+        note("  ".join(f"{name} {value:.2f}" for name, value in figures.items() if name in METRICS[:-2]))
+        note(say("attributes named: {share:.1f} %", share=figures["attributes"]))
+        return figures
 
     def tune(self, way: Way) -> Outcome:
-        """Fine-tunes glm2_tiny on the training lines."""
+        """Fine-tunes glm3_tiny on the training lines."""
         return run_stage(
-            ["--config", way.config, "--run_mode", "finetune", "--load_checkpoint", "glm2_tiny",
+            ["--config", way.config, "--run_mode", "finetune", "--load_checkpoint", "glm3_tiny",
              "--train_dataset_dir", self.shown(self.train_file), "--output_dir", self.shown(self.output / way.folder)],
             self.output / way.folder / "finetune_console.log",
         )  # fmt: skip
@@ -94,13 +95,13 @@ class Demo:
     def learn(self) -> dict:
         """Runs every stage up to the table and returns the figures."""
         self.make_data()
-        heading(say("2  Before: glm2_tiny as it ships"))
-        rows = {"before": self.judge("demo/full.yaml", "glm2_tiny", "before").metrics}
+        heading(say("2  Before: glm3_tiny as it ships"))
+        rows = {"before": self.judge("glm3_tiny", "before")}
         curves = {}
         for number, way in enumerate(WAYS, start=3):
             heading(say("{number}  Learning the style: {way}", number=number, way=way.title))
             curves[way.folder] = self.tune(way).losses
-            rows[way.folder] = self.judge(way.config, self.shown(self.weights(way)), way.folder).metrics
+            rows[way.folder] = self.judge(self.shown(self.output / way.folder), way.folder)
         found = {"fingerprint": self.fingerprint(), "metrics": rows, "losses": curves}
         write_text(self.results, json.dumps(found, indent=1))
         return found
@@ -145,7 +146,7 @@ def best_way(found: dict) -> Way:
 def show_table(found: dict) -> None:
     """The before/after table; the better way is marked."""
     heading(say("5  Before and after, on products that were not in the training data"))
-    titles = {"before": say("glm2_tiny as it ships"), **{way.folder: way.title for way in WAYS}}
+    titles = {"before": say("glm3_tiny as it ships"), **{way.folder: way.title for way in WAYS}}
     best = best_way(found).folder
     rows = [
         [titles[key], *(f"{values[name]:.2f}" for name in METRICS), say("<- the best") if key == best else ""]
@@ -181,7 +182,7 @@ def write_advertisement(demo: Demo, way: Way, description: str | None) -> None:
     from demo.writer import Writer  # noqa: PLC0415 - MindSpore takes seconds to import and is not needed until now
 
     writer = Writer()
-    note(paint(say("glm2_tiny as it ships"), "1;32"))
+    note(paint(say("glm3_tiny as it ships"), "1;32"))
     before = writer.write(product.content)
     note(paint(say("after {way}", way=way.title), "1;32"))
     writer.load(demo.output / way.folder)
@@ -198,7 +199,7 @@ def show_commands(demo: Demo, way: Way) -> None:
     rows = (
         (say("talk to the tuned model"), commands.chat(model)),
         (say("serve it, and open http://127.0.0.1:8000"), commands.serve(model)),
-        (say("evaluate it"), commands.evaluate(way.config, model, demo.eval_file)),
+        (say("evaluate it"), commands.evaluate(model, demo.eval_file)),
     )
     for title, command in rows:
         note(title)
@@ -210,14 +211,14 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--product", default=os.environ.get("PRODUCT") or None, help="what to advertise; else asked")
     parser.add_argument("--output_dir", default=str(ROOT / "demo_output"))
-    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1280)
+    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1600)
     parser.add_argument("--eval_lines", type=whole(1, 100_000), default=40)
     parser.add_argument("--again", action="store_true", help="train again although an earlier run is there")
     given = parser.parse_args()
     demo = Demo(Path(given.output_dir), train_lines=given.train_lines, eval_lines=given.eval_lines)
     started = time.time()
     try:
-        title = say("mindformers_glm: a ChatGLM2 with 3.4 million parameters learns a new style on this CPU")
+        title = say("mindformers_glm: a ChatGLM3 with 6.3 million parameters learns a new style on this CPU")
         print(paint(title, "1"))
         again = given.again or bool(os.environ.get("AGAIN"))
         found = None if again else demo.earlier()

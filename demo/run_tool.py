@@ -28,7 +28,7 @@ from tools.glm2_tiny.make_corpus import write_lines  # noqa: E402
 
 CONFIG = "demo/tool.yaml"
 HELD_BACK = 40  # products that no conversation of the training names
-_ASSETS = ROOT / "mindformers_glm/assets/glm2_tiny"
+_ASSETS = ROOT / "mindformers_glm/assets/glm3_tiny"
 _INTERRUPTED = 130
 
 
@@ -76,7 +76,7 @@ class ToolDemo:
     def learn(self) -> dict:
         """Runs every stage up to the table and returns the figures."""
         self.make_data()
-        heading(say("2  Learning to call: glm2_tiny's weights in the form of ChatGLM3"))
+        heading(say("2  Learning to call: glm3_tiny, on this tool"))
         outcome = run_stage(
             ["--config", CONFIG, "--run_mode", "finetune", "--train_dataset_dir", str(self.train_file),
              "--output_dir", str(self.model)],
@@ -105,7 +105,7 @@ class ToolDemo:
 def show_figures(found: dict) -> None:
     """Calls and replies before and after."""
     heading(say("3  Before and after"))
-    titles = {"before": say("glm2_tiny as it ships"), "after": say("after tuning")}
+    titles = {"before": say("glm3_tiny as it ships"), "after": say("after tuning")}
     rows = [[titles[key], f"{row['calls']:.1f}", f"{row['replies']:.1f}"] for key, row in found["metrics"].items()]
     table(["", say("right calls %"), say("right replies %")], rows)
     losses = found["losses"]

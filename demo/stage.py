@@ -1,4 +1,4 @@
-"""One run of run_mindformer.py as a child process: its output goes to a file, its progress to one line."""
+"""One run of this project's programs as a child process: its output goes to a file, its progress to one line."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
-    """Runs `python run_mindformer.py <arguments>` and returns what its lines said.
+def run_stage(arguments: Sequence[str], log: Path, *, command: bool = False) -> Outcome:
+    """Runs `python run_mindformer.py <arguments>`, or a `command` of mindformers-glm; returns what its lines said.
 
     Raises:
         StageFailed: exit status other than 0.
         KeyboardInterrupt: Ctrl-C; the child has had time to save and has ended.
     """
-    note(paint("$ python run_mindformer.py " + shlex.join(arguments), "2"))
+    program = ["mindformers-glm"] if command else ["python", "run_mindformer.py"]
+    note(paint(f"$ {shlex.join([*program, *arguments])}", "2"))
     log.parent.mkdir(parents=True, exist_ok=True)
     started, outcome, line, tail = time.time(), Outcome(), Line(), []
     line.show(say("starting ..."))
     child = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_mindformer.py"), *arguments],
+        [sys.executable, *(["-m", "mindformers_glm"] if command else [str(ROOT / "run_mindformer.py")]), *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, text=True, encoding="utf-8", errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
@@ -69,7 +70,7 @@ def run_stage(arguments: Sequence[str], log: Path) -> Outcome:
     outcome.seconds = time.time() - started
     if status:
         line.end(say("failed"))
-        raise StageFailed(f"run_mindformer.py ended with status {status}; its output is in {log}\n" + "".join(tail))
+        raise StageFailed(f"{program[-1]} ended with status {status}; its output is in {log}\n" + "".join(tail))
     line.end(_summary(outcome))
     return outcome
 

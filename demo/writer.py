@@ -18,8 +18,8 @@ class Writer:
 
     def __init__(self) -> None:
         runtime.set_up({"mode": 0, "device_target": "CPU"}, seed=0)
-        self.model = AutoModel.from_pretrained("glm2_tiny")
-        self.tokenizer = AutoTokenizer.from_pretrained("glm2_tiny")
+        self.model = AutoModel.from_pretrained("glm3_tiny")
+        self.tokenizer = AutoTokenizer.from_pretrained("glm3_tiny")
 
     def load(self, run: Path) -> None:
         """Takes what a fine-tuning run left, its adapter included."""

@@ -20,9 +20,9 @@ from mindformers_glm.cli import plan_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (run|serve) -->\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SIZES = {  # those of glm2_tiny, instead of 6B
-    "num_layers": 4, "hidden_size": 192, "ffn_hidden_size": 640, "num_attention_heads": 6, "kv_channels": 32,
-    "padded_vocab_size": 4096, "compute_dtype": "float32",
+SIZES = {  # those of glm3_tiny, instead of 6B
+    "num_layers": 6, "hidden_size": 256, "ffn_hidden_size": 640, "num_attention_heads": 8, "kv_channels": 32,
+    "padded_vocab_size": 4608, "compute_dtype": "float32",
 }  # fmt: skip
 LENGTHS = {
     "model.model_config.seq_length": 256,
@@ -94,8 +94,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("walk")
     for name in ("configs", "mindformers_glm", "run_mindformer.py", "scripts"):
         (folder / name).symlink_to(ROOT / name)
-    words = "--config configs/tiny/run_glm3_tiny.yaml --to hf --tokenizer mindformers_glm/assets/glm2_tiny"
-    run(["", "convert", "--input_path", "glm2_tiny", *words.split(), "--output_path", "chatglm3-6b"], folder)
+    words = "--config configs/tiny/run_glm3_tiny.yaml --to hf --tokenizer glm3_tiny"
+    run(["", "convert", "--input_path", "glm3_tiny", *words.split(), "--output_path", "chatglm3-6b"], folder)
     rows = [{"instruction": f"说一句话，第 {i} 句", "output": f"今天是第 {i} 天，天气很好。"} for i in range(24)]
     texts = [{"text": "春天来了，山坡上的草都绿了，花也开了。" * 6}] * 8
     for name, lines in (("my.jsonl", rows), ("rows.jsonl", texts), ("texts.jsonl", texts)):

@@ -71,8 +71,8 @@ def test_a_run_learns_to_call(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "AGAIN": ""})
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["metrics"]
-    assert figures["after"]["calls"] >= 75 > 10 >= figures["before"]["calls"]
-    assert figures["after"]["replies"] >= 45
+    assert figures["after"]["calls"] >= 90 and figures["after"]["replies"] >= 90
+    assert figures["after"]["calls"] > figures["before"]["calls"] + 10  # glm3_tiny knows how to call, not this tool
     (line,) = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("$ ") and " chat " in line]
     talk = subprocess.run(
         line[2:], cwd=ROOT, shell=True, input="红色裙子多少钱？\n价格199元\n",

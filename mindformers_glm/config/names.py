@@ -51,6 +51,8 @@ MODEL_NAMES: dict[str, ModelName] = {
     **_named("glm_edge_4b", "glm_edge", "THUDM/glm-edge-4b-chat"),
     "glm2_tiny": ModelName("glm2", "tiny/run_glm2_tiny_finetune.yaml", "ChatGLM2Tokenizer"),
     "glm2_tiny_lora": ModelName("glm2", "tiny/run_glm2_tiny_lora.yaml", "ChatGLM2Tokenizer"),
+    "glm3_tiny": ModelName("glm3", "tiny/run_glm3_tiny.yaml", "ChatGLM3Tokenizer"),
+    "glm3_tiny_lora": ModelName("glm3", "tiny/run_glm3_tiny_lora.yaml", "ChatGLM3Tokenizer"),
 }
 
 # tokens that the published models take: the YAML of most names says how long the rows of its training are instead
@@ -72,6 +74,7 @@ _LENGTHS = {
     "THUDM/glm-edge-1.5b-chat": 8192,
     "THUDM/glm-edge-4b-chat": 4096,
     "glm2_tiny": 512,
+    "glm3_tiny": 1024,
 }
 
 

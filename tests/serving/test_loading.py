@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_yaml import random_glm3
 
 from mindformers_glm.adapters.lora import DELTA, add_lora
 from mindformers_glm.checkpoint.convert import run_plan
@@ -18,7 +19,6 @@ from mindformers_glm.serving.loading import load
 from mindformers_glm.tokenizers import ChatGLM2Tokenizer, ChatGLM3Tokenizer
 
 TINY = ASSETS / "glm2_tiny"
-YAML = CONFIGS_DIR / "tiny" / "run_glm3_tiny.yaml"
 PET = {"pet_type": "lora", "lora_rank": 2, "lora_alpha": 8, "target_modules": ".*query_key_value*"}
 has_weights = pytest.mark.skipif(not (TINY / "model.safetensors").is_file(), reason="glm2_tiny's weights are missing")
 
@@ -70,12 +70,13 @@ def test_an_adapter_by_path(adapter):
         load("glm2_tiny", adapter=str(adapter / "lora.ckpt"))
 
 
-def test_the_tiny_glm3_of_the_configurations():
-    loaded = load(str(YAML), seq_length=128)
+def test_a_yaml_with_random_weights(tmp_path):
+    yaml = str(random_glm3(tmp_path))
+    loaded = load(yaml, seq_length=128)
     assert isinstance(loaded.tokenizer, ChatGLM3Tokenizer)
     assert loaded.engine.max_length == 128
     assert len(tokens(loaded)) == 6
-    assert tokens(load(str(YAML))) == tokens(loaded)  # random weights, but always the same
+    assert tokens(load(yaml)) == tokens(loaded)  # random weights, but always the same
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -8,7 +8,8 @@ import re
 
 import httpx
 import pytest
-from server_process import ROOT, ServerProcess
+from random_yaml import random_glm3
+from server_process import ServerProcess
 
 pytest.importorskip("llguidance")
 pytestmark = pytest.mark.slow
@@ -69,13 +70,13 @@ def fits(value, schema) -> bool:
     return True
 
 
-def test_a_thousand_answers_of_random_weights_are_all_of_the_form():
+def test_a_thousand_answers_of_random_weights_are_all_of_the_form(tmp_path):
     server = ServerProcess(
         "-m",
         "mindformers_glm",
         "serve",
         "--model",
-        str(ROOT / "configs/tiny/run_glm3_tiny.yaml"),
+        str(random_glm3(tmp_path)),
         *("--port", "0", "--seq_length", "4096"),
     )
     tools = [{"type": "function", "function": {"description": "", **tool}} for tool in TOOLS]
