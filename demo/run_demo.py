@@ -52,7 +52,7 @@ WAYS = (Way("LoRA", "demo/lora.yaml", "lora"), Way("full fine-tuning", "demo/ful
 class Demo:
     """The demo's stages, in the order in which they are shown."""
 
-    def __init__(self, output: Path, *, train_lines: int = 1600, eval_lines: int = 40) -> None:
+    def __init__(self, output: Path, *, train_lines: int = 1280, eval_lines: int = 40) -> None:
         self.output, self.train_lines, self.eval_lines = output, train_lines, eval_lines
         self.train_file, self.eval_file = output / "live_train.json", output / "live_eval.json"
         self.results = output / "results.json"
@@ -211,7 +211,7 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--product", default=os.environ.get("PRODUCT") or None, help="what to advertise; else asked")
     parser.add_argument("--output_dir", default=str(ROOT / "demo_output"))
-    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1600)
+    parser.add_argument("--train_lines", type=whole(8, 100_000), default=1280)
     parser.add_argument("--eval_lines", type=whole(1, 100_000), default=40)
     parser.add_argument("--again", action="store_true", help="train again although an earlier run is there")
     given = parser.parse_args()
