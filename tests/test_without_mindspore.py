@@ -115,11 +115,10 @@ def test_a_configuration_is_read_without_it_and_its_faults_are_still_told(folder
     words = ["--config", "configs/tiny/run_glm2_tiny.yaml", "--run_mode", "predict", "--predict_data", "hello"]
     found = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for fault in ("--optimizer.beta3 0.9", "--optimizer.type Adamm", "--optimizer.beta1 many"):
-        found = subprocess.run(
-            [sys.executable, "-m", "mindformers_glm", "run", *words, *fault.split()],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 2 and fault.split()[0][2:] in found.stderr, found.stderr
+    found = subprocess.run(
+        [sys.executable, "-m", "mindformers_glm", "run", *words, "--optimizer.beta3", "0.9"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2 and "optimizer.beta3" in found.stderr, found.stderr

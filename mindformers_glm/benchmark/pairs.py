@@ -12,6 +12,7 @@ from mindformers_glm.files import user_path
 from mindformers_glm.generation.config import GenerationConfig
 from mindformers_glm.generation.engine import Engine
 from mindformers_glm.generation.generate import generate
+from mindformers_glm.generation.interface import Token
 
 HEADER = ",".join(PAIR_COLUMNS)
 
@@ -54,11 +55,10 @@ def measure_pair(
 ) -> tuple[PairFigures, list[list[int]]]:
     """Figures of a batch whose sequences have `input_length` ids and get `output_length` more, and the new ids.
 
-    The first token is a run of one token of its own; nothing ends a sequence early.
+    The first token has come when every sequence has its own; nothing ends a sequence early.
     """
     rows = filled(prompts, input_length)
-    first, _ = _timed(engine, rows, 1)
-    total, found = _timed(engine, rows, output_length)
+    first, total, found = _timed(engine, rows, output_length)
     batch, rest = len(rows), max(total - first, 1e-9)
     return (
         PairFigures(
@@ -94,8 +94,15 @@ def append_line(path: str | Path, figures: PairFigures) -> None:
         file.write(figures.line + "\n")
 
 
-def _timed(engine: Engine, rows: Sequence[Sequence[int]], count: int) -> tuple[float, list[list[int]]]:
+def _timed(engine: Engine, rows: Sequence[Sequence[int]], count: int) -> tuple[float, float, list[list[int]]]:
+    """Seconds until every sequence had a token, and until the end; the new ids."""
     config = GenerationConfig(do_sample=False, max_new_tokens=count)
+    first: dict[int, float] = {}
+
+    def note(row: int, token: Token) -> None:
+        first.setdefault(row, time.perf_counter())
+
     begin = time.perf_counter()
-    results = generate(engine, rows, config)
-    return time.perf_counter() - begin, [list(result.ids) for result in results]
+    results = generate(engine, rows, config, on_token=note)
+    end = time.perf_counter()
+    return max(first.values(), default=end) - begin, end - begin, [list(result.ids) for result in results]
