@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from demo import commands  # noqa: E402
+from demo.aside import set_aside  # noqa: E402
 from demo.coverage import coverage  # noqa: E402
 from demo.product import read_product  # noqa: E402
 from demo.screen import curve, heading, is_terminal, note, paint, quote, table  # noqa: E402
@@ -86,6 +87,7 @@ class Demo:
 
     def tune(self, way: Way) -> Outcome:
         """Fine-tunes glm3_tiny on the training lines."""
+        set_aside(self.output / way.folder)
         return run_stage(
             ["--config", way.config, "--run_mode", "finetune", "--load_checkpoint", "glm3_tiny",
              "--train_dataset_dir", self.shown(self.train_file), "--output_dir", self.shown(self.output / way.folder)],

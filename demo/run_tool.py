@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from demo import commands  # noqa: E402
+from demo.aside import set_aside  # noqa: E402
 from demo.screen import curve, heading, is_terminal, note, paint, quote, table  # noqa: E402
 from demo.stage import StageFailed, run_stage  # noqa: E402
 from demo.tool_data import NAME, TOOLS, Asked, asked, conversations, products  # noqa: E402
@@ -77,6 +78,7 @@ class ToolDemo:
         """Runs every stage up to the table and returns the figures."""
         self.make_data()
         heading(say("2  Learning to call: glm3_tiny, on this tool"))
+        set_aside(self.model)
         outcome = run_stage(
             ["--config", CONFIG, "--run_mode", "finetune", "--train_dataset_dir", str(self.train_file),
              "--output_dir", str(self.model)],

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from demo import screen, stage  # noqa: E402
+from demo.aside import set_aside  # noqa: E402
 from demo.coverage import coverage  # noqa: E402
 from demo.product import read_product, word_tables  # noqa: E402
 from demo.run_demo import METRICS, WAYS, Demo, best_way, show_table  # noqa: E402
@@ -157,7 +158,22 @@ def test_a_failed_stage_shows_the_last_lines(tmp_path, capsys):
     assert "nowhere.yaml" in (tmp_path / "console.log").read_text(encoding="utf-8")
 
 
-SMALL = ["--train_lines", "640", "--eval_lines", "4"]
+def test_what_an_earlier_run_trained_is_set_aside(tmp_path, capsys):
+    folder = tmp_path / "lora"
+    assert set_aside(folder) is None
+    for number in (1, 2):
+        weights = folder / "checkpoint_network/rank_0/demo_rank_0-network.ckpt"
+        weights.parent.mkdir(parents=True)
+        weights.write_text(f"run {number}", encoding="utf-8")
+        place = set_aside(folder)
+        assert place == tmp_path / f"lora_earlier_{number}" and not folder.exists()
+        assert (place / weights.relative_to(folder)).read_text(encoding="utf-8") == f"run {number}"
+        assert str(place) in capsys.readouterr().out
+    folder.mkdir()
+    assert set_aside(folder) is None and folder.is_dir()
+
+
+SMALL = ["--train_lines", "640", "--eval_lines", "16"]
 
 
 @pytest.mark.slow
