@@ -10,23 +10,13 @@ import runpy
 import sys
 from pathlib import Path
 
-BUILD = Path(__file__).resolve().parents[1] / "mindformers_glm/ops/kernels/build.py"
-
-
-def flags() -> set[str]:
-    """What this CPU can do, in the words of /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return set(next(found, "").split())
+KERNELS = Path(__file__).resolve().parents[1] / "mindformers_glm/ops/kernels"
 
 
 def main() -> int:
     """Builds the best variant that this CPU can run where it is missing; every variant where that one fails."""
-    kernels = runpy.run_path(str(BUILD))
-    own = next(variant for variant in kernels["variants"]() if set(variant.features) <= flags())
+    kernels, cpu = (runpy.run_path(str(KERNELS / name)) for name in ("build.py", "cpu.py"))
+    own = next(variant for variant in kernels["variants"]() if set(variant.features) <= cpu["features"]())
     if kernels["library_path"](own).exists():
         return 0
     try:

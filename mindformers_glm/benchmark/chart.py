@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,8 @@ def read_peer(text: str) -> Peer:
         raise ConfigError("--peer", text, f"The command cannot be read ({error}).") from error
     if not name or not words or not any("{point}" in word for word in words):
         raise ConfigError("--peer", text, "Write 'NAME=PROGRAM ... {point} ...': {point} is what the chart varies.")
+    if shutil.which(words[0]) is None:
+        raise ConfigError("--peer", words[0], "There is no such program. Check the path.")
     return Peer(name, command)
 
 

@@ -35,7 +35,7 @@ def fits(kind: str, spec: Mapping[str, Any]) -> bool:
         return False
     given = {name: value for name, value in spec.items() if name != "type"}
     return set(known["required"]) <= set(given) and all(
-        type(value).__name__ in known["arguments"].get(name, ()) and not (isinstance(value, float) and _is_odd(value))
+        type(value).__name__ in known["arguments"].get(name, ()) and (type(value) is not float or math.isfinite(value))
         for name, value in given.items()
     )
 
@@ -82,7 +82,3 @@ def _signature(registry: Registry, name: str, runtime: set[str]) -> dict[str, An
 @cache
 def _known() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads((Path(__file__).parent / FILE).read_text(encoding="utf-8"))
-
-
-def _is_odd(value: float) -> bool:
-    return not math.isfinite(value)

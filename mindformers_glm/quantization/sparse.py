@@ -64,6 +64,7 @@ def read_compressed(path: str | Path) -> dict[str, np.ndarray]:
         _check_members(place)
         with np.load(place, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
+    # zipfile's NotImplementedError: packed in a way that it does not know
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise CheckpointError(str(place), "it is no compressed file", "Write it again.") from error
     names = [name.removesuffix("|shape") for name in arrays if name.endswith("|shape")]

@@ -95,6 +95,10 @@ def test_operations_of_a_prompt_count_the_output_layer_once():
         ("chart --what train_sequence --context 9", "--context: got 9. train_sequence varies it: name the points with"),
         ("chart --what decode_batch --lora", "--lora: got True. It belongs to train."),
         ("chart --what decode_batch --output .", "--output: got '.'. That is a folder: name a file in it."),
+        (
+            "chart --what decode_batch --peer x=/no/peer{point}",
+            "--peer: got '/no/peer{point}'. There is no such program.",
+        ),
         ("chart --what decode_batch --peer other.py", "--peer: got 'other.py'. Write 'NAME=PROGRAM ... {point} ...'"),
     ],
 )

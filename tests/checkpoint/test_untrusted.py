@@ -187,7 +187,7 @@ def test_many_ranks_and_few_folders_are_counted_not_listed(tmp_path):
         rank_files(tmp_path, 60_000)
 
 
-@pytest.mark.parametrize("prefix", ["../../x", "a/b", "x" * 300, "/tmp/x"])
+@pytest.mark.parametrize("prefix", ["../../x", "a/b", "x" * 300, "/x"])
 def test_a_prefix_stays_in_the_folder_of_its_rank(tmp_path, prefix):
     (tmp_path / "src").mkdir()
     save_ckpt(tmp_path / "src/a.ckpt", {"a": np.ones(2, np.float32)})

@@ -22,7 +22,8 @@ def checkout(tmp_path) -> Path:
     kernels = tmp_path / "mindformers_glm/ops/kernels"
     (kernels / "source").mkdir(parents=True)
     (kernels / "source/one.cpp").touch()
-    shutil.copy(ROOT / "mindformers_glm/ops/kernels/build.py", kernels)
+    for name in ("build.py", "cpu.py"):
+        shutil.copy(ROOT / "mindformers_glm/ops/kernels" / name, kernels)
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/own_kernels.py", tmp_path / "scripts")
     return tmp_path

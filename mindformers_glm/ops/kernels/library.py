@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.log import log_once
+from mindformers_glm.ops.kernels.cpu import features
 from mindformers_glm.ops.kernels.structures import differences
 
 SWITCH = "GLM_KERNELS"  # environment variable: auto, off, or the name of a variant
@@ -48,17 +49,6 @@ def num_threads() -> int:
     mindspore = sys.modules.get("mindspore")
     told = sys.maxsize if mindspore is None else mindspore.get_context("runtime_num_threads")
     return max(1, min(told, len(os.sched_getaffinity(0)), share))
-
-
-@cache
-def features() -> frozenset[str]:
-    """What this CPU can do, in the words of /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(flags.split())
 
 
 @cache
