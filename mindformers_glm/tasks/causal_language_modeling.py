@@ -19,8 +19,7 @@ from mindformers_glm.config import RunConfig
 from mindformers_glm.data.dataset import TokenDataset
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.evaluation.metrics import PerplexityMetric
-from mindformers_glm.evaluation.prediction import RESULT_NAME, predict
-from mindformers_glm.evaluation.runner import evaluate_generation, evaluate_loss
+from mindformers_glm.evaluation.runner import evaluate_loss
 from mindformers_glm.evaluation.share import ALL, Share
 from mindformers_glm.export.run import export_run
 from mindformers_glm.files import user_path
@@ -34,6 +33,7 @@ from mindformers_glm.parallel.collectives import gather_bytes
 from mindformers_glm.parallel.mesh import Mesh, mesh_from_config
 from mindformers_glm.parallel.work import Trained, training_flop
 from mindformers_glm.registry import TRAINERS
+from mindformers_glm.tasks.answers import answer, judge
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tasks.evaluation_data import EvaluationData
 from mindformers_glm.tokenizers.glm import GLMTokenizer
@@ -136,16 +136,14 @@ class CausalLanguageModelingTrainer:
         first = self._metrics[0] if self._metrics else None
         prompts, tokenizer = self._evaluation_data.prompts(first), self.tokenizer
         network = self._loaded_network()
-        return predict(
-            network,
+        return answer(
+            self.config,
+            engine_of(network),
             tokenizer,
             prompts,
-            generation_config=self._generation(network, tokenizer),
-            batch_size=self.config.predict_batch_size,
-            model_name=self.config.model_name,
-            unescape=True,
-            result_file=(self.config.save_file or RESULT_NAME) if runtime.rank() == 0 else None,
+            defaults=GenerationConfig.from_model(network.config),
             share=self._share(),
+            writes=runtime.rank() == 0,
         )
 
     def export(self) -> Path:
@@ -315,18 +313,15 @@ class CausalLanguageModelingTrainer:
                 with FAMILIES.of(network.config).ranks().loss_of_this_rank(network, self._mesh()):
                     figures.update(evaluate_loss(network, dataset, metric, share=self._share()).scores)
                 continue
-            found = evaluate_generation(
+            found = judge(
                 engine_of(network),
                 tokenizer,
                 dataset,
                 metric,
-                self._generation(network, tokenizer),
-                predictions=self.output / "predictions.jsonl" if runtime.rank() == 0 else None,
+                output=self.output,
+                defaults=GenerationConfig.from_model(network.config),
                 share=self._share(),
+                writes=runtime.rank() == 0,
             )
-            figures.update(found.scores)
+            figures.update(found)
         return figures
-
-    def _generation(self, network: nn.Cell, tokenizer: GLMTokenizer) -> GenerationConfig:
-        """The settings of model_config; a reply also ends where the tokenizer says that a turn does."""
-        return GenerationConfig.from_model(network.config).ending_also(tokenizer.stop_ids)

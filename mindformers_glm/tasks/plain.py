@@ -10,10 +10,9 @@ from mindformers_glm.assembly.run_held import held_of_run, reasons_of
 from mindformers_glm.assembly.run_tokenizer import build_tokenizer
 from mindformers_glm.config import RunConfig
 from mindformers_glm.evaluation.metrics import PerplexityMetric
-from mindformers_glm.evaluation.prediction import RESULT_NAME, predict
-from mindformers_glm.evaluation.runner import evaluate_generation
 from mindformers_glm.evaluation.share import ALL
 from mindformers_glm.files import user_path
+from mindformers_glm.tasks.answers import answer, judge
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tasks.evaluation_data import EvaluationData
 
@@ -50,17 +49,7 @@ def _predict(config: RunConfig) -> list[dict[str, Any]]:
     """A result for each prompt of `input_data`, or of the evaluation data where there is none; also on disk."""
     prompts = EvaluationData(config).prompts(config.metrics[0].build() if config.metrics else None)
     tokenizer = build_tokenizer(config)
-    engine = held_engine(held_of_run(config), {})
-    return predict(
-        engine,
-        tokenizer,
-        prompts,
-        generation_config=engine.defaults.ending_also(tokenizer.stop_ids),
-        batch_size=config.predict_batch_size,
-        model_name=config.model_name,
-        unescape=True,
-        result_file=config.save_file or RESULT_NAME,
-    )
+    return answer(config, held_engine(held_of_run(config), {}), tokenizer, prompts)
 
 
 def _evaluate(config: RunConfig) -> dict[str, float]:
@@ -75,8 +64,7 @@ def _evaluate(config: RunConfig) -> dict[str, float]:
     for metric in metrics:
         data.of(metric)
     engine = held_engine(held_of_run(config), {})
-    settings = engine.defaults.ending_also(tokenizer.stop_ids)
-    file, figures = output / "predictions.jsonl", dict[str, float]()
+    figures: dict[str, float] = {}
     for metric in metrics:
-        figures |= evaluate_generation(engine, tokenizer, data.of(metric), metric, settings, predictions=file).scores
+        figures |= judge(engine, tokenizer, data.of(metric), metric, output=output)
     return figures
