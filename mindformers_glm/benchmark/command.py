@@ -69,7 +69,8 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; a fault raises ConfigError instead of printing the usage."""
-    parser = _Parser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
+    program = PROGRAM if sys.argv[0].endswith("__main__.py") else None  # otherwise as argparse finds it: as typed
+    parser = _Parser(prog=program, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (batch, length_name, length) in _SIZES.items():
         one = commands.add_parser(name, help=f"speed of {name}", allow_abbrev=False)

@@ -168,7 +168,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser with every option; a fault raises ConfigError instead of printing the usage."""
     chinese = speaks_chinese()
     parser = _Parser(
-        prog="run_mindformer.py",
         allow_abbrev=False,
         description="用一个 YAML 微调、评测和使用 GLM 系列模型。"
         if chinese

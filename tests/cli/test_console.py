@@ -69,16 +69,20 @@ class NoMindSpore(importlib.abc.MetaPathFinder):
 HEAVY = {f"mindformers_glm.{name}" for name in ("assembly", "data.build", "generation", "models.glm.config")}
 sys.meta_path.insert(0, NoMindSpore())
 for command in COMMANDS:
-    said = io.StringIO()
+    said, sys.argv[0] = io.StringIO(), "/usr/bin/mindformers-glm"
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main([command, "--help"])
     assert len(said.getvalue()) > 50, command
+    usage = [line for line in said.getvalue().splitlines() if line.startswith("usage: ")]
+    assert all(line.startswith(f"usage: mindformers-glm {command} ") for line in usage), usage
     assert not HEAVY & set(sys.modules), f"{command} --help imports what is heavy: {HEAVY & set(sys.modules)}"
 """
 
 
 def test_no_commands_help_imports_mindspore_or_what_computes(root):
-    """All in one process, which is quick: what one command imported, the next would not import again."""
+    """All in one process, which is quick: what one command imported, the next would not import again. And each calls
+    itself by the name that was typed.
+    """
     done = typed("-c", HELPS, PYTHONPATH=str(root))
     assert done.returncode == 0, done.stderr
 
