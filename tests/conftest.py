@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -34,7 +35,9 @@ os.environ["MINDFORMERS_GLM_DOWNLOAD"] = "0"  # no test reaches for the network;
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Marks that are known without pytest-xdist too."""
+    """Marks that are known without pytest-xdist too; Ctrl-C as in a terminal, which a shell's background lacks."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "xdist_group(name): tests of one group share a worker")
     tiers.register(config)
 

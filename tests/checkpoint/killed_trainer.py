@@ -303,5 +303,6 @@ def _stage(how: str, number: int, chance: random.Random) -> int | tuple[str, int
 
 
 if __name__ == "__main__":
+    ms.runtime.launch_blocking()  # operators one after the other: children are forked, and share the CPU
     arguments = [*sys.argv[3:], *("toy", "mixed")[len(sys.argv) - 3 :]]
     print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), *arguments)))

@@ -1,18 +1,16 @@
 """A trainer killed again and again ends with the losses and weights of one that was left alone."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 SCRIPT = Path(__file__).with_name("killed_trainer.py")
 
 
 def run(folder: Path, kills: int, kind: str, how: str) -> dict:
-    command = [sys.executable, str(SCRIPT), str(folder), str(kills), kind, how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    done = forked.run([SCRIPT, folder, kills, kind, how], timeout=3000)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -62,7 +62,7 @@ def registered():
             pass
 
     controller = HTTPServer(("127.0.0.1", 0), Controller)
-    threading.Thread(target=controller.serve_forever, daemon=True).start()
+    threading.Thread(target=controller.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{controller.server_port}"
     worker = ServerProcess(str(HERE / "parrot_server.py"), "--controller", address)
     yield worker, told
