@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from mindformers_glm.errors import ConfigError, UserError
 from mindformers_glm.evaluation.prediction import read_inputs
-from mindformers_glm.export.lite.engine import LiteChat, open_lite
+from mindformers_glm.export.lite.engine import Export, LiteChat, open_lite, read_export
 from mindformers_glm.generation.config import GenerationConfig, make_config
 from mindformers_glm.models.recognise import family_named
 from mindformers_glm.serving.typed import BOM, Lines
@@ -34,10 +34,10 @@ def open_model(args: argparse.Namespace) -> LiteChat:
         raise ConfigError("--model_dir", None, "Name the folder of an export, or a graph with --prefill_model_path.")
     if args.model_name != _ANY and family_named(args.model_name) is None:
         raise ConfigError("--model_name", args.model_name, f"Use {_ANY}, or a name such as glm2_6b, glm3_6b, glm4_9b.")
-    lite = open_lite(
-        path,
-        increment=args.increment_model_path,
-        tokenizer=args.tokenizer_path,
+    export = read_export(path, increment=args.increment_model_path, tokenizer=args.tokenizer_path)
+    check(export, args)
+    return open_lite(
+        export,
         lite_python=args.lite_python,
         target=args.device_target,
         config_path=args.config_path,
@@ -45,28 +45,26 @@ def open_model(args: argparse.Namespace) -> LiteChat:
         device_id=args.device_id,
         rank_id=args.rank_id,
     )
-    try:
-        check(lite, args)
-    except UserError:
-        lite.close()
-        raise
-    return lite
 
 
-def check(lite: LiteChat, args: argparse.Namespace) -> None:
-    """Passes when model and options go together."""
-    own = type(tokenizer_of(lite)).__name__
-    if args.seq_length not in (None, lite.config.seq_length):
-        raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {lite.config.seq_length}.")
+def check(export: Export, args: argparse.Namespace) -> None:
+    """Refuses options that do not fit the export, before Lite is started.
+
+    Raises:
+        UserError: one does not.
+    """
+    own = type(tokenizer_of(export)).__name__
+    if args.seq_length not in (None, export.config.seq_length):
+        raise ConfigError("--seq_length", args.seq_length, f"The model was exported with {export.config.seq_length}.")
     family = family_named(args.model_name)
     if family is not None and family.tokenizer != own:
         raise ConfigError("--model_name", args.model_name, f"The export has a {own}, which that model has not.")
     if args.prompt and "{}" not in args.prompt:
         raise ConfigError("--prompt", args.prompt, "It needs {} where the text goes.")
-    settings_of(lite, args)
+    settings_of(export.defaults, args)
 
 
-def tokenizer_of(lite: LiteChat) -> GLMTokenizer:
+def tokenizer_of(lite: LiteChat | Export) -> GLMTokenizer:
     """The tokenizer of the export, or the one that was named.
 
     Raises:
@@ -77,10 +75,10 @@ def tokenizer_of(lite: LiteChat) -> GLMTokenizer:
     return lite.tokenizer
 
 
-def settings_of(lite: LiteChat, args: argparse.Namespace) -> GenerationConfig:
-    """How to generate."""
+def settings_of(defaults: GenerationConfig, args: argparse.Namespace) -> GenerationConfig:
+    """How to generate: the options, over these defaults."""
     lengths = {"max_new_tokens": args.max_output_length} if args.max_output_length else {"max_length": args.max_length}
-    return make_config(None, lite.engine.defaults, **lengths, **{name: getattr(args, name) for name in _SETTINGS})
+    return make_config(None, defaults, **lengths, **{name: getattr(args, name) for name in _SETTINGS})
 
 
 def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
@@ -95,7 +93,7 @@ def ids_of(lite: LiteChat, args: argparse.Namespace, text: str) -> list[int]:
 
 def answer(lite: LiteChat, args: argparse.Namespace, texts: list[str]) -> list[str]:
     """Prompts with their replies as text; with --stream the reply to a single one is printed as it grows."""
-    config = settings_of(lite, args)
+    config = settings_of(lite.engine.defaults, args)
     prompts = [ids_of(lite, args, text) for text in texts]
     tickets = [lite.engine.submit(prompt, config, index=row) for row, prompt in enumerate(prompts)]
     try:

@@ -94,8 +94,35 @@ class LocalRunner:
         self._models.clear()
 
 
+class Export(NamedTuple):
+    """What the files of an export say, before Lite loads one."""
+
+    manifest: Manifest
+    folder: Path
+    named: Graph | None
+    tokenizer: GLMTokenizer | None
+    config: NetworkConfig
+
+    @property
+    def defaults(self) -> GenerationConfig:
+        """The settings that requests start from."""
+        found = GenerationConfig.from_model(self.config)
+        return found if self.tokenizer is None else found.ending_also(self.tokenizer.stop_ids)
+
+
+def read_export(
+    path: str | Path, *, increment: str | Path | None = None, tokenizer: GLMTokenizer | str | Path | None = None
+) -> Export:
+    """The export that `path` leads to; arguments and errors as for `open_lite`."""
+    manifest, folder, named = find_manifest(path)
+    if increment is not None:
+        _check_pair(manifest, folder, increment)
+    config = NetworkConfig(**manifest.network)
+    return Export(manifest, folder, named, _tokenizer(tokenizer, manifest, folder, config), config)
+
+
 def open_lite(
-    path: str | Path,
+    path: str | Path | Export,
     *,
     increment: str | Path | None = None,
     tokenizer: GLMTokenizer | str | Path | None = None,
@@ -110,7 +137,7 @@ def open_lite(
     seconds: float = 600.0,
     max_rows: int | None = None,
 ) -> LiteChat:
-    """An export, loaded: `path` is its folder, its manifest or one of its graphs.
+    """An export, loaded: `path` is its folder, its manifest or one of its graphs, or what `read_export` found there.
 
     The file that the Lite on this machine can read is chosen, unless a `.ms` file is named; of two that it can read the
     one that the Converter made, which loads faster, unless `prefer_converted` is False. `increment` is the second
@@ -127,28 +154,22 @@ def open_lite(
     if max_rows is not None:
         logger.warning("max_rows is called max_num_seqs now")
         max_num_seqs = max_rows if max_num_seqs is None else max_num_seqs
-    manifest, folder, named = find_manifest(path)
-    if increment is not None:
-        _check_pair(manifest, folder, increment)
+    export = path if isinstance(path, Export) else read_export(path, increment=increment, tokenizer=tokenizer)
+    manifest, folder, config = export.manifest, export.folder, export.config
     settings = read_pair(config_path, target=target, threads=threads, device_id=device_id, rank_id=rank_id)
-    config = NetworkConfig(**manifest.network)
-    words = _tokenizer(tokenizer, manifest, folder, config)
     runner = LocalRunner() if can_import_here() else Worker(find_python(lite_python), seconds=seconds)
     with contextlib.ExitStack() as undo:
         undo.callback(runner.close)
         version = runner.about()["lite"]
-        chosen = choose(manifest, version, folder=folder, named=named, prefer_converted=prefer_converted)
+        chosen = choose(manifest, version, folder=folder, named=export.named, prefer_converted=prefer_converted)
         if manifest.weights is not None and any(graph.mind_ir for graph in chosen):
             check_file(folder, manifest.weights)
         for role, graph, how in zip((PREFILL, INCREMENT), chosen, settings, strict=False):
             dtype = _load(runner, role, check_file(folder, graph), graph, how)
         undo.pop_all()
     logger.info("%s in MindSpore Lite %s", ", ".join(graph.name for graph in chosen), version)
-    defaults = GenerationConfig.from_model(config)
-    if words is not None:
-        defaults = defaults.ending_also(words.stop_ids)
     network = _network(runner, manifest, config, dtype, any_length=chosen[0].any_length)
-    return LiteChat(_engine(network, defaults, max_num_seqs), words, config, manifest)
+    return LiteChat(_engine(network, export.defaults, max_num_seqs), export.tokenizer, config, manifest)
 
 
 def choose(
