@@ -1,7 +1,7 @@
-"""Prompt ids in, new ids out: settings, sampling, beam search, cache, engine. Ids only; text is for tokenizers.
+"""Prompt ids in, new ids out: settings, sampling, beam search, KV cache, engine. Ids only; text is for tokenizers.
 
 Importing this package registers what `model.generate`, `model.chat` and `model.stream_chat` call. MindSpore
-is imported when one of its models is given, and not before.
+is imported when a MindSpore model is given, and not before.
 """
 
 from mindformers_glm.generation import chat as _chat  # noqa: F401 - registers chat and stream_chat

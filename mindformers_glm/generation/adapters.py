@@ -1,5 +1,5 @@
-"""LoRA adapters over one base, computed beside each other by the kernels: sequences of a batch are grouped by adapter,
-the base is multiplied once for all of them and each group by its own small matrices (Chen et al., Punica, 2023).
+"""Several LoRA adapters of one base model in the same batch, computed by the kernels: the matmul with the base weight
+is done once for all sequences, those with the low-rank matrices once for each adapter (Chen et al., Punica, 2023).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from mindformers_glm.models.described import Held, LinearWeights
 from mindformers_glm.ops.kernels.structures import LinearStruct, LoraStruct, address, kind_of
 
-_ROOM = 4  # adapters that an array has room for at first
+_ROOM = 4  # initial length of each array, in adapters
 
 
 class AdapterTable:
     """The adapters of every linear layer, by number, in arrays that the kernels index. Number 0 is the network's own.
 
-    Weights are read where the parameters lie when an adapter is added: nothing of them is copied.
+    The kernels read the parameters of an adapter in place, where they are when it is added; nothing is copied.
     """
 
     def __init__(self, structures: Sequence[LinearStruct]) -> None:
@@ -38,7 +38,7 @@ class AdapterTable:
         self._put(0, place, down, up, scale)
 
     def add(self, layers: Sequence[LinearWeights]) -> int:
-        """The number of an adapter that the linear layers of a network over the same base have."""
+        """Adds the adapter that these linear layers of another network over the same base have; returns its number."""
         number, self._next = self._next, self._next + 1
         if number >= len(self._arrays[0]):
             self._grow()
@@ -55,7 +55,7 @@ class AdapterTable:
         return number
 
     def remove(self, number: int) -> None:
-        """Forgets an adapter; its number is not used again."""
+        """Removes an adapter; its number is not used again."""
         for array in self._arrays:
             array[number] = LoraStruct()
         self._kept.pop(number, None)

@@ -21,7 +21,7 @@ class _Beam(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """An ended sequence and its length-normalised score."""
+    """A finished sequence and its length-normalised score."""
 
     new: list[int]
     score: float
@@ -29,7 +29,7 @@ class _Finished(NamedTuple):
 
 
 class BeamSearch:
-    """The `num_return_sequences` best of `num_beams` sequences that are followed at once.
+    """The `num_return_sequences` best sequences of a search that keeps `num_beams` open ones at each step.
 
     A sequence that ends counts only if it is among the `num_beams` best continuations of its step.
     """
@@ -95,7 +95,10 @@ class BeamSearch:
         return np.stack(rows)
 
     def _candidates(self, totals: np.ndarray) -> list[tuple[int, float]]:
-        """The best continuations as (place in the flat array, score), best first; enough that ends leave beams."""
+        """The best continuations as (index into the flat array, score), best first.
+
+        So many that `num_beams` open ones remain even where every beam could end with every stop id.
+        """
         flat = totals.ravel()
         count = min(max(2, 1 + len(self.config.stop_ids)) * self.num_rows, len(flat))
         places = np.argpartition(-flat, count - 1)[:count]
@@ -109,7 +112,7 @@ class BeamSearch:
         del self._finished[self.num_rows :]
 
     def _is_done(self, best: float, length: int) -> bool:
-        """True when no open beam can, by the rule in force, replace a finished one."""
+        """Whether the search is over: by the rule of `early_stopping` no open beam can replace a finished one."""
         if len(self._finished) < self.num_rows:
             return False
         if self.config.early_stopping is True:

@@ -1,4 +1,4 @@
-"""Keys and values of tokens that were seen. Shapes: L layers, R sequences, K kv heads, S slots, E head_dim, T new
+"""The KV cache as arrays, and the prefix cache. Shapes: L layers, R sequences, K kv heads, S slots, E head_dim, T new
 tokens.
 """
 
@@ -14,7 +14,7 @@ BLOCK = 64
 
 
 class CacheShape(NamedTuple):
-    """What one token takes: L x K x E numbers of `dtype`, twice."""
+    """What the cache holds for one token: L x K x E numbers of `dtype` for its keys, and as many for its values."""
 
     layers: int
     kv_heads: int
@@ -25,8 +25,8 @@ class CacheShape(NamedTuple):
 class KVCache:
     """Keys and values of sequences of different lengths, in arrays (L, R, K, S, E) that grow by blocks of slots.
 
-    S follows the longest sequence: it grows by an eighth, at least by one block. Slots at and beyond `lengths[row]`
-    hold nothing that may be read.
+    S is large enough for the longest sequence and grows by an eighth, at least by one block. Slots from
+    `lengths[row]` on are not to be read.
     """
 
     def __init__(self, shape: CacheShape, rows: int, *, block: int = BLOCK) -> None:
@@ -37,17 +37,17 @@ class KVCache:
 
     @property
     def rows(self) -> int:
-        """Sequences there is room for."""
+        """How many sequences there is room for."""
         return len(self.lengths)
 
     @property
     def slots(self) -> int:
-        """Slots of a sequence, used or not."""
+        """Slots of each sequence, used or not."""
         return self.keys.shape[3]
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Bytes of both arrays."""
         return self.keys.nbytes + self.values.nbytes
 
     def reserve(self, slots: int) -> None:
@@ -62,9 +62,9 @@ class KVCache:
             self._resize(rows, self.slots)
 
     def append(self, layer: int, keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
-        """Writes the first `counts[r]` of the new keys and values (R, K, T, E) of a layer after those of sequence r.
+        """Appends to sequence r the first `counts[r]` of the new keys and values (R, K, T, E) of a layer.
 
-        `reserve` comes before, `advance(counts)` after the last layer.
+        Call `reserve` before, and `advance(counts)` after the last layer.
         """
         if keys.shape[2] == 1:
             rows = np.flatnonzero(counts)
@@ -78,7 +78,7 @@ class KVCache:
             self.values[layer, row, :, begin : begin + count] = values[row, :, :count]
 
     def advance(self, counts: np.ndarray) -> None:
-        """Adds to the lengths what was appended."""
+        """Adds the number of appended tokens to the lengths."""
         self.lengths += counts.astype(np.int32)
 
     def reorder(self, targets: Sequence[int], sources: Sequence[int]) -> None:
@@ -101,7 +101,7 @@ class KVCache:
         self.lengths[target] = used
 
     def row(self, source: int, length: int) -> KVCache:
-        """A cache of its own with the first `length` tokens of one sequence, and no slot more."""
+        """A new cache with a copy of the first `length` tokens of one sequence, and no slot more."""
         one = KVCache(self.shape, 1, block=self.block)
         one.keys = self.keys[:, source : source + 1, :, :length].copy()
         one.values = self.values[:, source : source + 1, :, :length].copy()
@@ -109,7 +109,7 @@ class KVCache:
         return one
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Sequences that nobody uses are empty."""
+        """Empties sequences that are no longer used."""
         self.lengths[list(rows)] = 0
 
     def _empty(self, rows: int, slots: int) -> np.ndarray:
@@ -128,40 +128,40 @@ class KVCache:
 
 
 class PrefixStore:
-    """Caches of past conversations, the least recently used given up first; at most `capacity` tokens in all, those of
-    blocks that several share counted once.
+    """The prefix cache: KV caches of earlier prompts and replies, the least recently used evicted first.
 
-    Each belongs to an adapter of the network, by its number, and serves no other.
+    At most `capacity` tokens in all; tokens of blocks that several entries share count once. An entry belongs to the
+    adapter that it was computed with (by number) and is used for no other.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.asked_tokens = self.found_tokens = 0  # of all prompts that looked here, and of these what was kept
+        self.asked_tokens = self.found_tokens = 0  # prompt tokens looked up here, and those that were found
         self._entries: OrderedDict[tuple[int, tuple[int, ...]], KVCache] = OrderedDict()
 
     @property
     def tokens(self) -> int:
-        """Tokens held."""
+        """How many tokens are held."""
         return _tokens_of(list(self._entries.values()))
 
     def give_up_oldest(self) -> bool:
-        """Forgets the entry that was not used for the longest time; False where there is none."""
+        """Evicts the least recently used entry; False where there is none."""
         if self._entries:
             self._entries.popitem(last=False)
             return True
         return False
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops every entry."""
         self._entries.clear()
 
     def drop(self, adapter: int) -> None:
-        """Forgets what belongs to an adapter."""
+        """Drops the entries of an adapter."""
         for known in [known for known in self._entries if known[0] == adapter]:
             del self._entries[known]
 
     def take(self, ids: Sequence[int], adapter: int = 0) -> tuple[int, KVCache | None]:
-        """How many first tokens of `ids` are known, at most all but the last, and a cache of exactly these."""
+        """The length of the longest prefix of `ids` that is held (never all of them), and a cache of it."""
         best, found = 0, None
         for known in self._entries:
             length = common_beginning(known[1], ids, len(ids) - 1) if known[0] == adapter else 0
@@ -174,7 +174,7 @@ class PrefixStore:
         return best, self._entries[found].row(0, best)
 
     def put(self, ids: Sequence[int], cache: KVCache, row: int, adapter: int = 0) -> None:
-        """Keeps the cache of `ids`, which sequence `row` holds; what these continue is given up for them."""
+        """Keeps the cache of `ids`, which sequence `row` holds, in place of entries that are a prefix of `ids`."""
         ids = tuple(ids)
         if not 0 < len(ids) <= self.capacity:
             return
@@ -187,14 +187,14 @@ class PrefixStore:
 
 
 def _tokens_of(caches: Sequence[Any]) -> int:
-    """Tokens that caches of one sequence hold together: of blocks, which they share, or each its own."""
+    """How many tokens these caches of one sequence hold together; tokens of shared blocks count once."""
     if all(hasattr(cache, "blocks_of") for cache in caches):
         return sum({block: tokens for cache in caches for block, tokens in cache.blocks_of(0)}.values())
     return sum(int(cache.lengths[0]) for cache in caches)
 
 
 def common_beginning(known: Sequence[int], ids: Sequence[int], limit: int) -> int:
-    """Length of the common beginning, at most `limit`."""
+    """Length of the common prefix, at most `limit`."""
     size = min(len(known), limit)
     if list(known[:size]) == list(ids[:size]):
         return size

@@ -1,4 +1,4 @@
-"""The weights of a MindSpore model by what they do, and whether the kernels can compute it."""
+"""The weights of a MindSpore model sorted by what they are for, and whether the kernels can compute the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mindformers_glm.models.w8a8 import W8A8Linear
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel import layers, sharding
 
-_WATCHED_SIZE = 1 << 20  # parameters of at most so many numbers are looked at to see whether weights have changed
+_WATCHED_SIZE = 1 << 20  # only parameters of at most so many numbers are compared to see whether weights have changed
 
 
 def obstacles(model: nn.Cell) -> list[str]:
@@ -60,7 +60,7 @@ def obstacles(model: nn.Cell) -> list[str]:
 
 
 def described(model: nn.Cell) -> NetworkWeights:
-    """The weights where the parameters are: what trains or loads them is seen."""
+    """The weights of a model, in place: when parameters are trained or loaded, the kernels see the new values."""
     parts = model.parts
     table: Any = quantized_layers(model).get(parts.table.name)
     held = LinearWeights(parts.table) if table is None else _integers(table)

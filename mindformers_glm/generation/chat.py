@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Turn(NamedTuple):
-    """A reply so far, and the conversation with it: pairs or messages, as the history was given."""
+    """The reply so far, and the conversation including it: pairs or messages, in the form of the history given."""
 
     response: str
     history: list[Any]
 
 
 class ReplyEvent(NamedTuple):
-    """New text of a reply (may be empty), the new id, and the reply as read by now."""
+    """New text of a reply (may be empty), the new id, and the reply so far."""
 
     text: str
     token: int | None
@@ -45,9 +45,9 @@ def stream_reply(
 ) -> Iterator[ReplyEvent]:
     """A reply token by token; closing the iterator cancels it. The last event has no token.
 
-    `tools` are the names that the prompt offers.
+    `tools` are the names of the tools that the prompt offers.
 
-    The tokenizer's stop ids end the reply besides those of `config`, and the caches of earlier turns are reused.
+    The reply ends at stop ids of the tokenizer and of `config`. The KV cache of earlier turns is used again.
     """
     config = config.ending_also(tokenizer.stop_ids)
     ticket = engine.submit(prompt, config, reuse_prefix=True)
@@ -67,7 +67,7 @@ def chat(
     history: Sequence[Any] | None = None,
     **options: Any,
 ) -> Turn:
-    """The reply to `query` and the history with both; query and options as for `stream_chat`.
+    """The reply to `query`, and the history with both added; arguments as for `stream_chat`.
 
     Where ChatGLM3 calls a tool, `history` ends with that call as a message with `tool_calls`.
     """
@@ -98,7 +98,7 @@ def stream_chat(
     fields of GenerationConfig.
 
     Raises:
-        GenerationError: a history that the model's form of chat does not know, or a setting that makes no sense.
+        GenerationError: a history that the chat format of the model cannot express, or a setting out of range.
     """
     if history is not None and (isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable)):
         fix = "Give the list that the last reply came back with, or [] to begin"
@@ -114,7 +114,7 @@ def stream_chat(
 
 
 def _conversation(history: list[Any], query: Any, role: str) -> tuple[list[Any], Mapping[str, Any]]:
-    """The past, and the message to be answered; the query may be that message, or a conversation that ends with it."""
+    """The earlier messages, and the one to answer; `query` may be that message, or a conversation that ends with it."""
     if isinstance(query, str):
         return history, {"role": role, "content": query}
     messages = [query] if isinstance(query, Mapping) else query

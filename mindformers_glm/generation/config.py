@@ -25,7 +25,7 @@ _FROM_MODEL = (
     "pad_token_id",
     "bos_token_id",
 )
-USUAL_TOP_K = 50  # of transformers and of the official chat
+USUAL_TOP_K = 50  # the default of transformers and of the official chat
 _LENGTHS = {"max_length", "max_new_tokens", "max_decode_length"}
 # MindFormers' arguments that change nothing here: name -> why.
 _WITHOUT_EFFECT = {
@@ -37,7 +37,7 @@ _WITHOUT_EFFECT = {
 
 
 class Limits(NamedTuple):
-    """How many tokens a prompt may be followed by, and before how many new ones it must not end."""
+    """The most new tokens that may follow a prompt, and the fewest before it may end."""
 
     max_new: int
     min_new: int
@@ -50,31 +50,32 @@ class GenerationConfig:
     Length. `max_new_tokens` counts new tokens and wins where it is given; `max_length` counts prompt and new tokens
     together, `max_decode_length` is its older name. Neither goes beyond the `seq_length` of the model (a warning
     says so). A prompt that leaves no room for a new token is refused, never cut. `min_new_tokens` and `min_length`
-    forbid an end before; the larger demand holds.
+    forbid the stop ids before that length; where both are given, the later one counts.
 
     Choice. `do_sample: False` takes the most probable token and ignores temperature, top_k and top_p. Otherwise logits
     are divided by `temperature`, the `top_k` best stay (0: all), then the fewest whose probability reaches `top_p`.
-    `temperature` 0 or `top_k` 1 is the most probable token again. `repetition_penalty` divides positive and multiplies
+    `temperature` 0 or `top_k` 1 is greedy search again. `repetition_penalty` divides positive and multiplies
     negative logits of every id of the sequence so far (never of padding: sequences have none). `logit_bias` is added to
-    the logits of its ids; `presence_penalty` is taken from those of each new id, `frequency_penalty` for each time it
-    came. A call of `model.generate` or `chat` that says `do_sample=True` and no top_k draws from 50 where the model's
-    own settings have 1, and likewise with temperature and top_p 0.
+    the logits of its ids; `presence_penalty` is subtracted once from those of each id generated so far,
+    `frequency_penalty` as often as that id was generated. A call of `model.generate` or `chat` that says
+    `do_sample=True` and no top_k uses top_k 50 where the model's own settings have 1; likewise temperature and top_p
+    are 1 where these have 0.
 
-    `seed` None draws a new one from NumPy's generator, which `seed:` of the YAML file seeds, and each result tells it.
+    `seed` None draws one from NumPy's generator, which `seed:` of the YAML file seeds; each result tells its seed.
     With `num_beams` above 1 the result of beam search is returned; sampling is off then. A beam's score is the sum of
     its log-probabilities over its new tokens ** `length_penalty`; `early_stopping` True ends with the first
-    `num_beams` finished ones, False when no open beam looks better, "never" when none can become better.
+    `num_beams` finished ones, False when no open beam has a better score now, "never" when none can reach one.
 
-    End. A sequence ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` gives True, or when
-    full. `use_past: False` computes every step from the first token: slower, the same tokens.
+    End. A sequence ends after an id of `eos_token_id` (kept in the result), after `stop(new ids)` returns True, or at
+    its greatest length. `use_past: False` computes every step without a KV cache: slower, the same tokens.
 
-    `prompt_lookup_num_tokens` guesses up to so many next tokens where the sequence repeats what stands in it before,
-    and checks them in one step: the same tokens, sooner (lookup.py). It is left where it does not pay, with beams, and
-    where the network cannot check guesses. 0: no guesses.
+    `prompt_lookup_num_tokens` guesses up to so many next tokens where the sequence repeats an earlier part of itself,
+    and checks them in one step: the same tokens, sooner (lookup.py). Nothing is guessed where it would not be faster,
+    with beams, and where the network cannot check guesses. 0: no guesses.
 
-    `output_logprobs` adds log softmax of the unprocessed logits for each chosen token, `top_logprobs` the same for
+    `output_logprobs` adds the log softmax of the unprocessed logits at each chosen token, `top_logprobs` the same at
     so many best ids. `logits_processor` holds functions (ids (1, T), logits (1, V)) -> logits, called before sampling.
-    `token_mask` is asked before each token: (new ids) -> bits (uint8), bit i of byte j is 1 where id 8 j + i may come.
+    `token_mask` is called before each token: (new ids) -> bits (uint8); bit i of byte j is 1: id 8 j + i is allowed.
     """
 
     max_length: int | None = None
@@ -123,9 +124,9 @@ class GenerationConfig:
 
     @classmethod
     def from_model(cls, model_config: Any) -> GenerationConfig:
-        """The defaults that a model configuration states; its `seq_length` where it names no length.
+        """The settings that a model configuration contains; its `seq_length` where it contains no length.
 
-        MindFormers' own default, `top_k: 1`, is not what a file means that states `do_sample: True` and no top_k.
+        A file with `do_sample: True` and no top_k means sampling: MindFormers' own default `top_k: 1` would undo it.
         """
         values: dict[str, Any] = {name: getattr(model_config, name, None) for name in _FROM_MODEL}
         values = {name: value for name, value in values.items() if value is not None}
@@ -138,10 +139,10 @@ class GenerationConfig:
         return cls(**values)
 
     def updated(self, **changes: Any) -> GenerationConfig:
-        """A copy with other values; None leaves a value as it is. A length in `changes` replaces every length.
+        """A copy with other values; None leaves a value as it is. One length in `changes` replaces all three.
 
         Raises:
-            GenerationError: an unknown name, with the nearest known one, or a value that makes no sense.
+            GenerationError: an unknown name (the nearest known one is named), or a value out of range.
         """
         known = {field.name for field in fields(self)}
         for name, value in changes.items():
@@ -157,7 +158,7 @@ class GenerationConfig:
         return replace(self, **changes)
 
     def ending_also(self, ids: Iterable[int]) -> GenerationConfig:
-        """The same settings with more ids that end a sequence: those of a tokenizer (`stop_ids`), of a task."""
+        """The same settings with further stop ids, such as those of a tokenizer or a task."""
         return self.updated(eos_token_id=sorted({*self.stop_ids, *ids}))
 
     @property
@@ -172,7 +173,7 @@ class GenerationConfig:
 
     @property
     def edits_logits(self) -> bool:
-        """True when logits depend on the ids so far by more than the network."""
+        """True when logits are changed by rules that look at the ids so far."""
         plain = self.repetition_penalty == 1 and not (self.presence_penalty or self.frequency_penalty)
         return not plain or bool(self.no_repeat_ngram_size or self.bad_words_ids or self.logits_processor)
 
@@ -184,7 +185,7 @@ class GenerationConfig:
         return self.max_length if self.max_length is not None else self.max_decode_length
 
     def limits(self, prompt: Sequence[int], *, seq_length: int, row: int = 0) -> Limits:
-        """The room for new tokens after a prompt.
+        """The limits for new tokens after a prompt.
 
         Raises:
             GenerationError: the prompt is empty, or leaves no room.
@@ -215,7 +216,7 @@ class GenerationConfig:
 
     def _agree(self) -> None:
         if self.token_mask is not None and self.num_beams * self.num_return_sequences > 1:
-            raise _wrong("token_mask", self.token_mask, "It follows one sequence: no beams, one result.")
+            raise _wrong("token_mask", self.token_mask, "A mask follows one sequence: use no beams and one result.")
         if self.num_return_sequences > 1:
             if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
                 raise _wrong(
@@ -250,7 +251,7 @@ def make_config(given: Any, defaults: GenerationConfig, **changes: Any) -> Gener
 
 
 def _drawn(changes: dict[str, Any], defaults: GenerationConfig) -> dict[str, Any]:
-    """The changes of a call; one that says do_sample=True draws, whatever single choice the defaults leave."""
+    """The changes of a call; with do_sample=True it samples, even where the defaults leave a single choice."""
     if changes.get("do_sample") is not True:
         return changes
     usual = {"top_k": (1, USUAL_TOP_K), "top_p": (0, 1.0), "temperature": (0, 1.0)}

@@ -1,8 +1,8 @@
-"""The engine: prompt ids in, new ids out, for many requests at once. It knows no text and no device.
+"""The engine: prompt ids in, new ids out, for many requests at once (continuous batching). It knows no text, no device.
 
 What a device must offer is a `Network`. One owner thread per engine drives it, and a lock lets one engine at a time
-use the device. Requests come and go between steps: a step is a forward over prompts that wait, or one token for every
-sequence that is being decoded.
+use the device. Requests begin and end between steps: a step is a forward pass over waiting prompts (prefill), or one
+token for every sequence that is being decoded, or both.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 class Engine:
     """Runs requests over a network.
 
-    `max_num_seqs` sequences are decoded at once (num_beams of a prompt count each), other requests wait. Prompts are
-    taken in pieces of at most `chunk` tokens, so that memory for a long one stays linear and others go on in between.
-    With a cache in blocks a step has at most `max_num_batched_tokens` tokens of answers and prompts together while
-    answers are on their way (16 of prompts in any case); None: so many that it takes about three times as long as
-    without prompts. Caches of requests that ask for it are kept for prompts that begin alike, at most `prefix_tokens`
-    tokens in all (the model's length if None). `defaults` are the settings that callers start from.
+    At most `max_num_seqs` sequences are decoded at once (each beam of a prompt counts); other requests wait. A prompt
+    is computed in pieces of at most `chunk` tokens (chunked prefill): memory grows linearly with its length, and others
+    get their tokens in between. With a paged cache a step has at most `max_num_batched_tokens` tokens, decoded ones and
+    prompts' together, while sequences are being decoded (16 prompt tokens in any case); None: so many that a step takes
+    about three times as long as without prompts. Requests with `reuse_prefix` share a prefix cache of at most
+    `prefix_tokens` tokens (None: the model's length). `defaults` are the settings that callers start from.
     `max_rows` is the former name of `max_num_seqs`.
 
     Raises:
-        ConfigError: `max_num_batched_tokens` of a network that has no such cache.
+        ConfigError: `max_num_batched_tokens` for a network without a paged cache.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Engine:
         self.defaults = (defaults or GenerationConfig()).updated(prompt_lookup_num_tokens=lookup)
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
         if max_num_batched_tokens is not None and not hasattr(network, "blocks"):
-            fix = "Prompts and answers share steps in the kernels' cache alone: leave it out."
+            fix = "Only with the kernels do prompts and sequences being decoded share steps: leave it out."
             raise ConfigError("max_num_batched_tokens", max_num_batched_tokens, fix)
         self._chunk, self._step_tokens = chunk, max_num_batched_tokens
         self._prefix_tokens = self.max_length if prefix_tokens is None else prefix_tokens
@@ -84,7 +84,7 @@ class Engine:
         _engines.add(self)
 
     def _begin(self) -> None:
-        """An engine without work and without a thread, as at first and in a forked child."""
+        """The state without work and without a thread, as at first and in a forked child."""
         self._scheduler = Scheduler(
             self.network,
             max_num_seqs=self.max_num_seqs,
@@ -108,16 +108,16 @@ class Engine:
         priority: int = 0,
         listener: Callable[[Item], None] | None = None,
     ) -> Ticket:
-        """A ticket that yields tokens as they come; `index` tells apart the random numbers of prompts of one call.
+        """A ticket that yields tokens as they come; `index` gives each prompt of a call random numbers of its own.
 
-        Of requests that wait those with the lowest `priority` go first, of equal ones as they came.
+        Waiting requests with the lowest `priority` go first, among equal ones in the order of arrival.
 
-        With `reuse_prefix` the prompt starts from a kept cache where one fits, and its own is kept. `adapter` is
-        a number from `add_adapter`; requests of all adapters share batches.
+        With `reuse_prefix` the prompt starts from the longest prefix in the prefix cache, and is added to it. `adapter`
+        is a number from `add_adapter`; requests with different adapters share batches.
 
         Raises:
-            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; too many sequences; no
-                such adapter.
+            GenerationError: the prompt is empty, too long, or has ids beyond the vocabulary; there are too many
+                sequences, or there is no such adapter.
         """
         known = {"reuse_prefix": reuse_prefix, "adapter": adapter, "priority": priority}
         job = self._job(prompt, config, index, listener, **known)
@@ -131,9 +131,9 @@ class Engine:
         *,
         listener: Callable[[int, Item], None] | None = None,
     ) -> list[Ticket]:
-        """A ticket for each prompt. They arrive together, so that the same call makes the same batches every time.
+        """A ticket for each prompt. They arrive together, so that equal calls always make equal batches.
 
-        `listener` gets the prompt's number with each item. Raises as `submit`, before any work.
+        `listener` gets the prompt's number with each item. Raises what `submit` raises, before anything is computed.
         """
         listeners = [None if listener is None else partial(listener, row) for row in range(len(prompts))]
         jobs = [self._job(prompt, config, row, listeners[row]) for row, prompt in enumerate(prompts)]
@@ -141,14 +141,14 @@ class Engine:
         return [job.ticket for job in jobs]
 
     def add_adapter(self, adapter: Any) -> int:
-        """The number by which requests choose an adapter of the network (see AdaptedNetwork) from now on."""
+        """Adds an adapter to the network (see AdaptedNetwork); returns the number by which requests choose it."""
         number = self._ask(cast(AdaptedNetwork, self.network).add_adapter, adapter)
         with self._lock:
             self._adapters.add(number)
         return number
 
     def remove_adapter(self, number: int) -> None:
-        """Refuses an adapter to new requests; what has it is finished, and then its memory is given back."""
+        """Refuses an adapter to new requests; those that have it are finished, then its memory is freed."""
         with self._lock:
             self._adapters.discard(number)
         self._ask(self._scheduler.retire, number)
@@ -161,9 +161,9 @@ class Engine:
         top_logprobs: int = 0,
         adapter: int = 0,
     ) -> list[Score]:
-        """How probable each continuation is after the context, which is computed once.
+        """The log-probabilities of each continuation after the context, which is computed once.
 
-        `top_logprobs` of each place's best ids are told too.
+        Those of the `top_logprobs` best ids at each position are returned too.
 
         Raises:
             GenerationError: context or continuation is empty, or together they exceed the model's length.
@@ -182,14 +182,14 @@ class Engine:
     def score_batch(self, contexts: Sequence[list[int]], wanted: Sequence[list[int]]) -> list[tuple[np.ndarray, int]]:
         """For each context the log-probability of each single id in `wanted`, and the most probable id.
 
-        Contexts of a call are one batch; what they all begin with is computed once, and kept for the next call.
+        The contexts of a call are one batch; their common prefix is computed once, and kept for the next call.
 
         Raises:
             GenerationError: a context is empty, too long, or holds ids beyond the vocabulary.
         """
         for number, (context, ids) in enumerate(zip(contexts, wanted, strict=True)):
             if not context or not ids:
-                raise GenerationError("score_batch: each context, and what is asked of it, needs at least one id")
+                raise GenerationError("score_batch: each context, and its list in `wanted`, needs at least one id")
             if len(context) > self.max_length:
                 raise GenerationError(f"score: {len(context)} tokens and the model's seq_length is {self.max_length}")
             self._check_ids(context, number)
@@ -210,16 +210,16 @@ class Engine:
 
     @property
     def figures(self) -> Figures:
-        """What was found, guessed and given up so far, and how full the cache is."""
+        """Counts so far: prefix cache hits, guesses, preemptions; and how full the KV cache is."""
         return figures_of(self._scheduler, max_tokens=self.max_num_seqs * self.max_length)
 
     def forget(self) -> None:
-        """Drops the kept prefixes, as a change of weights does."""
+        """Empties the prefix cache, as a change of weights does."""
         self._scoring = None
         self._ask(self._scheduler.prefixes.clear)
 
     def close(self) -> None:
-        """Ends the owner thread; requests on their way are cancelled."""
+        """Ends the owner thread; running and waiting requests are cancelled."""
         with self._lock:
             self._closed = True
             self._lock.notify_all()
@@ -269,10 +269,10 @@ class Engine:
 
     def _check_adapter(self, adapter: int) -> None:
         if adapter not in self._adapters:
-            raise GenerationError(f"adapter {adapter}: there is none of this number any more")
+            raise GenerationError(f"adapter {adapter}: there is no adapter of this number (any more)")
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives in the owner thread."""
+        """The result of a function, called in the owner thread."""
         call = _Call(function, arguments)
         self._hand_over(call)
         try:
@@ -316,16 +316,16 @@ class Engine:
             let_go(self._scheduler.take_failures())
 
     def _abandon(self, arrived: list[Job | _Call], error: BaseException) -> None:
-        """Ends what is on its way as cancelled, and calls with the error."""
+        """Ends requests as cancelled, and calls with the error."""
         self._scheduler.abandon([item for item in arrived if isinstance(item, Job)])
         for item in arrived:
             if isinstance(item, _Call):
                 item.fail(error)
 
     def _serve(self, arrived: list[Job | _Call]) -> list[BaseException]:
-        """Takes what came and computes one step; returns the errors that ended something.
+        """Takes what has arrived and computes one step; returns the errors that ended a request or a call.
 
-        Nothing is raised: without this thread everybody would wait.
+        Nothing is raised: without this thread every caller would wait for ever.
         """
         errors: list[BaseException] = []
         try:
@@ -341,7 +341,7 @@ class Engine:
 
 
 class _Call:
-    """A function that the owner thread runs for somebody who waits."""
+    """A function that the owner thread runs for a caller that waits."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._function, self._arguments, self._done = function, arguments, threading.Event()
@@ -380,12 +380,12 @@ def _close_all() -> None:
 
 
 def _begin_all_again() -> None:
-    """In a forked child: its engines have no threads, and the requests on their way are its parent's."""
+    """In a forked child: its engines have no threads, and running requests belong to its parent."""
     owner_threads.is_one = False
     _device.release()
     for engine in list(_engines):
         engine._begin()
 
 
-if hasattr(os, "register_at_fork"):  # no step is half done in the child: locks of the kernels are free
+if hasattr(os, "register_at_fork"):  # in the child no step is half done: the locks of the kernels are free
     os.register_at_fork(before=_device.acquire, after_in_parent=_device.release, after_in_child=_begin_all_again)

@@ -1,4 +1,4 @@
-"""What an error keeps after it ended a request: its lines, and none of the engine's values."""
+"""What an error keeps alive after it has ended a request: line numbers, and none of the engine's values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from types import FrameType
 
 
 def let_go(errors: Iterable[BaseException]) -> None:
-    """Empties the finished calls below the caller's that these errors, their causes and contexts were raised in.
+    """Clears the frames of finished calls, below the caller's, in the tracebacks of these errors, causes and contexts.
 
-    A traceback holds its calls, and each call the one that made it: logits and caches of everybody's sequences, and the
-    request that holds the error. They would stay until a full garbage collection, which counts objects and no bytes.
+    A traceback keeps its frames alive, and each frame the one that called it: logits and KV caches of all sequences,
+    and the request that holds the error. They would stay until a full garbage collection, which counts objects, not
+    bytes.
     """
     caller = sys._getframe(1)
     waiting, seen = list(errors), set()
@@ -29,7 +30,7 @@ def let_go(errors: Iterable[BaseException]) -> None:
 
 
 def _calls_below(caller: FrameType, frame: FrameType | None) -> list[FrameType]:
-    """The calls from `frame` up to `caller`; none when another thread or a generator made them."""
+    """The frames from `frame` up to `caller`; none where these are of another thread or a generator."""
     calls = []
     while frame is not None and frame is not caller:
         calls.append(frame)
@@ -40,5 +41,5 @@ def _calls_below(caller: FrameType, frame: FrameType | None) -> list[FrameType]:
 def _empty(frame: FrameType) -> None:
     try:
         frame.clear()
-    except RuntimeError:  # it runs
+    except RuntimeError:  # it still runs
         return

@@ -1,4 +1,4 @@
-"""Generating for a list of prompts, and `model.generate` with the conventions MindFormers users know."""
+"""Generation for a list of prompts, and `model.generate` with the conventions of MindFormers."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 BACKENDS = ("kernels", "graph")
 OnToken = Callable[[int, Token], None]
-# Arguments of transformers' generate that callers of it write, and why they do nothing here.
+# Arguments of generate in transformers that are accepted, and why they have no effect here.
 _ELSEWHERE = {
     "token_type_ids": "this network has one type of token",
-    "return_dict_in_generate": "the result is always a list of arrays; engine_of(model) tells more",
-    "output_scores": "engine_of(model) gives log-probabilities with output_logprobs",
+    "return_dict_in_generate": "the result is always a list of arrays; engine_of(model) returns more",
+    "output_scores": "engine_of(model) returns log-probabilities with output_logprobs",
     "synced_gpus": "one process generates",
 }
 
 
 class MindSporeEngine(Engine):
-    """The engine over a MindSpore model on this process's device. Options as for Engine, and those of KernelNetwork:
-    the type of the cache and how many tokens it may hold.
+    """The engine for a MindSpore model on this process's device. Options are those of Engine and of KernelNetwork:
+    the type of the KV cache and how many tokens it may hold.
 
-    `backend` is `kernels`, `graph` (MindSpore's operators) or None, the quicker of both that can compute this model.
+    `backend` is `kernels`, `graph` (MindSpore's operators) or None: the faster one that can compute this model.
 
     Raises:
-        ConfigError: a backend or an option of the cache that is unknown, or that this model cannot have here.
+        ConfigError: the backend or an option of the cache is unknown, or this model cannot have it here.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class MindSporeEngine(Engine):
 
 
 def attach(engine: Engine, adapted: nn.Cell) -> int | None:
-    """The number by which requests choose the adapter of a network over the very weights of the engine's.
+    """Adds the adapter of another network over the same base weights; returns the number by which requests choose it.
 
-    None where the engine's network cannot compute adapters beside each other, or this is none of LoRA: it then needs
-    an engine of its own.
+    None where the engine's network cannot compute several adapters in one batch, or this adapter is no LoRA: it then
+    needs an engine of its own.
     """
     if not isinstance(engine.network, KernelNetwork) or adapted.prefix_encoder is not None or obstacles(adapted):
         return None
@@ -77,15 +77,15 @@ def generate(
 ) -> list[Generation]:
     """The results of each prompt in order, `num_return_sequences` for each.
 
-    `on_token(prompt number, token)` is called in the caller's thread as tokens come, sequences in any order. When it
-    raises, or on Ctrl-C, everything is cancelled.
+    `on_token(prompt number, token)` is called in the caller's thread as tokens come, in any order of sequences. If it
+    raises, or on Ctrl-C, all requests are cancelled.
 
     Raises:
-        GenerationError: a prompt that is empty, does not fit, or holds ids beyond the vocabulary; before any work.
+        GenerationError: a prompt is empty, too long, or has ids beyond the vocabulary; before anything is computed.
     """
     if not config.greedy:
         config = config.updated(seed=config.drawn_seed())  # one for the whole call
-    with terminated_as_interrupted():  # MindSpore makes that of Ctrl-C
+    with terminated_as_interrupted():  # what MindSpore turns Ctrl-C into
         arrived: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
         tickets = engine.submit_all(prompts, config, listener=lambda row, item: arrived.put((row, item)))
         try:
@@ -98,7 +98,7 @@ def generate(
 
 
 def _wait(waiting: int, arrived: queue.SimpleQueue[tuple[int, Item]], on_token: OnToken | None) -> None:
-    """Hands on what comes until so many requests are over."""
+    """Passes tokens on until so many requests are over."""
     while waiting:
         row, item = arrived.get()
         if isinstance(item, BaseException):
@@ -110,7 +110,7 @@ def _wait(waiting: int, arrived: queue.SimpleQueue[tuple[int, Item]], on_token: 
 
 
 def engine_of(model: nn.Cell) -> Engine:
-    """The model's engine, made at the first call and again when adapters were attached since."""
+    """The engine of a model: made at the first call, and again after adapters were attached."""
     with _making:
         engine = _engines.get(model)
         if engine is None or engine.parameters != _identity(model):
@@ -129,16 +129,16 @@ def generate_arrays(
     position_ids: Any = None,
     **settings: Any,
 ) -> list[np.ndarray]:
-    """Prompt and new ids of each sequence, as int32 arrays of their own length: `model.generate`.
+    """Prompt and new ids of each sequence, as int32 arrays of different lengths: `model.generate`.
 
     `input_ids`: one sequence or several, as lists of any lengths, an array or a Tensor. Pad ids at both ends of a
-    sequence are padding and cut off, unless `attention_mask` says which ids count. What else a tokenizer gives is
-    accepted: `position_ids` must count the ids that are no padding. `settings` are fields of GenerationConfig
-    (`use_cache` is transformers' name of `use_past`) and come before `generation_config`, which comes before the
+    sequence are removed as padding, unless `attention_mask` says which ids count. `position_ids` as a tokenizer returns
+    them are accepted: they must count the ids that are not padding. `settings` are fields of GenerationConfig
+    (`use_cache` is the name of `use_past` in transformers); they override `generation_config`, which overrides the
     defaults in the model's configuration.
 
     Raises:
-        GenerationError: a setting or prompt that cannot be honoured, or a streamer for several sequences.
+        GenerationError: a setting or prompt is wrong, or there is a streamer for several sequences.
     """
     if "use_cache" in settings:
         settings.setdefault("use_past", settings.pop("use_cache"))
@@ -157,10 +157,10 @@ def generate_arrays(
 def generate_rows(
     engine: Engine, prompts: list[list[int]], config: GenerationConfig, *, streamer: Any = None
 ) -> list[list[int]]:
-    """Prompt and new ids of each result, with the log line of MindFormers; `streamer` shows the one sequence.
+    """Prompt and new ids of each result, with the log line of MindFormers; `streamer` gets the one sequence.
 
     Raises:
-        GenerationError: a prompt that cannot be honoured, or a streamer for several sequences.
+        GenerationError: a prompt is wrong, or there is a streamer for several sequences.
     """
     each = config.num_return_sequences
     if streamer is not None and (len(prompts) * each > 1 or config.num_beams > 1):
@@ -181,7 +181,7 @@ def generate_rows(
 
 
 def log_speed(seconds: float, tokens: int) -> None:
-    """The line that closes every call of `model.generate`."""
+    """Logs the line that ends every call of `model.generate`."""
     logger.info(
         "total time: %s s; generated tokens: %s tokens; generate speed: %s tokens/s",
         seconds,
@@ -196,8 +196,8 @@ def read_prompts(
     """Sequences of ids without padding, from one sequence or several in any usual form.
 
     Raises:
-        GenerationError: something else than ids, a sequence that is nothing but padding, or a mask or positions that do
-            not belong to these ids.
+        GenerationError: these are not ids, a sequence is nothing but padding, or the mask or the positions do not
+            belong to these ids.
     """
     rows = _rows(input_ids, "input_ids")
     if attention_mask is not None:
@@ -215,7 +215,7 @@ def read_prompts(
 
 
 def _inside(row: list[int], pad_id: int) -> list[bool]:
-    """Where a sequence is no padding: between the first and the last id that is not `pad_id`."""
+    """True from the first to the last id that is not `pad_id`: the part of a sequence that is not padding."""
     used = [place for place, token in enumerate(row) if token != pad_id]
     return [bool(used) and used[0] <= place <= used[-1] for place in range(len(row))]
 
@@ -225,7 +225,7 @@ def _only(row: list[int], mask: list[bool]) -> list[int]:
 
 
 def _like(value: Any, rows: list[list[int]], name: str) -> list[list[int]]:
-    """Numbers beside ids, in the shape of the ids."""
+    """Numbers that belong to the ids (a mask, positions), in the shape of the ids."""
     found = _rows(value, name)
     if [len(row) for row in found] != [len(row) for row in rows]:
         raise GenerationError(f"{name}: its shape differs from that of input_ids")
@@ -237,18 +237,18 @@ def _rows(value: Any, name: str) -> list[list[int]]:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, (list, tuple)) or not len(value):
-        raise GenerationError(f"{name}: got {shorten(value)}. Give a row of ids or several")
+        raise GenerationError(f"{name}: got {shorten(value)}. Give one sequence of ids, or a list of them")
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in value]
     if not any(isinstance(row, (list, tuple)) for row in rows):
         rows = [rows]
     for row in rows:
         if not isinstance(row, (list, tuple)) or not all(isinstance(item, (int, np.integer)) for item in row):
-            raise GenerationError(f"{name}: got {shorten(row)}. Give a row as a list of whole numbers")
+            raise GenerationError(f"{name}: got {shorten(row)}. Give each sequence as a list of whole numbers")
     return [[int(item) for item in row] for row in rows]
 
 
 def _network(model: nn.Cell, backend: str | None, cache_dtype: str | None, cache_tokens: int | None) -> Network:
-    """The quickest way to compute this model on this device, together with the ranks that hold the rest of it."""
+    """The network of the fastest backend for this model on this device, together with the ranks that hold its rest."""
     from mindformers_glm.generation.led import LeadingNetwork  # noqa: PLC0415 - they need MindSpore
     from mindformers_glm.generation.network import MindSporeNetwork  # noqa: PLC0415
 
@@ -267,7 +267,7 @@ def _network(model: nn.Cell, backend: str | None, cache_dtype: str | None, cache
         found = obstacles(model)
     if not found:
         made = KernelNetwork(model, cache_dtype=cache_dtype, cache_tokens=cache_tokens)
-        return cast(Network, made)  # it takes the caches that it made alone
+        return cast(Network, made)  # it takes only caches that it has made
     reasons = "; ".join(found[:3])
     if backend == "kernels":
         raise ConfigError("backend", backend, f"The kernels cannot run this: {reasons}.")

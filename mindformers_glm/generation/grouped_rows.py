@@ -1,7 +1,8 @@
-"""Jobs over a cache in arrays, where each sequence has room for the longest: sequences of similar length share one.
+"""Jobs whose KV caches are arrays, with room for the longest sequence in each: sequences of similar length share one.
 
-A job passes two stations: prompt (its tokens go into a cache of its own, piece by piece), and a group that gets one
-token for every sequence at each step. Padding stays below a factor of four; a job that outgrows its group moves on.
+A job passes two stages: prefill (the prompt goes into a cache of its own, piece by piece), then a group that is decoded
+together, one token for every sequence at each step. So padding is less than three quarters of a cache; a job whose
+sequences become too long for its group moves to the next one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from mindformers_glm.generation.turns import Turn, places_after_prompt
 if TYPE_CHECKING:
     from mindformers_glm.generation.scheduler import Scheduler
 
-_FIRST_GROUP = 256  # tokens; the groups after it hold four times as many each
+_FIRST_GROUP = 256  # longest sequence of the first group, in tokens; each next group has four times as many
 
 
 class Group:
-    """Sequences that step together."""
+    """Sequences that are decoded together."""
 
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache
@@ -30,11 +31,11 @@ class Group:
 
     @property
     def used(self) -> set[int]:
-        """Places that jobs have."""
+        """Sequences of the cache that belong to jobs."""
         return {slot for job in self.jobs for slot in job.slots}
 
     def take_slots(self, count: int) -> list[int]:
-        """Free places, made where there are none: their number is a power of two."""
+        """Free sequences of the cache; it grows where there are too few, to a power of two."""
         free = sorted(set(range(self.cache.rows)) - self.used)
         if len(free) < count:
             self.cache.set_rows(power_of_two(self.cache.rows - len(free) + count))
@@ -42,10 +43,10 @@ class Group:
         return free[:count]
 
     def follow(self, job: Job, parents: list[int]) -> None:
-        """Gives a job the places that its open sequences continue, `parents` of those that it has."""
+        """Sets the sequences of a job to those that its open ones continue: `parents`, among the ones that it has."""
         sources = [job.slots[parent] for parent in parents]
         if len(set(sources)) == len(sources) and sources != job.slots and len(sources) < len(job.slots):
-            job.slots = sources  # sequences that ended leave; nothing moves
+            job.slots = sources  # finished sequences only leave; nothing is copied
             return
         short = len(sources) - len(job.slots)
         targets = job.slots + self.take_slots(short) if short > 0 else job.slots[: len(sources)]
@@ -53,7 +54,7 @@ class Group:
         job.slots = targets
 
     def tidy(self) -> None:
-        """Empties places that nobody has, and gives some back when three quarters are unused."""
+        """Empties unused sequences, and frees memory when three quarters are unused."""
         self.cache.forget(set(range(self.cache.rows)) - self.used)
         used = sorted(self.used)
         rows = power_of_two(len(used))
@@ -80,7 +81,7 @@ class GroupedRows:
         return [*self._prompts, *(job for group in self._groups.values() for job in group.jobs)]
 
     def has_memory_for(self, job: Job) -> bool:
-        """See Rows; such a cache has no bound."""
+        """See Rows; a cache in arrays has no bound."""
         return True
 
     def add(self, job: Job) -> None:
@@ -91,7 +92,7 @@ class GroupedRows:
             job.cache = self._scheduler.prefixes.take(job.prompt, job.adapter)[1]
 
     def step(self) -> None:
-        """See Rows: one forward over prompts, and one for each group."""
+        """See Rows: one forward pass over prompts, and one for each group."""
         if self._prompts:
             step, jobs = self._next_prompts()
             self._scheduler.guarded(jobs, step, jobs)
@@ -121,7 +122,7 @@ class GroupedRows:
         self._prompts, self._groups = [], {}
 
     def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:
-        """The first prompt's next piece, with other prompts that are short and just begin."""
+        """The next piece of the first prompt, together with short prompts that have not begun."""
         first, chunk = self._prompts[0], self._scheduler.chunk
         if first.done or len(first.prompt) > chunk:
             return self._step_prompt, [first]
@@ -151,13 +152,13 @@ class GroupedRows:
         self._begin(jobs, self._scheduler.forward(prompts, cache, places), cache)
 
     def _begin(self, jobs: list[Job], logits: np.ndarray, cache: KVCache) -> None:
-        """The first tokens of jobs whose prompts are the sequences of `cache`."""
+        """The first tokens of the jobs whose prompts `cache` now holds."""
         turns = [Turn(job, places_after_prompt(job, row)) for row, job in enumerate(jobs)]
         for turn in self._scheduler.advance(turns, logits):
             self._scheduler.guarded([turn.job], self._place, turn, cache, jobs.index(turn.job))
 
     def _place(self, turn: Turn, cache: KVCache, row: int) -> None:
-        """Gives a job that has its first tokens its place in a group."""
+        """Moves a job that has its first tokens into a group."""
         job, step = turn.job, turn.step
         assert step is not None
         self._prompts.remove(job)
@@ -198,11 +199,11 @@ class GroupedRows:
             self._join(job, group.cache, slots)
 
     def _join(self, job: Job, cache: KVCache, sources: list[int]) -> None:
-        """Puts the sequences of a job into the group for their length."""
+        """Copies the sequences of a job into the group for their length."""
         level = _level(int(cache.lengths[sources[0]]) + 1)
         group = self._groups.get(level)
         if group is None and cache.rows == 1 and len(sources) == 1:
-            group = self._groups[level] = Group(cache)  # alone: its cache is the group's
+            group = self._groups[level] = Group(cache)  # a group of one job: its cache becomes the group's
             job.slots = [0]
         else:
             if group is None:
@@ -221,12 +222,12 @@ class GroupedRows:
 
 
 def power_of_two(count: int) -> int:
-    """The least power of two that is no less."""
+    """The least power of two that is not below."""
     return 1 << max(count - 1, 0).bit_length()
 
 
 def _level(length: int) -> int:
-    """Number of the group for sequences of this length: up to 256, 1024, 4096, ... tokens."""
+    """The number of the group for sequences of this length: up to 256, 1024, 4096, ... tokens."""
     level, limit = 0, _FIRST_GROUP
     while length > limit:
         level, limit = level + 1, limit * 4

@@ -1,7 +1,7 @@
 """What the engine asks of others: a `Network` that computes logits, and a `Search` that chooses tokens from them.
 
-A search is fed the logits of its open sequences and answers which sequence of the cache each next one continues
-(`Step`). The engine knows nothing else of it, so that sampling and beam search share batches.
+A search gets the logits of its open sequences and returns the next tokens, and which sequence of the KV cache each of
+them continues (`Step`). The engine knows nothing else of it, so sampling and beam search can share batches.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class Generation(NamedTuple):
-    """New ids of one result, the id that ended it included, and how it ended.
+    """New ids of one result, including the stop id, and why it ended.
 
-    `logprobs` and `best` (top ids with their log-probabilities) have an entry for each id where they were asked for.
-    `seed` is the one that was used; `score` the normalised log-probability where beams were searched.
+    `logprobs` and `best` (best ids with their log-probabilities) have an entry for each id where they were asked for.
+    `seed` is the one that was used; `score` is the normalised log-probability of a beam search.
     """
 
     ids: list[int]
@@ -35,16 +35,16 @@ class Generation(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A new token of result number `sample` of a prompt."""
+    """A new token of one result of a prompt; `sample` is the number of the result."""
 
     sample: int
     choice: Choice
 
 
 class Step(NamedTuple):
-    """`parents[i]` is the row of the logits that open sequence i continues, with `tokens[i]`; `events` can be shown.
+    """Open sequence i continues row `parents[i]` of the logits with `tokens[i]`; `events` are tokens to show.
 
-    `accepted` tells of each sequence that was open before how many of its guesses were right (lookup.py); empty: none.
+    `accepted` has for each sequence that was open before the number of its right guesses (lookup.py); empty: none.
     """
 
     parents: list[int]
@@ -54,19 +54,19 @@ class Step(NamedTuple):
 
 
 class Search(Protocol):
-    """The engine's view of a search."""
+    """What the engine knows of a search."""
 
     num_rows: int
     limits: Limits
 
     def advance(self, logits: np.ndarray) -> Step:
-        """The next tokens, from logits (n, V) of the open sequences; (1, V) after the prompt."""
+        """The next tokens, from logits (n, V) of the n open sequences; (1, V) after the prompt."""
 
     def open_ids(self, row: int) -> Sequence[int]:
         """New ids of an open sequence."""
 
     def results(self) -> list[Generation]:
-        """Every result; sequences that are still open count as cancelled."""
+        """Every result; sequences that are still open are returned as cancelled."""
 
 
 class Network(Protocol):
@@ -76,23 +76,23 @@ class Network(Protocol):
     max_length: int
 
     def new_cache(self, rows: int) -> KVCache:
-        """An empty cache for so many sequences."""
+        """An empty KV cache for so many sequences."""
 
     def forward(self, tokens: np.ndarray, counts: np.ndarray, cache: KVCache, wanted: np.ndarray | None) -> Any:
-        """Logits (len(wanted), V) float32; the first counts[r] tokens of each sequence (R, T) go into the cache.
+        """Logits (len(wanted), V) float32; appends the first counts[r] tokens of each row r to sequence r of the cache.
 
-        tokens (R, T) int32, padded on the right; `wanted` holds flat places r * T + t, None when no logits are needed.
+        tokens (R, T) int32, padded on the right; `wanted` holds flat positions r * T + t, None: no logits are needed.
         """
 
     def version(self) -> Hashable:
-        """Something that changes when the weights do."""
+        """A value that is different after the weights have changed."""
 
 
 class AdaptedNetwork(Network, Protocol):
-    """A network whose sequences may each have another adapter; the cache's `adapters` holds their numbers."""
+    """A network whose sequences may have different adapters; `adapters` of the cache has the number of each."""
 
     def add_adapter(self, adapter: Any) -> int:
-        """The number of an adapter from now on, above 0 and never used again."""
+        """Adds an adapter; returns its number, which is above 0 and never used again."""
 
     def remove_adapter(self, number: int) -> None:
-        """Forgets an adapter that no sequence has."""
+        """Removes an adapter that no sequence uses."""

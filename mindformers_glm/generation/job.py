@@ -1,4 +1,4 @@
-"""A request on its way through the scheduler."""
+"""A request in the scheduler: a job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mindformers_glm.generation.ticket import Ticket
 
 
 class Job:
-    """A request on its way. Of two that wait the one with the lower `priority` goes first, then the one that came."""
+    """A request in the scheduler. Waiting ones go by `priority`, the lowest first, then in the order of arrival."""
 
     def __init__(
         self,
@@ -25,31 +25,31 @@ class Job:
         self.prompt, self.search, self.ticket = prompt, search, ticket
         self.use_past, self.reuse_prefix, self.adapter = use_past, reuse_prefix, adapter
         self.priority = priority
-        self.cache: KVCache | None = None  # while the prompt goes in: one sequence
-        self.slots: list[int] = []  # places in the cache that it shares, in the order of its open sequences
+        self.cache: KVCache | None = None  # during prefill: one sequence
+        self.slots: list[int] = []  # its sequences in the shared cache, in the order of its open ones
         self.tokens: list[int] = []  # the newest token of each open sequence
-        self.replayed: list[int] = []  # new tokens whose cache was given up: they are computed again, as a prompt is
-        self.has_waited = False  # with its sequences given up: the memory that it may need is kept free then
+        self.replayed: list[int] = []  # new tokens that lost their KV cache: computed again, like a prompt
+        self.has_waited = False  # preempted: from then on the memory that it may need is kept free
         self.due = 0  # see paged_rows.py
-        self.leader: Job | None = None  # whose prompt begins as this one's does, and is computed first
+        self.leader: Job | None = None  # another job with a common prefix, which is computed first
 
     @property
     def ids(self) -> list[int]:
-        """What goes into its cache before its next token is chosen."""
+        """The ids that must be in its KV cache before its next token is chosen."""
         return [*self.prompt, *self.replayed] if self.replayed else self.prompt
 
     @property
     def final_blocks(self) -> int:
-        """Blocks of a paged cache that each of its sequences may need at most."""
+        """The most blocks of a paged cache that one of its sequences can need."""
         return -(-(len(self.prompt) + self.search.limits.max_new) // BLOCK)
 
     @property
     def blocks(self) -> int:
-        """Blocks of a paged cache that all its sequences may need at most; they share those that the prompt fills."""
+        """The most blocks of a paged cache that all its sequences can need; full blocks of the prompt are shared."""
         shared = len(self.prompt) // BLOCK if self.use_past else 0
         return shared + self.search.num_rows * (self.final_blocks - shared)
 
     @property
     def done(self) -> int:
-        """Prompt tokens in its cache."""
+        """How many of these ids its cache holds during prefill."""
         return 0 if self.cache is None else int(self.cache.lengths[0])

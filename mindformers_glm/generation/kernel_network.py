@@ -1,6 +1,6 @@
-"""A model on the CPU as the engine's network, computed by one compiled function over its weights and the cache.
+"""A model on the CPU as the engine's network, computed by one compiled function over its weights and the KV cache.
 
-Nothing is compiled at run time, every length is welcome, and the new keys and values go straight into the cache.
+Nothing is compiled at run time, whatever the lengths, and the kernels write new keys and values right into the cache.
 Shapes: R sequences, T new tokens, K kv heads, E head_dim, P prefix, L layers, V vocabulary.
 """
 
@@ -46,8 +46,8 @@ from mindformers_glm.ops.kernels.structures import (
 if TYPE_CHECKING:
     from mindspore import nn
 
-_MOST_GUESSES = 256  # of all sequences of a step
-_NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # of a block
+_MOST_GUESSES = 256  # in one step, of all sequences
+_NORMS = ("attention_norm", "mlp_norm", "after_attention", "after_mlp")  # the norms of a block
 
 
 def _is_exact(weights: NetworkWeights) -> bool:
@@ -65,8 +65,9 @@ def obstacles(model: nn.Cell) -> list[str]:
 class KernelNetwork:
     """A network of any family as the engine's `AdaptedNetwork`, with an adapter of its own if it has one.
 
-    Float weights stay where they are: what trains or loads them is seen at the next step. Integer weights are packed
-    into the order in which kernels read them, once; others that were loaded since are seen at the next prompt.
+    Float weights are read in place: after training or loading, the next step computes with the new values. Integer
+    weights are packed once, into the order in which kernels read them; after loading others, the next prompt packs
+    these.
     """
 
     compilations = 0
@@ -78,10 +79,10 @@ class KernelNetwork:
         cache_dtype: str | None = "float32",
         cache_tokens: int | None = None,
     ) -> None:
-        """`model` is a MindSpore model, or weights that need none.
+        """`model` is a MindSpore model, or weights that need no MindSpore.
 
-        `cache_dtype` is the type of keys and values in the cache, one of CACHE_KINDS: int8 has a scale for each
-        head and token; None is `usual_cache`. Sequences and kept prefixes together hold at most `cache_tokens` tokens.
+        `cache_dtype` is the type of keys and values in the KV cache, one of CACHE_KINDS: int8 has a scale for each
+        head and token; None is `usual_cache`. Sequences and prefix cache together hold at most `cache_tokens` tokens.
 
         Raises:
             ConfigError: there is no such type.
@@ -102,7 +103,7 @@ class KernelNetwork:
         )
         self._rotary = np.ascontiguousarray(weights.rotary)
         functions = library.library()
-        assert functions is not None  # whoever takes this network has asked (assembly/engine.py, `obstacles`)
+        assert functions is not None  # callers have asked first (assembly/engine.py, `obstacles`)
         self._functions = functions
         self._map = _Map(self._functions, is_fixed=weights.version is None)
         self._network = self._map.network(weights)
@@ -117,7 +118,7 @@ class KernelNetwork:
         return PagedCache(self.blocks, rows)
 
     def new_score_cache(self, rows: int) -> PagedCache:
-        """The same for scores: of float32, whatever the others hold, unless the user has chosen a type."""
+        """A cache for scores: of float32 whatever the type of other caches, unless the user has chosen a type."""
         return PagedCache(self._score_blocks, rows)
 
     def cached(self, cache: PagedCache, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,8 +132,8 @@ class KernelNetwork:
         return keys, values
 
     def guesses_beside(self, rows: int, *, has_adapters: bool) -> int:
-        """How many tokens more than one for each of `rows` sequences a step may have, so that each is computed bit for
-        bit as in a step without them. Float weights are multiplied in another order from FEW_ROWS sequences on.
+        """How many guesses a step of `rows` sequences may check, so that every number stays bit for bit the same as in
+        a step without guesses. From FEW_ROWS tokens on, products with float weights are summed in another order.
         """
         if self._has_floats or has_adapters:
             return max(0, FEW_ROWS - rows)
@@ -159,7 +160,7 @@ class KernelNetwork:
         step = StepStruct(rows, width, len(places), blocks.shape[1], *(address(array) for array in given))
         step.cache_kind = CACHE_KINDS[cache.pool.dtype]
         self._aim(starts=bool(((cache.lengths == 0) & (counts > 0)).any()))
-        library.library()  # as many threads as the setting says now
+        library.library()  # sets the number of threads to what the setting says now
         state = self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
         if state == UNKNOWN_ID:
             raise self._unknown_id(tokens, counts)
@@ -179,7 +180,7 @@ class KernelNetwork:
 
     @property
     def adapter_numbers(self) -> frozenset[int]:
-        """The numbers of the adapters that it holds memory for; 0 is its own."""
+        """The numbers of the adapters that it holds; 0 is its own."""
         return self._map.adapters.numbers
 
     def _pool(self, dtype: str, tokens: int | None) -> BlockPool:
@@ -193,7 +194,7 @@ class KernelNetwork:
         return GenerationError(f"sequence {row} holds id {tokens[row, place]} and {known}")
 
     def _aim(self, *, starts: bool) -> None:
-        """Points at the weights where they are now; MindSpore moves a parameter that is given new data."""
+        """Sets the pointers to where the weights are now: MindSpore moves a parameter when its data is replaced."""
         self._map.aim()
         if starts:
             self._map.pack()
@@ -212,7 +213,7 @@ def _described(model: Any) -> NetworkWeights:
 
 
 class _Map:
-    """Structures that describe a network, and which tensor each of their pointers means."""
+    """The structures that describe a network, and the tensor that each of their pointers stands for."""
 
     def __init__(self, functions: ctypes.CDLL, *, is_fixed: bool) -> None:
         self._functions, self._is_fixed = functions, is_fixed
@@ -230,7 +231,7 @@ class _Map:
         self._is_aimed = True
 
     def pack(self) -> None:
-        """Packs the integer weights that are new, and merges such of DoRA."""
+        """Packs integer weights that are new, and merges new adapters with DoRA."""
         if self._is_fixed and self._is_packed:
             return
         arena = None if self._is_packed else self._arena()
@@ -241,7 +242,7 @@ class _Map:
         self._is_packed = True
 
     def _arena(self) -> Arena:
-        """Memory for all that is packed, taken by those who need it."""
+        """The memory for all packed weights, shared out among them."""
         integers = [packed for packed in self._packed if not isinstance(packed, Merged)]
         arena = Arena(sum(packed.nbytes for packed in integers))
         for packed in integers:
@@ -249,7 +250,7 @@ class _Map:
         return arena
 
     def network(self, weights: NetworkWeights) -> NetworkStruct:
-        """The whole network, but for the rotary table and the prefix."""
+        """The structure of the whole network, without the rotary table and the prefix."""
         config = weights.config
         layers = (LayerStruct * config.num_layers)()
         made = NetworkStruct(
@@ -310,7 +311,7 @@ class _Map:
         self._point(structure, "weight", held)
 
     def _rows(self, structure: LinearStruct, table: LinearWeights) -> None:
-        """Integers that are looked up a row at a time, as they are."""
+        """A table of integers that is read in rows (token embedding); it is not packed."""
         assert table.scale is not None
         structure.rows, structure.columns = table.weight.shape[0], table.columns
         structure.kind, structure.group = kind_of(table.weight.dtype), table.group

@@ -1,8 +1,8 @@
-"""One network in several processes: the leader runs the engine, the others repeat on their parts what it does.
+"""One network in several processes: the leader runs the engine, the other ranks repeat its calls on their parts.
 
-Every rank holds its part of the weights and of the caches. What the leader does with its network and caches is sent as
-a short message before it is done, so that nobody else need know prompts, sampling or time: batches may come together
-as they like. `follow` is all that the other ranks run.
+Every rank holds its part of the weights and of the KV caches. Before the leader calls its network or changes a cache it
+sends that call as a short message. So the other ranks need to know nothing of prompts, sampling or arrival times;
+batches depend on the leader alone. `follow` is all that the other ranks run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mindformers_glm.parallel.mesh import Axis
 
 
 class LeadingNetwork:
-    """The engine's `Network` on rank 0 of `axis`: tells the other ranks, then computes its own part."""
+    """The engine's `Network` on rank 0 of `axis`: sends each call to the other ranks, then computes its own part."""
 
     def __init__(self, network: MindSporeNetwork, axis: Axis) -> None:
         self._network, self._axis, self._numbers = network, axis, count()
-        self._dropped: deque[int] = deque()  # caches that nobody holds any more; told with the next message
+        self._dropped: deque[int] = deque()  # caches that were freed; the next message tells
         self.vocab_size, self.max_length = network.vocab_size, network.max_length
 
     @property
@@ -54,16 +54,16 @@ class LeadingNetwork:
         return self._network.forward(tokens, counts, cache, wanted)
 
     def tell(self, *what: Any) -> None:
-        """Sends one thing to do to the ranks that follow."""
+        """Sends one call to the other ranks."""
         dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
         broadcast_bytes(self._axis, json.dumps([dropped, what]).encode())
 
     def end(self) -> None:
-        """Lets the other ranks go."""
+        """Ends `follow` on the other ranks."""
         self.tell("end")
 
     def number(self, cache: KVCache) -> int:
-        """A new number for a cache, which is given up with it."""
+        """A new number for a cache; the other ranks drop theirs when it is freed."""
         number = next(self._numbers)
         weakref.finalize(cache, self._dropped.append, number).atexit = False
         return number
@@ -71,7 +71,7 @@ class LeadingNetwork:
 
 def _number_of(cache: KVCache) -> int:
     if not isinstance(cache, _LedCache):
-        raise TypeError(type(cache))  # the other ranks know the caches of `new_cache` alone
+        raise TypeError(type(cache))  # the other ranks have only the caches of `new_cache`
     return cache.number
 
 
@@ -114,7 +114,7 @@ class _LedCache(KVCache):
 
 
 def follow(network: MindSporeNetwork, axis: Axis) -> None:
-    """Does on this rank what rank 0 of `axis` tells, until it says that this is the end."""
+    """Repeats on this rank the calls that rank 0 of `axis` sends, until it sends the end."""
     caches: dict[int, KVCache] = {}
     while True:
         dropped, (name, *given) = json.loads(broadcast_bytes(axis, None))

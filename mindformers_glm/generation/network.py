@@ -1,9 +1,9 @@
 """A MindSpore model as the engine's network. Shapes: R sequences, T new tokens, N = R * T, S cache, D hidden, K kv
 heads, E head_dim, P prefix, L layers, V vocabulary.
 
-One layer is compiled, not L of them: a copy of the first block is handed the weights of each layer in turn (it shares
-their memory, nothing is copied). So compiling takes a second or two however deep the network is, and with every
-changing dimension declared as such it happens once for all lengths and batches. The cache stays in host memory, which
+One layer is compiled, not L of them: a copy of the first block gets the weights of each layer in turn (it shares their
+memory, nothing is copied). So compilation takes a second or two however deep the network is, and because every varying
+dimension is declared as dynamic it happens once for all lengths and batches. The KV cache stays in host memory, which
 is the device's memory on a CPU: the graph reads it in place and returns only the new keys and values.
 """
 
@@ -28,7 +28,7 @@ from mindformers_glm.ops.attention import MASKED
 from mindformers_glm.ops.linear import matrix_type
 from mindformers_glm.parallel.pipeline import Pipe
 
-_PROBES = ((1, 2), (2, 3))  # sequences and tokens of two inputs that share no dimension
+_PROBES = ((1, 2), (2, 3))  # sequences and tokens of two inputs that differ in every dimension
 
 
 class MindSporeNetwork:
@@ -41,13 +41,13 @@ class MindSporeNetwork:
         layers = list(model.transformer.encoder.layers)
         kv_heads = model.parts.blocks[0].attention.kv_heads  # those of this rank
         self.shape = CacheShape(len(layers), kv_heads, config.kv_channels, dtype)
-        self._pipe: Pipe | None = getattr(model, "pipe", None)  # of a stage, to its neighbours
+        self._pipe: Pipe | None = getattr(model, "pipe", None)  # of a pipeline stage, to its neighbours
         self._row = config.hidden_size, getattr(ms, config.stream_dtype)
         self._parameters = list(model.get_parameters())
         self._weights = [list(layer.get_parameters()) for layer in layers]
         is_first = self._pipe is None or self._pipe.before is None
         self._start = _Start(model.transformer) if is_first else _Middle(model.transformer, *self._row)
-        blocks: dict[Hashable, _Block] = {}  # layers whose parameters are alike are computed by one copy
+        blocks: dict[Hashable, _Block] = {}  # one copy computes all layers of one form
         for layer in layers:
             if _form(layer) not in blocks:
                 blocks[_form(layer)] = _Block(layer, matrix_type(config.compute_dtype)[0], getattr(ms, dtype.__name__))
@@ -76,7 +76,7 @@ class MindSporeNetwork:
         """See Network.
 
         Raises:
-            GenerationError: this process was forked from one that has computed; MindSpore does not survive that.
+            GenerationError: this process was forked after MindSpore had computed: it lacks the threads of MindSpore.
         """
         if self._is_declared and self._process != os.getpid():
             raise GenerationError(
@@ -108,7 +108,7 @@ class MindSporeNetwork:
         return self._pipe.from_last(logits, (len(wanted), self.vocab_size)).asnumpy()
 
     def _layers(self, x: Tensor, places: Sequence[Tensor], cache: KVCache, counts: np.ndarray) -> Tensor:
-        """Hidden states (N, D) through all layers; their keys and values go into the cache."""
+        """Hidden states (N, D) after all layers; new keys and values are appended to the cache."""
         rows = len(counts)
         prefix = None if self._prefix is None else self._prefix(rows).asnumpy()  # (L, 2, R, K, P, E)
         for layer, (block, weights) in enumerate(zip(self._blocks, self._weights, strict=True)):
@@ -121,7 +121,7 @@ class MindSporeNetwork:
         return x
 
     def _declare(self) -> None:
-        """Tells the graphs which dimensions vary, as two inputs of different shape show."""
+        """Declares to the graphs which dimensions vary: those in which two sample inputs differ."""
         if not runtime.is_graph_mode():
             log_once(
                 "MindSpore is in PyNative mode: every operator of every token is dispatched from Python, which is many "
@@ -149,7 +149,7 @@ class MindSporeNetwork:
 
 
 class _Start(nn.Cell):
-    """Token ids and positions (R, T) -> hidden states (N, D) and what the blocks are told of their positions."""
+    """Token ids and positions (R, T) -> hidden states (N, D) and what the blocks need of the positions."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
@@ -161,7 +161,7 @@ class _Start(nn.Cell):
 
 
 class _Middle(nn.Cell):
-    """The same of a later stage of a pipeline: its hidden states come from the stage before, zeros stand for them."""
+    """The same for a later pipeline stage: zeros stand for its hidden states, which come from the stage before."""
 
     def __init__(self, transformer: nn.Cell, width: int, dtype: ms.Type) -> None:
         super().__init__(auto_prefix=False)
@@ -174,7 +174,7 @@ class _Middle(nn.Cell):
 
 
 class _Twin:
-    """A copy of a Cell that computes with the Cell's own weights and never drops anything out."""
+    """A copy of a Cell that shares its weights and has no dropout."""
 
     def __init__(self, cell: nn.Cell) -> None:
         self.copy = copy.deepcopy(cell).set_train(False)
@@ -187,13 +187,13 @@ class _Twin:
 
 
 def _form(layer: nn.Cell) -> Hashable:
-    """What layers must share to be computed by the same copy: kinds of their Cells, shapes and types of parameters."""
+    """What is equal for layers that one copy can compute: classes of Cells, shapes and types of parameters."""
     kinds = tuple(type(cell).__name__ for _, cell in layer.cells_and_names())
     return kinds, tuple((tuple(p.shape), str(p.dtype)) for p in layer.get_parameters())
 
 
 class _Block(nn.Cell):
-    """Any layer of the network over a cache: hidden states (N, D) -> the same, new keys and new values (R, K, T, E)."""
+    """A layer with a KV cache: hidden states (N, D) -> hidden states, new keys and new values (R, K, T, E)."""
 
     def __init__(self, block: nn.Cell, dtype: ms.Type, kept: ms.Type) -> None:
         super().__init__(auto_prefix=False)
@@ -202,7 +202,7 @@ class _Block(nn.Cell):
         self.taken = list(self.block.get_parameters())
 
     def take(self, weights: list[Parameter]) -> None:
-        """Lets the copy compute with the memory of these parameters."""
+        """Makes the copy share the memory of these parameters."""
         for mine, theirs in zip(self.taken, weights, strict=True):
             mine.assign_value(theirs)
 
@@ -226,7 +226,7 @@ class _Block(nn.Cell):
 
 
 class _Head(nn.Cell):
-    """Hidden states (N, D) and the positions of some -> their logits (., V) in float32."""
+    """Hidden states (N, D) and the indices of some of them -> the logits (., V) of these in float32."""
 
     def __init__(self, transformer: nn.Cell) -> None:
         super().__init__(auto_prefix=False)

@@ -1,4 +1,4 @@
-"""Weights that kernels do not read as a layer holds them: packed integers, and such of DoRA, merged."""
+"""Weights in another form than the layer holds: packed integers, and weights merged with their DoRA adapter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mindformers_glm.models.described import LinearWeights
 from mindformers_glm.ops.kernels.memory import Arena, padded
 from mindformers_glm.ops.kernels.structures import KINDS, LAYOUTS, W8A8, LinearStruct, address, kind_of
 
-_SAMPLES = 64  # numbers of an integer weight that are looked at to see whether it has changed
+_SAMPLES = 64  # numbers of an integer weight that are compared to see whether it has changed
 
 
 class Merged:
-    """The weight of a layer with DoRA, merged: its rows change their length, which no kernel does."""
+    """The weight of a layer merged with its DoRA adapter: no kernel rescales rows to another length."""
 
     def __init__(self, structure: LinearStruct, layer: LinearWeights) -> None:
         self.structure, self.weight_held = structure, layer.weight
@@ -28,7 +28,7 @@ class Merged:
         structure.kind = KINDS["Float32"]
 
     def refresh(self, functions: ctypes.CDLL) -> None:
-        """Merges what the layer holds now, if that is something else than before."""
+        """Merges weight and adapter of the layer, if they have changed."""
         seen = [_sample(held.asnumpy()) for held in (self.weight_held, *self.factors)]
         if seen != self.seen:
             self.weight = np.ascontiguousarray(self.merged(), np.float32)
@@ -36,7 +36,7 @@ class Merged:
 
 
 class Packed:
-    """The integer weight of a layer, packed. If nobody else reads it where it lies, the layer then holds this alone."""
+    """The packed integer weight of a layer. Where nothing else reads the original, the layer keeps only this form."""
 
     def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
         assert layer.scale is not None
@@ -49,17 +49,17 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes from an arena."""
+        """Bytes that it needs from an arena."""
         return 0 if self._is_packed() else sum(padded(one.asnumpy().nbytes) for one in self.held)
 
     def take(self, arena: Arena) -> None:
-        """Takes it."""
+        """Takes its memory from an arena."""
         if not self._is_packed():
             weight, scale = (one.asnumpy() for one in self.held)
             self.packed = (arena.take(weight.shape, weight.dtype), arena.take(scale.shape, np.float16))
 
     def refresh(self, functions: ctypes.CDLL) -> None:
-        """Packs what the layer holds now, if that is something else than before."""
+        """Packs the weight of the layer, if it has changed."""
         weight, scale = (one.asnumpy() for one in self.held)
         samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
         if self.seen is not None and samples == self.seen:
@@ -79,7 +79,7 @@ class Packed:
         return getattr(self.held[0], "is_packed", False)
 
     def _give_back(self) -> None:
-        """What is in the files can be read again, and what nobody else has is not needed twice."""
+        """Keeps the packed form only, where nothing else reads the original; drops pages that a file can give again."""
         if all(one.is_own for one in self.held):
             for one, packed in zip(self.held, self.packed, strict=True):
                 one.bits = packed
@@ -90,7 +90,7 @@ class Packed:
 
 
 class Whole:
-    """A W8A8 layer, packed. What is mapped from its file leaves memory then."""
+    """The packed weights of a W8A8 layer. If the original is mapped from its file, its memory is freed."""
 
     def __init__(self, structure: LinearStruct, layer: LinearWeights, *, is_fixed: bool) -> None:
         assert layer.whole is not None
@@ -105,16 +105,16 @@ class Whole:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes from an arena."""
+        """Bytes that it needs from an arena."""
         return padded(self.structure.rows * self.structure.columns)
 
     def take(self, arena: Arena) -> None:
-        """Takes it."""
+        """Takes its memory from an arena."""
         self.weight = arena.take((self.structure.rows, self.structure.columns), np.uint8)
         self.structure.weight = address(self.weight)
 
     def refresh(self, functions: ctypes.CDLL) -> None:
-        """Packs what the layer holds now, if that is something else than before."""
+        """Packs the weight of the layer, if it has changed."""
         given = [held.asnumpy() for held in (self.held, self.whole.deq_scale, self.whole.quant_bias)]
         samples = [_sample(array) for array in given]
         if samples == self.seen:
@@ -130,5 +130,5 @@ class Whole:
 
 
 def _sample(array: np.ndarray) -> bytes:
-    """Some numbers of an array, which tell whether it has changed."""
+    """Some numbers of an array, to see whether it has changed."""
     return array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes()

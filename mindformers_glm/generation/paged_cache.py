@@ -1,5 +1,5 @@
-"""Keys and values in blocks that sequences share where they begin alike. What a block holds is the kernels' affair
-(ops/kernels/source/cached_attention.h). Shapes: R sequences, L layers, K kv heads, E head_dim.
+"""The paged KV cache: blocks, which sequences share where they have a common prefix. The layout of a block is the
+kernels' affair (ops/kernels/source/cached_attention.h). Shapes: R sequences, L layers, K kv heads, E head_dim.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ BLOCK = 64  # tokens
 
 
 class CacheFull(GenerationError):
-    """The memory that the cache may take is used up."""
+    """All memory that the cache may take is in use."""
 
 
 class Block:
-    """Memory of 64 tokens; `users` sequences hold it."""
+    """The memory for 64 tokens; `users` is the number of sequences that hold it."""
 
     __slots__ = ("memory", "users")
 
@@ -28,10 +28,10 @@ class Block:
 
 
 class BlockPool:
-    """Hands out blocks of `block_bytes`, at most `max_tokens` tokens of them (None: as many as memory holds), which
-    hold numbers of type `dtype`.
+    """Hands out blocks of `block_bytes` with numbers of type `dtype`: for at most `max_tokens` tokens in all (None: as
+    many as fit into memory).
 
-    `free_blocks` says how many more there may be. Caches may be dropped in any thread.
+    `free_blocks` says how many are left. Caches may be dropped in any thread.
     """
 
     def __init__(self, block_bytes: int, *, dtype: str = "float32", max_tokens: int | None = None) -> None:
@@ -39,7 +39,7 @@ class BlockPool:
         self.max_blocks = None if max_tokens is None else max(1, max_tokens // BLOCK)
         self.used_blocks = 0
         self._spare: list[np.ndarray] = []
-        self._lock = threading.RLock()  # a collected cache gives blocks back wherever the collector runs
+        self._lock = threading.RLock()  # a collected cache returns its blocks in whatever thread the collector runs
 
     @property
     def free_blocks(self) -> int | None:
@@ -48,11 +48,11 @@ class BlockPool:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the blocks in use, each counted once."""
+        """Bytes of the blocks in use, each counted once."""
         return self.used_blocks * self.block_bytes
 
     def take(self) -> Block:
-        """A block of its own.
+        """A block that nobody else has.
 
         Raises:
             CacheFull: all are in use.
@@ -81,10 +81,10 @@ class BlockPool:
 
 
 class PagedCache:
-    """Sequences of different lengths, each a list of blocks; `lengths[row]` tokens are there, which the network
-    computed and goes on with as its adapter `adapters[row]` (0: as it is).
+    """Sequences of different lengths, each a list of blocks: `lengths[row]` tokens, computed with adapter
+    `adapters[row]` (0: the network's own).
 
-    Sequences that are copied share their blocks; a shared block is copied when a sequence writes into it (`prepare`).
+    Copied sequences share their blocks; a shared block is copied before a sequence writes into it (`prepare`).
     """
 
     def __init__(self, pool: BlockPool, rows: int) -> None:
@@ -100,7 +100,7 @@ class PagedCache:
 
     @property
     def rows(self) -> int:
-        """Sequences there is room for."""
+        """How many sequences there is room for."""
         return len(self.lengths)
 
     @property
@@ -110,14 +110,16 @@ class PagedCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the blocks of these sequences, each counted once."""
+        """Bytes of the blocks of these sequences, each counted once."""
         return self.pool.block_bytes * len({id(block) for row in self._blocks for block in row})
 
     def prepare(self, counts: np.ndarray) -> np.ndarray:
-        """Makes room for counts[r] more tokens in sequence r, in blocks of its own; where all blocks are, (R, B) uintp.
+        """Makes room for counts[r] more tokens in sequence r, in blocks that it does not share.
+
+        Returns the addresses of all blocks, (R, B) uintp.
 
         Raises:
-            CacheFull: nothing has been changed that is not undone by asking again.
+            CacheFull: all blocks are in use; calling it again later is safe.
         """
         for blocks, length, count in zip(self._blocks, self.lengths, counts, strict=True):
             if count == 0:
@@ -137,7 +139,7 @@ class PagedCache:
         return self._addresses
 
     def needed_blocks(self, counts: np.ndarray) -> int:
-        """Blocks that `prepare` would take from the pool."""
+        """How many blocks `prepare` would take from the pool."""
         needed = 0
         for blocks, length, count in zip(self._blocks, self.lengths, counts, strict=True):
             if count:
@@ -146,17 +148,17 @@ class PagedCache:
         return needed
 
     def blocks_of(self, row: int) -> list[tuple[int, int]]:
-        """The blocks of a sequence, each by a number of its own, and how many of its tokens lie in them."""
+        """The blocks of a sequence: for each an identity, and how many tokens of the sequence it holds."""
         length = int(self.lengths[row])
         return [(id(block), min(BLOCK, length - place * BLOCK)) for place, block in enumerate(self._blocks[row])]
 
     def missing_blocks(self, row: int, final: int) -> int:
-        """Blocks that a sequence takes until it has `final`: new ones, and the copy of one that it shares."""
+        """How many blocks a sequence takes until it has `final`: new ones, and a copy of one that it shares."""
         blocks, first = self._blocks[row], int(self.lengths[row]) // BLOCK
         return max(0, final - len(blocks)) + (first < len(blocks) and blocks[first].users > 1)
 
     def advance(self, counts: np.ndarray) -> None:
-        """Adds to the lengths what was written."""
+        """Adds the number of written tokens to the lengths."""
         self.lengths += counts.astype(np.int32)
 
     def set_rows(self, rows: int) -> None:
@@ -184,13 +186,13 @@ class PagedCache:
         self._put(target, self._shared(other._blocks[source], length), length, int(other.adapters[source]))
 
     def row(self, source: int, length: int) -> PagedCache:
-        """A cache of its own with the first `length` tokens of one sequence."""
+        """A new cache with the first `length` tokens of one sequence."""
         one = PagedCache(self.pool, 1)
         one._put(0, self._shared(self._blocks[source], length), length, int(self.adapters[source]))
         return one
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Sequences that nobody uses are empty, and give their blocks back."""
+        """Empties sequences that are no longer used, and returns their blocks."""
         for row in rows:
             if self._blocks[row]:
                 self._put(row, [], 0, 0)

@@ -1,15 +1,15 @@
-"""Jobs over a cache in blocks: every sequence has its own length, so one forward serves prompts and answers together.
+"""Jobs over a paged KV cache: every sequence has its own length, so one forward pass serves prefill and decoding.
 
-A step computes the newest token of every answer, and pieces of prompts with what is left of the tokens that it may
-have: a long prompt delays an answer by a bounded time at each token. While there are no answers, pieces are as long as
-`chunk`.
+A step computes the newest token of every sequence that is being decoded, and with the rest of its tokens pieces of
+prompts (chunked prefill): so a long prompt delays each decoded token by a bounded time. While nothing is being decoded,
+pieces have `chunk` tokens.
 
-Of several prompts that one goes on that would be through first had each the machine alone: `due` is the number of
-prompt tokens that had been computed when it came, and its own length. Short prompts so pass a long one, and it waits no
-longer than it takes itself. Prompts that begin alike share the blocks of their beginning, which the first computes.
+Of several prompts that one goes first that would be finished first if all were computed in turn: `due` is the number of
+prompt tokens that had been computed when it arrived, plus its own length. So short prompts pass a long one, which waits
+no longer than it takes itself. Prompts with a common prefix share its blocks, which the first of them computes.
 
-What sequences repeat is guessed and checked in the same forward (lookup.py), where the network says that it computes
-guesses as it computes them alone, and no prompt wants the time.
+Guesses of prompt lookup (lookup.py) are checked in the same forward pass, where the network says that this does not
+change any number, and no prompt needs the time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mindformers_glm.generation.turns import Turn, places_after_prompt
 if TYPE_CHECKING:
     from mindformers_glm.generation.scheduler import Scheduler
 
-# Tokens of prompts in a step beside answers: the step then takes about three times as long as without them, on CPUs
+# Prompt tokens in a step that also decodes: the step then takes about three times as long as without them, on CPUs
 # where reading the weights takes as long as multiplying them with some 15 to 20 tokens.
 _LEAST_PIECE, _PIECE_PER_ANSWER = 16, 5
 
@@ -42,8 +42,8 @@ class PagedRows:
         self._scheduler = scheduler
         self._network: Any = scheduler.network
         self._group: Group | None = None
-        self._prompts: list[Job] = []  # those of its jobs whose prompts are not through
-        self._computed = 0  # prompt tokens
+        self._prompts: list[Job] = []  # jobs whose prompts are not computed yet
+        self._computed = 0  # prompt tokens computed so far
         self._cost = StepCost()
 
     @property
@@ -52,7 +52,7 @@ class PagedRows:
         return [] if self._group is None else list(self._group.jobs)
 
     def has_memory_for(self, job: Job) -> bool:
-        """See Rows: besides what running jobs may still take."""
+        """See Rows: beside the blocks that running jobs may still take."""
         pool = self._network.blocks
         if pool.max_blocks is None:
             return True
@@ -60,7 +60,7 @@ class PagedRows:
         wanted += sum(self._missing_blocks(other) for other in self.jobs)
         while wanted > pool.max_blocks - pool.used_blocks and self._scheduler.prefixes.give_up_oldest():
             pass
-        is_alone = not (self.jobs or self._scheduler.uncached)  # then it gets what there is: it was asked for no more
+        is_alone = not (self.jobs or self._scheduler.uncached)  # nothing else runs: it gets all there is
         return is_alone or wanted <= pool.max_blocks - pool.used_blocks
 
     def add(self, job: Job) -> None:
@@ -122,7 +122,7 @@ class PagedRows:
     # --- prompts -----------------------------------------------------------------------------------------------
 
     def _pieces(self, room: int) -> list[tuple[Job, list[int]]]:
-        """The next tokens of prompts, at most `room` of them."""
+        """The next pieces of prompts, at most `room` tokens together."""
         found: list[tuple[Job, list[int]]] = []
         for job in sorted(self._prompts, key=_order):
             if room <= 0:
@@ -136,9 +136,9 @@ class PagedRows:
         return found
 
     def _begin_with_others(self, job: Job) -> int:
-        """Takes the longest beginning of a prompt that is kept or in a sequence; returns its tokens.
+        """Takes the longest prefix of a prompt from the prefix cache or a running sequence; returns its length.
 
-        Where another prompt is about to compute a longer one, it becomes the leader that this prompt waits for.
+        Where another prompt will soon compute a longer one, that job becomes the leader that this one waits for.
         """
         assert self._group is not None
         self._scheduler.check_version()
@@ -156,12 +156,12 @@ class PagedRows:
                 found = self._length(job)
             elif length > ahead and other.priority <= job.priority:
                 ahead, job.leader = length, other
-        if ahead < found + BLOCK:  # not worth waiting
+        if ahead < found + BLOCK:  # too short to wait for
             job.leader = None
         return max(found, ahead) if job.leader is not None else found
 
     def _follows(self, job: Job) -> bool:
-        """Whether the beginning that a prompt waits for is there; it is taken then."""
+        """Whether the prefix that a prompt waits for is computed; then it is taken."""
         assert job.leader is not None
         length = common_beginning(job.leader.prompt, job.prompt, len(job.prompt) - 1)
         if job.leader in self._prompts and self._length(job.leader) < length:
@@ -171,7 +171,7 @@ class PagedRows:
         return True
 
     def _take_beginning(self, job: Job, other: Job) -> None:
-        """Shares what there is of the beginning that a prompt has in common with that of a sequence."""
+        """Shares the computed part of the prefix that a prompt has in common with a sequence."""
         assert self._group is not None
         cache: Any = self._group.cache
         length = common_beginning(other.prompt, job.prompt, min(len(job.prompt) - 1, self._length(other)))
@@ -182,7 +182,7 @@ class PagedRows:
     # --- forwards ----------------------------------------------------------------------------------------------
 
     def _forward(self, answers: list[Job], pieces: list[tuple[Job, list[int]]]) -> None:
-        """A token for every answer, and these pieces of prompts."""
+        """Decodes a token for every sequence, and computes these pieces of prompts."""
         assert self._group is not None
         cache = self._group.cache
         rows: list[list[int]] = [[] for _ in range(cache.rows)]
@@ -215,7 +215,7 @@ class PagedRows:
             self._scheduler.guarded([turn.job], self._settle, turn)
 
     def _settle(self, turn: Turn) -> None:
-        """Lets the sequences of a job go on as its step says."""
+        """Continues the sequences of a job as its step says."""
         assert self._group is not None and turn.step is not None
         job, step, cache = turn.job, turn.step, self._group.cache
         for slot, guess, accepted in zip(job.slots, turn.guesses, step.accepted, strict=False):
@@ -234,7 +234,7 @@ class PagedRows:
         self._group.follow(job, step.parents)
 
     def _guesses(self, answers: list[Job]) -> dict[Job, list[list[int]]]:
-        """What sequences are guessed to go on with, as much of it as pays."""
+        """The guesses for each sequence, as many as are worth checking."""
         found: list[tuple[Job, int, list[int]]] = []
         rates: list[tuple[float, int]] = []
         rows = sum(len(job.tokens) for job in answers)
@@ -267,29 +267,29 @@ class PagedRows:
     # --- memory ------------------------------------------------------------------------------------------------
 
     def _may_wait(self, job: Job) -> bool:
-        """Whether a job can give its sequence up and compute it again later, to the same numbers; it does so once."""
+        """Whether a job can be preempted: its sequence computed again later to the same numbers. It happens once."""
         is_one = isinstance(job.search, Samples) and job.search.num_rows == 1
         return is_one and not job.has_waited and self._network.is_exact(job.adapter)
 
     def _wanted_blocks(self, job: Job) -> int:
-        """Blocks for which there must be room before a job is let in: of its prompt where it may wait later."""
+        """The blocks that must be free before a job is let in: those of its prompt if it can be preempted later."""
         if not job.use_past or not self._may_wait(job):
             return job.blocks
         return min(job.final_blocks, len(job.prompt) // BLOCK + 1)
 
     def _missing_blocks(self, job: Job) -> int:
-        """Blocks that a running job may still take; where it may wait, until its next tokens are there."""
+        """The blocks that a running job may still take; if it can be preempted, until its next tokens are chosen."""
         assert self._group is not None
         cache: Any = self._group.cache
         final = job.final_blocks
         if self._may_wait(job):
             final = min(final, max(len(job.prompt), self._length(job)) // BLOCK + 1)
-        own = job.final_blocks - len(job.prompt) // BLOCK  # of each sequence that begins when the prompt is through
+        own = job.final_blocks - len(job.prompt) // BLOCK  # for each sequence that begins after the prompt
         missing = sum(cache.missing_blocks(slot, final) for slot in job.slots)
         return missing + (job.search.num_rows - len(job.slots)) * own
 
     def _has_room(self, wanted: list[tuple[Job, int]]) -> bool:
-        """Whether the sequences of these jobs can have so many tokens more in this step."""
+        """Whether there is memory for so many more tokens of these jobs in this step."""
         assert self._group is not None
         cache, pool = self._group.cache, self._network.blocks
         if pool.free_blocks is None:
@@ -302,7 +302,7 @@ class PagedRows:
     def _with_memory(
         self, answers: list[Job], pieces: list[tuple[Job, list[int]]]
     ) -> tuple[list[Job], list[tuple[Job, list[int]]]]:
-        """What of a step there is memory for: kept prefixes go first, then pieces wait, then the youngest jobs."""
+        """The part of a step that fits into memory: prefix cache is evicted, then pieces wait, then newer jobs."""
         while not self._has_room([*((job, 1) for job in answers), *((job, len(piece)) for job, piece in pieces)]):
             if self._scheduler.prefixes.give_up_oldest():
                 continue
@@ -312,13 +312,13 @@ class PagedRows:
             first = pieces[0][0] if pieces else answers[0]
             others = [job for job in self.jobs if job is not first and self._may_wait(job)]
             if not others:
-                break  # the cache says that it is full
+                break  # the cache raises CacheFull
             self._put_back(others[-1])
             answers = [job for job in answers if job is not others[-1]]
         return answers, pieces
 
     def _put_back(self, job: Job) -> None:
-        """Lets a job wait again; what it has said so far is a part of its prompt then."""
+        """Preempts a job: it waits again, and its tokens so far are computed with its prompt then."""
         assert self._group is not None
         slots = job.slots
         self.remove(job)

@@ -1,5 +1,5 @@
-"""From logits to the next token: by the compiled library, and in NumPy what it does, where there is none or a user's
-function changes logits. Shapes: B sequences, V vocabulary.
+"""From logits to the next token: by the compiled library; where there is none, or a user's function changes logits, the
+same in NumPy. Shapes: B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Ids = Sequence[int] | np.ndarray
 _NO_IDS = np.zeros(0, np.int32)
 _ALL_FORBIDDEN = "token_mask, bad_words_ids and no_repeat_ngram_size together forbid every token"
 _NO_NUMBERS = "the network's output is not a number: the weights are damaged, or float16 overflowed"
-_CANDIDATES = 256  # top-p looks at so many best tokens before it sorts the whole vocabulary
+_CANDIDATES = 256  # top-p sorts so many best tokens first, and the whole vocabulary only if they are too few
 
 
 class Choice(NamedTuple):
-    """A token, and where they were asked for its log-probability and the best ids with theirs."""
+    """A token; where they were asked for, also its log-probability and the best ids with theirs."""
 
     token: int
     logprob: float | None = None
@@ -32,9 +32,9 @@ class Choice(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A sequence that gets a token: its ids without padding (none where no setting looks at them), how many of them are
-    new and how many at least must be, the number in [0, 1) that decides where it samples, and the bits of the ids that
-    may come (None: all).
+    """A sequence that gets a token: its ids without padding (empty where no setting needs them), how many of them are
+    new, how many must be new before it may end, the random number in [0, 1) by which it samples, and the bits of the
+    allowed ids (None: all).
     """
 
     ids: Ids
@@ -66,11 +66,11 @@ class Asked(NamedTuple):
 
 
 def choices(logits: np.ndarray, asked: Sequence[Asked]) -> list[Choice | BaseException]:
-    """The next token of each sequence that asks, of whatever requests, from logits (N, V) as the network gave them.
+    """The next token of each sequence in `asked`, of any requests, from logits (N, V) as the network gave them.
 
-    One call of the compiled library serves all; a user's `logits_processor` takes the formulas for its sequences. Where
-    a sequence has none its error stands in its place: every token is forbidden, the logits are no numbers, or whatever
-    a user's function raised.
+    One call of the compiled library chooses for all sequences except those with a `logits_processor`, which NumPy
+    computes. Instead of a token there is an error where every token is forbidden, where logits are NaN, or where a
+    user's function raised one.
     """
     kernels = library()
     compiled = [one for one in asked if kernels is not None and not one.config.logits_processor]
@@ -80,7 +80,7 @@ def choices(logits: np.ndarray, asked: Sequence[Asked]) -> list[Choice | BaseExc
         made = choosing.choose(kernels, logits, [one.place for one in compiled], wishes)
     waiting = iter(made)
     found: list[Choice | BaseException] = []
-    for one in asked:  # no comprehension: an error's traceback would hold the logits that it closes over
+    for one in asked:  # no comprehension: an error's traceback would keep the logits alive that it closes over
         if kernels is not None and not one.config.logits_processor:
             found.append(_told_by_kernels(next(waiting), one.config))
         else:
@@ -108,10 +108,10 @@ def _by_formula(logits: np.ndarray, asked: Asked) -> Choice | BaseException:
 
 
 def check_numbers(logits: np.ndarray) -> None:
-    """Passes when logits are numbers.
+    """Returns if no logit is NaN.
 
     Raises:
-        GenerationError: some are not.
+        GenerationError: one is.
     """
     if np.isnan(logits.max()):
         raise GenerationError(_NO_NUMBERS)
@@ -154,9 +154,9 @@ def process(
     min_new: int,
     mask: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The logits (V,) of a sequence after penalties, biases, a user's functions, mask and bans.
+    """The logits (V,) of a sequence after penalties, biases, a user's functions, mask and forbidden tokens.
 
-    It is a new array where something changed. `ids` are prompt and new tokens of this sequence alone, without padding;
+    A new array, unless nothing changed. `ids` are prompt and new tokens of this sequence alone, without padding;
     `num_new` of them are new.
 
     Raises:
@@ -186,7 +186,7 @@ def process(
 
 
 def _allowed(mask: np.ndarray, size: int) -> np.ndarray:
-    """A flag for each id; what lies beyond the mask is not allowed."""
+    """A flag for each id; ids beyond the mask are not allowed."""
     flags = np.zeros(size, bool)
     bits = np.unpackbits(mask, bitorder="little")[:size]
     flags[: len(bits)] = bits
@@ -194,13 +194,13 @@ def _allowed(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def banned(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
-    """Tokens that may not come next."""
+    """The tokens that are forbidden next."""
     found = repeated_ngram_ends(ids, config.no_repeat_ngram_size) if config.no_repeat_ngram_size else []
     return found + _ends(ids, config, num_new=num_new, min_new=min_new)
 
 
 def _ends(ids: Ids, config: GenerationConfig, *, num_new: int, min_new: int) -> list[int]:
-    """Those of them that no n-gram forbids: ends of bad words, and of the sequence before it may end."""
+    """Those that are forbidden for other reasons than n-grams: last ids of bad words, and stop ids before `min_new`."""
     found: list[int] = []
     for word in config.bad_words_ids:
         if len(ids) >= len(word) - 1 and tuple(ids[len(ids) - len(word) + 1 :]) == word[:-1]:
@@ -230,7 +230,7 @@ def bias(logits: np.ndarray, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def penalise_said(logits: np.ndarray, new: Ids, config: GenerationConfig) -> np.ndarray:
-    """Logits (V,) less `presence_penalty` for each id among the new ones and `frequency_penalty` for each time it came.
+    """Logits (V,) less `presence_penalty`, and `frequency_penalty` times its count, for each id among the new ones.
 
     As OpenAI defines them.
     """
@@ -242,7 +242,7 @@ def penalise_said(logits: np.ndarray, new: Ids, config: GenerationConfig) -> np.
 
 
 def repeated_ngram_ends(ids: Ids, size: int) -> list[int]:
-    """Tokens that would complete an n-gram of `size` tokens that the sequence holds already."""
+    """Tokens that would complete an n-gram of `size` tokens that is in the sequence already."""
     if len(ids) < size:
         return []
     ids = list(ids)
@@ -257,8 +257,8 @@ def choose(
 ) -> list[Choice]:
     """The next token of each sequence.
 
-    raw, processed (B, V): logits as the network gave them, and after `process`. `uniforms` (B,) in [0, 1) decide for
-    sequences that sample, so that a sequence's choice depends on nothing but its own logits and number.
+    raw, processed (B, V): logits as the network gave them, and after `process`. Sequences that sample do so by their
+    number in `uniforms` (B,), in [0, 1): a choice depends on nothing but the logits and the number of its sequence.
     """
     tokens = processed.argmax(-1)
     for row, config in enumerate(configs):
@@ -271,14 +271,14 @@ def sample(logits: np.ndarray, config: GenerationConfig, uniform: float) -> int:
     """A token drawn from logits (V,): the inverse of the distribution function at `uniform`, ids best first."""
     ids, probabilities = distribution(logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     place = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
-    return int(ids[min(place, int(np.flatnonzero(probabilities)[-1]))])  # a sum of rounded numbers may end below 1
+    return int(ids[min(place, int(np.flatnonzero(probabilities)[-1]))])  # rounding may keep the sum below 1
 
 
 def distribution(logits: np.ndarray, *, temperature: float, top_k: int, top_p: float) -> tuple[np.ndarray, np.ndarray]:
     """Ids that can be drawn and their probabilities (float64, sum 1).
 
-    Logits over temperature, then all that reach the `top_k`-th best (0: everything), then the fewest that reach
-    `top_p`, the one that crosses it included (Holtzman et al., 2020). Best first unless neither filter is on.
+    Logits are divided by temperature. Ids stay whose logit is at least the `top_k`-th best (0: all), and of these the
+    fewest best whose probabilities together reach `top_p` (Holtzman et al., 2020). Best first if a filter is on.
     """
     size = len(logits)
     if 0 < top_k < size:
@@ -301,14 +301,14 @@ def distribution(logits: np.ndarray, *, temperature: float, top_k: int, top_p: f
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities over the last axis in float64. (..., V)."""
+    """Log-probabilities over the last axis, float64. (..., V)."""
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The log-probability, log softmax(logits)[token], of each sequence in float64. logits (N, V), tokens (N,)."""
+    """The log-probability of one token in each row of logits, float64 (N,). logits (N, V), tokens (N,)."""
     top = logits.max(-1, keepdims=True)
     total = np.exp(logits - top).sum(-1, dtype=np.float64)
     picked = np.take_along_axis(logits - top, np.asarray(tokens)[:, None], -1)[:, 0]
@@ -335,7 +335,7 @@ def _told(raw: np.ndarray, token: int, config: GenerationConfig) -> Choice:
 
 
 def _enough(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Ids that surely hold the mass `top_p`: a few of the best, or all where these do not suffice."""
+    """Ids whose probabilities surely reach `top_p`: some of the best, or all where these do not suffice."""
     size = len(logits)
     if size <= _CANDIDATES:
         return np.arange(size)
@@ -346,7 +346,7 @@ def _enough(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
 
 
 def _first_best(logits: np.ndarray, count: int) -> np.ndarray:
-    """The `count` best ids of logits (V,) in no order; of equal ones the smaller id is the better."""
+    """The `count` best ids of logits (V,), in no order; among equal logits the smallest ids."""
     limit = np.partition(logits, len(logits) - count)[len(logits) - count]
     above = np.flatnonzero(logits > limit)
     return np.concatenate([above, np.flatnonzero(logits == limit)[: count - len(above)]])

@@ -1,8 +1,8 @@
-"""Which requests go through the network next. Numbers of sequences and tokens only; an engine's owner thread calls it.
+"""Which requests are computed next. It handles numbers of sequences and tokens only; an engine's owner thread calls it.
 
-A job waits until there are places and memory for it; the lower its `priority`, the sooner. Then it has its
-place in the network's cache: in blocks (paged_rows.py), where prompts and answers of any length share a forward, or in
-arrays (grouped_rows.py), where sequences of similar length do. Jobs without a cache are computed here.
+A job waits until there are free sequences and memory for it; lower `priority` first. Then it is in the network's KV
+cache: a paged one (paged_rows.py), where prompts and sequences of any length share a forward pass, or arrays
+(grouped_rows.py), where sequences of similar length do. Jobs without a KV cache are computed here.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ from mindformers_glm.generation.turns import Turn, places_after_prompt, take_tur
 
 
 class Rows(Protocol):
-    """Where jobs are while they have places in a cache."""
+    """Jobs while they have sequences in a KV cache."""
 
     @property
     def jobs(self) -> list[Job]:
         """All of them."""
 
     def has_memory_for(self, job: Job) -> bool:
-        """Whether a bounded cache holds one more job, if need be after giving up kept prefixes."""
+        """Whether a bounded cache has room for one more job, if need be after evicting from the prefix cache."""
 
     def add(self, job: Job) -> None:
-        """Takes a job that was let in."""
+        """Takes a job that no longer waits."""
 
     def step(self) -> None:
-        """A piece of prompts, a token for every sequence that has its prompt."""
+        """Computes pieces of prompts, and a token for every sequence that is being decoded."""
 
     def remove(self, job: Job) -> None:
-        """Forgets a job."""
+        """Removes a job."""
 
     def keep_cancelled(self) -> None:
-        """Remembers the caches of jobs that were cancelled among their answers."""
+        """Puts the sequences of jobs that were cancelled during decoding into the prefix cache."""
 
     def clear(self) -> None:
-        """Forgets all jobs."""
+        """Removes all jobs."""
 
 
 class Scheduler:
-    """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prompts and answers share (paged_rows.py)."""
+    """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prefills and decodes (paged_rows.py)."""
 
     def __init__(
         self, network: Network, *, max_num_seqs: int, chunk: int, prefixes: PrefixStore, step_tokens: int | None = None
     ) -> None:
         self.network, self.max_num_seqs, self.chunk, self.prefixes = network, max_num_seqs, chunk, prefixes
         self.step_tokens = step_tokens
-        self.preemptions = 0  # jobs that had to give their sequences up
-        self.guessed = self.accepted = 0  # tokens that were looked up, and of these such as were right
+        self.preemptions = 0  # jobs whose KV cache was given to others
+        self.guessed = self.accepted = 0  # guesses of prompt lookup, and those that were right
         self._waiting: list[Job] = []
         self.uncached: list[Job] = []
         self._rows: Rows = PagedRows(self) if hasattr(network, "blocks") else GroupedRows(self)
-        self._retired: set[int] = set()  # adapters that go when no job has them any more
+        self._retired: set[int] = set()  # adapters to remove when no job uses them any more
         self._version: Hashable | None = None
         self._failures: list[BaseException] = []
 
     @property
     def has_work(self) -> bool:
-        """True while a job is anywhere here."""
+        """True while there are jobs."""
         return bool(self._waiting or self.uncached or self._rows.jobs)
 
     def add(self, job: Job) -> None:
@@ -74,7 +74,7 @@ class Scheduler:
         bisect.insort_right(self._waiting, job, key=_urgency)
 
     def step(self) -> None:
-        """One step of everything that is let in; an error ends the jobs that it concerns."""
+        """One step of all jobs that do not wait; an error ends the jobs of the part in which it was raised."""
         self._rows.keep_cancelled()
         for job in self._all():
             if job.ticket.is_cancelled:
@@ -87,7 +87,7 @@ class Scheduler:
         self._remove_adapters()
 
     def retire(self, adapter: int) -> None:
-        """Lets the network forget an adapter when the jobs that have it are over."""
+        """Removes an adapter from the network as soon as no job uses it."""
         self._retired.add(adapter)
 
     def abandon(self, arrived: list[Job], error: BaseException | None = None) -> None:
@@ -105,7 +105,7 @@ class Scheduler:
     # --- forwards ----------------------------------------------------------------------------------------------
 
     def new_cache(self, adapters: Sequence[int], *, scores: bool = False) -> KVCache:
-        """An empty cache with a sequence for each of these adapters; with `scores` one for scores."""
+        """An empty KV cache with a sequence for each of these adapters; with `scores` one for scores."""
         make = getattr(self.network, "new_score_cache", self.network.new_cache) if scores else self.network.new_cache
         cache: Any = make(len(adapters))
         if any(adapters):  # only an AdaptedNetwork has them
@@ -113,7 +113,7 @@ class Scheduler:
         return cache
 
     def forward(self, rows: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Logits at `wanted` (sequence, place) of sequences of ids, which are appended to the cache."""
+        """Appends ids to the sequences of the cache; returns logits at `wanted`, as (sequence, position in its ids)."""
         width = max(len(row) for row in rows)
         tokens = np.zeros((len(rows), width), np.int32)
         counts = np.asarray([len(row) for row in rows], np.int32)
@@ -123,7 +123,7 @@ class Scheduler:
         return self.network.forward(tokens, counts, cache, places)
 
     def prefill(self, ids: Sequence[int], cache: KVCache) -> tuple[np.ndarray, KVCache]:
-        """Logits (1, V) after `ids`, which go into the cache of one sequence piece by piece."""
+        """Logits (1, V) after `ids`, which are appended piece by piece to a cache of one sequence; and that cache."""
         logits = np.zeros((0, 0), np.float32)
         for begin in range(0, len(ids), self.chunk):
             piece = ids[begin : begin + self.chunk]
@@ -134,7 +134,7 @@ class Scheduler:
     # --- what Rows asks ----------------------------------------------------------------------------------------------
 
     def advance(self, turns: Sequence[Turn], logits: np.ndarray) -> list[Turn]:
-        """The next tokens of these; returns the turns of jobs that none of their own functions has ended."""
+        """Chooses the next tokens; returns the turns without those of jobs that an error has ended."""
         take_turns(turns, logits)
         for turn in turns:
             if turn.error is not None:
@@ -145,31 +145,31 @@ class Scheduler:
         return [turn for turn in turns if turn.error is None]
 
     def put_back(self, job: Job) -> None:
-        """Takes a job again that had to give its sequences up."""
+        """Takes back a job that was preempted."""
         self.preemptions += 1
         bisect.insort_left(self._waiting, job, key=_urgency)
 
     def end(self, job: Job, error: BaseException | None = None) -> None:
-        """The last word to the one who waits."""
+        """Closes the ticket of a job."""
         error = job.ticket.close(error)
         if error is not None:
             self._failures.append(error)
 
     def keep(self, job: Job, cache: KVCache, row: int) -> None:
-        """Remembers the cache of the first result; its newest token was never computed."""
+        """Puts the first result of a job into the prefix cache; its newest token has no keys and values yet."""
         if job.reuse_prefix and job.search.num_rows == 1:
             ids = [*job.prompt, *job.search.results()[0].ids]
             self.prefixes.put(ids[: int(cache.lengths[row])], cache, row, job.adapter)
 
     def check_version(self) -> None:
-        """Forgets kept prefixes when weights have changed since."""
+        """Empties the prefix cache if weights have changed."""
         version = self.network.version()
         if version != self._version:
             self.prefixes.clear()
             self._version = version
 
     def guarded(self, jobs: list[Job], step: Callable[..., None], *arguments: Any) -> None:
-        """A step, whose error ends these jobs. No closures here: a traceback would keep theirs (see failures.py)."""
+        """Calls `step`; an error ends these jobs. No closures: a traceback would keep their values (failures.py)."""
         try:
             step(*arguments)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait for these jobs
@@ -192,7 +192,7 @@ class Scheduler:
                 self.uncached.append(job)
 
     def _step_uncached(self, job: Job) -> None:
-        """One token for the sequences of a job without a cache: everything is computed again."""
+        """One token for the sequences of a job without KV cache: all tokens are computed again."""
         opened = len(job.tokens) or 1
         ids = [[*job.prompt, *(job.search.open_ids(row) if job.tokens else [])] for row in range(opened)]
         cache = self.new_cache([job.adapter] * opened)

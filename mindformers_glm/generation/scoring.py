@@ -1,7 +1,7 @@
 """Log-probabilities of continuations for many contexts at once. Shapes: R contexts of a batch, V vocabulary.
 
-Contexts that begin alike (the examples of a subject) share that beginning: it is computed once and copied into every
-sequence. Where every continuation is one id, one forward pass of a context serves them all.
+Contexts with a common prefix (the examples of a subject) share it: it is computed once and copied into every sequence.
+Where every continuation is a single id, one forward pass of the context scores them all.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mindformers_glm.generation.cache import KVCache
 from mindformers_glm.generation.sampling import best_ids, check_numbers, log_probabilities
 from mindformers_glm.generation.scheduler import Scheduler
 
-_WORTH_SHARING = 16  # ids: a shorter common beginning is computed with the rest
+_WORTH_SHARING = 16  # ids: a shorter common prefix is computed with the rest
 
 
 class Score(NamedTuple):
-    """Log-probability of each token of a continuation, and whether greedy search would have chosen them all.
+    """Log-probability of each token of a continuation, and whether greedy search would choose exactly these tokens.
 
-    `best` holds for each token the best ids of its place with their log-probabilities, where they were asked for.
+    `best` has for each token the best ids at its position with their log-probabilities, where they were asked for.
     """
 
     logprobs: np.ndarray
@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
 
 class Scorer:
-    """Scores batches of contexts; keeps the beginning that the last batch shared for the next one."""
+    """Scores batches of contexts; keeps the common prefix of the last batch for the next one."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -70,7 +70,7 @@ class Scorer:
         return logits
 
     def _shared(self, ids: list[int]) -> KVCache:
-        """A cache whose only sequence begins with `ids` and holds no more."""
+        """A cache whose only sequence is `ids`."""
         known = 0 if self._cache is None else _equal(self._ids, ids)
         if self._cache is not None and known == len(ids):
             return self._cache if known == len(self._ids) else self._cache.row(0, known)
@@ -87,7 +87,7 @@ class Scorer:
 def score(
     scheduler: Scheduler, context: list[int], continuations: list[list[int]], top: int = 0, adapter: int = 0
 ) -> list[Score]:
-    """See Engine.score; the continuations run as sequences of one batch after a common cache."""
+    """See Engine.score; the continuations are computed as one batch, each after a copy of the context's cache."""
     first, cache = scheduler.prefill(context, scheduler.new_cache([adapter], scores=True))
     check_numbers(first)
     scores: list[Score] = []
@@ -125,8 +125,8 @@ def _score_rows(
 
 
 def _common(rows: Sequence[list[int]]) -> int:
-    """How many first ids all sequences have in common, and all have at least one more."""
-    return min(_equal(min(rows), max(rows)), min(map(len, rows)) - 1)  # first and last in order differ soonest
+    """Length of the common prefix of all sequences, at least one id shorter than each of them."""
+    return min(_equal(min(rows), max(rows)), min(map(len, rows)) - 1)  # least and greatest have the shortest one
 
 
 def _equal(one: list[int], other: list[int]) -> int:

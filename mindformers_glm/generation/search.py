@@ -1,4 +1,4 @@
-"""What becomes of one prompt: sequences that are drawn or chosen token by token until each has ended."""
+"""Sampling and greedy search: the sequences of one prompt get tokens until each of them has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindformers_glm.generation.sampling import Choice, Row, next_tokens
 
 
 class _Row:
-    """One sequence on its way. `ids` (int32) are prompt and new tokens where a setting looks at them."""
+    """One sequence. `ids` (int32) are prompt and new tokens, kept only where a setting needs them."""
 
     def __init__(self, sample: int, seed: Sequence[int], ids: np.ndarray | None) -> None:
         self.sample, self._ids = sample, ids
@@ -25,7 +25,7 @@ class _Row:
         self.lookup: Lookup | None = None
 
     def add(self, choice: Choice, prompt_tokens: int) -> None:
-        """Takes its next token."""
+        """Appends a token."""
         self.new.append(choice.token)
         self.choices.append(choice)
         if self.lookup is not None:
@@ -37,16 +37,16 @@ class _Row:
             self._ids[size - 1] = choice.token
 
     def ids(self, prompt_tokens: int) -> np.ndarray | tuple[int, ...]:
-        """Prompt and new tokens; nothing where no setting looks at them."""
+        """Prompt and new tokens; empty where no setting needs them."""
         return () if self._ids is None else self._ids[: prompt_tokens + len(self.new)]
 
 
 class Samples:
     """`num_return_sequences` sequences of one prompt, each with its own random numbers; one sequence when greedy.
 
-    The numbers of sequence r of prompt i come from (seed, i, r), one for each token: they depend on nothing that runs
-    beside it, and guesses that are looked up (lookup.py) change nothing. `ask` and `take` go sequence by sequence, so
-    that sequences of several prompts can be chosen together; `advance` does all of this prompt.
+    The random numbers of sequence r of prompt i come from (seed, i, r), one for each token: other requests in the batch
+    and guesses of prompt lookup do not change them. `ask` and `take` are for one sequence, so that tokens for sequences
+    of several prompts can be chosen in one call; `advance` is for all sequences of this prompt.
     """
 
     def __init__(self, prompt: Sequence[int], config: GenerationConfig, limits: Limits, *, index: int = 0) -> None:
@@ -62,18 +62,18 @@ class Samples:
 
     @property
     def num_open(self) -> int:
-        """Sequences that go on."""
+        """The number of open sequences."""
         return len(self._open)
 
     def ask(self, row: int) -> Row:
-        """What an open sequence wants of its next logits. Each call draws its next random number."""
+        """How to choose the next token of an open sequence. Each call draws its next random number."""
         one = self._open[row]
         uniform = 0.0 if self.config.greedy else one.random.random()
         mask = None if self.config.token_mask is None else _bits(self.config.token_mask(one.new))
         return Row(one.ids(len(self.prompt)), len(one.new), self.limits.min_new, uniform, mask)
 
     def take(self, row: int, choice: Choice) -> tuple[Token, bool]:
-        """Gives an open sequence its next token: what can be shown, and whether it goes on."""
+        """Appends a token to an open sequence; returns the token to show, and whether the sequence stays open."""
         one = self._open[row]
         one.add(choice, len(self.prompt))
         reason = finish_reason(one.new, self.config, self.limits)
@@ -82,17 +82,17 @@ class Samples:
         return Token(one.sample, choice), reason is None
 
     def close_step(self) -> list[int]:
-        """The open sequences that go on, by their numbers until now; the others are open no more."""
+        """The numbers of the sequences that stay open; the others are no longer numbered."""
         going = [number for number, row in enumerate(self._open) if row.reason == "cancelled"]
         self._open = [self._open[number] for number in going]
         return going
 
     def lookup(self, row: int) -> Lookup | None:
-        """What guesses the next tokens of an open sequence, if that is wanted."""
+        """The prompt lookup of an open sequence, if it is asked for."""
         return self._open[row].lookup
 
     def room(self, row: int) -> int:
-        """New tokens that an open sequence may still get."""
+        """How many new tokens an open sequence may still get."""
         return self.limits.max_new - len(self._open[row].new)
 
     def advance(self, logits: np.ndarray) -> Step:
@@ -132,7 +132,7 @@ def _bits(mask: object) -> np.ndarray:
 
 
 def finish_reason(new: list[int], config: GenerationConfig, limits: Limits) -> FinishReason | None:
-    """Why a sequence with these new ids is over, or None when it goes on."""
+    """Why a sequence with these new ids has ended; None if it has not."""
     if new[-1] in config.stop_ids or (config.stop is not None and config.stop(list(new))):
         return "stop"
     return "length" if len(new) >= limits.max_new else None

@@ -1,4 +1,4 @@
-"""Streamers in the form users know: `model.generate(..., streamer=TextStreamer(tokenizer))`."""
+"""Streamers as in transformers: `model.generate(..., streamer=TextStreamer(tokenizer))`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _END = object()
 
 
 class TextStreamer:
-    """Prints text as it becomes certain: `put(ids)` with the prompt first, then each new id, then `end()`.
+    """Prints text as soon as it is final: `put(ids)` with the prompt first, then each new id, then `end()`.
 
-    No broken character is shown, and all text together is the decoded whole. `decode_kwargs` are accepted for old
-    callers; only `skip_special_tokens` means something.
+    Incomplete characters are held back, and the pieces together are the decoded text. `decode_kwargs` are accepted as
+    transformers takes them; only `skip_special_tokens` has an effect.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TextStreamer:
         self._is_prompt = True
 
     def put(self, value: int | Iterable[int]) -> None:
-        """Takes the prompt, then new ids."""
+        """Takes the ids of the prompt at first, then new ids."""
         ids = [value] if not hasattr(value, "__iter__") else list(value)
         is_prompt, self._is_prompt = self._is_prompt, False
         if is_prompt and self.skip_prompt:
@@ -41,12 +41,12 @@ class TextStreamer:
             self.on_finalized_text(text)
 
     def end(self) -> None:
-        """Shows what is left and makes ready for another prompt."""
+        """Prints what was held back; the next `put` begins another prompt."""
         self.on_finalized_text(self._stream.flush(), stream_end=True)
         self._stream, self._is_prompt = self._new(), True
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """What happens to new text: it is printed. Override it to do something else."""
+        """Prints new text. Override it to do something else with it."""
         print(text, flush=True, end="\n" if stream_end else "")
 
     def _new(self) -> TextStream:
@@ -73,7 +73,7 @@ class TextIteratorStreamer(TextStreamer):
         self._texts: queue.Queue[Any] = queue.Queue()
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Hands the text to the reader."""
+        """Passes the text to the iterating thread."""
         if text:
             self._texts.put(text)
         if stream_end:
@@ -85,9 +85,9 @@ class TextIteratorStreamer(TextStreamer):
 
 
 def stop_at(tokenizer: GLMTokenizer, texts: Iterable[str]) -> Callable[[list[int]], bool]:
-    """A `stop` function for GenerationConfig: True once one of `texts` is in the reply, wherever its ids divide it."""
+    """A `stop` function for GenerationConfig: True once one of `texts` is in the reply, however ids divide it."""
     texts = [text for text in texts if text]
-    reach = 4 * max((len(text) for text in texts), default=0) + 8  # a character takes up to four ids
+    reach = 4 * max((len(text) for text in texts), default=0) + 8  # a character has up to four ids
 
     def stop(new: list[int]) -> bool:
         tail = tokenizer.decode(new[-reach:], skip_special_tokens=True)

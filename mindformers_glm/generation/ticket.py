@@ -1,4 +1,4 @@
-"""What a caller holds while the engine works for him."""
+"""What a caller of the engine gets: tokens as they come, and the results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ owner_threads = threading.local()  # `.is_one` is True in the threads that drive
 class Ticket:
     """Iterating gives tokens as they come; `results()` waits for the end.
 
-    `cancel()` may come from any thread and takes effect before the next token; what was generated so far remains.
-    With `listener` every item goes to that function instead, in the engine's thread, and iterating gives none. What it
-    raises ends this request and no other: it is raised by `results()`.
+    `cancel()` may be called in any thread and takes effect before the next token; what was generated so far remains.
+    With `listener` every item goes to that function instead, in the engine's thread, and iterating gives none. If it
+    raises an error, this request ends, no other does, and `results()` raises that error.
     """
 
     def __init__(self, search: Search, listener: Callable[[Item], None] | None = None) -> None:
@@ -36,21 +36,21 @@ class Ticket:
             item = self._next()
             if not isinstance(item, Token):
                 self._is_over, self._error = True, item
-                self._queue.put(item)  # for others who wait
+                self._queue.put(item)  # for other threads that wait
                 break
             yield item
         if self._error is not None:
             try:
-                raise self._error.with_traceback(self._raised_at)  # the lines of others who waited are not his
+                raise self._error.with_traceback(self._raised_at)  # without the lines of other threads that raised it
             finally:
-                self = item = None  # type: ignore[assignment]  # or the error's traceback would hold the error
+                self = item = None  # type: ignore[assignment]  # else the error's traceback would hold the error
 
     def cancel(self) -> None:
         """Asks the engine to stop; it does not wait."""
         self.is_cancelled = True
 
     def results(self) -> list[Generation]:
-        """Every result, after the last token. Whatever stopped the engine at this request is raised here."""
+        """Every result, after the last token. The error that ended this request, if any, is raised here."""
         try:
             for _ in self:
                 continue
@@ -60,7 +60,7 @@ class Ticket:
 
     @property
     def found(self) -> list[Generation]:
-        """What there is by now."""
+        """The results so far."""
         return self._search.results()
 
     def _next(self) -> Item:
@@ -70,16 +70,16 @@ class Ticket:
     # --- the engine's side -------------------------------------------------------------------------------------
 
     def push(self, token: Token) -> None:
-        """A new token for the caller. Raises what his listener raises."""
+        """Passes a new token to the caller. Raises what the listener raises."""
         if self._listener is None:
             self._queue.put(token)
         else:
             self._listener(token)
 
     def close(self, error: BaseException | None = None) -> BaseException | None:
-        """The end, with the error that caused it, if any; a listener's own error counts where there is no other.
+        """Ends the ticket, with the error that ended the request, if any; otherwise an error of the listener counts.
 
-        Nothing is raised here, and only the first call counts. Returns the error that the caller will get.
+        Nothing is raised here, and only the first call has an effect. Returns the error that the caller will get.
         """
         if self._is_closed:
             return None
@@ -95,10 +95,10 @@ class Ticket:
 
 
 def check_may_wait(*, is_ready: bool = False) -> None:
-    """Passes unless a function that runs in an engine's thread waits for what only this thread can do.
+    """Refuses to wait in an engine's own thread for what only this thread can do.
 
     Raises:
-        GenerationError: it would wait for ever.
+        GenerationError: waiting would never end.
     """
     if not is_ready and getattr(owner_threads, "is_one", False):
         raise GenerationError(

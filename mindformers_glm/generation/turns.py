@@ -1,4 +1,4 @@
-"""The next tokens of all requests of a step, chosen together."""
+"""The next tokens of all requests in a step, chosen together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mindformers_glm.generation.search import Samples
 
 
 class Turn:
-    """A request whose open sequences get tokens: sequence r from row `places[r]` of the logits, all from one row after
-    the prompt.
+    """A request whose open sequences get tokens: sequence r from row `places[r]` of the logits; after the prompt, all
+    from the same row.
 
-    `guesses[r]` were computed after its newest token: for each that is right the next row of logits counts as well.
-    What comes of it is `step`, or the `error` of one of the request's own functions.
+    `guesses[r]` were computed after the newest token of sequence r: after each right one the next row of logits gives
+    another token. The outcome is `step`, or the `error` that one of the request's own functions raised.
     """
 
     def __init__(self, job: Job, places: Sequence[int], guesses: Sequence[Sequence[int]] = ()) -> None:
@@ -28,7 +28,7 @@ class Turn:
         self.chosen: list[list[int]] = [[] for _ in self.places]
 
     def ask(self, samples: Samples, row: int, place: int) -> Asked | None:
-        """What a sequence wants of its logits; None when the request is over by an error."""
+        """How to choose the token of a sequence; None where an error has ended the request."""
         try:
             return None if self.error else Asked(place, samples.ask(row), samples.config)
         except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits for this request
@@ -36,7 +36,7 @@ class Turn:
             return None
 
     def take(self, samples: Samples, row: int, choice: Choice | BaseException) -> bool:
-        """Gives a sequence a token; whether it gets another from the next row of logits."""
+        """Appends a token to a sequence; returns whether it gets another one from the next row of logits."""
         if self.error is not None or isinstance(choice, BaseException):
             self.error = self.error or choice  # type: ignore[assignment]
             return False
@@ -51,7 +51,7 @@ class Turn:
         return goes_on and done < len(guesses) and guesses[done] == choice.token
 
     def close(self, samples: Samples) -> None:
-        """After the last tokens of its sequences."""
+        """Sets `step`, after the last tokens of its sequences."""
         if self.error is None:
             going = samples.close_step()
             accepted = [len(tokens) - 1 for tokens in self.chosen]
@@ -59,7 +59,7 @@ class Turn:
             self.step = Step(parents, [self.chosen[row][-1] for row in going], [], accepted)
 
     def advance(self, logits: np.ndarray) -> None:
-        """The same of a search that looks at all its sequences together."""
+        """The same for a search that needs the logits of all its sequences at once."""
         try:
             mine = logits[self.places]
             check_numbers(mine)
@@ -72,8 +72,8 @@ class Turn:
 
 
 def take_turns(turns: Sequence[Turn], logits: np.ndarray) -> None:
-    """Gives every turn its `step` or its `error`. Sequences of all requests are chosen in one call, and where guesses
-    were right the next tokens of these sequences in another.
+    """Sets `step` or `error` of every turn. One call chooses tokens for the sequences of all requests; where guesses
+    were right, a further one chooses the next tokens of these sequences.
     """
     waiting: list[tuple[Turn, Samples, int, int]] = []
     for turn in turns:
@@ -97,5 +97,5 @@ def take_turns(turns: Sequence[Turn], logits: np.ndarray) -> None:
 
 
 def places_after_prompt(job: Job, place: int) -> list[int]:
-    """Where the open sequences of a request find their logits when the prompt's last ones are row `place`."""
+    """The row of logits of each open sequence after the prompt, whose last logits are in row `place`."""
     return [place] * (job.search.num_open if isinstance(job.search, Samples) else 1)

@@ -1,12 +1,12 @@
 """MindSpore's operators for Ascend (fused, in its words) in place of the formulas. UNVERIFIED: no device was at hand.
 
 What was checked, on a CPU: names, arguments and documented limits against MindSpore 2.10, the graphs and
-gradients that MindSpore makes of the calls, and that the calls, as documented, mean what the formulas mean
-(tests/ops/test_ascend.py). `GLM_KERNELS=off` selects the formulas; so do exported graphs, shapes that vary, and the
-first devices (910, 910A), for which CANN 8's documents list none of these operators.
+gradients that MindSpore makes of the calls, and that the calls, as documented, compute what the formulas compute
+(tests/ops/test_ascend.py). The formulas stay with `GLM_KERNELS=off`, in exported graphs, with dynamic shapes, and on
+the first devices (910, 910A), for which the documents of CANN 8 list none of these operators.
 
-A Cell here takes and gives what the Cell does that uses it. It has no gradient of its own, MindSpore derives it, so
-recomputed layers may use it.
+A Cell here has the inputs and outputs of the Cell that uses it. MindSpore derives its gradient, so recomputed layers
+may use it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mindformers_glm.runtime import device_target
 _FIRST_DEVICES = "ascend910"  # later ones are ascend910b, ascend910_93, ...
 _INTERLEAVED = 1  # mode of ops.rotary_position_embedding: neighbouring pairs
 _CAUSAL = 2  # sparse_mode of ops.flash_attention_score: the triangle that starts at the first query and key
-_WHOLE = 1  # sparse_mode of ops.flash_attention_score: the mask that is given, whole
-_MASK_SIZE = 2048  # side of the mask that goes with it, for any length
+_WHOLE = 1  # sparse_mode of ops.flash_attention_score: a full mask is given
+_MASK_SIZE = 2048  # rows and columns of the mask that this mode needs, for any length
 
 
 def is_wanted() -> bool:
@@ -58,7 +58,7 @@ class AscendRmsNorm(nn.Cell):
         self.eps = eps
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the operator takes x; the weight must have their type."""
+        """Whether the operator takes x; the weight must have the type of x."""
         return _is_fixed(x) and (x.dtype == ms.float32 or _is_half(x))
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class AscendRmsNorm(nn.Cell):
 
 
 class AscendSwiGLU(nn.Cell):
-    """SwiGLU by `ops.swiglu`, which opens the first half as the formula does. Unverified on Ascend."""
+    """SwiGLU by `ops.swiglu`, whose gate is the first half, as in the formula. Unverified on Ascend."""
 
     def fits(self, x: Tensor) -> bool:
         """Whether the operator takes x."""
@@ -81,9 +81,9 @@ class AscendSwiGLU(nn.Cell):
 class FlashAttention(nn.Cell):
     """Rotary positions and causal attention by `ops.rotary_position_embedding` and `ops.flash_attention_score`.
 
-    The rotary operator's interleaved mode turns every pair of a head. GLM turns those of the first half, which is the
-    same where `cos` is 1 and `sin` 0 in the second, as in `rotary_table`. It runs in float32, like the formula, and
-    queries are scaled on the way (`head_scales`). MindSpore 2.10 has this operator and calls it deprecated.
+    The rotary operator's interleaved mode rotates every pair of a head. GLM rotates those of the first half; the result
+    is the same, as `cos` is 1 and `sin` 0 in the second half of `rotary_table`. It computes in float32, like the
+    formula, and also scales the queries (`head_scales`). MindSpore 2.10 has this operator, deprecated.
 
     Attention keeps no scores. Heads of a group share their key and value inside the operator. Unverified on Ascend.
     """
@@ -96,8 +96,8 @@ class FlashAttention(nn.Cell):
     def fits(self, x: Tensor, cos: Tensor) -> bool:
         """Whether the operators take rows x (N, (H + 2 K) E) with cos (1, H + 2 K, T, E).
 
-        Attention knows float16 and bfloat16, up to 2000 sequences of 512000 tokens. The rotary operator must not be
-        called with more heads in a batch than 8 T, and knows fewer than 1000 sequences.
+        Attention takes float16 and bfloat16, at most 2000 sequences of at most 512000 tokens. The rotary operator takes
+        at most 8 T heads in a batch, and fewer than 1000 sequences.
         """
         if not (_is_fixed(x) and _is_fixed(cos) and _is_half(x) and cos.dtype == ms.float32):
             return False
@@ -108,7 +108,7 @@ class FlashAttention(nn.Cell):
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor | None = None) -> Tensor:
         """Rows (N, (H + 2 K) E) -> (N, H E); cos and sin (1, H + 2 K, T, E) as `RotateHeads` takes them.
 
-        For packed sequences `first` (B, T) says where the keys of each token begin: the operator gets a mask then.
+        For packed sequences `first` (B, T) is the first position that each token sees: a mask is made of it.
         """
         heads, width, tokens = self.heads, self.head_dim, cos.shape[2]
         both = (heads + cos.shape[1]) // 2  # heads of queries and keys, H + K

@@ -1,6 +1,6 @@
 """Attention of grouped heads (GQA). Keys and values are never repeated: the query heads of a group become rows.
 
-Shapes: B batch, T new tokens, N = B * T tokens, S past slots, H query heads, K kv heads, G = H / K, E head_dim.
+Shapes: B batch, T new tokens, N = B * T tokens, S cached tokens, H query heads, K kv heads, G = H / K, E head_dim.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def split_heads(rows: Tensor, *, batch: int, heads: int, head_dim: int) -> Tenso
 
 
 def join_heads(x: Tensor, *, batch: int, heads: int) -> Tensor:
-    """Attention's result as rows: (B, K, G * T, E) -> (N, H * E)."""
+    """The result of attention with the heads of a token side by side: (B, K, G * T, E) -> (N, H * E)."""
     return x.reshape(batch, heads, -1, x.shape[3]).transpose(0, 2, 1, 3).reshape(-1, heads * x.shape[3])
 
 
 def causal_mask(positions: Tensor, *, groups: int, keys: Tensor | None = None) -> Tensor:
     """0 where a key is not after its query, MASKED elsewhere: positions (B, T) -> (B, 1, G * T, T).
 
-    `keys` (B, S) are the positions of the keys, where these are not the positions of the tokens.
+    `keys` (B, S) are the positions of the keys where they differ from `positions`.
     """
     batch = positions.shape[0]
     rows = ops.tile(positions, (1, groups)).reshape(batch, 1, -1, 1)
@@ -63,7 +63,7 @@ class Attention(nn.Cell):
 
 
 class AttentionWithGradient(Attention):
-    """Attention, without dropout, whose gradient keeps the probabilities and nothing else of their size."""
+    """Attention without dropout; for the gradient it keeps the probabilities and nothing else of their size."""
 
     def bprop(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, out: tuple, dout: tuple
@@ -76,10 +76,10 @@ class AttentionWithGradient(Attention):
 
 
 class CausalAttention(Chosen):
-    """Rotary positions and attention in one: q | k | v of each token -> its heads. A kernel without a formula.
+    """Rotary embedding and attention in one kernel, which has no formula: q | k | v of each token -> its heads.
 
-    `takes` says whether it can be used; where not, `RotateHeads` and `Attention` do the same. `flash` lets Ascend's
-    operator be the kernel there.
+    `takes` says whether it can be used; where not, `RotateHeads` and `Attention` compute the same. With `flash`,
+    Ascend's operator is the kernel on Ascend.
     """
 
     def __init__(self, *, heads: int, head_dim: int, flash: bool = True):
@@ -89,9 +89,9 @@ class CausalAttention(Chosen):
         self.packed_kernel: Any = None if self.kernel is None or self.is_ascend else _PackedKernel(heads, head_dim)
 
     def takes(self, x: Tensor, cos: Tensor, mask: Tensor) -> bool:
-        """Whether x (N, (H + 2 K) E) holds whole sequences from position 0 on, each token seeing those before it.
+        """Whether x (N, (H + 2 K) E) holds whole sequences from position 0 on with a causal mask.
 
-        That is so where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) stand for all of them.
+        So it is where one `cos` (1, H + 2 K, T, E) and one `mask` (1, 1, G * T, T) are for all sequences.
         """
         if not (self.kernel_is_on and fits(cos)):
             return False
@@ -102,10 +102,10 @@ class CausalAttention(Chosen):
         """(N, (H + 2 K) E) -> (N, H E)."""
         if self.is_ascend:
             return self.kernel(x, cos, sin)
-        return self.kernel(x, cos, sin)[0]  # beside it: what the backward pass needs
+        return self.kernel(x, cos, sin)[0]  # the second output is for the backward pass
 
     def takes_packed(self, x: Tensor, cos: Tensor) -> bool:
-        """Whether x (N, (H + 2 K) E) with packed sequences, several in T tokens, can be used."""
+        """Whether x (N, (H + 2 K) E) can be used, with several sequences packed into each T tokens."""
         if not (self.kernel_is_on and fits(cos)):
             return False
         if self.is_ascend:
@@ -113,9 +113,9 @@ class CausalAttention(Chosen):
         return fits(x) and self.packed_kernel is not None
 
     def packed(self, x: Tensor, cos: Tensor, sin: Tensor, first: Tensor) -> Tensor:
-        """The same for packed sequences: a token sees keys from position `first` (B, T) on, up to its own.
+        """The same for packed sequences: a token sees keys from position `first` (B, T) up to its own.
 
-        `cos` and `sin` (1 or B, H + 2 K, T, E): sequences with positions of their own go one by one.
+        `cos` and `sin` (1 or B, H + 2 K, T, E): with B of them the kernel is called once for each row of the batch.
         """
         if self.is_ascend:
             return self.kernel(x, cos, sin, first)
@@ -150,7 +150,7 @@ class _CausalKernel(nn.Cell):
 
 
 class _PackedKernel(nn.Cell):
-    """`_CausalKernel` for packed sequences; blocks of keys that no query of a block sees cost nothing."""
+    """`_CausalKernel` for packed sequences; it skips blocks of keys that no query of a block sees."""
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
@@ -173,10 +173,10 @@ class _PackedKernel(nn.Cell):
 
 
 def blocked_attention(q: Tensor, blocks: tuple, *, drop: nn.Cell | None = None) -> Tensor:
-    """Attention over several blocks of keys, which are not joined in memory: (B, K, G * T, E).
+    """Attention over several blocks of keys without joining them in memory: (B, K, G * T, E).
 
     q (B, K, G * T, E) already scaled; a block is (k, v, mask) with k and v (B, K, S, E) and a mask that broadcasts to
-    (B, K, G * T, S), or None where every row sees every key.
+    (B, K, G * T, S), or None where every query sees every key.
     """
     scores: tuple[Tensor, ...] = ()
     top: Tensor | None = None

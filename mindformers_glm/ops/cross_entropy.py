@@ -17,8 +17,8 @@ _sum, _mean, _highest = ops.ReduceSum(), ops.ReduceMean(keep_dims=True), ops.Arg
 class CrossEntropy(nn.Cell):
     """Mean of -log softmax(logits)[label] over labels that are not -100: a float32 scalar, 0 where none is left.
 
-    The divisor is count + COUNT_EPSILON. `smoothing` s counts in training alone: a token's loss is (1 - s) of
-    that plus s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
+    The divisor is count + COUNT_EPSILON. In training, with `smoothing` s, a token's loss is (1 - s) times that plus
+    s times the mean of -log softmax over the vocabulary (Szegedy et al. 2016; torch's label_smoothing).
     """
 
     def __init__(self, *, smoothing: float = 0.0) -> None:
@@ -35,17 +35,18 @@ class CrossEntropy(nn.Cell):
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """`CrossEntropy` where no layer is at hand to own one: logits (N, V), labels (N,) -> a scalar."""
+    """`CrossEntropy` as a function: logits (N, V), labels (N,) -> a scalar."""
     return _cross_entropy(logits, labels)
 
 
 class HeadCrossEntropy(Chosen):
-    """`CrossEntropy` of the logits hidden W^T, which are never held all at once.
+    """`CrossEntropy` of the logits hidden W^T, which are never in memory all at once.
 
-    Tokens are taken in chunks of about 32 M logits, and each chunk's gradients are computed while its probabilities are
-    there: 3 matmuls as usual, memory for one chunk instead of three times N x V. Where no gradient is asked
-    for, graph mode leaves two of them out; in PyNative mode use `CrossEntropy` then. `frozen` says that no gradient of
-    the weight will be asked for (asking is right and slow); `rounded`: see ops/linear.py. `smoothing` counts always.
+    Tokens are taken in chunks of about 32 M logits. The gradients of a chunk are computed while its probabilities are
+    in memory: 3 matmuls as usual, and memory for one chunk in place of three times N x V. Where no gradient is needed,
+    graph mode leaves two of the matmuls out; in PyNative mode use `CrossEntropy` then. `frozen`: the gradient of the
+    weight will not be needed (it would be correct, but slow). `rounded`: see ops/linear.py. `smoothing` is used outside
+    of training too.
     """
 
     def __init__(self, *, frozen: bool = False, rounded: bool = False, smoothing: float = 0.0) -> None:
@@ -62,7 +63,7 @@ class HeadCrossEntropy(Chosen):
 
 
 class _HeadKernel(nn.Cell):
-    """Returns the loss and its gradients, which `bprop` only multiplies by what comes in."""
+    """Returns the loss and its gradients, which `bprop` only multiplies by the incoming gradient."""
 
     def __init__(self, kind: str, smoothing: float) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class _HeadKernel(nn.Cell):
 
 
 class _FrozenHeadKernel(nn.Cell):
-    """The same, with the weight's gradient as an operator of its own, which a graph that does not use it leaves out."""
+    """The same, with the gradient of the weight as a separate operator, which graphs that do not need it leave out."""
 
     def __init__(self, kind: str, smoothing: float) -> None:
         super().__init__()
@@ -110,9 +111,9 @@ class _FrozenHeadKernel(nn.Cell):
 
 
 class IntegerHeadCrossEntropy(Chosen):
-    """`HeadCrossEntropy` over a frozen weight of integers, widened a few rows at a time: a kernel without a formula.
+    """`HeadCrossEntropy` of a frozen integer weight, dequantised a few rows at a time: a kernel without a formula.
 
-    Where `kernel_fits` says no, the logits of the layer go to `CrossEntropy`.
+    Where `kernel_fits` says no, use `CrossEntropy` of the layer's logits.
     """
 
     def __init__(self, *, bits: int, rounded: bool = False, smoothing: float = 0.0) -> None:
@@ -147,17 +148,18 @@ class _IntegerHeadKernel(nn.Cell):
 
 
 def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels as columns (N, 1), 0 for ignored ones, and what each token counts (N, 1): 1 / count or 0."""
+    """Labels as a column (N, 1), 0 for ignored ones, and the factor of each token (N, 1): 1 / count, or 0."""
     kept = (labels != IGNORED).reshape(-1, 1)
     weight = ops.cast(kept, ms.float32)
     return ops.cast(kept, ms.int32) * ops.cast(labels.reshape(-1, 1), ms.int32), weight / (_sum(weight) + COUNT_EPSILON)
 
 
 def _row_losses(logits: Tensor, probs: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    """log(sum(exp(logits))) - the wanted mean of logits, that of the target without smoothing, of each token (N, 1).
+    """The loss of each token (N, 1): log sum exp of its logits less the logit of its target.
 
-    The sum is read off the most probable column, log sum exp = logit - log prob: that probability is at least 1 / V,
-    where the target's may be 0. ArgMaxWithValue is the fast maximum of a CPU, ReduceMax takes seven times as long.
+    With smoothing, a weighted mean of logits takes the place of the target's. log sum exp = logit - log probability is
+    taken from the most probable token, whose probability is at least 1 / V; the target's may be 0. ArgMaxWithValue is
+    the fast maximum on a CPU, ReduceMax takes seven times as long.
     """
     best, top = _highest(logits)
     likeliest = ops.gather_elements(probs, 1, best.reshape(-1, 1))
@@ -190,7 +192,7 @@ class _Weighted(nn.Cell):
 
 
 class _WeightedHead(nn.Cell):
-    """Returns the loss and its gradients for `hidden` and `weight`, which `bprop` only multiplies by what comes in."""
+    """Returns the loss and its gradients for `hidden` and `weight`; `bprop` multiplies these by the incoming one."""
 
     def __init__(self, smoothing: float) -> None:
         super().__init__()

@@ -19,8 +19,8 @@ _matmul, _floor = ops.MatMul(transpose_b=True), ops.Floor()
 def matrix_type(name: str) -> tuple[ms.Type, bool]:
     """The type of the operands of matmuls in `compute_dtype` `name`, and whether matmuls round them.
 
-    A CPU has no tensors of bfloat16: there they are float32, and matmuls keep 11 bits of each number, three
-    more than bfloat16 has.
+    MindSpore has no bfloat16 matmuls on a CPU: operands are float32 there, and matmuls keep 11 bits of each number,
+    three more than bfloat16 has.
     """
     if name == _BFLOAT16 and device_target() == "CPU":
         return ms.float32, True
@@ -33,7 +33,7 @@ def multiplies(name: str) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The rows x W^T + b, in the type of x. x (N, in), weight (out, in), bias (out,)."""
+    """X W^T + b, in the type of x. x (N, in), weight (out, in), bias (out,)."""
     y = _matmul(x, ops.cast(weight, x.dtype))
     return y if bias is None else y + ops.cast(bias, x.dtype)
 
@@ -41,12 +41,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def quantized_linear(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, bits: int, columns: int
 ) -> Tensor:
-    """The rows x W^T + b, in the type of x, of an integer weight (N, D or P) with scale (N, D / g). x (., D)."""
+    """X W^T + b, in the type of x, for an integer weight (N, D or P) with scale (N, D / g). x (., D)."""
     return linear(x, widened(weight, scale, bits=bits, columns=columns), bias)
 
 
 def widened(weight: Tensor, scale: Tensor, *, bits: int, columns: int) -> Tensor:
-    """The float32 rows (N, D) that integers (N, D or P) with scale (N, D / g) stand for."""
+    """The float32 weight (N, D) of integers (N, D or P) with scale (N, D / g)."""
     whole = ops.cast(weight, ms.float32)
     if bits == 4:
         high = _floor(whole * 0.0625)
@@ -59,9 +59,8 @@ def widened(weight: Tensor, scale: Tensor, *, bits: int, columns: int) -> Tensor
 class QuantizedMatmul(Chosen):
     """`quantized_linear`, by a kernel where one fits.
 
-    In training the kernel multiplies by the floats that the integers stand for, forward and backward, and the weight is
-    widened a few panels at a time; otherwise it also rounds x to 8 bits, which is faster and has no gradient. `rounded`
-    is for training: see Matmul.
+    In training the kernel dequantises the weight a few panels at a time and multiplies floats, forward and backward;
+    otherwise it also rounds x to 8 bits, which is faster and has no gradient. `rounded` is for training: see Matmul.
     """
 
     def __init__(self, *, bits: int, columns: int, rounded: bool = False):
@@ -99,13 +98,13 @@ class _ExactQuantizedKernel(nn.Cell):
     def bprop(
         self, x: Tensor, weight: Tensor, scale: Tensor, out: Tensor, dout: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # without x, which would then be kept
+        # x is not among its inputs: it would be kept until then
         return self.back_x(dout, weight, scale), ops.zeros_like(weight), ops.zeros_like(scale)
 
 
 class Matmul(Chosen):
-    """`linear`, by a kernel where one fits. `rounded` operands keep 11 bits, sums are float32. `doubles` is for
-    inference: a kernel multiplies and adds in float64. See product.h.
+    """`linear`, by a kernel where one fits. With `rounded`, operands keep 11 bits and sums are float32. `doubles` is
+    for inference: the kernel multiplies and adds in float64. See product.h.
     """
 
     def __init__(self, *, rounded: bool = False, doubles: bool = False):
@@ -124,7 +123,7 @@ class Matmul(Chosen):
 
 
 class _Matmul(nn.Cell):
-    """Base of both: the gradients for x and for the weight."""
+    """Base of both kernels: the gradients for x and for the weight."""
 
     def __init__(self, rounded: bool):
         super().__init__()

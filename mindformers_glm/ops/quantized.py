@@ -15,8 +15,8 @@ import numpy as np
 
 SCALE = "_scale"  # after the name of a weight: the name of its scales
 BLOCK, ZERO = 128, 8
-_CHUNK_NUMBERS = 1 << 19  # so many fit into a CPU's cache with what is computed from them
-_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)  # of the scale that fits the largest number: clipping it may pay
+_CHUNK_NUMBERS = 1 << 19  # so many fit into the cache of a CPU together with intermediate results
+_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)  # tried factors of a scale: a smaller one clips the largest number
 
 
 class Quantized(NamedTuple):
@@ -32,14 +32,14 @@ def packed_columns(columns: int, bits: int) -> int:
 
 
 def layer_bits(bits: int, *, is_head: bool, head_bits: int = 8) -> int:
-    """Bits of one layer: the output layer, on which every token depends, has at least `head_bits`; 0: floats."""
+    """Bits of one layer; the output layer, on which every token depends, has at least `head_bits`. 0: floats."""
     if not is_head:
         return bits
     return max(bits, head_bits) if bits and head_bits else 0
 
 
 def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
-    """The nearest weight that integers can hold, for a float (N, D); D is a multiple of `group_size`.
+    """The nearest integer weight to a float weight (N, D); D is a multiple of `group_size`.
 
     With 8 bits the largest number of a group becomes 127. With 4 bits it becomes -8, or less where clipping it makes
     the group's squared error smaller; the scale then is the best one for the integers found.
@@ -56,44 +56,44 @@ def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
         whole = whole.reshape(part.shape)
         packed[begin : begin + step] = whole if bits == 8 else _pack(whole)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy computes without the interpreter's lock
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy releases the lock of the interpreter
         list(threads.map(some_rows, range(0, rows, step)))
     return Quantized(packed, scale)
 
 
 def official_scale(halves: np.ndarray, bits: int) -> np.ndarray:
-    """float16 (N) of official integers, for a float16 weight (N, D): max|row| / 127, or / 7."""
+    """Scales (N) float16 of the official integer weights, for a float16 weight (N, D): max|row| / 127, or / 7."""
     return np.abs(halves).max(axis=1) / np.float16(2 ** (bits - 1) - 1)
 
 
 def official_integers(halves: np.ndarray, bits: int) -> np.ndarray:
-    """int8 (N, D) as the official code rounds, in float16; a row of zeros, which is NaN there, is 0."""
+    """int8 (N, D), rounded in float16 as the official code does; a row of zeros, NaN there, is 0 here."""
     most, scale = 2 ** (bits - 1) - 1, official_scale(halves, bits)[:, None]
     whole = np.rint(halves / np.where(scale == 0, np.float16(1), scale))
     return np.clip(whole, -most, most).astype(np.int8)
 
 
 def gptq_scale(weight: np.ndarray, group: int) -> np.ndarray:
-    """float16 (N, G) of symmetric GPTQ: 2 max / 15, and 2 / 15 for a group of zeros."""
+    """Scales (N, G) float16 of symmetric GPTQ: 2 max / 15, and 2 / 15 for a group of zeros."""
     largest = np.abs(weight.reshape(len(weight), -1, group)).max(axis=2)
     return (np.where(largest == 0, np.float32(1), largest) * np.float32(2 / 15)).astype(np.float16)
 
 
 def gptq_integers(weight: np.ndarray, scale: np.ndarray, group: int) -> np.ndarray:
-    """int8 (N, D) from -8 to 7, the nearest to a float weight at scales (N, G)."""
+    """int8 (N, D) from -8 to 7: the integers nearest to a float weight (N, D) divided by scales (N, G)."""
     wide = scale.astype(np.float32)
-    wide[wide == 0] = 1  # so small that float16 has no such number
+    wide[wide == 0] = 1  # a scale too small for float16
     whole = np.rint(weight.reshape(len(weight), -1, group) / wide[:, :, None])
     return np.clip(whole, -ZERO, ZERO - 1).astype(np.int8).reshape(weight.shape)
 
 
 def packed(whole: np.ndarray, bits: int) -> np.ndarray:
-    """Integers int8 (N, D) as a weight holds them: themselves, or two in a byte."""
+    """Integers int8 (N, D) in the form of a weight: as they are, or two in a byte."""
     return whole if bits == 8 else _pack(whole)
 
 
 def exactly(weight: np.ndarray, scales: np.ndarray, *, bits: int, group_size: int) -> Quantized | None:
-    """The integers that times `scales` (N, any groups) float16 are the float (N, D) itself; None where none are."""
+    """The integers that, times `scales` (N, groups) float16, are exactly the float weight (N, D), or None."""
     rows, columns = weight.shape
     groups = scales.shape[1]
     if columns % groups or (columns // groups) % group_size:
@@ -113,7 +113,7 @@ def exactly(weight: np.ndarray, scales: np.ndarray, *, bits: int, group_size: in
 
 
 def dequantize(quantized: Quantized, *, bits: int, columns: int) -> np.ndarray:
-    """The float32 weight (N, D) that integers stand for."""
+    """The float32 weight (N, D) of integers."""
     whole = quantized.weight if bits == 8 else _unpack(quantized.weight)[:, :columns]
     groups = whole.astype(np.float32).reshape(*quantized.scale.shape, -1)
     return (groups * quantized.scale[:, :, None].astype(np.float32)).reshape(-1, columns)

@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm over the last axis of rows."""
+"""RMSNorm and LayerNorm over the last axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _mean, _matmul = ops.ReduceMean(keep_dims=True), ops.MatMul()
 
 
 class RmsNorm(Chosen):
-    """The rows x / sqrt(mean(x^2) + eps) * weight, in the type of x.
+    """x / sqrt(mean(x^2) + eps) * weight for each row x, in the type of x.
 
     Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
     """
@@ -23,7 +23,7 @@ class RmsNorm(Chosen):
         self.eps = eps
 
     def construct(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed rows of x (N, D) for weight (D,), and x itself, for a residual block to go on with."""
+        """X (N, D) normalised by row, times weight (D,); and x itself, for the residual connection."""
         if self.kernel_fits(x) and weight.dtype == x.dtype:
             return self.kernel(x, weight)
         return _rms_norm(x, weight, self.eps), x
@@ -47,7 +47,7 @@ class _RmsNormFormula(nn.Cell):
     """RmsNorm in half the operators that the derived gradient takes.
 
     With s = 1 / sqrt(mean(x^2) + eps) and p = dy * x: dx = dy * w * s - x * s^3 * mean(p * w), dw = sum over rows of
-    p * s; both sums are small matmuls. What comes back to x itself is added on the way.
+    p * s; both sums are small matmuls. The gradient that arrives for the second output, x, is added in the same pass.
     """
 
     def __init__(self, eps: float):
@@ -82,7 +82,7 @@ class _RmsNormKernel(nn.Cell):
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
-    """The rows (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, in the type of x. x (N, D), weight, bias (D,)."""
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias for each row x, in its type. x (N, D), weight, bias (D,)."""
     x = x - _mean(x, -1)
     return x * _inverse_size(x, eps) * weight + bias
 

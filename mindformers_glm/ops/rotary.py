@@ -24,10 +24,10 @@ def pair_turn(channels: int, rotated: int | None = None) -> np.ndarray:
 
 
 def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `RotateHeads` does to heads q | k | v besides turning: (factor, offset), each (1, H + 2 K, 1, 1).
+    """What `RotateHeads` does to heads q | k | v besides rotation: (factor, offset), each (1, H + 2 K, 1, 1).
 
-    The cosine of a head is factor * cos + offset, its sine factor * sin: queries are scaled by 1 / sqrt(E) on the way,
-    values are left as they are.
+    The cosine of a head is factor * cos + offset, its sine factor * sin: so queries are also scaled by 1 / sqrt(E), and
+    values stay as they are.
     """
     factor, offset = np.ones((2, 1, heads + 2 * kv_heads, 1, 1), np.float32)
     factor[:, :heads] = channels**-0.5
@@ -37,10 +37,10 @@ def head_scales(*, heads: int, kv_heads: int, channels: int) -> tuple[np.ndarray
 
 
 class RotateHeads(nn.Cell):
-    """Heads q | k | v turned by the angles of their positions, x * cos + (x turn) * sin, and taken apart.
+    """Heads q | k | v rotated by the angles of their positions, x * cos + (x P) * sin with P of `pair_turn`, and split.
 
-    The matmul with the constant matrix is exact (one term in each sum) and several times faster on a CPU than taking
-    pairs apart.
+    The matmul with the constant matrix P is exact (each sum has one term), and on a CPU several times faster than
+    splitting pairs.
     """
 
     def __init__(self, *, heads: int, kv_heads: int, channels: int, rotated: int | None = None):
@@ -51,7 +51,7 @@ class RotateHeads(nn.Cell):
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Heads (B, H + 2 K, T, E) -> q (B, K, G * T, E) with rows ordered (g, t), k and v (B, K, T, E), all float32.
 
-        cos and sin (B or 1, H + 2 K, T, E); `head_scales` tells what they hold beside angles.
+        cos and sin (B or 1, H + 2 K, T, E); they include `head_scales`.
         """
         h, k = self.heads, self.kv_heads
         x = x * cos + self.turned(_matmul, x) * sin
@@ -64,7 +64,7 @@ class RotateHeads(nn.Cell):
 
 
 class RotateHeadsWithGradient(RotateHeads):
-    """RotateHeads whose gradient joins the heads instead of padding and adding them, and turns them back."""
+    """RotateHeads whose gradient concatenates the heads instead of padding and adding them, and rotates them back."""
 
     def bprop(self, x: Tensor, cos: Tensor, sin: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient for x; positions have none."""

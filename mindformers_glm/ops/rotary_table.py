@@ -1,4 +1,4 @@
-"""The table of the rotary position embedding, in NumPy alone; rotary.py turns heads by it."""
+"""The table of the rotary position embedding, in NumPy alone; rotary.py rotates heads by it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rotary_table(
 ) -> np.ndarray:
     """Cosine and sine of every position for every channel of a head: (length, 2, channels) float32.
 
-    Only the first `rotated` channels turn (None: the first half): the cosine of the others is 1 and their sine 0.
+    Only the first `rotated` channels are rotated (None: the first half): the cosine of the others is 1, their sine 0.
     Angles are computed in float64: in float16 they are wrong from position 2048 on, in float32 by 6e-3 at a million.
     `yarn` stretches the frequencies and scales cosine and sine. `method` "base" multiplies the base 10000 by `ratio`
     (ChatGLM3-32k, GLM-4), "linear" divides positions by it (ChatGLM2-32k).

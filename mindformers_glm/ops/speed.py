@@ -1,4 +1,4 @@
-"""How fast the device multiplies matrices: what shares such as MFU are shares of."""
+"""The speed of float32 matmuls on this device: 100 % of figures such as MFU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MIN_ROUNDS = 3
 
 
 def matrix_speed() -> float:
-    """Operations per second (a multiplication and an addition are two) of MindSpore's float32 matmul.
+    """Operations per second (a multiplication and an addition are two) of a float32 matmul of MindSpore.
 
-    Of NumPy's where MindSpore is not installed.
+    Where MindSpore is not installed, of NumPy.
     """
     x = np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32)
     work = _numpy(x) if find_spec("mindspore") is None else _mindspore(x)
@@ -26,7 +26,7 @@ def matrix_speed() -> float:
 
 
 def best_seconds(work: Callable[[], Any]) -> float:
-    """Seconds of the quickest of several rounds: half a second of them, three at least."""
+    """Seconds of the fastest round; rounds go on for half a second, and there are at least three."""
     times: list[float] = []
     while len(times) < _MIN_ROUNDS or sum(times) < _SECONDS:
         begin = time.perf_counter()

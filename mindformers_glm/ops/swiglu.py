@@ -9,7 +9,7 @@ from mindformers_glm.ops.kernels.operators import Chosen, operator
 
 
 class SwiGLU(Chosen):
-    """The rows silu(gate) * up of rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
+    """silu(gate) * up for rows [gate | up], in their type. Shazeer, GLU Variants Improve Transformer, 2020."""
 
     def __init__(self) -> None:
         super().__init__(on_ascend=AscendSwiGLU)
@@ -45,7 +45,7 @@ class _SwiGLUKernel(nn.Cell):
 
 
 class _SwiGLUFormula(nn.Cell):
-    """SwiGLU whose gradient joins the halves instead of padding and adding them."""
+    """SwiGLU whose gradient concatenates the halves instead of padding and adding them."""
 
     def construct(self, x: Tensor) -> Tensor:
         """Rows (N, 2 F) -> (N, F)."""

@@ -1,4 +1,4 @@
-"""Token ids and labels that no kernel may see: below 0 or beyond the vocabulary. No MindSpore."""
+"""Finds token ids and labels below 0 or beyond the vocabulary, before a kernel gets them. No MindSpore."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mindformers_glm.labels import IGNORED
 
 
 def require_token_range(input_ids: Any, labels: Any, vocabulary: int, *, rows: Any = None) -> None:
-    """Raises DataError where an id of `input_ids` (B, T) is not below `vocabulary`, or a label neither that nor -100.
+    """Raises DataError if an id in `input_ids` (B, T), or a label other than -100, is not from 0 to `vocabulary` - 1.
 
-    The error names the first such place; `rows` (B,) are the lines of the data file.
+    The error names the first such position; `rows` (B,) are the lines of the data file.
     """
     ids = np.asarray(input_ids)
     if ids.size and (ids.min() < 0 or ids.max() >= vocabulary):

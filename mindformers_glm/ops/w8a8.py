@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_NUMBERS = 1 << 22  # of a weight that are rounded together
-OUTLIER_SHARE = 0.011  # of the sparse form: so many numbers of a layer keep 8 bits
+_NUMBERS = 1 << 22  # numbers of a weight that are rounded at a time
+OUTLIER_SHARE = 0.011  # share of the numbers of a layer that keep 8 bits in the sparse form
 
 
 class Layer(NamedTuple):
@@ -59,7 +59,7 @@ def quantized(weight: np.ndarray, bias: np.ndarray | None, low: float, high: flo
 
 
 def _rounded(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """int8 (N, K), a few rows at a time so that little is held beside a large weight."""
+    """int8 (N, K), computed a few rows at a time: a large weight needs little more memory."""
     whole = np.empty(weight.shape, np.int8)
     step = max(1, _NUMBERS // weight.shape[1])
     for begin in range(0, len(weight), step):
@@ -74,7 +74,7 @@ def _largest(weight: np.ndarray) -> np.ndarray:
 
 
 def _sparse_scale(weight: np.ndarray) -> np.ndarray:
-    """Scales (N) by which the numbers of a row that are no outliers of the layer stay within -7 to 7."""
+    """Scales (N) with which the numbers of each row, except outliers of the layer, are within -7 to 7."""
     sizes = np.abs(weight)
     border = np.quantile(sizes, 1 - OUTLIER_SHARE)
     usual = np.where(sizes <= border, sizes, 0).max(1)
@@ -97,12 +97,12 @@ def per_token(weight: np.ndarray, bias: np.ndarray | None) -> Layer:
 
 
 def dequantized(layer: Layer) -> np.ndarray:
-    """The float32 weight (N, K) that a layer's whole numbers stand for."""
+    """The float32 weight (N, K) of the integers of a layer."""
     return layer.quant_weight.astype(np.float32) * layer.weight_scale
 
 
 def output(x: np.ndarray, layer: Layer) -> np.ndarray:
-    """The layer's outputs (T, N) for inputs x (T, K), as the device computes them: whole numbers, one scale at the end.
+    """Outputs (T, N) of the layer for inputs x (T, K), as the device computes them: in integers, scaled at the end.
 
     x_q = clip(round(x / input_scale + input_offset), -128, 127); y = (x_q W' + quant_bias) * deq_scale. With an
     input_scale of 0: x_q = round(x / s), s = max|x| / 127 of each token; y = (x_q W') * deq_scale * s + fp_bias.

@@ -12,10 +12,10 @@ import numpy as np
 
 
 class Yarn(NamedTuple):
-    """How far a context of `original` positions is stretched (`factor`), and which frequencies are left alone.
+    """By what `factor` a context of `original` positions is extended, and which frequencies stay as they are.
 
-    Pairs that turn more than `fast` times within the original context keep their frequency, those that turn less than
-    `slow` times are interpolated, between them the two are mixed. `size` multiplies cosine and sine.
+    Pairs that rotate more than `fast` times within the original context keep their frequency, those that rotate less
+    than `slow` times are interpolated, and those between are mixed. `size` multiplies cosine and sine.
     """
 
     factor: float
@@ -26,11 +26,11 @@ class Yarn(NamedTuple):
 
     @property
     def size(self) -> float:
-        """What cosine and sine are multiplied with."""
+        """The factor of cosine and sine."""
         return 0.1 * math.log(self.factor) + 1.0 if self.attention_factor is None else self.attention_factor
 
     def stretched(self, frequencies: np.ndarray, *, base: float, rotated: int) -> np.ndarray:
-        """The frequencies (rotated / 2,) after stretching, float64."""
+        """The frequencies (rotated / 2,) for the longer context, float64."""
         low, high = (
             rotated * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in self[2:4]
         )

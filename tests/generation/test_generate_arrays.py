@@ -41,12 +41,12 @@ def test_several_rows():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "Give a row of ids or several"),
-        ("text", "Give a row of ids or several"),
+        ([], "Give one sequence of ids, or a list of them"),
+        ("text", "Give one sequence of ids, or a list of them"),
         ([[0, 0]], "row 0 is empty, or nothing but padding"),
         ([[1], []], "row 1 is empty"),
-        ([[1.5]], "Give a row as a list of whole numbers"),
-        ([[[1]]], "Give a row as a list of whole numbers"),
+        ([[1.5]], "Give each sequence as a list of whole numbers"),
+        ([[[1]]], "Give each sequence as a list of whole numbers"),
     ],
 )
 def test_what_is_no_prompt(given, message):

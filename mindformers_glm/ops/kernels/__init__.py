@@ -1,4 +1,4 @@
 """Kernels for the CPU: C++ sources, how they are compiled, and the library that is loaded.
 
-Everything works without them, on the formulas of the modules above.
+Everything works without them too, with the formulas of ops/.
 """

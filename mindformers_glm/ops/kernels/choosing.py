@@ -15,11 +15,11 @@ _NONE = np.zeros(0, np.int32)
 
 
 class Wish(NamedTuple):
-    """How a sequence chooses; what the fields mean is stated in generation/sampling.py.
+    """How to choose the token of a sequence; generation/config.py says what the settings mean.
 
-    `ids` (int32) is the sequence so far, of which the last `num_new` are new; it is looked at for the penalties and
-    n-grams alone. `banned` (int32) are ids that are never chosen, `biased` (int32) such whose logits get `biases`
-    (float32). Bit i of byte j of `mask` (uint8) is 1 where id 8 j + i may be chosen; None allows all.
+    `ids` (int32) is the sequence so far, of which the last `num_new` are new; only penalties and n-grams need it.
+    `banned` (int32) are ids that are never chosen; `biases` (float32) are added to the logits of the ids `biased`
+    (int32). Bit i of byte j of `mask` (uint8) is 1 where id 8 j + i may be chosen; None allows all.
     """
 
     banned: np.ndarray
@@ -42,7 +42,7 @@ class Wish(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The token (ALL_BANNED, or NOT_A_NUMBER where a logit is none), its log-probability, and the most probable ids
+    """The token (ALL_BANNED, or NOT_A_NUMBER where a logit is NaN), its log-probability, and the most probable ids
     with theirs, best first.
     """
 
@@ -53,7 +53,7 @@ class Found(NamedTuple):
 
 
 def choose(functions: ctypes.CDLL, logits: np.ndarray, places: Sequence[int], wishes: Sequence[Wish]) -> list[Found]:
-    """What rows `places` of logits (N, V) float32 give, each with its wish.
+    """The tokens chosen from rows `places` of logits (N, V) float32, each by its wish.
 
     Raises:
         MemoryError: there is not enough.

@@ -1,4 +1,4 @@
-"""What this CPU can do. Standard library only: scripts/own_kernels.py runs it before anything else is installed."""
+"""The features of this CPU. Standard library only: scripts/own_kernels.py runs it before anything is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @cache
 def features() -> frozenset[str]:
-    """In the words of /proc/cpuinfo; empty where there is none."""
+    """The names of its features as in /proc/cpuinfo; empty where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether matmuls in a type are worth having on a device. No MindSpore here."""
+"""Whether a device has fast matmuls in a type. No MindSpore here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mindformers_glm.ops.kernels.library import library
 
 
 def multiplies(name: str, target: str) -> bool:
-    """Whether `target`, "CPU" or "Ascend", has matmuls in `compute_dtype` `name` that are worth having."""
+    """Whether `target`, "CPU" or "Ascend", has fast matmuls in `compute_dtype` `name`."""
     if name != "bfloat16" or target != "CPU":
         return True
     found = library()

@@ -1,4 +1,4 @@
-"""The compiled kernels that fit this CPU, or None. MindSpore is asked for device and threads where it is imported."""
+"""The compiled kernels that fit this CPU, or None. If MindSpore is imported, its device and threads count."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SWITCH = "GLM_KERNELS"  # environment variable: auto, off, or the name of a vari
 
 
 def library() -> ctypes.CDLL | None:
-    """The library, with as many threads as MindSpore's setting says; None on another device or without one.
+    """The library, with as many threads as MindSpore's setting says; None on another device, or if it is not built.
 
-    `GLM_KERNELS=off` selects the formulas, `GLM_KERNELS=avx2` and the like a build for an older CPU.
+    `GLM_KERNELS=off` selects the formulas, a name such as `GLM_KERNELS=avx2` the build for an older CPU.
 
     Raises:
         ConfigError: the variable names a build that is not there or does not run on this CPU.
@@ -42,7 +42,7 @@ def library_file() -> Path | None:
 def num_threads() -> int:
     """Threads that a kernel may use: MindSpore's runtime_num_threads, at most the CPUs of this process.
 
-    OMP_NUM_THREADS, which the launch scripts set to a process's share of the machine, lowers it.
+    A lower OMP_NUM_THREADS counts: the launch scripts set it to the share of the machine that a process has.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     share = int(wanted) if wanted.isdecimal() else sys.maxsize
@@ -97,7 +97,7 @@ def _open(path: Path, wanted: str) -> ctypes.CDLL | None:
 
 
 def declare(found: ctypes.CDLL) -> None:
-    """Tells ctypes the types of arguments and results."""
+    """Declares the types of arguments and results to ctypes."""
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     found.glm_new_workspace.restype = pointer
     found.glm_free_workspace.argtypes = [pointer]

@@ -1,7 +1,7 @@
-"""Memory that kernels stream through: in pages of two megabytes where the system has them.
+"""Memory for weights that kernels read from beginning to end: in pages of two megabytes where the system has them.
 
-With pages of four kilobytes each step asks the processor for tens of thousands of addresses, which takes a third of
-the time of decoding a batch.
+With pages of four kilobytes each step translates tens of thousands of addresses, which takes a third of the time of
+decoding a batch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 _HUGE = 2 << 20
-_ALIGNED = 64  # bytes of a line of a CPU's cache
-AT_ONCE = 1 << 30  # more than that is not waited for: a system may have to search long for large pages
+_ALIGNED = 64  # bytes of a cache line
+AT_ONCE = 1 << 30  # larger arenas get large pages in the background: the system may search for them for long
 _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
 _NICE = 10
 
 
 def padded(nbytes: int) -> int:
-    """Bytes that an array takes in an arena."""
+    """Bytes that an array of `nbytes` takes in an arena."""
     return -(-nbytes // _ALIGNED) * _ALIGNED
 
 
@@ -35,16 +35,16 @@ class Arena:
         self._size = self._left = nbytes
         memory = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if _HUGE <= nbytes <= AT_ONCE and hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
+            with suppress(OSError):  # a Linux kernel without large pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(memory, np.uint8)
         self._at = self._begin = -self._bytes.ctypes.data % _HUGE
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """An array of zeros that begins where a line of a CPU's cache does.
+        """An array of zeros, aligned to a cache line.
 
         Raises:
-            MemoryError: so much is not left.
+            MemoryError: the arena has less left.
         """
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         if padded(nbytes) > self._left:
@@ -55,7 +55,7 @@ class Arena:
         return found
 
     def settle(self) -> threading.Thread | None:
-        """Says that arrays hold what they will: a large arena then gets large pages by the thread that is returned."""
+        """To be called once all arrays are filled: a large arena moves to large pages, in the thread returned."""
         if self._size <= AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
             return None
         used = self._bytes[self._begin : self._at]
@@ -65,7 +65,7 @@ class Arena:
 
 
 def _collapse(used: np.ndarray) -> None:
-    """Makes large pages of small ones; a kernel that does not know how leaves them."""
+    """Makes large pages of small ones; an older Linux kernel leaves them as they are."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread
     madvise = ctypes.CDLL(None).madvise

@@ -1,6 +1,6 @@
 """Operators of the compiled library inside MindSpore's graphs, and the switch between them and the formulas.
 
-An operator has inputs and outputs of float32 and fixed shapes; whatever is otherwise takes the formula. On Ascend the
+An operator has inputs and outputs of float32 and static shapes; the formula computes everything else. On Ascend the
 same switch stands between the formulas and MindSpore's operators for Ascend (ops/ascend.py).
 """
 
@@ -22,10 +22,10 @@ from mindformers_glm.ops.kernels.library import library_file
 def operator(
     name: str, shape: Callable[..., Any], dtype: Any = ms.float32, *, library: Path | None = None, told: str = ""
 ) -> Any:
-    """The operator `name` of the library, with outputs of the shape that `shape` makes of its inputs' shapes.
+    """The operator `name` of the library; `shape` computes the shapes of its outputs from those of its inputs.
 
-    `library` is another one (plugin.py). `told` is what else `shape` goes by: PyNative keeps shapes for each operator,
-    its attributes and its inputs' shapes. None where there is no library for this device, or kernels are switched off.
+    `library` is another one (plugin.py). `told` names what else `shape` depends on: PyNative caches output shapes by
+    operator, attributes and input shapes. None where there is no library for this device, or kernels are switched off.
     """
     own = library_file()
     if own is None:
@@ -37,9 +37,9 @@ def operator(
 
 
 def writing_operator(name: str) -> Any:
-    """The operator `name` that changes parameters among its inputs and returns (1,).
+    """The operator `name`, which changes parameters among its inputs and returns (1,).
 
-    A graph reads those parameters before or after it as the program says, like before or after ops.assign.
+    As with ops.assign, a graph reads those parameters before or after it in the order of the program.
     """
     made = operator(name, lambda *inputs: (1,))
     if made is not None:

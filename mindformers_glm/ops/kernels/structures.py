@@ -18,9 +18,9 @@ KINDS = {
 
 _KINDS = {name.lower(): kind for name, kind in KINDS.items()}
 
-W8A8 = 5  # int8 with whole numbers as inputs
+W8A8 = 5  # int8 weights and integer inputs
 
-CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # of numbers in the cache
+CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # types of numbers in the KV cache
 LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
 FEW_ROWS = 8  # rows of x up to which source/linear.cpp computes each as if it were alone, with float weights
 UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
@@ -29,11 +29,11 @@ _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
 class LinearStruct(ctypes.Structure):
-    """A weight with what belongs to it."""
+    """A weight with its scales, bias and adapters."""
 
 
 class LoraStruct(ctypes.Structure):
-    """An adapter of a weight; without `a` and `b` it does nothing."""
+    """An adapter of a weight; without `a` and `b` there is none."""
 
     _fields_ = [
         ("a", ctypes.POINTER(LinearStruct)),
@@ -98,7 +98,7 @@ class NetworkStruct(ctypes.Structure):
 
 
 class StepStruct(ctypes.Structure):
-    """One forward: tokens, the cache, what is wanted."""
+    """One forward pass: tokens, KV cache, and which logits are wanted."""
 
     _fields_ = [
         *[(name, _size) for name in ("rows", "width", "num_wanted", "row_blocks")],
@@ -108,7 +108,7 @@ class StepStruct(ctypes.Structure):
 
 
 class ChoiceStruct(ctypes.Structure):
-    """What one sequence wants of its logits, and the token that was found (choosing.h)."""
+    """How to choose the token of a sequence, and the token that was chosen (choosing.h)."""
 
     _fields_ = [
         ("row", _size),
@@ -135,7 +135,7 @@ _NAMES = {
 
 
 def differences(told: str) -> list[str]:
-    """The structures that a library lays out otherwise, by their names in C++. `told` is what glm_structures returns:
+    """The structures whose layout in a library differs, by their names in C++. `told` is what glm_structures returns:
     a line `NAME SIZE FIELD:OFFSET:SIZE ...` for each.
     """
     theirs = {line.split(" ", 1)[0]: line for line in told.splitlines() if line}
@@ -158,12 +158,12 @@ def address(array: Any) -> int:
 
 
 def usual_cache(*, is_exact: bool) -> str:
-    """The type of keys and values where nobody chose one.
+    """The type of keys and values where the user has chosen none.
 
-    float16; float32 where all linear layers are of float32 weights or of W8A8 (`is_exact`). A float32 network is run
-    for its exact numbers, which official outputs and those of MindSpore's operators are compared with, and reads so
-    much for its weights that the cache matters little; W8A8 rounds what flows between layers to steps as large as a
-    device's, and gives its numbers only from inputs as exact. Scores (`Engine.score`: what `evaluate`, perplexity and
-    `logprobs` of a prompt tell) are computed with float32 from any weights.
+    float16; float32 where all linear layers have float32 weights or are W8A8 (`is_exact`). A float32 network is run for
+    exact numbers, to be compared with official outputs and with MindSpore's operators, and its weights are so large
+    that the cache matters little. W8A8 rounds activations in the same coarse steps as a device, and reproduces its
+    numbers only from exact inputs. Scores (`Engine.score`, used by `evaluate`, perplexity and `logprobs` of a prompt)
+    are computed with float32, whatever the weights.
     """
     return "float32" if is_exact else "float16"
