@@ -3,14 +3,12 @@
 import sys
 from pathlib import Path
 
-from mindformers_glm.requirements import unmet
+from mindformers_glm.requirements import require
 
 
 def start():
     """The exit status."""
-    fault = unmet()
-    if fault:
-        return f"error: {fault}"
+    require()
     from mindformers_glm.cli.run import main  # noqa: PLC0415 - an unfit Python is told first
 
     return main(script_dir=Path(__file__).resolve().parent)

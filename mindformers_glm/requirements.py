@@ -39,3 +39,11 @@ def unmet(version=tuple(sys.version_info[:3]), packages=None):  # type: ignore[n
             cure=_CURE.format(cure="pip install mindformers_glm."),
         )
     return None
+
+
+def require():  # type: ignore[no-untyped-def]
+    """Ends the program with one line where a requirement is not met."""
+    fault = unmet()
+    if fault:
+        sys.stderr.write("error: " + fault + "\n")
+        sys.exit(2)

@@ -14,14 +14,11 @@ def run(name):
 def require():
     """Ends the program with one line where mindformers_glm is not installed, or this Python does not fit it."""
     try:
-        from mindformers_glm.requirements import unmet  # noqa: PLC0415
+        from mindformers_glm.requirements import require as met  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name != "mindformers_glm":
             raise
         cure = "`make test` in the checkout sets up .venv; then `. .venv/bin/activate`, or: pip install mindformers_glm"
         print(f"error: mindformers_glm is not installed for {sys.executable}. {cure}", file=sys.stderr)
         sys.exit(2)
-    fault = unmet()
-    if fault:
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
+    met()

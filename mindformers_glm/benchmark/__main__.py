@@ -2,12 +2,10 @@
 
 import sys
 
-from mindformers_glm.requirements import unmet
+from mindformers_glm.requirements import require
 
 if __name__ == "__main__":
-    if fault := unmet():
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
+    require()
     from mindformers_glm.benchmark.command import main
 
     sys.exit(main())
