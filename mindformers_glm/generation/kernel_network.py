@@ -29,7 +29,7 @@ from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.memory import Arena
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
-    FEW_ROWS,
+    FEW_TOKENS,
     KINDS,
     LAYOUTS,
     UNKNOWN_ID,
@@ -133,10 +133,10 @@ class KernelNetwork:
 
     def guesses_beside(self, rows: int, *, has_adapters: bool) -> int:
         """How many guesses a step of `rows` sequences may check, so that every number stays bit for bit the same as in
-        a step without guesses. From FEW_ROWS tokens on, products with float weights are summed in another order.
+        a step without guesses. From FEW_TOKENS tokens on, products with float weights are summed in another order.
         """
         if self._has_floats or has_adapters:
-            return max(0, FEW_ROWS - rows)
+            return max(0, FEW_TOKENS - rows)
         return _MOST_GUESSES
 
     def is_exact(self, adapter: int) -> bool:

@@ -104,7 +104,7 @@ class _ExactQuantizedKernel(nn.Cell):
 
 class Matmul(Chosen):
     """`linear`, by a kernel where one fits. With `rounded`, operands keep 11 bits and sums are float32. `doubles` is
-    for inference: the kernel multiplies and adds in float64. See product.h.
+    for inference: the kernel multiplies and adds in float64. See matmul.h.
     """
 
     def __init__(self, *, rounded: bool = False, doubles: bool = False):

@@ -32,7 +32,7 @@ struct Case {
   std::vector<std::vector<char>> memory;
   std::vector<char*> blocks;
 
-  Case(int32_t kind, int64_t e) : form{kind, pick(1, 2), e}, group(pick(1, 9)) {
+  Case(int32_t kind, int64_t e) : form{kept_kind(kind, e, false), pick(1, 2), e}, group(pick(1, 9)) {
     tokens = pick(0, 3) == 0 ? pick(60, 200) : pick(1, 20), past = pick(0, 1) * pick(0, 300),
     prefix = pick(0, 1) * pick(0, 70);
     int64_t k = form.kv_heads, slots = past + tokens;

@@ -1,4 +1,4 @@
-// Runs whole forwards and single products of random odd sizes over memory that ends where the numbers end, so that a
+// Runs whole forwards and single matmuls of random odd sizes over memory that ends where the numbers end, so that a
 // sanitizer sees every step outside. Built and run by test_kernels_sanitized.py.
 #include <cstdio>
 #include <cstdlib>
@@ -105,7 +105,7 @@ bool all_finite(const float* x, int64_t count) {
   return true;
 }
 
-bool one_product(void* space) {
+bool one_matmul(void* space) {
   int32_t kind = int32_t(pick(0, 5));
   int64_t group = 16 << pick(0, 3), columns = kind >= kInt8 ? group * pick(1, 5) : pick(1, 200);
   if (kind == kW8A8) columns = 4 * pick(1, 70);
@@ -153,11 +153,11 @@ bool one_network(void* space) {
   net.head = weight(vocabulary, d, kind >= kInt8 ? kInt8 : kind, 32);
   net.prefix_length = prefix;
   net.prefix = floats(2 * 2 * k * prefix * e);
-  const int64_t rows = 3, slots = length, row_blocks = (slots + kSlots - 1) / kSlots;
+  const int64_t rows = 3, slots = length, most_blocks = (slots + kSlots - 1) / kSlots;
   const int32_t cache_kinds[] = {kFloat32, kFloat16, kInt8};
   int32_t cache_kind = cache_kinds[pick(0, 2)];
   std::vector<char*> blocks;
-  for (int64_t i = 0; i < rows * row_blocks; ++i) blocks.push_back(bytes<char>(glm_block_bytes(&net, cache_kind)));
+  for (int64_t i = 0; i < rows * most_blocks; ++i) blocks.push_back(bytes<char>(glm_block_bytes(&net, cache_kind)));
   std::vector<int32_t> lengths(size_t(rows), 0);
   int32_t* adapters = pick(0, 1) ? bytes<int32_t>(rows) : nullptr;
   for (int64_t r = 0; adapters != nullptr && r < rows; ++r) adapters[r] = int32_t(pick(-1, 2));  // -1 and 2: no adapter
@@ -174,7 +174,7 @@ bool one_network(void* space) {
     wanted[0] = 0;
     float* logits = floats(vocabulary);
     GlmStep step{};
-    step.rows = rows, step.width = width, step.num_wanted = counts[0] == 0 ? 0 : 1, step.row_blocks = row_blocks;
+    step.sequences = rows, step.width = width, step.num_wanted = counts[0] == 0 ? 0 : 1, step.most_blocks = most_blocks;
     step.tokens = tokens, step.counts = counts, step.lengths = lengths.data(), step.adapters = adapters;
     step.blocks = blocks.data(), step.wanted = wanted, step.logits = logits, step.cache_kind = cache_kind;
     glm_forward(&net, &step, space);
@@ -191,7 +191,7 @@ int main() {
   void* space = glm_new_workspace();
   int wrong = 0;
   for (int i = 0; i < 300; ++i) {
-    wrong += !one_product(space);
+    wrong += !one_matmul(space);
     if (i % 5 == 0) wrong += !one_network(space);
     kept.clear();
   }

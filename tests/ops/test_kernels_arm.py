@@ -25,7 +25,7 @@ FLOATS = {"Float32": (np.float32, 1e-5), "Float16": (np.float16, 1e-5), "BFloat1
 
 
 class Case(NamedTuple):
-    """A product as drive_products.cpp reads it, and what it should give; `bound`: of the largest difference."""
+    """A matmul as drive_matmuls.cpp reads it, and what it should give; `bound`: of the largest difference."""
 
     content: bytes
     expected: np.ndarray
@@ -76,13 +76,13 @@ def rounded(x: np.ndarray, group: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", build.variants("aarch64"), ids=lambda variant: variant.name)
-def test_products(variant, tmp_path, monkeypatch):
+def test_matmuls(variant, tmp_path, monkeypatch):
     if shutil.which(COMPILER) is None or shutil.which(EMULATOR) is None:
         pytest.skip("Debian's g++-aarch64-linux-gnu and qemu-user are not installed")
     monkeypatch.setenv("CXX", COMPILER)
     (library,) = build.build(tmp_path, chosen=(variant,))
     program = tmp_path / "drive"
-    driver = Path(__file__).with_name("drive_products.cpp")
+    driver = Path(__file__).with_name("drive_matmuls.cpp")
     command = [COMPILER, "-std=c++20", "-Wno-psabi", f"-I{build.SOURCE}", driver, library, "-o", program]
     subprocess.run(list(map(str, command)), check=True)
     given = cases()

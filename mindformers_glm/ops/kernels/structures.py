@@ -22,7 +22,7 @@ W8A8 = 5  # int8 weights and integer inputs
 
 CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # types of numbers in the KV cache
 LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
-FEW_ROWS = 8  # rows of x up to which source/linear.cpp computes each as if it were alone, with float weights
+FEW_TOKENS = 8  # of a step, up to which source/linear.cpp computes each as if it were alone, with float weights
 UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -101,7 +101,7 @@ class StepStruct(ctypes.Structure):
     """One forward pass: tokens, KV cache, and which logits are wanted."""
 
     _fields_ = [
-        *[(name, _size) for name in ("rows", "width", "num_wanted", "row_blocks")],
+        *[(name, _size) for name in ("sequences", "width", "num_wanted", "most_blocks")],
         *[(name, _pointer) for name in ("tokens", "counts", "lengths", "adapters", "blocks", "wanted", "logits")],
         ("cache_kind", _int),
     ]

@@ -1,5 +1,6 @@
 // Keys and values of single tokens, to and from blocks of the cache.
 #include "cached_attention.h"
+#include "whole_blocks.h"
 
 namespace glm {
 namespace {
@@ -43,8 +44,19 @@ float put_bytes(const float* from, int64_t e, int8_t* to, int64_t step) {
 
 }  // namespace
 
+int32_t kept_kind(int32_t kind, int64_t head_dim, bool short_sums) {
+#if defined(GLM_WHOLE_BLOCKS)
+  if (kind == kFloat16 && head_dim % 32 == 0 && !short_sums) return kWhole;
+#endif
+  (void)head_dim, (void)short_sums;
+  return kind;
+}
+
 void put_in_cache(const CacheForm& form, char* head, int64_t slot, const float* key, const float* value) {
   int64_t e = form.head_dim;
+#if defined(GLM_WHOLE_BLOCKS)
+  if (form.kind == kWhole) return put_whole(head, e, slot, key, value);
+#endif
   if (form.kind == kFloat32) {
     put<AsFloat>(e, head, slot, key, value);
   } else if (form.kind == kFloat16) {
@@ -59,6 +71,9 @@ void put_in_cache(const CacheForm& form, char* head, int64_t slot, const float* 
 
 void read_from_cache(const CacheForm& form, const char* head, int64_t slot, float* key, float* value) {
   int64_t e = form.head_dim;
+#if defined(GLM_WHOLE_BLOCKS)
+  if (form.kind == kWhole) return get_whole(WholeBlock(head, e), e, slot, key, value);
+#endif
   if (form.kind == kFloat32) {
     get<Float32>(e, head, slot, 1, 1, key, value);
   } else if (form.kind == kFloat16) {

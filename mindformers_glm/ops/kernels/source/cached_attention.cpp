@@ -11,12 +11,12 @@
 namespace glm {
 namespace {
 
-constexpr int64_t kQueries = 128, kMostQueries = 512;  // query rows that share the reading of a block
+constexpr int64_t kQueries = 128, kMostQueries = 512;  // queries that share the reading of a block
 constexpr float kLowest = -1e30f;
-constexpr int64_t kWidenedFor = 32;  // query rows
+constexpr int64_t kWidenedFor = 32;  // queries
 constexpr int64_t kFewTogether = 8;  // products that are added one after the other where sums are short
 #if defined(__AVX512F__)
-constexpr int kTile = 8, kWide = 2;  // query rows by sixteens of keys or channels: sums that fit into registers
+constexpr int kTile = 8, kWide = 2;  // queries by sixteens of keys or channels: sums that fit into registers
 #else
 constexpr int kTile = 2, kWide = 2;
 #endif
@@ -50,7 +50,7 @@ struct Scratch {
 // Whether blocks are made whole numbers first (whole_blocks.h).
 #if defined(GLM_WHOLE_BLOCKS)
 bool takes_whole(const Attention& shape) {
-  return shape.form.kind != kFloat32 && shape.form.head_dim % 32 == 0 && !shape.short_sums;
+  return shape.form.kind == kWhole || (shape.form.kind == kInt8 && shape.form.head_dim % 32 == 0 && !shape.short_sums);
 }
 #else
 bool takes_whole(const Attention&) { return false; }
@@ -152,29 +152,22 @@ class Item {
     s.whole_queries.resize(size_t(rows_ * e_));
     s.query_scales.resize(size_t(rows_));
     for (int64_t row = 0; row < rows_; ++row)
-      s.query_scales[size_t(row)] = whole_query(s.queries.data() + row * e_, e_, s.whole_queries.data() + row * e_);
+      s.query_scales[size_t(row)] = whole_vector(s.queries.data() + row * e_, e_, s.whole_queries.data() + row * e_);
 #endif
   }
 
   // Keys (E, 64) and values (64, E), the first `count` of which are there; token t sees the first `seen(t)`.
-  // `next` is a block that is added next, or the same.
   template <class Format, class Seen>
   void add(const typename Format::Stored* keys, const typename Format::Stored* values, const float* scales,
-           int64_t count, [[maybe_unused]] const typename Format::Stored* next, Seen seen) {
+           int64_t count, Seen seen) {
     if constexpr (!std::is_same_v<typename Format::Stored, float>) {
-#if defined(GLM_WHOLE_BLOCKS)
-      if (whole_) {
-        NextLines lines = {(const char*)next, (const char*)(next + 2 * kSlots * e_) - 64};
-        return add_whole(whole_block(keys, values, scales, lines), count, lines, seen);
-      }
-#endif
       if (rows_ >= kWidenedFor) {  // read by so many tiles that they are made floats once
         int64_t part = kSlots * e_;
         space_.wide.resize(size_t(2 * part));
         float* wide = space_.wide.data();
         for (int64_t i = 0; i < part; i += kLanes) store(wide + i, Format::read(keys + i));
         for (int64_t i = 0; i < part; i += kLanes) store(wide + part + i, Format::read(values + i));
-        return add<Float32>(wide, wide + part, scales, count, wide, seen);
+        return add<Float32>(wide, wide + part, scales, count, seen);
       }
     }
     all_tiles([&](int64_t row, auto tile) {
@@ -190,14 +183,30 @@ class Item {
     });
   }
 
+#if defined(GLM_WHOLE_BLOCKS)
+  // The same for the block of a cache that is multiplied in whole numbers; `next` is memory that is read next.
+  template <class Seen>
+  void add_whole(const CacheForm& form, const char* head, int64_t count, NextLines next, Seen seen) {
+    WholeBlock block = whole_block(form, head);
+    all_tiles([&](int64_t first, auto tile) {
+      int64_t there[tile()];
+      for (int i = 0; i < tile(); ++i) there[i] = std::clamp<int64_t>(seen((first + i) / group_), 0, count);
+      if (next.there()) {
+        add_whole_tile<tile(), true>(block, first, there, next);
+      } else {
+        add_whole_tile<tile(), false>(block, first, there, next);
+      }
+    });
+  }
+#endif
+
   // The same for rows of keys (count, E).
   void add_prefix(const float* keys, const float* values, int64_t count) {
     space_.turned.resize(size_t(e_ * kSlots));
     for (int64_t s = 0; s < count; s += kSlots) {
       int64_t here = std::min(kSlots, count - s);
       turn_block(keys + s * e_, here, e_, space_.turned.data());
-      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, space_.turned.data(),
-                   [&](int64_t) { return here; });
+      add<Float32>(space_.turned.data(), values + s * e_, nullptr, here, [&](int64_t) { return here; });
     }
   }
 
@@ -219,36 +228,13 @@ class Item {
   }
 
 #if defined(GLM_WHOLE_BLOCKS)
-  int16_t* whole_memory() {
-    space_.whole_block.resize(size_t(2 * kSlots * e_ + 4 * kSlots));
-    return space_.whole_block.data();
-  }
-
-  WholeBlock whole_block(const uint16_t* keys, const uint16_t* values, const float*, NextLines& next) {
-    int16_t *to_keys = whole_memory(), *to_values = to_keys + kSlots * e_;
-    auto* scales = reinterpret_cast<float*>(to_values + kSlots * e_);
-    whole_keys(keys, e_, to_keys, scales, next);
-    whole_values(values, e_, to_values, scales + kSlots, next);
-    return {to_keys, to_values, scales, scales + kSlots};
-  }
-
-  WholeBlock whole_block(const int8_t* keys, const int8_t* values, const float* scales, NextLines&) {
-    int16_t *to_keys = whole_memory(), *to_values = to_keys + kSlots * e_;
-    whole_bytes(keys, values, e_, to_keys, to_values);
-    return {to_keys, to_values, scales, scales + kSlots};
-  }
-
-  template <class Seen>
-  void add_whole(const WholeBlock& block, int64_t count, NextLines& next, Seen seen) {
-    all_tiles([&](int64_t first, auto tile) {
-      int64_t there[tile()];
-      for (int i = 0; i < tile(); ++i) there[i] = std::clamp<int64_t>(seen((first + i) / group_), 0, count);
-      if (next.at != next.last) {
-        add_whole_tile<tile(), true>(block, first, there, next);
-      } else {
-        add_whole_tile<tile(), false>(block, first, there, next);
-      }
-    });
+  WholeBlock whole_block(const CacheForm& form, const char* head) {
+    if (form.kind == kWhole) return {head, e_};
+    space_.whole_block.resize(size_t(2 * kSlots * e_));
+    const auto* keys = reinterpret_cast<const int8_t*>(head + form.scale_bytes());
+    int16_t* to = space_.whole_block.data();
+    whole_bytes(keys, keys + kSlots * e_, e_, to, to + kSlots * e_);
+    return {to, e_, reinterpret_cast<const float*>(head)};
   }
 
   // Rows from `first` on, which see the first there[i] slots.
@@ -283,7 +269,7 @@ class Item {
     return highest(best);
   }
 
-  // What was added so far shrinks where a row has a higher score than before.
+  // What was added so far shrinks where a query has a higher score than before.
   void raise(int64_t row, float score) {
     float old = space_.top[size_t(row)];
     if (!(score > old)) return;
@@ -295,7 +281,7 @@ class Item {
     space_.top[size_t(row)] = score;
   }
 
-  // Scores of a row become weights e^(score - top), of which the first `seen` count, times the scales of the values.
+  // Scores of a query become weights e^(score - top), of which the first `seen` count, times the scales of the values.
   void weigh(int64_t row, int64_t seen, int64_t count, const float* value_scales) {
     float* w = space_.weights.data() + row * kSlots;
     bool all = seen >= kSlots;
@@ -325,23 +311,30 @@ class Item {
   Scratch& space_;
 };
 
-// All blocks of a sequence up to slot past + tokens.
+// All blocks of a sequence up to slot past + tokens. `after` is the block that is read after them, or null.
 template <class Format>
-void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t kv_head, int64_t past, int64_t tokens) {
+void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t kv_head, int64_t past, int64_t tokens,
+                const char* after) {
+  const CacheForm& form = shape.form;
   for (int64_t begin = 0; begin < past + tokens; begin += kSlots) {
-    const char* head = shape.form.head(s.blocks[begin / kSlots], shape.layer, kv_head);
-    const float* scales = shape.form.kind == kInt8 ? reinterpret_cast<const float*>(head) : nullptr;
-    const auto* keys = reinterpret_cast<const typename Format::Stored*>(head + shape.form.scale_bytes());
-    const auto* values = keys + kSlots * shape.form.head_dim;
+    const char* head = form.head(s.blocks[begin / kSlots], shape.layer, kv_head);
+    const char* next = after;
+    if (begin + kSlots < past + tokens) next = form.head(s.blocks[begin / kSlots + 1], shape.layer, kv_head);
     int64_t count = std::min(kSlots, past + tokens - begin);
-    const auto* next = keys;
-    if (begin + kSlots < past + tokens) {
-      const char* after = shape.form.head(s.blocks[begin / kSlots + 1], shape.layer, kv_head);
-      next = reinterpret_cast<const typename Format::Stored*>(after + shape.form.scale_bytes());
-      if (!takes_whole(shape))
-        for (int64_t i = 0; i < shape.form.head_bytes(); i += 64) __builtin_prefetch(after + i, 0, 2);
+    auto seen = [&](int64_t t) { return past + t + 1 - begin; };
+#if defined(GLM_WHOLE_BLOCKS)
+    if (takes_whole(shape)) {
+      for (int64_t i = 0; next != nullptr && i < form.scale_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
+      NextLines lines = {next, next};
+      if (next != nullptr) lines = {next + form.scale_bytes(), next + form.head_bytes()};
+      item.add_whole(form, head, count, lines, seen);
+      continue;
     }
-    item.add<Format>(keys, values, scales, count, next, [&](int64_t t) { return past + t + 1 - begin; });
+#endif
+    for (int64_t i = 0; next != nullptr && i < form.head_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
+    const float* scales = form.kind == kInt8 ? reinterpret_cast<const float*>(head) : nullptr;
+    const auto* keys = reinterpret_cast<const typename Format::Stored*>(head + form.scale_bytes());
+    item.add<Format>(keys, keys + kSlots * form.head_dim, scales, count, seen);
   }
 }
 
@@ -359,7 +352,7 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
   while (items * parts < threads() && group % (parts * 2) == 0) parts *= 2;
   int64_t heads = group / parts, block = std::max<int64_t>(1, kQueries / heads), tokens = 0;
   for (int64_t i = 0; i < count; ++i) tokens += sequences[i].count;
-  // Blocks are made whole numbers for as many query rows as leave work for all threads.
+  // Blocks are made whole numbers for as many queries as leave work for all threads.
   if (takes_whole(shape))
     while (2 * block * heads <= kMostQueries && tokens * form.kv_heads * parts >= 8 * block * threads()) block *= 2;
   for (int64_t i = 0; i < count; ++i)
@@ -378,9 +371,15 @@ void cached_attention(const Attention& shape, const Sequence* sequences, int64_t
       int64_t skip = task.kv_head * shape.prefix * e;
       item.add_prefix(shape.prefix_keys + skip, shape.prefix_values + skip, shape.prefix);
     }
-    if (form.kind == kFloat32) add_blocks<Float32>(item, shape, s, task.kv_head, past, task.tokens);
-    if (form.kind == kFloat16) add_blocks<Float16>(item, shape, s, task.kv_head, past, task.tokens);
-    if (form.kind == kInt8) add_blocks<Int8>(item, shape, s, task.kv_head, past, task.tokens);
+    const char* after = nullptr;  // most likely this thread's next block
+    if (size_t(i) + 1 < tasks.size()) {
+      const Task& following = tasks[size_t(i) + 1];
+      after = form.head(following.sequence->blocks[0], shape.layer, following.kv_head);
+    }
+    auto add = form.kind == kFloat32 ? add_blocks<Float32>
+               : form.kind == kInt8  ? add_blocks<Int8>
+                                     : add_blocks<Float16>;
+    add(item, shape, s, task.kv_head, past, task.tokens, after);
     item.end(out + at, stride);
   });
 }

@@ -1,5 +1,5 @@
-// The next token of every row from its logits: penalties, bans, filters, the draw, log-probabilities. What each step
-// means is stated in generation/sampling.py, whose NumPy formulas give the same tokens.
+// The next token of every sequence from its logits: penalties, bans, filters, the draw, log-probabilities. What each
+// step means is stated in generation/sampling.py, whose NumPy formulas give the same tokens.
 #include "choosing.h"
 
 #include <algorithm>
@@ -198,7 +198,7 @@ void forbid_ngrams(float* x, int64_t size, const GlmChoice& row) {
   }
 }
 
-// Logits after penalties, biases, the mask and the bans: the row itself where there are none.
+// Logits after penalties, biases, the mask and the bans: the logits themselves where there are none.
 const float* edited(const float* x, int64_t size, const GlmChoice& row, Scratch& space) {
   float penalty = float(row.penalty);
   bool penalised = penalty != 1.0f && row.num_ids > 0;

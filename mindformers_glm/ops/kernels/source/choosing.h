@@ -29,6 +29,6 @@ struct GlmChoice {
   double* best_logprobs;
 };
 
-// `count` choices, each from its row of logits (., vocabulary). 0: done; 1: memory was not enough.
+// `count` choices, each from its row of the logits (., vocabulary). 0: done; 1: memory was not enough.
 int glm_choose(const float* logits, int64_t vocabulary, GlmChoice* choices, int64_t count);
 }

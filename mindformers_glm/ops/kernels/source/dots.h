@@ -1,6 +1,7 @@
 // Sixteen sums of products of bytes at a time: the innermost step of matmuls with integer weights, in the words of
-// each instruction set. A step multiplies four neighbouring columns of sixteen rows (64 unsigned bytes, row after row)
-// by four signed numbers and adds the products of each row to its sum. `add_steps` does so for some rows of x.
+// each instruction set. A step multiplies four neighbouring columns of sixteen rows of a weight (64 unsigned bytes, row
+// after row) by four signed numbers of a token and adds the products of each row to its sum. `add_steps` does so for
+// some tokens.
 #pragma once
 #include "vectors.h"
 
@@ -23,6 +24,15 @@ inline Weights high_halves(Weights w) { return low_halves(_mm512_srli_epi16(w, 4
 template <bool kSmall>
 inline Sums add_dots(Sums sums, Weights w, int32_t four) {
   return _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(four));
+}
+
+// With the four numbers where they are, which costs nothing in one instruction; compilers make two.
+#define GLM_DOTS_AT 1
+typedef int32_t __attribute__((may_alias)) Four;
+template <bool kSmall>
+inline Sums add_dots_at(Sums sums, Weights w, const char* four) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const Four*>(four)));
+  return sums;
 }
 
 #else
@@ -221,13 +231,13 @@ inline Sums add_dots(Sums sums, Weights w, int32_t four) {
   return sums;
 }
 
-// Sums of two rows of x, two rows of the weight in each register: (rows, rows of x).
+// Sums of two tokens, two rows of the weight in each register: (rows, tokens).
 #define GLM_PAIRS 1
 struct Pairs {
   int32x4_t part[8] = {};
 };
 
-// Two steps, of which x holds the words of both rows, `apart` bytes from step to step.
+// Two steps, of which x holds the words of both tokens, `apart` bytes from step to step.
 inline void add_two_steps(Pairs& pairs, const Weights& first, const Weights& second, const char* x, int64_t apart) {
   int32x2_t words[2];
   std::memcpy(&words[0], x, 8);
@@ -341,6 +351,25 @@ constexpr int kShortSteps = GLM_SHORT_STEPS;
 #if !GLM_SIGNED_BYTES
 inline Sums add_whole(Sums sums, Weights w, int32_t four) { return add_dots<false>(sums, w, four); }
 #endif
+
+#if !defined(GLM_DOTS_AT)
+template <bool kSmall>
+inline Sums add_dots_at(Sums sums, Weights w, const char* four) {
+  int32_t x;
+  std::memcpy(&x, four, sizeof x);
+  return add_dots<kSmall>(sums, w, x);
+}
+#endif
+
+inline Sums add_whole_at(Sums sums, Weights w, const char* four) {
+#if defined(GLM_DOTS_AT)
+  return add_dots_at<false>(sums, w, four);
+#else
+  int32_t x;
+  std::memcpy(&x, four, sizeof x);
+  return add_whole(sums, w, x);
+#endif
+}
 
 inline Ints to_ints(Sums sums) {
   Ints v;

@@ -1,33 +1,59 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "kept.h"
+#include "matmul.h"
 #include "parallel.h"
-#include "product.h"
 #include "widen.h"
 
 namespace glm {
 namespace {
 
-constexpr int64_t kFewRows = 8;     // up to so many rows of x each weight is read once and multiplied with all
+constexpr int64_t kFewTokens = 64;    // up to so many each weight is read where it lies, and no panels are packed
+constexpr int64_t kFewInDoubles = 8;  // where more are summed in float64
+constexpr int64_t kPasses = 2;      // fours of tokens for which rows of a weight are widened as often as they are read
 constexpr int64_t kWidened = 1024;  // rows of a weight that are widened together
 constexpr int64_t kTaskBytes = 1 << 17;
+constexpr int64_t kNumbersTogether = 4096;  // that a thread finishes at least
+constexpr int kTokens = 4;
+#if defined(__AVX512F__)
+constexpr int kRows = 6;  // 24 of 32 registers hold sums
+#else
+constexpr int kRows = 4;
+#endif
 
-template <class Format, int kRows, int kTokens>
-inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, int64_t ldw, int64_t k,
-                 float (&out)[kTokens][kRows]) {
-  Floats total[kTokens][kRows] = {};
+// Asks for `bytes` that are read next, a part of them in each of `passes`.
+struct NextRows {
+  const char* at;
+  int64_t lines;  // for every step
+
+  NextRows(const void* begin, int64_t bytes, int64_t steps, int64_t pass, int64_t passes)
+      : at(static_cast<const char*>(begin) + bytes * pass / passes),
+        lines(passes == 1 ? 0 : (bytes / passes / 64 + steps - 1) / std::max<int64_t>(1, steps)) {}
+
+  void fetch() {
+    for (int64_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+  }
+};
+
+template <class Format, int kCount, int kTogether>
+inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, int64_t ldw, int64_t k, NextRows next,
+                 float (&out)[kTogether][kCount]) {
+  Floats total[kTogether][kCount] = {};
   int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) {
-    Floats row[kRows];
-    for (int r = 0; r < kRows; ++r) row[r] = Format::read(w + r * ldw + i);
-    for (int t = 0; t < kTokens; ++t) {
+    next.fetch();
+    Floats row[kCount];
+    for (int r = 0; r < kCount; ++r) row[r] = Format::read(w + r * ldw + i);
+    for (int t = 0; t < kTogether; ++t) {
       Floats token = load(x + t * ldx + i);
-      for (int r = 0; r < kRows; ++r) total[t][r] += token * row[r];
+      for (int r = 0; r < kCount; ++r) total[t][r] += token * row[r];
     }
   }
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) {
+  for (int t = 0; t < kTogether; ++t) {
+    for (int r = 0; r < kCount; ++r) {
       float s = sum(total[t][r]);
       for (int64_t j = i; j < k; ++j) s += x[t * ldx + j] * Format::one(w[r * ldw + j]);
       out[t][r] = s;
@@ -35,36 +61,56 @@ inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, 
   }
 }
 
-template <class Format, int kRows, int kTokens>
-inline void some_rows(const float* x, const typename Format::Stored* w, int64_t k, float* out, int64_t ldout) {
-  float found[kTokens][kRows];
-  dots<Format, kRows, kTokens>(x, k, w, k, k, found);
-  for (int t = 0; t < kTokens; ++t)
-    for (int r = 0; r < kRows; ++r) out[t * ldout + r] = found[t][r];
+// out (m, kCount) = x (m, k) w (kCount, k)^T; `next` are the rows that are read after these.
+template <class Format, int kCount>
+void some_rows(const float* x, int64_t m, const typename Format::Stored* w, int64_t k, const void* next, float* out,
+               int64_t ldout) {
+  int64_t passes = (m + kTokens - 1) / kTokens;
+  int64_t bytes = kCount * k * int64_t(sizeof(typename Format::Stored));
+  auto some = [&](int64_t t, auto together) {
+    float found[together()][kCount];
+    dots<Format, kCount, together()>(x + t * k, k, w, k, k, {next, bytes, k / kLanes, t / kTokens, passes}, found);
+    for (int i = 0; i < together(); ++i)
+      for (int r = 0; r < kCount; ++r) out[(t + i) * ldout + r] = found[i][r];
+  };
+  int64_t t = 0;
+  for (; t + kTokens <= m; t += kTokens) some(t, std::integral_constant<int, kTokens>());
+  for (; t + 2 <= m; t += 2) some(t, std::integral_constant<int, 2>());
+  if (t < m) some(t, std::integral_constant<int, 1>());
 }
 
-// out (m, rows) = x (m, k) w (rows, k)^T for few m.
-template <class Format, int kRows>
-void few_tokens(const float* x, int64_t m, const typename Format::Stored* w, int64_t k, float* out, int64_t ldout) {
-  int64_t t = 0;
-  for (; t + 4 <= m; t += 4) some_rows<Format, kRows, 4>(x + t * k, w, k, out + t * ldout, ldout);
-  for (; t + 2 <= m; t += 2) some_rows<Format, kRows, 2>(x + t * k, w, k, out + t * ldout, ldout);
-  if (t < m) some_rows<Format, kRows, 1>(x + t * k, w, k, out + t * ldout, ldout);
+// The same in two steps where many tokens follow: the rows as float32, then each token.
+template <class Format, int kCount>
+void rows_of_weight(const float* x, int64_t m, const typename Format::Stored* w, int64_t k, float* out, int64_t ldout) {
+  const auto* next = w + kCount * k;
+  if (std::is_same_v<typename Format::Stored, float> || m <= kPasses * kTokens) {
+    some_rows<Format, kCount>(x, m, w, k, next, out, ldout);
+    return;
+  }
+  static thread_local Kept memory;
+  float* wide = memory.floats(kCount * k);
+  int64_t i = 0;
+  for (; i + kLanes <= kCount * k; i += kLanes) store(wide + i, Format::read(w + i));
+  for (; i < kCount * k; ++i) wide[i] = Format::one(w[i]);
+  some_rows<Float32, kCount>(x, m, wide, k, next, out, ldout);
 }
 
 template <class Format>
 void each_row(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
   const auto* data = static_cast<const typename Format::Stored*>(w.weight);
   int64_t n = begin, k = w.columns;
-  for (; n + 4 <= end; n += 4) few_tokens<Format, 4>(x, m, data + n * k, k, out + n - begin, ldout);
-  for (; n < end; ++n) few_tokens<Format, 1>(x, m, data + n * k, k, out + n - begin, ldout);
+  if (m > kPasses * kTokens)
+    for (; n + kRows <= end; n += kRows) rows_of_weight<Format, kRows>(x, m, data + n * k, k, out + n - begin, ldout);
+  for (; n + 4 <= end; n += 4) rows_of_weight<Format, 4>(x, m, data + n * k, k, out + n - begin, ldout);
+  for (; n < end; ++n) rows_of_weight<Format, 1>(x, m, data + n * k, k, out + n - begin, ldout);
 }
 
 int64_t number_bytes(const Linear& w) { return w.kind == kFloat32 ? 4 : 2; }
 
 void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
   int64_t some = std::min<int64_t>(w.rows / threads() + 1, kTaskBytes / (w.columns * number_bytes(w)));
-  parallel_ranges(w.rows, std::max<int64_t>(16, some / 4 * 4), [&](int64_t begin, int64_t end) {
+  int64_t unit = m > kPasses * kTokens ? 2 * kRows : 4;
+  parallel_ranges(w.rows, std::max<int64_t>(24, some / unit * unit), [&](int64_t begin, int64_t end) {
     if (w.kind == kFloat32) each_row<Float32>(x, m, w, begin, end, y + begin, n);
     if (w.kind == kBfloat16) each_row<Bfloat16>(x, m, w, begin, end, y + begin, n);
     if (w.kind == kFloat16) each_row<Float16>(x, m, w, begin, end, y + begin, n);
@@ -75,11 +121,10 @@ void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
 void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Workspace& space) {
   int64_t k = w.columns;
   Numbers numbers = space.in_doubles ? Numbers::kDouble : Numbers::kFloat32;
-  if (m <= kFewRows) {
+  if (m <= (space.in_doubles ? kFewInDoubles : kFewTokens)) {
     few(x, m, w, y, n);
   } else if (w.kind == kFloat32) {
-    product(rows_of(x, m, k), rows_of(static_cast<const float*>(w.weight), w.rows, k), k, y, n, nullptr, false,
-            numbers);
+    matmul(rows_of(x, m, k), rows_of(static_cast<const float*>(w.weight), w.rows, k), k, y, n, nullptr, false, numbers);
   } else {
     float* wide = space.widened.take(std::min(kWidened, w.rows) * k);
     for (int64_t begin = 0; begin < w.rows; begin += kWidened) {
@@ -87,12 +132,12 @@ void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Work
       parallel_ranges(count, 16, [&](int64_t from, int64_t to) {
         for (int64_t r = from; r < to; ++r) read_row(w, begin + r, wide + r * k);
       });
-      product(rows_of(x, m, k), rows_of(wide, count, k), k, y + begin, n, nullptr, false, numbers);
+      matmul(rows_of(x, m, k), rows_of(wide, count, k), k, y + begin, n, nullptr, false, numbers);
     }
   }
 }
 
-// The adapter of some rows; null where they have none here.
+// The adapter of some tokens; null where they have none here.
 const Lora* lora_of(const Linear& w, const Share& share) {
   if (share.adapter < 0 || share.adapter >= w.num_loras) return nullptr;
   const Lora* lora = w.loras + share.adapter;
@@ -106,7 +151,7 @@ void finish_rows(const Linear& w, const float* found, int64_t m, float* y, Finis
   if (w.bias != nullptr) read_numbers(w.bias, w.bias_kind, n, bias.data());
   const float* b = bias.data();
   auto both = [&](const float* row, int64_t i) { return load(row + i) + load(b + i); };
-  parallel_ranges(m, 16, [&](int64_t begin, int64_t end) {
+  parallel_ranges(m, std::max<int64_t>(1, kNumbersTogether / n), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* row = found + t * n;
       float* out = y + t * (finish == kSwiglu ? half : n);

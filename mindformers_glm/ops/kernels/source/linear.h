@@ -1,4 +1,4 @@
-// y = x W^T + b for weights in any format. M rows of x, K columns, N rows of W.
+// y = x W^T + b for weights in any format. M tokens, the rows of x; K columns, N rows of W.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -13,7 +13,7 @@ namespace glm {
 //
 // kW8A8 is int8 with one float32 `row_scale` for each row. x becomes clip(round(x / input_scale + input_offset), -128,
 // 127), `row_bias` (N) is added to the sums of whole numbers, and row_scale times that is y. Without an input_scale (0)
-// each row of x has its own, max|x| / 127, which then multiplies too, and there is no row_bias. K is a multiple of 4.
+// each token has its own, max|x| / 127, which then multiplies too, and there is no row_bias. K is a multiple of 4.
 enum Layout : int32_t { kRows = 0, kPanels = 1 };
 
 struct Lora;
@@ -30,15 +30,15 @@ struct Linear {
   const int32_t* row_bias;
 };
 
-// What an adapter makes of y = x W^T: y + scale * (x a^T) b^T, of which `factor` (N) multiplies every row where it is
-// given (DoRA), before the bias. Without `a` (rank, K) and `b` (N, rank) it does nothing.
+// What an adapter makes of y = x W^T: y + scale * (x a^T) b^T, of which `factor` (N) multiplies every token's where it
+// is given (DoRA), before the bias. Without `a` (rank, K) and `b` (N, rank) it does nothing.
 struct Lora {
   const Linear *a, *b;
   const float* factor;
   float scale;
 };
 
-// Rows [begin, end) of x belong to the adapter of this number.
+// Tokens [begin, end) belong to the adapter of this number.
 struct Share {
   int64_t begin, end;
   int32_t adapter;
@@ -52,13 +52,13 @@ struct Buffer {
 
 struct Workspace {
   Buffer scales, sums, bytes, low, wide, widened;
-  bool in_doubles = false;  // sums of floats: product.h, Numbers
+  bool in_doubles = false;  // sums of floats: matmul.h, Numbers
 };
 
 enum Finish { kWrite, kAdd, kSwiglu };
 
 // y (M, N): written, or added to what is there; with kSwiglu y (M, N / 2) = silu(first half) * second half. Without
-// `shares` every row belongs to adapter 0.
+// `shares` every token belongs to adapter 0.
 void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space,
             const std::vector<Share>* shares = nullptr);
 

@@ -1,6 +1,6 @@
 // Integer weights times activations rounded to 8 bits, with one scale for every 16 or 32 of them, in integer
-// arithmetic. Weights are read in panels (packing.h), the same for one row of x and for many; what a row of x gets does
-// not depend on the rows beside it.
+// arithmetic. Weights are read in panels (packing.h), the same for one token and for many; what a token gets does not
+// depend on those beside it.
 #include <bit>
 
 #include "linear.h"
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int64_t kSpansTogether = 256;  // that a thread rounds at least
 
-// Rows of x in tiles (tiles.h). A tile is `groups` pieces: the words of `span` columns, the scale of each row's span,
-// and of each row what takes the offset of the weights away, - offset * the span's sum.
+// Tokens in tiles (tiles.h). A tile is `groups` pieces: the words of `span` columns, the scale of each token's span,
+// and of each token what takes the offset of the weights away, - offset * the span's sum.
 struct Rounded {
   Tiles tiles;
   int64_t span, groups;
@@ -30,7 +30,7 @@ inline void round_span(const float* x, int8_t* out, float* scale, int32_t* sum, 
   int32_t most = 0, total = 0, bits[kSpan];
   std::memcpy(bits, x, sizeof bits);
   for (int i = 0; i < kSpan; ++i) most = std::max(most, bits[i] & 0x7fffffff);  // sizes are ordered as their bits are
-  float top = most < 0x7f800000 ? std::bit_cast<float>(most) : NAN;  // what is not a number is above all
+  float top = most < 0x7f800000 ? std::bit_cast<float>(most) : NAN;             // what is not a number is above all
   float inverse = top > 0 ? 127.0f / top : 0.0f;
   for (int i = 0; i < kSpan; ++i) {
     constexpr float kWhole =
@@ -118,7 +118,7 @@ struct Of {
   };
 };
 
-// Tiles of 1, 2, ... rows of x.
+// Tiles of 1, 2, ... tokens.
 const Tile* tiles_for(const Linear& w, int64_t span) {
   constexpr auto kCounts = std::make_integer_sequence<int, kTokensAtOnce>();
   static constexpr std::array<Tile, kTokensAtOnce> kAll[] = {

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kStepsTogether = 8;  // between which a tile looks whether it is done
 
-// Rows of x as int8 in tiles (tiles.h), of each row what takes the offset of the weights away, and its factor: 1 or its
+// Tokens as int8 in tiles (tiles.h), of each what takes the offset of the weights away, and its factor: 1 or its
 // own scale; not a number where x holds such.
 struct Whole {
   Tiles tiles;

@@ -1,4 +1,4 @@
-// See network.h: token ids in, logits of the wanted rows out.
+// See network.h: token ids in, logits of the wanted tokens out.
 #include "network.h"
 
 #include <algorithm>
@@ -117,8 +117,8 @@ void run_layer(const GlmNetwork& net, const CacheForm& form, int64_t index, cons
   linear(normed, n, layer.qkv, projected, kWrite, memory.linear, &memory.shares);
   place(net, form, index, sequences, owner, projected, q);
   const float* prefix = net.prefix + index * 2 * k * net.prefix_length * e;
-  Attention shape = {h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length,
-                     memory.linear.in_doubles};
+  Attention shape = {
+      h, form, index, prefix, prefix + k * net.prefix_length * e, net.prefix_length, memory.linear.in_doubles};
   cached_attention(shape, sequences.data(), int64_t(sequences.size()), q, mixed);
   if (net.residual_is_norm) std::copy(normed, normed + n * d, x);
   add_branch(net, mixed, n, layer.out, layer.after_attention, x, memory);
@@ -137,7 +137,11 @@ bool rounds_inputs(const GlmNetwork& net) {
   return false;
 }
 
-// Adds rows of an adapter to the shares; neighbours of the same become one.
+CacheForm cache_form(const GlmNetwork& net, int32_t kind) {
+  return {kept_kind(kind, net.head_dim, rounds_inputs(net)), net.kv_heads, net.head_dim};
+}
+
+// Adds tokens of an adapter to the shares; neighbours of the same become one.
 void share(std::vector<Share>& shares, int64_t begin, int64_t count, int32_t adapter) {
   if (!shares.empty() && shares.back().adapter == adapter) {
     shares.back().end = begin + count;
@@ -159,13 +163,13 @@ void glm_linear(const float* x, int64_t m, const Linear* w, float* y, void* work
 int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace) try {
   const GlmNetwork& net = *network;
   Memory& memory = *static_cast<Memory*>(workspace);
-  CacheForm form = {step->cache_kind, net.kv_heads, net.head_dim};
+  CacheForm form = cache_form(net, step->cache_kind);
   int64_t d = net.hidden, n = 0;
-  std::vector<int64_t> first(size_t(step->rows), 0);
+  std::vector<int64_t> first(size_t(step->sequences), 0);
   std::vector<Sequence> sequences;
   std::vector<int32_t> owner;  // of every token, its sequence
   auto adapter = [&](int64_t r) { return step->adapters == nullptr ? 0 : step->adapters[r]; };
-  std::vector<int64_t> order(size_t(step->rows), 0);  // rows of an adapter stand together
+  std::vector<int64_t> order(size_t(step->sequences), 0);  // sequences of an adapter stand together
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return adapter(a) < adapter(b); });
   memory.shares.clear();
@@ -177,13 +181,13 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
       if (id < 0 || id >= net.vocabulary) return 2;
     }
     owner.insert(owner.end(), size_t(step->counts[r]), int32_t(sequences.size()));
-    sequences.push_back({n, step->counts[r], step->lengths[r], step->blocks + r * step->row_blocks});
+    sequences.push_back({n, step->counts[r], step->lengths[r], step->blocks + r * step->most_blocks});
     share(memory.shares, n, step->counts[r], adapter(r));
     n += step->counts[r];
   }
   memory.linear.in_doubles = rounds_inputs(net);
   float* x = memory.stream.take(n * d);
-  for (int64_t r = 0; r < step->rows; ++r)
+  for (int64_t r = 0; r < step->sequences; ++r)
     for (int64_t t = 0; t < step->counts[r]; ++t)
       read_row(net.embedding, step->tokens[r * step->width + t], x + (first[size_t(r)] + t) * d);
   for (int64_t i = 0; i < net.layers; ++i) run_layer(net, form, i, sequences, owner, x, memory);
@@ -191,9 +195,9 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
   float* wanted = memory.normed.take((n + step->num_wanted) * d) + n * d;
   memory.shares.clear();
   for (int64_t i = 0; i < step->num_wanted; ++i) {
-    int64_t row = step->wanted[i] / step->width, from = first[size_t(row)] + step->wanted[i] % step->width;
+    int64_t sequence = step->wanted[i] / step->width, from = first[size_t(sequence)] + step->wanted[i] % step->width;
     std::copy(x + from * d, x + (from + 1) * d, wanted + i * d);
-    share(memory.shares, i, 1, adapter(row));
+    share(memory.shares, i, 1, adapter(sequence));
   }
   memory.linear.in_doubles = false;  // nothing is rounded to steps after the output layer
   if (net.has_final_norm) norm(net.final_norm, wanted, step->num_wanted, d, net.epsilon, wanted);
@@ -204,13 +208,13 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
 }
 
 int64_t glm_block_bytes(const GlmNetwork* network, int32_t cache_kind) {
-  CacheForm form = {cache_kind, network->kv_heads, network->head_dim};
+  CacheForm form = cache_form(*network, cache_kind);
   return network->layers * form.kv_heads * form.head_bytes();
 }
 
 void glm_read_cache(const GlmNetwork* network, int32_t cache_kind, char* const* blocks, int64_t count, float* keys,
                     float* values) {
-  CacheForm form = {cache_kind, network->kv_heads, network->head_dim};
+  CacheForm form = cache_form(*network, cache_kind);
   for (int64_t i = 0; i < network->layers; ++i)
     for (int64_t head = 0; head < form.kv_heads; ++head)
       for (int64_t s = 0; s < count; ++s, keys += form.head_dim, values += form.head_dim)

@@ -1,6 +1,6 @@
 // A whole GLM network over a cache, for inference, as Python describes it (kernels/structures.py is the same in ctypes;
 // structures.cpp says how this compiler laid it out, and Python compares).
-// L layers, R rows, N new tokens of all rows, D hidden, H heads, K kv heads, E head_dim, F ffn, V vocabulary.
+// L layers, R sequences, N new tokens of all of them, D hidden, H heads, K kv heads, E head_dim, F ffn, V vocabulary.
 #pragma once
 #include <cstdint>
 
@@ -38,11 +38,11 @@ struct GlmNetwork {
 };
 
 struct GlmStep {
-  int64_t rows, width, num_wanted, row_blocks;
+  int64_t sequences, width, num_wanted, most_blocks;
   const int32_t *tokens, *counts, *lengths;  // (R, width), (R), (R): tokens in the cache already
-  const int32_t* adapters;                   // (R): number of each row's adapter; null: 0 for all
-  char* const* blocks;                       // (R, row_blocks): cached_attention.h; enough of them for the new tokens
-  const int32_t* wanted;                     // flat positions row * width + token
+  const int32_t* adapters;                   // (R): number of each sequence's adapter; null: 0 for all
+  char* const* blocks;                       // (R, most_blocks): cached_attention.h; enough of them for the new tokens
+  const int32_t* wanted;                     // flat positions sequence * width + token
   float* logits;                             // (num_wanted, V)
   int32_t cache_kind;                        // of numbers in the cache: kFloat32, kFloat16 or kInt8
 };
@@ -56,7 +56,7 @@ void glm_linear(const float* x, int64_t m, const glm::Linear* w, float* y, void*
 void glm_pack(const glm::Linear* w, void* weight, uint16_t* scale);
 // Bytes of a block of the cache of a network.
 int64_t glm_block_bytes(const GlmNetwork* network, int32_t cache_kind);
-// Keys and values (L, K, count, E) of the first `count` tokens of a row with these blocks.
+// Keys and values (L, K, count, E) of the first `count` tokens of a sequence with these blocks.
 void glm_read_cache(const GlmNetwork* network, int32_t cache_kind, char* const* blocks, int64_t count, float* keys,
                     float* values);
 const char* glm_structures();

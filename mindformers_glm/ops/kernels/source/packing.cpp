@@ -49,8 +49,7 @@ void PanelMemory::fill(const Linear& w, int64_t n, int64_t lanes) {
       std::memcpy(&block[i], words, sizeof words);
     }
     transpose(block);
-    for (int64_t j = 0; j < count; ++j)
-      std::memcpy(weight.data() + (at + j) * lanes * 4, &block[j], size_t(lanes) * 4);
+    for (int64_t j = 0; j < count; ++j) std::memcpy(weight.data() + (at + j) * lanes * 4, &block[j], size_t(lanes) * 4);
   }
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t i = 0; i < lanes; ++i)

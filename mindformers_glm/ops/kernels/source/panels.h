@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "product.h"
+#include "matmul.h"
 #include "vectors.h"
 
 namespace glm {

@@ -2,8 +2,8 @@
 // (M, N). For inference activations are rounded to 8 bits; for training ("Exact") they are floats and so is what the
 // weight stands for, forward and in dx = dy W: dy (M, N) -> dx (M, K).
 #include "linear.h"
+#include "matmul.h"
 #include "operators.h"
-#include "product.h"
 #include "widen.h"
 
 using namespace glm;
@@ -22,7 +22,7 @@ void run(const Arguments& given, int32_t kind) {
   linear(given.floats(0), given.size(0, 0), w, given.floats(3), kWrite, space);
 }
 
-// x (M, K), weight int8 (N, K), row_scale (N), row_bias int32 (N), input (2): scale, 0 for one of each row's own, and
+// x (M, K), weight int8 (N, K), row_scale (N), row_bias int32 (N), input (2): scale, 0 for one of each token's own, and
 // offset -> y (M, N).
 void whole(const Arguments& given) {
   static thread_local Workspace space;
@@ -50,13 +50,13 @@ Integers integers(const Arguments& given, int64_t columns, bool four) {
 void exact(const Arguments& given, bool four, Numbers numbers) {
   int64_t m = given.size(0, 0), k = given.size(0, 1);
   Integers w = integers(given, k, four);
-  product(rows_of(given.floats(0), m, k), rows_of(w), k, given.floats(3), w.rows, nullptr, false, numbers);
+  matmul(rows_of(given.floats(0), m, k), rows_of(w), k, given.floats(3), w.rows, nullptr, false, numbers);
 }
 
 void exact_back(const Arguments& given, bool four, Numbers numbers) {
   int64_t m = given.size(0, 0), n = given.size(0, 1), k = given.size(3, 1);
   Integers w = integers(given, k, four);
-  product(rows_of(given.floats(0), m, n), columns_of(w), n, given.floats(3), k, nullptr, false, numbers);
+  matmul(rows_of(given.floats(0), m, n), columns_of(w), n, given.floats(3), k, nullptr, false, numbers);
 }
 
 }  // namespace

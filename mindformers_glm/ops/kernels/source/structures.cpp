@@ -57,17 +57,17 @@ std::string all_lines() {
                                                  F(GlmNetwork, prefix),
                                                  F(GlmNetwork, prefix_length)}) +
          line("GlmStep", sizeof(GlmStep),
-              {F(GlmStep, rows), F(GlmStep, width), F(GlmStep, num_wanted), F(GlmStep, row_blocks), F(GlmStep, tokens),
-               F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, adapters), F(GlmStep, blocks), F(GlmStep, wanted),
-               F(GlmStep, logits), F(GlmStep, cache_kind)}) +
+              {F(GlmStep, sequences), F(GlmStep, width), F(GlmStep, num_wanted), F(GlmStep, most_blocks),
+               F(GlmStep, tokens), F(GlmStep, counts), F(GlmStep, lengths), F(GlmStep, adapters), F(GlmStep, blocks),
+               F(GlmStep, wanted), F(GlmStep, logits), F(GlmStep, cache_kind)}) +
          line("GlmChoice", sizeof(GlmChoice),
-              {F(GlmChoice, row),         F(GlmChoice, ids),           F(GlmChoice, banned),    F(GlmChoice, biased),
-               F(GlmChoice, biases),      F(GlmChoice, num_ids),       F(GlmChoice, num_new),   F(GlmChoice, num_banned),
-               F(GlmChoice, num_biased),  F(GlmChoice, num_best),      F(GlmChoice, mask),      F(GlmChoice, mask_bytes),
-               F(GlmChoice, uniform),     F(GlmChoice, temperature),   F(GlmChoice, top_p),     F(GlmChoice, penalty),
-               F(GlmChoice, presence),    F(GlmChoice, frequency),     F(GlmChoice, ngram),     F(GlmChoice, top_k),
-               F(GlmChoice, is_greedy),   F(GlmChoice, wants_logprob), F(GlmChoice, token),     F(GlmChoice, logprob),
-               F(GlmChoice, best),        F(GlmChoice, best_logprobs)});
+              {F(GlmChoice, row),        F(GlmChoice, ids),           F(GlmChoice, banned),  F(GlmChoice, biased),
+               F(GlmChoice, biases),     F(GlmChoice, num_ids),       F(GlmChoice, num_new), F(GlmChoice, num_banned),
+               F(GlmChoice, num_biased), F(GlmChoice, num_best),      F(GlmChoice, mask),    F(GlmChoice, mask_bytes),
+               F(GlmChoice, uniform),    F(GlmChoice, temperature),   F(GlmChoice, top_p),   F(GlmChoice, penalty),
+               F(GlmChoice, presence),   F(GlmChoice, frequency),     F(GlmChoice, ngram),   F(GlmChoice, top_k),
+               F(GlmChoice, is_greedy),  F(GlmChoice, wants_logprob), F(GlmChoice, token),   F(GlmChoice, logprob),
+               F(GlmChoice, best),       F(GlmChoice, best_logprobs)});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Rows of x as tiles of up to kTokensAtOnce rows that a weight is multiplied with at once. Of a tile's numbers every
-// four neighbours of a row are a word, and the words of all its rows stand side by side.
+// Tokens in tiles of up to kTokensAtOnce, which a weight is multiplied with at once. Of a tile's numbers every four
+// neighbours of a token are a word, and the words of all its tokens stand side by side.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -13,15 +13,15 @@ namespace glm {
 constexpr int64_t kBytesAhead = 8192;
 
 struct Tiles {
-  int64_t rows, count;
+  int64_t all, count;
 
-  explicit Tiles(int64_t m) : rows(m), count((m + kTokensAtOnce - 1) / kTokensAtOnce) {}
+  explicit Tiles(int64_t m) : all(m), count((m + kTokensAtOnce - 1) / kTokensAtOnce) {}
 
-  int64_t begin(int64_t tile) const { return rows * tile / count; }
+  int64_t begin(int64_t tile) const { return all * tile / count; }
   int64_t tokens(int64_t tile) const { return begin(tile + 1) - begin(tile); }
 };
 
-// Where the words of a tile of `tokens` rows go, from the one of row `token` on.
+// Where the words of a tile of `tokens` go, from those of one token on.
 struct Words {
   char* at;
   int64_t tokens;
@@ -50,7 +50,7 @@ struct Ahead {
 
 #if defined(GLM_PAIRS)
 
-// kSteps steps of a panel for a tile, whose words begin at x: rows of x in pairs, and the one that is left.
+// kSteps steps of a panel for a tile, whose words begin at x: tokens in pairs, and the one that is left.
 template <int kTokens, int kSteps, bool kFour, bool kWhole = false>
 inline __attribute__((always_inline)) void add_steps(Sums (&sums)[kTokens], const uint8_t* panel, const char* x,
                                                      Ahead& ahead) {
@@ -98,12 +98,13 @@ inline __attribute__((always_inline)) void add_steps(Sums (&sums)[kTokens], cons
   auto multiply = [&](Weights weights, int place) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < kTokens; ++i) {
-      int32_t four;
-      std::memcpy(&four, x + (place * kTokens + i) * 4, sizeof four);
+      const char* at = x + (place * kTokens + i) * 4;
       if (kShort) {
+        int32_t four;
+        std::memcpy(&four, at, sizeof four);
         shorts[i] = short_dots(shorts[i], weights, four);
       } else {
-        sums[i] = kWhole ? add_whole(sums[i], weights, four) : add_dots<kFour>(sums[i], weights, four);
+        sums[i] = kWhole ? add_whole_at(sums[i], weights, at) : add_dots_at<kFour>(sums[i], weights, at);
       }
     }
   };
@@ -126,7 +127,7 @@ inline __attribute__((always_inline)) void add_steps(Sums (&sums)[kTokens], cons
 
 #endif
 
-// table[t - 1] is `Kind` for tiles of t rows.
+// table[t - 1] is `Kind` for tiles of t tokens.
 template <template <int> class Kind, class Function, int... kBefore>
 constexpr std::array<Function, kTokensAtOnce> by_tokens(std::integer_sequence<int, kBefore...>) {
   return {Kind<kBefore + 1>::run...};

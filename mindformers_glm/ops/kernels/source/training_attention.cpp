@@ -7,10 +7,10 @@
 #include <cstring>
 
 #include "kept.h"
+#include "matmul.h"
 #include "operators.h"
 #include "panels.h"
 #include "parallel.h"
-#include "product.h"
 
 using namespace glm;
 
@@ -66,20 +66,20 @@ struct Angles {
 
 int64_t rounded(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
-void pack_rows(const ProductForm& form, const Vectors& v, int64_t depth, float* out) {
+void pack_rows(const MatmulForm& form, const Vectors& v, int64_t depth, float* out) {
   for (int64_t r = 0; r < v.count; r += form.rows) {
     form.pack_rows(v, r, std::min(form.rows, v.count - r), 0, depth, 1.0f, out + r * depth);
   }
 }
 
-void pack_columns(const ProductForm& form, const Vectors& v, int64_t depth, float* out) {
+void pack_columns(const MatmulForm& form, const Vectors& v, int64_t depth, float* out) {
   for (int64_t r = 0; r < v.count; r += form.columns) {
     form.pack_columns(v, r, std::min(form.columns, v.count - r), 0, depth, 1.0f, out + r * depth);
   }
 }
 
 // Panels of rows times one panel of columns: `count` rows of out (count, columns), and more to the end of a panel.
-void multiply(const ProductForm& form, int64_t count, int64_t depth, int64_t panel_depth, const float* rows,
+void multiply(const MatmulForm& form, int64_t count, int64_t depth, int64_t panel_depth, const float* rows,
               const float* columns, float* out) {
   for (int64_t r = 0; r < count; r += form.rows) {
     form.multiply(depth, rows + r * panel_depth, columns, out + r * form.columns);
@@ -163,7 +163,7 @@ struct Memory {
 void attend(const Arguments& given, bool is_packed) {
   int rows_at = is_packed ? 4 : 3;
   Shape s = shape_of(given, 1, rows_at);
-  const ProductForm& form = short_form();
+  const MatmulForm& form = short_form();
   int64_t e = s.channels, t = s.tokens, wide = form.columns, keys = rounded(t, form.rows), es = rounded(e, form.rows);
   parallel_for(s.batch * s.kv_heads, [&](int64_t task) {
     int64_t b = task / s.kv_heads, kv = task % s.kv_heads;
@@ -205,7 +205,7 @@ void attend(const Arguments& given, bool is_packed) {
 void attend_back(const Arguments& given, bool is_packed) {
   int rows_at = is_packed ? 4 : 3;
   Shape s = shape_of(given, 1, rows_at);
-  const ProductForm& form = float_form();
+  const MatmulForm& form = float_form();
   int64_t e = s.channels, t = s.tokens, wide = form.columns, keys = rounded(t, form.rows), es = rounded(e, form.rows);
   int64_t ew = rounded(e, wide), row = s.heads * e;
   parallel_for(s.batch * s.kv_heads, [&](int64_t task) {

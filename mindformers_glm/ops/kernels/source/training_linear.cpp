@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "matmul.h"
 #include "operators.h"
 #include "parallel.h"
-#include "product.h"
 #include "vectors.h"
 
 using namespace glm;
@@ -13,20 +13,19 @@ namespace {
 
 void forward(const Arguments& given, const float* bias, int out, Numbers numbers) {
   int64_t n = given.size(0, 0), k = given.size(0, 1), m = given.size(1, 0);
-  product(rows_of(given.floats(0), n, k), rows_of(given.floats(1), m, k), k, given.floats(out), m, bias, false,
-          numbers);
+  matmul(rows_of(given.floats(0), n, k), rows_of(given.floats(1), m, k), k, given.floats(out), m, bias, false, numbers);
 }
 
 void back_x(const Arguments& given, Numbers numbers) {  // dy (N, out), W -> dx
   int64_t n = given.size(0, 0), m = given.size(0, 1), k = given.size(1, 1);
-  product(rows_of(given.floats(0), n, m), columns_of(given.floats(1), m, k), m, given.floats(2), k, nullptr, false,
-          numbers);
+  matmul(rows_of(given.floats(0), n, m), columns_of(given.floats(1), m, k), m, given.floats(2), k, nullptr, false,
+         numbers);
 }
 
 void back_weight(const Arguments& given, Numbers numbers) {  // dy (N, out), x (N, in) -> dW
   int64_t n = given.size(0, 0), m = given.size(0, 1), k = given.size(1, 1);
-  product(columns_of(given.floats(0), n, m), columns_of(given.floats(1), n, k), n, given.floats(2), k, nullptr, false,
-          numbers);
+  matmul(columns_of(given.floats(0), n, m), columns_of(given.floats(1), n, k), n, given.floats(2), k, nullptr, false,
+         numbers);
 }
 
 }  // namespace

@@ -1,15 +1,15 @@
-// Cross entropy of the output layer: loss, and gradients of hidden rows and of the weight, some rows at a time. Rows
-// that count 0 (ignored labels) take no time: they are left out. hidden (N, D), weight (V, D), of integers its scales
-// (V, D / g) too, target (N, 1), what each row counts (N, 1).
+// Cross entropy of the output layer: loss, and gradients of hidden states and of the weight, some tokens at a time.
+// Those that count 0 (ignored labels) take no time: they are left out. hidden (N, D), weight (V, D), of integers its
+// scales (V, D / g) too, target (N, 1), what each token counts (N, 1).
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <vector>
 
 #include "kept.h"
+#include "matmul.h"
 #include "operators.h"
 #include "parallel.h"
-#include "product.h"
 #include "vectors.h"
 #include "widen.h"
 
@@ -21,8 +21,8 @@ constexpr int64_t kLogits = int64_t(1) << 25;  // held at once
 
 thread_local Kept logits_memory, hidden_memory, slopes_memory;
 
-// Logits of a row -> their gradient count * (softmax - the wanted distribution); returns count * cross entropy. Wanted
-// is 1 at the target, or with `smoothing` s 1 - s there and s / classes more everywhere.
+// Logits of a token -> their gradient count * (softmax - the wanted distribution); returns count * cross entropy.
+// Wanted is 1 at the target, or with `smoothing` s 1 - s there and s / classes more everywhere.
 double loss_of_row(float* x, int64_t classes, int64_t target, float count, float smoothing) {
   Floats top = splat(-INFINITY), sums = {};
   int64_t even = classes / kLanes * kLanes;
@@ -102,7 +102,7 @@ void head(const Arguments& given, const Weight& weight, float* loss, float* dhid
     Chosen rows{places.data() + begin, std::min(chunk, n - begin), d};
     bool together = rows.are_together();
     const float* x = together ? hidden + rows.numbers[0] * d : rows.gathered(hidden, hidden_memory.floats(chunk * d));
-    product(rows_of(x, rows.count, d), weight.rows, d, logits, v, nullptr, false, numbers);
+    matmul(rows_of(x, rows.count, d), weight.rows, d, logits, v, nullptr, false, numbers);
     parallel_for(rows.count, [&](int64_t i) {
       int64_t place = rows.numbers[i];
       losses[size_t(begin + i)] = loss_of_row(logits + i * v, v, targets[place], counts[place], smoothing);
@@ -113,13 +113,13 @@ void head(const Arguments& given, const Weight& weight, float* loss, float* dhid
       Vectors slopes = rows_of(logits, rows.count, v);
       slopes.largest = largest;
       float* out = together ? dhidden + rows.numbers[0] * d : slopes_memory.floats(chunk * d);
-      product(slopes, weight.columns, v, out, d, nullptr, false, numbers);
+      matmul(slopes, weight.columns, v, out, d, nullptr, false, numbers);
       if (!together) rows.scattered(out, dhidden);
     }
     if (dweight != nullptr) {
       Vectors slopes = columns_of(logits, rows.count, v);
       slopes.largest = largest;
-      product(slopes, columns_of(x, rows.count, d), rows.count, dweight, d, nullptr, begin > 0, numbers);
+      matmul(slopes, columns_of(x, rows.count, d), rows.count, dweight, d, nullptr, begin > 0, numbers);
     }
   }
   if (loss != nullptr) {

@@ -1,4 +1,4 @@
-// RMSNorm and SwiGLU over rows, forward and backward.
+// RMSNorm and SwiGLU of each token, forward and backward.
 #include <cmath>
 #include <vector>
 

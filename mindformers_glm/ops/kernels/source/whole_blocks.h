@@ -1,9 +1,10 @@
 // Blocks of a cache of float16 or int8 as whole numbers of 16 bits, which AVX-512 VNNI multiplies and adds two at a
 // time: attention over them takes half the time of float32. Queries, keys and the weights of a block are scaled to a
 // norm of kNorm, values to at most kMost, so that no sum of products leaves 32 bits: |q k| <= |q| |k|. What that rounds
-// away is as much as float16 does. Sums are exact, so they do not depend on how rows are grouped.
+// away is as much as float16 does. Sums are exact, so they do not depend on how queries are grouped.
 #pragma once
 #include <algorithm>
+#include <vector>
 
 #include "vectors.h"
 
@@ -18,17 +19,25 @@ static_assert(double(kNorm) * kMost * 8 * 1.001 < 2147483648.0, "values of 64 sl
 // Keys (E / 2, 64, 2), pairs of channels; values (32, E, 2), pairs of slots. E is a multiple of 32. A slot's numbers
 // are to be multiplied with its scale.
 struct WholeBlock {
-  int16_t *keys, *values;
+  const int16_t *keys, *values;
   const float *key_scales, *value_scales;
+
+  WholeBlock(const int16_t* numbers, int64_t e, const float* scales)
+      : keys(numbers), values(numbers + 64 * e), key_scales(scales), value_scales(scales + 64) {}
+  // One that lies in the cache: scales of keys, of values, then both.
+  WholeBlock(const char* head, int64_t e)
+      : WholeBlock(reinterpret_cast<const int16_t*>(head) + 256, e, reinterpret_cast<const float*>(head)) {}
 };
 
 // Asks for memory that is read next, a line at a time while something is computed.
 struct NextLines {
-  const char *at, *last;
+  const char *at, *end;
 
+  bool there() const { return at < end; }
   void fetch() {
     __builtin_prefetch(at, 0, 2);
-    at = at < last ? at + 64 : last;
+    __builtin_prefetch(at + 64, 0, 2);
+    at += 128;
   }
 };
 
@@ -45,60 +54,9 @@ inline void store_pairs(int16_t* to, const int8_t* first, const int8_t* second) 
   _mm512_storeu_si512(to, _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b))));
 }
 
-// Keys (E, 64) in float16.
-inline void whole_keys(const uint16_t* from, int64_t e, int16_t* to, float* scales, NextLines& next) {
-  Floats squared[4] = {}, factor[4];
-  for (int64_t c = 0; c < e; ++c) {
-    next.fetch();
-    for (int j = 0; j < 4; ++j) {
-      Floats key = load_halves(from + c * 64 + j * kLanes);
-      squared[j] += key * key;
-    }
-  }
-  for (int j = 0; j < 4; ++j) {
-    Floats norm = (Floats)_mm512_sqrt_ps((__m512)squared[j]);
-    store(scales + j * kLanes, norm * (1 / kNorm));  // what is not a number stays visible
-    factor[j] = norm > 0 ? kNorm / norm : Floats{};
-  }
-  for (int64_t c = 0; c < e; c += 2) {
-    for (int j = 0; j < 4; ++j) {
-      const uint16_t* key = from + c * 64 + j * kLanes;
-      store_pairs(to + (c * 32 + j * kLanes) * 2, nearest(load_halves(key) * factor[j]),
-                  nearest(load_halves(key + 64) * factor[j]));
-    }
-  }
-}
-
-// The size of the largest of e numbers in float16, whose sizes are ordered as their bits are.
-inline uint16_t largest_half(const uint16_t* from, int64_t e) {
-  __m512i most = _mm512_setzero_si512(), size = _mm512_set1_epi16(0x7fff);
-  for (int64_t c = 0; c < e; c += 32)
-    most = _mm512_max_epu16(most, _mm512_and_si512(_mm512_loadu_si512(from + c), size));
-  __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
-  __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  return uint16_t(~_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)))));
-}
-
-// Values (64, E) in float16.
-inline void whole_values(const uint16_t* from, int64_t e, int16_t* to, float* scales, NextLines& next) {
-  uint16_t most[64];
-  float factor[64];
-  for (int64_t s = 0; s < 64; ++s) {
-    next.fetch();
-    most[s] = largest_half(from + s * e, e);
-  }
-  for (int64_t s = 0; s < 64; s += kLanes) {
-    Floats top = load_halves(most + s);
-    store(scales + s, top * (1 / kMost));
-    store(factor + s, top > 0 ? kMost / top : Floats{});
-  }
-  for (int64_t s = 0; s < 64; s += 2) {
-    for (int64_t c = 0; c < e; c += kLanes) {
-      const uint16_t* value = from + s * e + c;
-      store_pairs(to + (s / 2 * e + c) * 2, nearest(load_halves(value) * factor[s]),
-                  nearest(load_halves(value + e) * factor[s + 1]));
-    }
-  }
+// Sixteen whole numbers as 16 bits.
+inline void store_shorts(int16_t* to, Ints whole) {
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)whole));
 }
 
 // Keys (E, 64) and values (64, E) in int8.
@@ -111,16 +69,46 @@ inline void whole_bytes(const int8_t* keys, const int8_t* values, int64_t e, int
       store_pairs(to_values + (s / 2 * e + c) * 2, values + s * e + c, values + (s + 1) * e + c);
 }
 
-// A query (E) as whole numbers; their scale.
-inline float whole_query(const float* from, int64_t e, int16_t* to) {
+// A vector (E) as whole numbers with a norm of kNorm; their scale.
+inline float whole_vector(const float* from, int64_t e, int16_t* to) {
   Floats squared = {};
   for (int64_t c = 0; c < e; c += kLanes) squared += load(from + c) * load(from + c);
   float norm = std::sqrt(sum(squared)), factor = norm > 0 ? kNorm / norm : 0.0f;
+  for (int64_t c = 0; c < e; c += kLanes) store_shorts(to + c, nearest(load(from + c) * factor));
+  return norm / kNorm;  // what is not a number stays visible
+}
+
+// Key and value (E) of a slot.
+inline void put_whole(char* head, int64_t e, int64_t slot, const float* key, const float* value) {
+  auto* scales = reinterpret_cast<float*>(head);
+  auto *keys = reinterpret_cast<int16_t*>(head) + 256 + slot * 2, *values = keys - slot * 2 + 64 * e + slot / 2 * e * 2;
+  Ints most = {};
   for (int64_t c = 0; c < e; c += kLanes) {
-    Ints whole = nearest(load(from + c) * factor);
-    _mm256_storeu_si256((__m256i*)(to + c), _mm512_cvtepi32_epi16((__m512i)whole));
+    Ints size = (Ints)load(value + c) & 0x7fffffff;  // sizes are ordered as their bits are, what is not a number above
+    most = size > most ? size : most;
   }
-  return norm / kNorm;
+  int32_t bits = _mm512_reduce_max_epi32((__m512i)most);
+  float top;
+  std::memcpy(&top, &bits, sizeof top);
+  float factor = top > 0 ? kMost / top : 0.0f;
+  for (int64_t c = 0; c < e; c += 2 * kLanes) {
+    alignas(64) int16_t numbers[2 * kLanes];
+    store_shorts(numbers, nearest(load(value + c) * factor));
+    store_shorts(numbers + kLanes, nearest(load(value + c + kLanes) * factor));
+    for (int64_t i = 0; i < 2 * kLanes; ++i) values[(c + i) * 2 + slot % 2] = numbers[i];
+  }
+  scales[64 + slot] = top / kMost;
+  static thread_local std::vector<int16_t> whole;
+  whole.resize(size_t(e));
+  scales[slot] = whole_vector(key, e, whole.data());
+  for (int64_t c = 0; c < e; c += 2) std::memcpy(keys + c * 64, whole.data() + c, 2 * sizeof(int16_t));
+}
+
+inline void get_whole(const WholeBlock& block, int64_t e, int64_t slot, float* key, float* value) {
+  for (int64_t c = 0; c < e; ++c) {
+    key[c] = float(block.keys[(c / 2 * 64 + slot) * 2 + c % 2]) * block.key_scales[slot];
+    value[c] = float(block.values[(slot / 2 * e + c) * 2 + slot % 2]) * block.value_scales[slot];
+  }
 }
 
 // At once: the compiler would move sums from register to register.
@@ -224,7 +212,7 @@ inline float round_weights(const float* weights, float squared, int16_t* to) {
   float factor = some ? kNorm * _mm_cvtss_f32(_mm_rsqrt14_ss(_mm_setzero_ps(), _mm_set_ss(squared))) : 0.0f;
   for (int j = 0; j < 4; ++j) {
     Ints whole = nearest(load(weights + j * kLanes) * factor);
-    _mm256_storeu_si256((__m256i*)(to + j * kLanes), _mm512_cvtepi32_epi16((__m512i)whole));
+    store_shorts(to + j * kLanes, whole);
   }
   return some ? 1.0f / factor : squared;
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "product.h"
+#include "matmul.h"
 
 namespace glm {
 

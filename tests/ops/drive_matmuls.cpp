@@ -1,4 +1,4 @@
-// Products that a file describes: `drive CASES RESULTS` (product_cases.py writes the one and reads the other). For
+// Matmuls that a file describes: `drive CASES RESULTS` (test_kernels_arm.py writes the one and reads the other). For
 // kernels of another kind of CPU, under an emulator. Of each case it gives x W^T with W in rows, then with W in panels,
 // then with W in panels and each row of x alone.
 #include <cstdio>

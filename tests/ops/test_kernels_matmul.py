@@ -1,4 +1,4 @@
-"""The compiled matrix product and the operators made of it, against numpy and the formulas."""
+"""The compiled matmul and the operators made of it, against numpy and the formulas."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SIZES = st.one_of(st.integers(1, 40), st.sampled_from((64, 127, 200, 513)))
 
 
 def multiply(a, b, *, across=(False, False), bias=None, onto=None, rounded=False, kernels=None):
-    """What glm_product makes of a (m, k) and b (n, k), each given to it in the order that `across` says."""
+    """What glm_matmul makes of a (m, k) and b (n, k), each given to it in the order that `across` says."""
     (m, k), n = a.shape, len(b)
     out = np.full((m, n), np.nan, np.float32) if onto is None else onto.copy()
     given_a, given_b = (np.ascontiguousarray(x.T if turned else x) for x, turned in zip((a, b), across, strict=True))
     pointer = [None if x is None else x.ctypes.data_as(ctypes.c_void_p) for x in (given_a, given_b, out, bias)]
     sizes = [ctypes.c_int64(size) for size in (m, n, k)]
-    (kernels or library()).glm_product(
+    (kernels or library()).glm_matmul(
         *pointer[:3], *sizes, *map(int, across), pointer[3], int(onto is not None), int(rounded)
     )
     return out
@@ -38,7 +38,7 @@ def multiply(a, b, *, across=(False, False), bias=None, onto=None, rounded=False
 @given(
     m=SIZES, n=SIZES, k=SIZES, across=st.tuples(st.booleans(), st.booleans()), extras=st.tuples(*[st.booleans()] * 3)
 )
-def test_product_equals_numpy(m, n, k, across, extras):
+def test_matmul_equals_numpy(m, n, k, across, extras):
     random = np.random.RandomState(m + 1000 * n + k)
     a, b, bias, onto = (random.randn(*shape).astype(np.float32) for shape in ((m, k), (n, k), (n,), (m, n)))
     biased, added, rounded = extras
@@ -61,7 +61,7 @@ def test_panels_packed_at_once_leave_each_other_alone(variant):
                 assert np.abs(multiply(a, b, across=across, kernels=kernels) - wanted).max() < 1e-4
 
 
-def test_rounded_product_is_more_exact_than_bfloat16():
+def test_rounded_matmul_is_more_exact_than_bfloat16():
     random = np.random.RandomState(0)
     a, b = (random.randn(200, 700).astype(np.float32) for _ in range(2))
     exact = a.astype(np.float64) @ b.T.astype(np.float64)
@@ -71,7 +71,7 @@ def test_rounded_product_is_more_exact_than_bfloat16():
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-8, 1e8, 1e30])
-def test_rounded_product_keeps_any_size_of_numbers(size):
+def test_rounded_matmul_keeps_any_size_of_numbers(size):
     random = np.random.RandomState(0)
     a, b = random.randn(20, 40).astype(np.float32), random.randn(30, 40).astype(np.float32)
     found = multiply(a * np.float32(size), b, rounded=True)

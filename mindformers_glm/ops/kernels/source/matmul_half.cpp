@@ -84,7 +84,7 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
   }
 }
 
-const ProductForm form = {kRows, kColumns, 4, 2, pack_rows, pack_columns, multiply};
+const MatmulForm form = {kRows, kColumns, 4, 2, pack_rows, pack_columns, multiply};
 
 bool processor_has_it() {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -95,14 +95,14 @@ bool processor_has_it() {
 
 #pragma GCC pop_options
 
-const ProductForm* half_form() {
+const MatmulForm* half_form() {
   static const bool there = processor_has_it();
   return there ? &form : nullptr;
 }
 
 #else
 
-const ProductForm* half_form() { return nullptr; }
+const MatmulForm* half_form() { return nullptr; }
 
 #endif
 

@@ -1,4 +1,4 @@
-#include "product.h"
+#include "matmul.h"
 
 #include <algorithm>
 #include <memory>
@@ -92,9 +92,8 @@ void pack_double_rows(const Vectors& v, int64_t first, int64_t count, int64_t p,
 
 void pack_double_columns(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale,
                          void* out) {
-  pack<kLanes>(v, first, count, p, depth, scale, [=](int64_t place, Floats numbers, int64_t some) {
-    put_doubles((double*)out, place, numbers, some);
-  });
+  pack<kLanes>(v, first, count, p, depth, scale,
+               [=](int64_t place, Floats numbers, int64_t some) { put_doubles((double*)out, place, numbers, some); });
 }
 
 void multiply_doubles(int64_t depth, const void* a_panel, const void* b_panel, float* tile) {
@@ -109,10 +108,9 @@ void multiply_doubles(int64_t depth, const void* a_panel, const void* b_panel, f
   for (int i = 0; i < kDoubleRows; ++i) store(tile + i * kLanes, __builtin_convertvector(sums[i], Floats));
 }
 
-const ProductForm double_form = {kDoubleRows,      kLanes,           8, 8, pack_double_rows, pack_double_columns,
-                                 multiply_doubles};
-const ProductForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kDepth>};
-const ProductForm short_sums = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kFewTogether>};
+const MatmulForm double_form = {kDoubleRows, kLanes, 8, 8, pack_double_rows, pack_double_columns, multiply_doubles};
+const MatmulForm plain_form = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kDepth>};
+const MatmulForm short_sums = {kRows, kColumns, 4, 4, pack_rows, pack_columns, multiply<kFewTogether>};
 
 thread_local Kept whole_memory, block_memory, widened_memory;
 
@@ -157,7 +155,7 @@ float scale_of(const Vectors& v, int64_t depth) {
 }
 
 struct Job {
-  const ProductForm& form;
+  const MatmulForm& form;
   const Vectors &a, &b;
   float a_scale, b_scale, unscale;
   float* c;
@@ -261,7 +259,7 @@ struct Job {
 // The operand with fewer vectors is packed whole, the other one block by block by the thread that uses it; so is b
 // where it is a weight of integers, which then is nowhere widened as a whole.
 void run(const Job& job, int64_t depth) {
-  const ProductForm& form = job.form;
+  const MatmulForm& form = job.form;
   bool rows_whole = job.a.count <= job.b.count || job.b.integers != nullptr;
   int64_t whole = rows_whole ? job.a.count : job.b.count, whole_unit = rows_whole ? form.rows : form.columns;
   int64_t whole_bytes = rows_whole ? form.row_bytes : form.column_bytes;
@@ -302,17 +300,17 @@ void run(const Job& job, int64_t depth) {
 
 }  // namespace
 
-const ProductForm& float_form() { return plain_form; }
-const ProductForm& short_form() { return short_sums; }
+const MatmulForm& float_form() { return plain_form; }
+const MatmulForm& short_form() { return short_sums; }
 
 bool halves_are_fast() { return half_form() != nullptr; }
 
-void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_t c_step, const float* bias, bool add,
-             Numbers numbers) {
+void matmul(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_t c_step, const float* bias, bool add,
+            Numbers numbers) {
   if (a.count <= 0 || b.count <= 0) return;
-  const ProductForm* half = numbers == Numbers::kHalf ? half_form() : nullptr;
+  const MatmulForm* half = numbers == Numbers::kHalf ? half_form() : nullptr;
   if (half == nullptr) {
-    const ProductForm& form = numbers == Numbers::kDouble ? double_form : plain_form;
+    const MatmulForm& form = numbers == Numbers::kDouble ? double_form : plain_form;
     run({form, a, b, 1.0f, 1.0f, 1.0f, c, c_step, bias, add}, depth);
     return;
   }
@@ -325,9 +323,9 @@ void product(const Vectors& a, const Vectors& b, int64_t depth, float* c, int64_
 extern "C" int glm_halves_are_fast() { return glm::halves_are_fast(); }
 
 // For tests and measurements: c (m, n) = a b^T; orders tell whether a is (m, k) or (k, m), b (n, k) or (k, n).
-extern "C" void glm_product(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, int a_columns,
-                            int b_columns, const float* bias, int add, int half) {
+extern "C" void glm_matmul(const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k, int a_columns,
+                           int b_columns, const float* bias, int add, int half) {
   using namespace glm;
-  product(a_columns ? columns_of(a, k, m) : rows_of(a, m, k), b_columns ? columns_of(b, k, n) : rows_of(b, n, k), k, c,
-          n, bias, add != 0, half ? Numbers::kHalf : Numbers::kFloat32);
+  matmul(a_columns ? columns_of(a, k, m) : rows_of(a, m, k), b_columns ? columns_of(b, k, n) : rows_of(b, n, k), k, c,
+         n, bias, add != 0, half ? Numbers::kHalf : Numbers::kFloat32);
 }
