@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mindformers_glm.errors import GenerationError
+from mindformers_glm.ops.kernels.memory import aligned
 
 BLOCK = 64  # tokens
 
@@ -60,7 +61,7 @@ class BlockPool:
         with self._lock:
             if self.max_blocks is not None and self.used_blocks >= self.max_blocks:
                 raise CacheFull(f"the cache is full: it may hold {self.max_blocks * BLOCK} tokens")
-            memory = self._spare.pop() if self._spare else np.empty(self.block_bytes, np.uint8)
+            memory = self._spare.pop() if self._spare else aligned(self.block_bytes)
             self.used_blocks += 1
         return Block(memory)
 
@@ -121,10 +122,10 @@ class PagedCache:
         Raises:
             CacheFull: all blocks are in use; calling it again later is safe.
         """
-        for blocks, length, count in zip(self._blocks, self.lengths, counts, strict=True):
+        for blocks, length, count in zip(self._blocks, self.lengths.tolist(), counts.tolist(), strict=True):
             if count == 0:
                 continue
-            first, end = int(length) // BLOCK, -(-(int(length) + int(count)) // BLOCK)
+            first, end = length // BLOCK, -(-(length + count) // BLOCK)
             if first < len(blocks) and blocks[first].users > 1:
                 blocks[first] = self._copy(blocks[first])
                 self._addresses = None

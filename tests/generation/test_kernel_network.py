@@ -173,6 +173,24 @@ def test_a_smaller_cache(dtype, bound, variant, monkeypatch):
     assert own.nbytes < cache.nbytes * (0.51 if dtype == "float16" else 0.36)
 
 
+@pytest.mark.parametrize("variant", here)
+def test_a_cache_of_float16_that_attention_reads_as_whole_numbers(variant, monkeypatch):
+    """Keys within 1 / 64,000 of their norm, values within 1 / 16,382 of the largest, where the CPU multiplies such."""
+    monkeypatch.setenv("GLM_KERNELS", variant)
+    model = network(kv_channels=64)
+    exact, smaller = KernelNetwork(model), KernelNetwork(model, cache_dtype="float16")
+    expected, cache = answers(exact)
+    found, own = answers(smaller)
+    assert 0 < differ(found, expected) < 0.02
+    for row in range(3):
+        both = zip(smaller.cached(own, row), exact.cached(cache, row), strict=True)
+        for (one, other), of_all in zip(both, (np.linalg.norm, np.max), strict=True):
+            whole = of_all(np.abs(other), axis=-1, keepdims=True) / (64_000 if of_all is np.linalg.norm else 16_382)
+            allowed = np.maximum(np.abs(other) * 2**-11, whole)[0] * 1.001 + 1e-6
+            assert (np.abs(one - other)[0] <= allowed).all()  # the first layer: what it was given is the same
+    assert own.nbytes < cache.nbytes * 0.52
+
+
 def test_an_unknown_type_of_cache_is_refused():
     with pytest.raises(ConfigError, match="^cache_dtype: got 'int4'. Use one of float32, float16, int8"):
         KernelNetwork(network(), cache_dtype="int4")

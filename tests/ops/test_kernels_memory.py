@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.ops.kernels import memory
-from mindformers_glm.ops.kernels.memory import Arena, padded
+from mindformers_glm.ops.kernels.memory import Arena, aligned, padded
 
 
 def test_arrays_lie_one_after_the_other_where_lines_of_a_cache_begin():
@@ -20,6 +20,12 @@ def test_arrays_lie_one_after_the_other_where_lines_of_a_cache_begin():
     assert not first.any() and not second.any()
     first[:], second[:] = 7, 0.5
     assert (first == 7).all() and (second == 0.5).all() and second.dtype == np.float16
+
+
+@pytest.mark.parametrize("nbytes", [1, 64, 100_000])
+def test_memory_begins_where_a_line_does(nbytes):
+    found = [aligned(nbytes) for _ in range(5)]
+    assert all(one.nbytes == nbytes and one.ctypes.data % 64 == 0 and one.flags.c_contiguous for one in found)
 
 
 def test_it_outlives_the_arena():

@@ -28,6 +28,13 @@ def padded(nbytes: int) -> int:
     return -(-nbytes // _ALIGNED) * _ALIGNED
 
 
+def aligned(nbytes: int) -> np.ndarray:
+    """Bytes, of any content, that begin where a line of a CPU's cache does: reading 64 of them reads one line."""
+    memory = np.empty(nbytes + _ALIGNED, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNED
+    return memory[begin : begin + nbytes]
+
+
 class Arena:
     """`nbytes` of memory, from which arrays are taken one after the other; it lives as long as one of them."""
 
