@@ -6,7 +6,6 @@ configuration, and so are the numbers.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from mindformers_glm.adapters.config import LoraConfig, PrefixConfig
 from mindformers_glm.adapters.low_rank import DELTA, chosen_layers, merged_weight, row_sizes
 from mindformers_glm.assembly.memory import check_length
 from mindformers_glm.checkpoint.formats.dtypes import convert_bits
+from mindformers_glm.checkpoint.formats.tensor_file import give_back
 from mindformers_glm.checkpoint.load.filling import LoadReport, fill_from
 from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource
@@ -57,15 +57,7 @@ class HeldTensor:
 
     def let_go(self) -> None:
         """Gives back the memory of pages of its file; they are read again when they are touched."""
-        whole: Any = self.bits
-        while isinstance(whole, np.ndarray) and whole.base is not None:
-            whole = whole.base
-        whole = whole.obj if isinstance(whole, memoryview) else whole
-        if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            first = self.data_ptr() - np.frombuffer(whole, np.uint8, 1).ctypes.data
-            begin, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, first + self.asnumpy().nbytes
-            if end - begin >= mmap.PAGESIZE:
-                whole.madvise(mmap.MADV_DONTNEED, begin, (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE)
+        give_back(self.asnumpy())
 
     def floats(self) -> np.ndarray:
         """Its numbers as float32."""

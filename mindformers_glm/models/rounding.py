@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mindformers_glm.ops.quantized import Quantized, exactly, packed_columns, quantize, squared_error
+from mindformers_glm.ops.kernels.memory import small_pages
+from mindformers_glm.ops.quantized import (
+    Quantized,
+    exactly,
+    least_and_most,
+    packed,
+    packed_columns,
+    quantize,
+    squared_error,
+)
 from mindformers_glm.registry import SCHEMES
 
 _BLOCK_NUMBERS = 1 << 20  # of a float weight that are looked at together
+_BLOCK_INTEGERS = 1 << 18  # they fit into a CPU's cache with what is computed from them
 
 
 class Rounding:
@@ -44,6 +56,33 @@ class Rounding:
         self.hold(found)
         return found
 
+    def take_integers(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray) -> bool:
+        """Takes the integers of a file as they are, if they can be held so: whether it has.
+
+        `rows` gives some of int8 (out, in), to several threads at a time; `scales` are finite float16 (out, groups).
+        """
+        groups, least = scales.shape[1], least_and_most(self.bits)
+        if self.in_channels % groups or (self.in_channels // groups) % self.group_size:
+            return False
+        if not np.isfinite(scales).all():
+            return False  # whoever reads the floats says which they are
+        weight = self._empty()
+        step = max(1, _BLOCK_INTEGERS // self.in_channels)
+
+        def some(begin: int) -> bool:
+            part = rows(begin, min(begin + step, self.out_channels))
+            if part.min() < least[0] or part.max() > least[1]:
+                return False
+            weight[begin : begin + step] = packed(part, self.bits)
+            return True
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            if not all(threads.map(some, range(0, self.out_channels, step))):
+                return False
+        self.hold(Quantized(weight, np.repeat(scales, self.in_channels // groups // self.group_size, axis=1)))
+        self.error = 0.0
+        return True
+
     def nearest(self, weight: np.ndarray) -> Quantized:
         """The integers of float rows, by the rule of the scheme."""
         if self.scheme is not None:
@@ -52,13 +91,16 @@ class Rounding:
                 return scheme.quantise(weight, group_size=self.group_size)
         return quantize(weight, bits=self.bits, group_size=self.group_size)
 
+    def _empty(self) -> np.ndarray:
+        columns = packed_columns(self.in_channels, self.bits)
+        return small_pages((self.out_channels, columns), np.int8 if self.bits == 8 else np.uint8)
+
     def _joined(
         self, rows: Callable[[int, int], np.ndarray], made: Callable[[np.ndarray, slice], Quantized | None]
     ) -> Quantized | None:
         """What `made` makes of a few rows at a time, together; None where it makes nothing of some."""
-        packed, groups = packed_columns(self.in_channels, self.bits), self.in_channels // self.group_size
-        weight = np.empty((self.out_channels, packed), np.int8 if self.bits == 8 else np.uint8)
-        scale = np.empty((self.out_channels, groups), np.float16)
+        weight = self._empty()
+        scale = np.empty((self.out_channels, self.in_channels // self.group_size), np.float16)
         step, lost, whole = max(1, _BLOCK_NUMBERS // self.in_channels), 0.0, 0.0
         for begin in range(0, self.out_channels, step):
             at = slice(begin, min(begin + step, self.out_channels))

@@ -92,13 +92,18 @@ def packed(whole: np.ndarray, bits: int) -> np.ndarray:
     return whole if bits == 8 else _pack(whole)
 
 
+def least_and_most(bits: int) -> tuple[int, int]:
+    """The integers that a weight may hold."""
+    return (-127, 127) if bits == 8 else (-ZERO, ZERO - 1)
+
+
 def exactly(weight: np.ndarray, scales: np.ndarray, *, bits: int, group_size: int) -> Quantized | None:
     """The integers that, times `scales` (N, groups) float16, are exactly the float weight (N, D), or None."""
     rows, columns = weight.shape
     groups = scales.shape[1]
     if columns % groups or (columns // groups) % group_size:
         return None
-    least, most = (-127, 127) if bits == 8 else (-ZERO, ZERO - 1)
+    least, most = least_and_most(bits)
     packed = np.empty((rows, packed_columns(columns, bits)), np.int8 if bits == 8 else np.uint8)
     step = max(1, _CHUNK_NUMBERS // columns)
     for begin in range(0, rows, step):
@@ -169,10 +174,11 @@ def _inverse(scale: np.ndarray) -> np.ndarray:
 
 def _pack(whole: np.ndarray) -> np.ndarray:
     rows, columns = whole.shape
-    padded = np.full((rows, -(-columns // BLOCK) * BLOCK), ZERO, np.uint8)
-    padded[:, :columns] = whole + ZERO
-    halves = padded.reshape(rows, -1, 2, BLOCK // 2)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(rows, -1)
+    padded = whole.view(np.uint8) + np.uint8(ZERO)
+    if columns % BLOCK:
+        padded = np.pad(padded, ((0, 0), (0, -columns % BLOCK)), constant_values=ZERO)
+    eights = np.ascontiguousarray(padded).view(np.uint64).reshape(rows, -1, 2, BLOCK // 16)  # numbers side by side
+    return (eights[:, :, 0] | eights[:, :, 1] << np.uint64(4)).view(np.uint8).reshape(rows, -1)
 
 
 def _unpack(packed: np.ndarray) -> np.ndarray:

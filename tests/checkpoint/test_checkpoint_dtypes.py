@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindformers_glm.checkpoint.formats.dtypes import (
+    DTYPES,
     bfloat16,
     bits_of,
     convert,
@@ -50,6 +51,23 @@ def test_nan_and_infinity_are_seen(name):
             bits = bits_of(convert(np.array([0.0, value]), name))
         assert is_finite(bits, name) is finite
     assert is_finite(np.array([1, 2]), "int64")
+
+
+@pytest.mark.parametrize("source", ["bfloat16", "float16"])
+@pytest.mark.parametrize("target", ["bfloat16", "float16", "float32"])
+def test_many_numbers_are_converted_as_few(source, target):
+    every = np.arange(2**16, dtype=np.uint32).astype(np.uint16).view(DTYPES[source].storage)
+    few = [convert_bits(part, source, target) for part in np.array_split(every, 7)]
+    many = convert_bits(np.tile(every, 8).reshape(8, -1), source, target)
+    assert many.shape == (8, 2**16)
+    assert {row.tobytes() for row in many} == {np.concatenate(few).tobytes()}
+
+
+@pytest.mark.parametrize("target", ["bfloat16", "float16"])
+def test_many_wide_numbers_are_converted_as_few(target):
+    values = np.random.default_rng(0).standard_normal(2**18 + 5).astype(np.float32)
+    few = [convert_bits(part, "float32", target) for part in np.array_split(values, 3)]
+    assert convert_bits(values, "float32", target).tobytes() == np.concatenate(few).tobytes()
 
 
 def test_integers_are_not_converted():

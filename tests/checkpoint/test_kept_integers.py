@@ -1,10 +1,14 @@
 """Packed files loaded with `quantization_bit`: their integers are kept where our kernels can hold them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
-from mindformers_glm.checkpoint.load.source import read_weights
-from mindformers_glm.ops.quantized import dequantize, exactly, quantize
+from mindformers_glm.checkpoint.load.source import open_file, read_weights
+from mindformers_glm.errors import CheckpointError
+from mindformers_glm.models.rounding import Rounding
+from mindformers_glm.ops.quantized import Quantized, dequantize, exactly, quantize
 
 FILES = {
     "official/glm2_int4": 4,
@@ -13,6 +17,7 @@ FILES = {
     "gguf/glm3_q8_0.gguf": 8,
     "gptq/glm2_g32": 4,
 }
+OFFICIAL = ["official/glm2_int4", "official/glm3_int8"]
 QKV = "transformer.encoder.layers.0.self_attention.query_key_value.weight"
 DOWN = "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"
 
@@ -31,6 +36,52 @@ def test_integers_are_those_of_the_file(golden, name, wider):
     assert scales.dtype == np.float16 and len(scales) == len(weight)
     found = exactly(weight, scales, bits=bits, group_size=32)
     assert np.array_equal(dequantize(found, bits=bits, columns=weight.shape[1]), weight)
+
+
+class Layer(Rounding):
+    """A layer that holds what it is given."""
+
+    def __init__(self, shape: tuple[int, int], bits: int, group_size: int = 32) -> None:
+        (self.out_channels, self.in_channels), self.bits, self.group_size = shape, bits, group_size
+
+    def hold(self, found: Quantized) -> None:
+        self.found = found
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("wider", [False, True])
+@pytest.mark.parametrize("layer", [QKV, DOWN])
+def test_official_integers_are_taken_without_a_float(golden, name, wider, layer):
+    source, bits = read_weights(golden / name), 8 if wider else FILES[name]
+    whole, rows = source.integers(layer), source.shape(layer)[0]
+    np.testing.assert_array_equal(np.concatenate([whole(0, 7), whole(7, rows)]), whole(0, rows))
+    taken = Layer(source.shape(layer), bits)
+    assert taken.take_integers(whole, source.scales(layer)) and taken.error == 0
+    wanted = exactly(source.read_bits(layer), source.scales(layer), bits=bits, group_size=32)
+    assert taken.found.weight.tobytes() == wanted.weight.tobytes()
+    assert taken.found.scale.tobytes() == wanted.scale.tobytes()
+
+
+def test_integers_that_a_layer_cannot_hold_are_not_taken(golden):
+    source = read_weights(golden / "official/glm3_int8")
+    rows, scales, shape = source.integers(QKV), source.scales(QKV), source.shape(QKV)
+    assert not Layer(shape, 4).take_integers(rows, scales)  # eight bits in four
+    assert not Layer(shape, 8, group_size=96).take_integers(rows, scales)  # groups across scales
+    scales[3] = np.inf
+    assert not Layer(shape, 8).take_integers(rows, scales)
+
+
+def test_a_scale_that_is_no_number_is_refused(golden, tmp_path):
+    from mindformers_glm.assembly.engine import load_held  # noqa: PLC0415
+
+    folder = shutil.copytree(golden / "official/glm2_int4", tmp_path / "model", copy_function=shutil.copyfile)
+    name = read_weights(folder).pieces(QKV)[0].name
+    path = folder / "pytorch_model.bin"
+    with path.open("r+b") as file:
+        file.seek(open_file(path).entries[name + "_scale"].spans[0].offset)
+        file.write(np.float16(np.nan).tobytes())
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_held(str(folder), quantization_bit=4, quantization_group_size=32, compute_dtype="float32")
 
 
 @pytest.mark.parametrize("name", ["gptq/glm2_g128_desc_act", "gguf/kq_q4_k_m.gguf", "gguf/glm2_f16.gguf", "base/glm2"])

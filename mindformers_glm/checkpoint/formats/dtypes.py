@@ -6,11 +6,15 @@ it as it is); the bits of float16 and bfloat16 pass through here unchanged when 
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from mindformers_glm.errors import ConfigError
+from mindformers_glm.ops.kernels.memory import small_pages
 
 
 class Dtype(NamedTuple):
@@ -44,6 +48,8 @@ BY_MINDSPORE = {row.mindspore: row for row in _ROWS}
 BY_TORCH = {row.torch: row for row in _ROWS if row.torch}
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 _INFINITY = {"float64": 0x7FF << 52, "float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}  # its bits
+_BLOCK = 1 << 16  # numbers that fit into a CPU's cache with what is computed from them
+_LARGE = 1 << 18  # from so many on, blocks are converted side by side
 _SHORT = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}
 
 
@@ -85,6 +91,31 @@ def convert_bits(bits: np.ndarray, source: str, target: str) -> np.ndarray:
     """`bits` of a float type as bits of another, rounded to nearest even; integers and equal types pass."""
     if source == target or source not in FLOATS or target not in FLOATS:
         return bits
+    if bits.size < _LARGE:
+        return _converted(bits, source, target)
+    flat = bits.reshape(-1)
+    found = small_pages(flat.shape, DTYPES[target].storage)
+
+    def some(begin: int) -> None:
+        part = flat[begin : begin + _BLOCK]
+        if part.itemsize == 2:  # so few different numbers are looked up
+            places = part.view(np.uint16).astype(np.intp)
+            np.take(_every(source, target), places, out=found[begin : begin + _BLOCK], mode="clip")
+        else:
+            found[begin : begin + _BLOCK] = _converted(part, source, target)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy computes without the interpreter's lock
+        list(threads.map(some, range(0, flat.size, _BLOCK)))
+    return found.reshape(bits.shape)
+
+
+@cache
+def _every(source: str, target: str) -> np.ndarray:
+    """What each of the numbers of a type of two bytes is in another, in the order of its bits."""
+    return _converted(np.arange(1 << 16, dtype=np.uint16).view(DTYPES[source].storage), source, target)
+
+
+def _converted(bits: np.ndarray, source: str, target: str) -> np.ndarray:
     wide = _widen(bits) if source == "bfloat16" else bits
     if target != "bfloat16":
         with np.errstate(over="ignore"):  # callers look for the infinities

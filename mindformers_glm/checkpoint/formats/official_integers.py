@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
-from mindformers_glm.checkpoint.formats.tensor_file import Entry, Scales, TensorFile
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, Rows, Scales, TensorFile
 from mindformers_glm.errors import CheckpointError
 
 _SCALE, _EMBEDDING = "_scale", ".word_embeddings.weight"
@@ -47,6 +47,7 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
     packed = {name for other in files for name in _packed(other, files)}
     entries, computed = {}, dict(file.computed)
     scaled: dict[str, Scales] = {}
+    integers: dict[str, Rows] = {}
     for name, entry in file.entries.items():
         if name.removesuffix(_SCALE) in packed and name.endswith(_SCALE):
             continue
@@ -57,8 +58,9 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
             computed[name] = partial(_dequantised, file, scales, name, bits)
             if scales.entries[name + _SCALE].dtype == "float16":
                 scaled[name] = partial(_scales, scales, name)
+                integers[name] = partial(_integers, file, name, bits)
         entries[name] = entry
-    return TensorFile(file.path, file.format, entries, file.metadata, computed, scaled)
+    return TensorFile(file.path, file.format, entries, file.metadata, computed, scaled, integers)
 
 
 def _scales(scales: TensorFile, name: str) -> np.ndarray:
@@ -66,12 +68,25 @@ def _scales(scales: TensorFile, name: str) -> np.ndarray:
 
 
 def _dequantised(file: TensorFile, scales: TensorFile, name: str, bits: int, start: int, stop: int) -> np.ndarray:
-    packed = file.read_rows(name, start, stop)
+    whole = _integers(file, name, bits, start, stop)
     scale = convert_bits(scales.read_rows(name + _SCALE, start, stop), scales.entries[name + _SCALE].dtype, "float32")
-    if bits == 4:
-        low = np.left_shift(packed, 4)  # the sign of the low half moves to the sign of the byte
-        packed = np.stack([np.right_shift(packed, 4), np.right_shift(low, 4)], axis=2).reshape(len(packed), -1)
-    return packed.astype(np.float32) * scale[:, None].astype(np.float32)
+    return whole.astype(np.float32) * scale[:, None].astype(np.float32)
+
+
+def _integers(file: TensorFile, name: str, bits: int, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) as int8 (rows, K)."""
+    stored = file.read_rows(name, start, stop)
+    if bits == 8:
+        return stored
+    pairs = stored.view(np.uint8).astype("<u2")
+    second = pairs << np.uint16(8)
+    pairs >>= np.uint16(4)  # the high half is the first
+    pairs |= second
+    pairs &= np.uint16(0x0F0F)
+    halves = pairs.view(np.uint8)
+    halves ^= np.uint8(8)  # so that two's complement of four bits becomes that of eight
+    halves -= np.uint8(8)
+    return halves.view(np.int8)
 
 
 def _packed(file: TensorFile, files: Sequence[TensorFile]) -> list[str]:

@@ -59,6 +59,7 @@ class TensorFile:
     metadata: dict[str, str] = field(default_factory=dict)
     computed: dict[str, Rows] = field(default_factory=dict)  # rows of what no bytes hold
     scales: dict[str, Scales] = field(default_factory=dict)  # of integers: float16 (rows, groups)
+    integers: dict[str, Rows] = field(default_factory=dict)  # int8, which times scales are what is computed
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
     mapping: mmap.mmap | None = None  # the file, where it has been mapped
@@ -125,6 +126,20 @@ class TensorFile:
                 file.seek(span.offset)
                 read_exactly(file, target[: span.size], self.path)
                 target = target[span.size :]
+
+
+def give_back(bits: np.ndarray) -> None:
+    """Gives back the memory of what `mapped_bits` gave; it is read again from its file when it is touched."""
+    whole: Any = bits
+    while isinstance(whole, np.ndarray) and whole.base is not None:
+        whole = whole.base
+    whole = whole.obj if isinstance(whole, memoryview) else whole
+    is_of_file = isinstance(whole, mmap.mmap) and not bits.flags.writeable
+    if is_of_file and hasattr(mmap, "MADV_DONTNEED"):
+        first = bits.ctypes.data - np.frombuffer(whole, np.uint8, 1).ctypes.data
+        begin, end = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, first + bits.nbytes
+        if end - begin >= mmap.PAGESIZE:
+            whole.madvise(mmap.MADV_DONTNEED, begin, (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
 def check_spans(path: Path, entry: Entry, limit: int) -> Entry:

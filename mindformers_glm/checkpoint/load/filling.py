@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits, is_finite, name_of
+from mindformers_glm.checkpoint.formats.tensor_file import give_back
 from mindformers_glm.checkpoint.load.names import PREFIX_NAME, is_adapter
 from mindformers_glm.checkpoint.load.source import WeightSource, check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, listed
@@ -119,7 +120,7 @@ def fill_from(
     _check(weights, shapes, fitting, [] if partial else missing, [] if partial else surplus)
     for name in fitting:
         if name in layers:
-            layers[name].take_rows(partial_rows(weights, name), weights.scales(name))
+            _take(layers[name], weights, name)
         else:
             network.put(name, _read(weights, name, str(slots[name].dtype).lower()))
     _tell(weights, layers)
@@ -129,6 +130,13 @@ def fill_from(
             *(weights.place, len(missing), listed(missing), len(surplus), listed(surplus)),
         )
     return LoadReport(fitting, missing, surplus, weights.ignored)
+
+
+def _take(layer: Rounding, weights: _Weights, name: str) -> None:
+    """Gives a layer of integers what the file has: its own integers where the layer can hold them."""
+    scales, integers = weights.scales(name), weights.integers(name)
+    if scales is None or integers is None or not layer.take_integers(integers, scales):
+        layer.take_rows(partial_rows(weights, name), scales)
 
 
 def _tell(weights: _Weights, layers: Mapping[str, Rounding]) -> None:
@@ -222,6 +230,10 @@ class _Weights:
         name = self.stored(name)
         return self.source.scales(name) if isinstance(self.source, WeightSource) else None
 
+    def integers(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        name = self.stored(name)
+        return self.source.integers(name) if isinstance(self.source, WeightSource) else None
+
     def bits(self, name: str) -> tuple[np.ndarray, str]:
         name = self.stored(name)
         if isinstance(self.source, WeightSource):
@@ -293,6 +305,8 @@ def _read(weights: _Weights, name: str, target: str) -> np.ndarray:
     bits, dtype = weights.bits(name)
     check_values(weights.place, name, bits, dtype, target)
     value = np.ascontiguousarray(convert_bits(bits, dtype, target))
+    if value is not bits:
+        give_back(bits)
     if dtype != target and not is_finite(value, target):
         raise CheckpointError(
             weights.place, f"{name} does not fit into {target}: a value becomes infinite", "Use float32 or bfloat16."

@@ -164,6 +164,27 @@ class WeightSource:
         found = [make() for make in made]
         return np.concatenate(found) if len({scale.shape[1] for scale in found}) == 1 else None
 
+    def integers(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """What gives rows [start, stop) of the whole numbers int8 (rows, columns) that `scales` belong to; None for
+        others. It may be called by several threads at a time.
+        """
+        pieces = self._pieces[name]
+        made = [rows for piece in pieces if (rows := piece.file.integers.get(piece.name))]
+        if len(made) < len(pieces) or (self.rearranged is not None and is_reordered(name)):
+            return None
+        ends = np.cumsum([piece.shape[0] for piece in pieces]).tolist()
+
+        def rows_of(start: int, stop: int) -> np.ndarray:
+            parts = []
+            for rows, piece, end in zip(made, pieces, ends, strict=True):
+                begin = end - piece.shape[0]
+                first, last = max(start, begin), min(stop, end)
+                if first < last:
+                    parts.append(rows(first - begin, last - begin))
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        return rows_of
+
     def blocks(self, name: str, start: int, stop: int, *, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
         """Rows [start, stop) as flat arrays of bits, a block at a time; each is valid until the second next one."""
         pieces = self._pieces[name]

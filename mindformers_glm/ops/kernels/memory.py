@@ -35,6 +35,20 @@ def aligned(nbytes: int) -> np.ndarray:
     return memory[begin : begin + nbytes]
 
 
+def small_pages(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """An array of zeros in pages of four kilobytes, given back as soon as nobody has it.
+
+    NumPy asks for large pages for every array of four megabytes. Where a system must search for them, or a virtual
+    machine gets them from its host piece by piece, they take seconds for a gigabyte, which what is read or
+    written once never gets back.
+    """
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if nbytes < _HUGE:
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
 class Arena:
     """`nbytes` of memory, from which arrays are taken one after the other; it lives as long as one of them."""
 
