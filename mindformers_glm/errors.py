@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mindformers_glm.messages import say, told
@@ -121,6 +121,13 @@ def shorten(value: Any, limit: int = 120) -> str:
 def kind_of(value: Any) -> str:
     """What a value is, for a message: its type; null where a file says null."""
     return "null" if value is None else type(value).__name__
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The known name that is most like another, for a hint; nothing where none is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake alone
+
+    return get_close_matches(name, list(known), n=1, cutoff=cutoff)
 
 
 def listed(names: Sequence[str], limit: int = 6) -> str:

@@ -6,7 +6,6 @@ signature before it is called, so a wrong key or type is reported with its dotte
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import typing
@@ -16,7 +15,7 @@ from typing import Any
 
 import pydantic
 
-from mindformers_glm.errors import MOST_NAMED, ConfigError, listed
+from mindformers_glm.errors import MOST_NAMED, ConfigError, listed, nearest
 
 _WORDS = {
     "Input should be": "It should be",
@@ -103,7 +102,7 @@ class Registry:
                 module, _, attribute = found.partition(":")
                 found = self.factories[name] = getattr(importlib.import_module(module), attribute)
             return found
-        near = difflib.get_close_matches(str(name), self.factories, n=1)
+        near = nearest(str(name), self.factories)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(self.names(), MOST_NAMED)}."
         raise ConfigError(key or self.kind, name, f"No {self.kind} has this name. {hint}")
 
@@ -221,7 +220,7 @@ def fill() -> None:
 def unknown_key(key: str, got: Any, known: Iterable[str]) -> ConfigError:
     """The fault of a key nobody knows, with the nearest known one. `key` is dotted."""
     leaf, known = key.rpartition(".")[2], list(known)
-    near = difflib.get_close_matches(leaf, known, n=1)
+    near = nearest(leaf, known)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {listed(sorted(known), MOST_NAMED)}."
     return ConfigError(key, got, f"Unknown key. {hint}")
 

@@ -26,13 +26,14 @@ def changed(config: NetworkConfig, overrides: dict[str, Any]) -> NetworkConfig:
 
 
 def with_small_table(config: NetworkConfig, weights: WeightSource) -> NetworkConfig:
-    """The embedding of a network of integers in float16 where the file has it so: no number changes, and as float32 it
-    takes a third of what all layers of ChatGLM2-6B take in 4 bits. What a configuration says of it stays.
+    """The embedding of a network of integers in two bytes where the file has it so: no number changes, and as float32
+    it takes a third of what all layers of ChatGLM2-6B take in 4 bits. What a configuration says of it stays.
     """
     tables = [weights.dtype(name) for name in weights.names if is_table(name)]
-    if not config.quantization_bit or "embedding_type" in config.model_fields_set or tables != ["float16"]:
+    is_small = tables in (["float16"], ["bfloat16"])
+    if not config.quantization_bit or "embedding_type" in config.model_fields_set or not is_small:
         return config
-    return changed(config, {"embedding_type": "float16"})
+    return changed(config, {"embedding_type": tables[0]})
 
 
 def is_whole(config: NetworkConfig) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ _MOVED = {f"{__name__}.{name}": f"{__name__}.{room}.{name}" for room, names in _
 _MOVED[f"{__name__}.atomic"] = "mindformers_glm.files"
 
 
-class _Moved(MetaPathFinder, Loader):
+class _Moved:
     """Finds a module under the name that it had before."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 
+from mindformers_glm.errors import nearest
 from mindformers_glm.messages import say, told
 from mindformers_glm.requirements import unmet
 from mindformers_glm.version import __version__
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         return _tell(f"{PROGRAM} {__version__}")
     if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        near = nearest(words[0], COMMANDS)
         hint = (
             f"Did you mean {near[0]}?"
             if near

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from mindformers_glm.config.overrides import apply, nest, parse_value, read_pair
 from mindformers_glm.config.run import RunConfig, default_mode, make_config
 from mindformers_glm.config.schema import known_keys
 from mindformers_glm.config.texts import text_of
-from mindformers_glm.errors import ConfigError, cut_words
+from mindformers_glm.errors import ConfigError, cut_words, nearest
 from mindformers_glm.files import user_path
 from mindformers_glm.messages import CHINESE, language
 
@@ -205,7 +204,7 @@ def find_config(name: str, *, script_dir: Path | None = None) -> Path:
         if place.is_file():
             return place
     files = {file.name: file for file in sorted(CONFIGS_DIR.rglob("*.yaml"))}
-    near = difflib.get_close_matches(Path(name).name, files, n=1)
+    near = nearest(Path(name).name, files)
     hint = f" Did you mean {files[near[0]].relative_to(CONFIGS_DIR.parent).as_posix()}?" if near else ""
     raise ConfigError("--config", name, f"There is no such file.{hint or ' Check the path.'}")
 
@@ -250,7 +249,7 @@ def _unknown_option(flag: str, value: str | None) -> ConfigError | None:
     name = flag.removeprefix("--")
     if "." in name or name in known_keys():
         return None
-    near = difflib.get_close_matches(flag, [option.flag for option in OPTIONS] + list(_OWN), n=1)
+    near = nearest(flag, [option.flag for option in OPTIONS] + list(_OWN))
     hint = f"Did you mean {near[0]}?" if near else "See --help, or set a key of the YAML: --section.key value."
     return ConfigError(flag, value, f"Unknown option. {hint}")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindformers_glm.errors import MOST_NAMED, ConfigError, listed
+from mindformers_glm.errors import MOST_NAMED, ConfigError, listed, nearest
 
-PACKAGE = Path(str(files("mindformers_glm")))
+PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
 # an installed package carries the configurations; a checkout, and what is installed from it with -e, has them beside
 CONFIGS_DIR = next((path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir()), PACKAGE)
@@ -95,6 +93,6 @@ def model_name(name: Any, key: str = "model") -> ModelName:
     """
     if name in MODEL_NAMES:
         return MODEL_NAMES[name]
-    near = difflib.get_close_matches(str(name), MODEL_NAMES, n=1)
+    near = nearest(str(name), MODEL_NAMES)
     hint = f"Did you mean {near[0]!r}?" if near else f"Registered names: {listed(sorted(MODEL_NAMES), MOST_NAMED)}."
     raise ConfigError(key, name, f"No model has this name, and no file or folder either. {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -29,7 +28,7 @@ from mindformers_glm.config.sections import (
     plain,
 )
 from mindformers_glm.config.spec import Spec, named
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, nearest
 from mindformers_glm.registry import sentence, unknown_key
 
 RunMode = Literal["train", "finetune", "eval", "predict", "export"]
@@ -275,7 +274,7 @@ def _unknown(key: str, got: Any, known: list[str]) -> ConfigError:
     leaf = key.rpartition(".")[2]
     keys = (*schema_keys(), *_OF_COMPONENTS)
     elsewhere = [name for name in keys if name.rpartition(".")[2] == leaf and name != key]
-    near = difflib.get_close_matches(leaf, known, n=1)
+    near = nearest(leaf, known)
     if not elsewhere and (near or len(known) <= _MANY):
         return unknown_key(key, got, known)
     hint = f"Did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else "No key of this section resembles it."
@@ -288,7 +287,7 @@ def _likely(item: Any) -> str:
         return fullwidth_hint(item["input"], 0) if isinstance(item["input"], str) else ""
     choices = [word.strip("'") for word in re.findall(r"'[^']*'", item["ctx"]["expected"])]
     known = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(item["input"].lower(), known, n=1)
+    near = nearest(item["input"].lower(), known)
     return f" Did you mean {known[near[0]]!r}?" if near else ""
 
 

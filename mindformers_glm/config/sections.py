@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from mindformers_glm.config.ranges import MOST
+from mindformers_glm.config.section import RecomputeKeys, SectionModel
 
 _PARALLEL_MODES = ("data_parallel", "semi_auto_parallel", "auto_parallel", "hybrid_parallel")
 
@@ -48,37 +48,6 @@ Count = Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_not_a_switch)]
 Natural = Annotated[int, Field(ge=0, le=MOST), BeforeValidator(_not_a_switch)]
 Interval = Annotated[int, Field(ge=-1, le=MOST), BeforeValidator(_not_a_switch)]  # 0 and -1: never
 SinkSize = Annotated[int, Field(ge=-1, le=MOST), BeforeValidator(_not_a_switch)]
-
-
-class SectionModel(BaseModel):
-    """A mapping of the YAML in which every key is known; numbers are accepted where text is asked. It is frozen."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        coerce_numbers_to_str=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        frozen=True,
-        defer_build=True,  # most commands use few sections
-    )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The keys as they stand in a file, with plain values."""
-        fields = type(self).model_fields
-        values = {field.alias or name: plain(getattr(self, name)) for name, field in fields.items()}
-        return {**values, **plain(self.model_extra or {})}
-
-
-def plain(value: Any) -> Any:
-    """A value of the configuration as dicts, lists and scalars of its own."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
 
 
 class ContextSection(SectionModel):
@@ -175,16 +144,6 @@ class ParallelSizesSection(SectionModel):
     mem_coeff: Annotated[float, Field(gt=0)] | None = None
     seq_split_num: Count = 1
     micro_batch_interleave_num: Count = 1
-
-
-class RecomputeKeys(SectionModel):
-    """What a network is told of recomputation: `recompute_config` of a run, and of `model_config`."""
-
-    recompute: bool | int | list[int] = False
-    select_recompute: bool | int | list[int] = False
-    parallel_optimizer_comm_recompute: bool = False
-    mp_comm_recompute: bool = True
-    recompute_slice_activation: bool = False
 
 
 class RecomputeSection(RecomputeKeys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_glm.errors import MOST_NAMED, GenerationError, listed, shorten
+from mindformers_glm.errors import MOST_NAMED, GenerationError, listed, nearest, shorten
 from mindformers_glm.log import log_once
 
 _FROM_MODEL = (
@@ -147,7 +146,7 @@ class GenerationConfig:
         known = {field.name for field in fields(self)}
         for name, value in changes.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = nearest(name, known)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {listed(sorted(known), MOST_NAMED)}."
                 raise GenerationError(f"{name}: got {shorten(value)}. No generation setting has this name. {hint}")
             if name in _WITHOUT_EFFECT and value not in (None, getattr(type(self), name)):

@@ -118,6 +118,24 @@ def test_the_embedding_takes_no_more_memory_than_in_the_file(golden):
     assert str(plain.parts.table.dtype) == "Float32"
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
+def test_the_embedding_of_integers_has_the_type_of_its_file(tmp_path, kind):
+    from tiny_networks import logits_of, random_network  # noqa: PLC0415
+
+    from mindformers_glm.assembly.engine import load_held  # noqa: PLC0415
+    from mindformers_glm.assembly.network import load_network  # noqa: PLC0415
+
+    ids = np.arange(9, dtype=np.int32)[None]
+    saved = random_network(scale=3.0, quantization_bit=8, embedding_type=kind)
+    wanted = logits_of(saved, ids)
+    saved.save_pretrained(tmp_path)
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    plain = [line for line in text.splitlines(keepends=True) if "embedding_type" not in line]
+    (tmp_path / "config.yaml").write_text("".join(plain), encoding="utf-8")
+    assert load_held(str(tmp_path)).weights().table.weight.dtype == kind
+    assert np.array_equal(logits_of(load_network(tmp_path), ids), wanted)
+
+
 def test_a_network_computes_with_them(golden):
     from tiny_networks import logits_of  # noqa: PLC0415 - the other tests need no MindSpore
 

@@ -2,12 +2,14 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
+from mindformers_glm.checkpoint.formats.tensor_file import give_back
 from mindformers_glm.errors import CheckpointError
 
 ARRAYS = {
@@ -27,6 +29,33 @@ def test_reads_what_the_package_writes(tmp_path):
     for name, array in ARRAYS.items():
         got = file.read_bits(name)
         assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system tells nothing of its pages")
+def test_mapped_pages_are_given_back_and_read_again(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.arange(1 << 20, dtype=np.float32), "b": np.ones(3, np.float16)}, path)
+    bits = open_safetensors(path).mapped_bits("a")
+    total = bits.sum()
+    assert resident(path) > 3 << 20
+    give_back(bits[1 << 18 :])
+    assert 0 < resident(path) < 2 << 20
+    assert bits.sum() == total
+    own = bits.copy()
+    give_back(own)  # memory that is no file's stays as it is
+    assert own.sum() == total
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file that are in this process's memory."""
+    found, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and ":" not in words[0]:
+            is_ours = words[-1] == str(path)
+        elif is_ours and words[0] == "Rss:":
+            found += int(words[1]) * 1024
+    return found
 
 
 def test_the_package_reads_what_we_write(tmp_path):

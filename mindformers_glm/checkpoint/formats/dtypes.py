@@ -50,6 +50,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 _INFINITY = {"float64": 0x7FF << 52, "float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}  # its bits
 _BLOCK = 1 << 16  # numbers that fit into a CPU's cache with what is computed from them
 _LARGE = 1 << 18  # from so many on, blocks are converted side by side
+_MANY = 1 << 14  # from so many on, halves are looked up
 _SHORT = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}
 
 
@@ -91,7 +92,7 @@ def convert_bits(bits: np.ndarray, source: str, target: str) -> np.ndarray:
     """`bits` of a float type as bits of another, rounded to nearest even; integers and equal types pass."""
     if source == target or source not in FLOATS or target not in FLOATS:
         return bits
-    if bits.size < _LARGE:
+    if bits.size < (_MANY if bits.itemsize == 2 else _LARGE):
         return _converted(bits, source, target)
     flat = bits.reshape(-1)
     found = small_pages(flat.shape, DTYPES[target].storage)
@@ -104,8 +105,12 @@ def convert_bits(bits: np.ndarray, source: str, target: str) -> np.ndarray:
         else:
             found[begin : begin + _BLOCK] = _converted(part, source, target)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy computes without the interpreter's lock
-        list(threads.map(some, range(0, flat.size, _BLOCK)))
+    begins = range(0, flat.size, _BLOCK)
+    if flat.size < _LARGE:
+        list(map(some, begins))
+    else:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy lets go of the interpreter's lock
+            list(threads.map(some, begins))
     return found.reshape(bits.shape)
 
 

@@ -11,10 +11,8 @@ import numpy as np
 
 from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, array_blocks, file_blocks
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, typed
-from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt
 from mindformers_glm.checkpoint.formats.safetensors_file import open_safetensors
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
-from mindformers_glm.checkpoint.formats.torch_bin import is_torch_file, open_torch_bin
 from mindformers_glm.checkpoint.load.folders import check_index, files_of, index_of, refuse_divided, snapshot
 from mindformers_glm.checkpoint.load.names import (
     Kind,
@@ -302,9 +300,10 @@ def open_file(path: Path) -> TensorFile:
         if start.startswith(magic):
             fault = f"it is {name}, and not a file of weights that is read here"
             raise CheckpointError(str(path), fault, "Give .safetensors, a MindSpore .ckpt or a file of torch.save.")
-    if is_torch_file(start):
-        return open_torch_bin(path)
-    return open_ckpt(path)
+    from mindformers_glm.checkpoint.formats.mindspore_ckpt import open_ckpt  # noqa: PLC0415 - where one is read
+    from mindformers_glm.checkpoint.formats.torch_bin import is_torch_file, open_torch_bin  # noqa: PLC0415
+
+    return open_torch_bin(path) if is_torch_file(start) else open_ckpt(path)
 
 
 def _rows(piece: Piece, first: int, last: int, block_bytes: int) -> Iterator[np.ndarray]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from typing import Any
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, nearest
 from mindformers_glm.evaluation.interface import Options, Task
 
 _HERE = "mindformers_glm.evaluation.tasks"
@@ -36,6 +35,6 @@ def build_task(name: str, tokenizer: Any, options: Options) -> Task:
 
 def unknown_task(name: str, key: str = "tasks") -> ConfigError:
     """The error for a task that nobody knows, with the nearest name."""
-    near = difflib.get_close_matches(name, TASKS, n=1)
+    near = nearest(name, TASKS)
     hint = f"Did you mean {near[0]!r}?" if near else ""
     return ConfigError(key, name, f"{hint} Known: {', '.join(TASKS)}, or a YAML that describes a task.".strip())

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from mindformers_glm.adapters.config import Dtype, LoraConfig, PrefixConfig, read_pet_config
-from mindformers_glm.config.sections import RecomputeKeys
+from mindformers_glm.config.section import RecomputeKeys
 from mindformers_glm.errors import ConfigError, ConfigErrors
 from mindformers_glm.models.family import imported
 from mindformers_glm.ops.yarn import Yarn

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from mindspore import Tensor, nn, ops
 
-from mindformers_glm.errors import ConfigError
+from mindformers_glm.errors import ConfigError, nearest
 from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.weights import TABLE, expected_shapes
 from mindformers_glm.parallel.work import Trained
@@ -50,7 +49,7 @@ def freeze(
     for key, patterns in (("freeze_include", include), ("freeze_exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names) and model.part.is_last and not model.part.first:
-                near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
+                near = nearest(pattern, names, cutoff=0.3)
                 hint = f" Parameters are called like {near[0] if near else names[-1]}."
                 raise ConfigError(key, pattern, f"No parameter has such a name; * stands for any letters.{hint}")
     frozen = []
