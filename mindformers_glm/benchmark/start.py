@@ -18,7 +18,7 @@ _PARTS = ("import_s", "load_s", "token_s")
 
 
 def measure_start(settings: Settings) -> dict[str, Any]:
-    """Seconds to the first token: one start with no bytecode of Python at hand, and the median of those after it, which have it.
+    """Seconds to the first token: of a start with no bytecode of Python at hand, and the median of those after it.
 
     Raises:
         UserError: the model is not there.

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # a module that is imported by every command brings no others for two names
+    Loader = MetaPathFinder = object
 
 _ROOMS = {
     "formats": "blocks dtypes folder mindspore_ckpt pickle_machine safetensors_file tensor_file torch_bin",
@@ -22,7 +27,7 @@ _MOVED = {f"{__name__}.{name}": f"{__name__}.{room}.{name}" for room, names in _
 _MOVED[f"{__name__}.atomic"] = "mindformers_glm.files"
 
 
-class _Moved:
+class _Moved(MetaPathFinder, Loader):
     """Finds a module under the name that it had before."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:

@@ -10,6 +10,7 @@ import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from mindformers_glm.config.bounds import fullwidth_hint
+from mindformers_glm.config.section import SectionModel, plain
 from mindformers_glm.config.sections import (
     ContextSection,
     Count,
@@ -23,9 +24,7 @@ from mindformers_glm.config.sections import (
     QuantizationSection,
     RecomputeSection,
     RunnerSection,
-    SectionModel,
     TrainerSection,
-    plain,
 )
 from mindformers_glm.config.spec import Spec, named
 from mindformers_glm.errors import ConfigError, nearest
