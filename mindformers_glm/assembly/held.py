@@ -124,9 +124,16 @@ class HeldNetwork:
             columns = config.num_layers * 2 * config.num_kv_heads * config.kv_channels
             self._add(PREFIX_NAME, (config.adapter.pre_seq_len, columns), "float32")
 
-    def put(self, name: str, bits: np.ndarray) -> None:
-        """Sets a tensor to these bits of its own type."""
+    @property
+    def packs(self) -> set[str]:
+        """Integers of linear layers and their scales: a table is looked up by rows."""
+        names = [name for name in self.rounded if name != self._parts.table]
+        return {*names, *(name + SCALE for name in names)}
+
+    def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
+        """Sets a tensor to these bits of its own type; `is_packed`: integers in the order of the kernels."""
         tensor = self.slots[name]
+        tensor.is_packed = is_packed
         tensor.bits = np.ascontiguousarray(bits)
         tensor.is_own = self._is_read and tensor.bits.flags.writeable
 

@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from importlib.abc import Loader, MetaPathFinder
-else:  # a module that is imported by every command brings no others for two names
-    Loader = MetaPathFinder = object
+from typing import Any
 
 _ROOMS = {
     "formats": "blocks dtypes folder mindspore_ckpt pickle_machine safetensors_file tensor_file torch_bin",
@@ -27,11 +22,11 @@ _MOVED = {f"{__name__}.{name}": f"{__name__}.{room}.{name}" for room, names in _
 _MOVED[f"{__name__}.atomic"] = "mindformers_glm.files"
 
 
-class _Moved(MetaPathFinder, Loader):
-    """Finds a module under the name that it had before."""
+class _Moved:
+    """Finds a module under the name that it had before: finder and loader, by their methods."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(_MOVED[spec.name])

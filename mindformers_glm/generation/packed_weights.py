@@ -80,6 +80,8 @@ class Packed:
 
     def _give_back(self) -> None:
         """Keeps the packed form only, where nothing else reads the original; drops pages that a file can give again."""
+        if self._is_packed():
+            return
         if all(one.is_own for one in self.held):
             for one, packed in zip(self.held, self.packed, strict=True):
                 one.bits = packed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FORMS = {
     "ours": "mf10",
+    "ours-panels": "mf10",
     "hf": "hf",
     "transformers": "native",
     "mcore": "mcore",

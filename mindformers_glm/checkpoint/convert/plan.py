@@ -1,9 +1,10 @@
 """What a conversion will write, decided and checked before the first byte.
 
-Forms: `ours` (folder: config.yaml, safetensors shards with MindFormers 1.0 names, tokenizer, manifest), `hf` (the
-official folder), `official-int4`, `official-int8`, `gptq` (the same with packed integers), `transformers` (folder for
-GlmForCausalLM), `mcore` (the same with the names of MindFormers' Mcore networks), `mindformers`, `mindformers-1.2`,
-`mindformers-1.5` (one .ckpt each) and `peft` (adapter folder).
+Forms: `ours` (folder: config.yaml, safetensors shards with MindFormers 1.0 names, tokenizer, manifest), `ours-panels`
+(the same with integers in the order of the CPU's kernels, which start from them at once), `hf` (the official folder),
+`official-int4`, `official-int8`, `gptq` (the same with packed integers), `transformers` (folder for GlmForCausalLM),
+`mcore` (the same with the names of MindFormers' Mcore networks), `mindformers`, `mindformers-1.2`, `mindformers-1.5`
+(one .ckpt each) and `peft` (adapter folder).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mindformers_glm.checkpoint.convert.checks import check_adapter, check_compl
 from mindformers_glm.checkpoint.convert.forms import FORMS
 from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_packed, packing_of
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, float_name
+from mindformers_glm.checkpoint.formats.panel_files import SUFFIX
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
 from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.names import (
@@ -35,13 +37,17 @@ from mindformers_glm.checkpoint.load.source import check_adapter_kinds
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.models.family import FAMILIES
 from mindformers_glm.models.interface import NetworkConfig
-from mindformers_glm.models.naming import joins
+from mindformers_glm.models.naming import bits_of, is_table, joins, tied
+from mindformers_glm.ops.quantized import SCALE
 
 SHARD_BYTES = 2 * 10**9
 
 
 class OutTensor(NamedTuple):
-    """One tensor to write: `target` says which rows of our weight it takes, `part` how a packed one is made of them."""
+    """One tensor to write: `target` says which rows of our weight it takes, `part` how a packed one is made of them.
+
+    `has_panels`: the integers, or their scales, are written in the order of the kernels.
+    """
 
     name: str
     dtype: str
@@ -49,6 +55,7 @@ class OutTensor(NamedTuple):
     ours: str
     target: Target | None
     part: Part | None = None
+    has_panels: bool = False
 
     @property
     def size(self) -> int:
@@ -145,6 +152,11 @@ def plan_conversion(
     tensors = [tensor for name in names for tensor in _tensors(source, name, form, naming, config, dtype)]
     if packing is not None:
         tensors = [made for tensor in tensors for made in _packed(tensor, packing)]
+    if form == "ours-panels":
+        tensors = [_with_panels(tensor, _needed(config, form)) for tensor in tensors]
+        if not any(tensor.has_panels for tensor in tensors):
+            fix = "Quantise it first: mindformers-glm quantize."
+            raise ConfigError("to", form, f"Panels hold integers, and {source.path} has floats. {fix}")
     if FORMS[form] == "hf" and any(not is_adapter(name) for name in names):
         tensors.append(_inv_freq(_needed(config, form), dtype or source.dtype(names[0])))
     files = _files(Path(out), tensors, form, shard_bytes)
@@ -198,6 +210,14 @@ def _packed(tensor: OutTensor, packing: Packing) -> list[OutTensor]:
     stem = tensor.name.removesuffix(".weight")
     parts = packing.parts(tensor.shape)
     return [OutTensor(stem + p.suffix, p.dtype, p.shape, tensor.ours, tensor.target, p) for p in parts]
+
+
+def _with_panels(tensor: OutTensor, config: NetworkConfig) -> OutTensor:
+    """Integers of linear layers, and their scales, in panels; a table that tokens are looked up in stays in rows."""
+    name = tensor.ours.removesuffix(SCALE)
+    if is_table(name) or name in tied(config) or is_adapter(name) or not bits_of(name, config):
+        return tensor
+    return tensor._replace(name=tensor.name + SUFFIX, has_panels=True)
 
 
 def _check_joined(source: Source, name: str, naming: Naming) -> None:

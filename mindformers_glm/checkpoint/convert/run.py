@@ -33,6 +33,7 @@ from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.ops.panels import PANEL, to_panels
 
 _LARGEST_HALF = 65504.0
 
@@ -113,6 +114,9 @@ def _blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
     if tensor.part is not None:
         yield from _packed_blocks(source, tensor.ours, tensor.part)
         return
+    if tensor.has_panels:
+        yield from _panel_blocks(source, tensor.ours)
+        return
     if target is not None and target.rearranged:
         whole = reorder_rows(source.read_bits(tensor.ours), plan.network, rearranged_row_order)
         blocks = array_blocks(whole, target.start, target.stop)
@@ -130,6 +134,16 @@ def _packed_blocks(source: Source, name: str, part: Part) -> Iterator[np.ndarray
     for start in range(0, rows, step):
         made = part.made(float_rows(source, name, start, min(start + step, rows)))
         yield np.ascontiguousarray(made).reshape(-1)
+
+
+def _panel_blocks(source: Source, name: str) -> Iterator[np.ndarray]:
+    """Integers or their scales in the order of the kernels, some whole panels at a time."""
+    rows, numbers = source.shape(name)
+    storage = DTYPES[source.dtype(name)].storage
+    step = max(1, BLOCK_BYTES // (PANEL * numbers * storage.itemsize)) * PANEL
+    for start in range(0, rows, step):
+        parts = list(map(np.copy, source.blocks(name, start, min(start + step, rows))))
+        yield to_panels(np.concatenate(parts).reshape(-1, numbers)).reshape(-1)
 
 
 def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
@@ -152,7 +166,8 @@ def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
 def write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
     """Writes one safetensors file of the plan, tensor by tensor in blocks."""
     tensors = sorted(file.tensors, key=lambda t: -DTYPES[t.dtype].storage.itemsize)  # wide types first: aligned
-    out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}))
+    aligned = 64 if any(tensor.has_panels for tensor in tensors) else 8
+    out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}, aligned=aligned))
     for tensor in tensors:
         for block in _blocks(plan, tensor):
             out.write(block)

@@ -49,8 +49,10 @@ def open_safetensors(path: str | Path) -> TensorFile:
     return TensorFile(path, "safetensors", dict(sorted(entries.items(), key=_offset)), metadata)
 
 
-def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """The start of a file whose data follow in the order of `tensors` (name, dtype, shape)."""
+def header_bytes(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], *, aligned: int = 8
+) -> bytes:
+    """The start of a file whose data follow in the order of `tensors` (name, dtype, shape), at a multiple of bytes."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, dtype, shape in tensors:
@@ -58,7 +60,7 @@ def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: 
         header[name] = {"dtype": DTYPES[dtype].safetensors, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % aligned)
     return struct.pack("<Q", len(text)) + text
 
 

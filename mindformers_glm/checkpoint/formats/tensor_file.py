@@ -60,6 +60,7 @@ class TensorFile:
     computed: dict[str, Rows] = field(default_factory=dict)  # rows of what no bytes hold
     scales: dict[str, Scales] = field(default_factory=dict)  # of integers: float16 (rows, groups)
     integers: dict[str, Rows] = field(default_factory=dict)  # int8, which times scales are what is computed
+    panels: dict[str, Callable[[], np.ndarray | None]] = field(default_factory=dict)  # where they lie (panel_files.py)
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
     mapping: mmap.mmap | None = None  # the file, where it has been mapped

@@ -75,8 +75,13 @@ class Fillable(Protocol):
         """Whether tensors may stay in their files."""
         ...
 
-    def put(self, name: str, bits: np.ndarray) -> None:
-        """Sets a tensor to these bits of its own type."""
+    @property
+    def packs(self) -> Collection[str]:
+        """Integers and scales that may have the order of the kernels (ops/panels.py)."""
+        ...
+
+    def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
+        """Sets a tensor to these bits of its own type; `is_packed` says that they have the order of the kernels."""
         ...
 
 
@@ -121,6 +126,8 @@ def fill_from(
     for name in fitting:
         if name in layers:
             _take(layers[name], weights, name)
+        elif name in network.packs and (panels := _panels(weights, name)) is not None:
+            network.put(name, panels, is_packed=True)
         else:
             network.put(name, _read(weights, name, str(slots[name].dtype).lower()))
     _tell(weights, layers)
@@ -137,6 +144,20 @@ def _take(layer: Rounding, weights: _Weights, name: str) -> None:
     scales, integers = weights.scales(name), weights.integers(name)
     if scales is None or integers is None or not layer.take_integers(integers, scales):
         layer.take_rows(partial_rows(weights, name), scales)
+
+
+def _panels(weights: _Weights, name: str) -> np.ndarray | None:
+    """What the file has in the order of the kernels, weight and scales together; None for others."""
+    if not isinstance(weights.source, WeightSource):
+        return None
+    weight = name.removesuffix(SCALE)
+    found = [weights.source.panels(one) for one in (weight, weight + SCALE)]
+    if any(one is None for one in found):
+        return None
+    wanted = found[name != weight]
+    assert wanted is not None
+    check_values(weights.place, name, wanted, weights.source.dtype(name), weights.source.dtype(name))
+    return wanted
 
 
 def _tell(weights: _Weights, layers: Mapping[str, Rounding]) -> None:

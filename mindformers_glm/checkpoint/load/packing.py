@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.checkpoint.formats import ascend_v1, official_integers, packed_columns
+from mindformers_glm.checkpoint.formats import ascend_v1, official_integers, packed_columns, panel_files
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS
 from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
 from mindformers_glm.errors import CheckpointError, shorten
@@ -29,6 +29,7 @@ def unpacked(path: Path, files: list[TensorFile]) -> tuple[list[TensorFile], str
     if any(file.network is not None for file in files):
         kinds = ", ".join(file.metadata["types"] for file in files if file.computed)
         return files, _told(path, f"{files[0].format} {kinds}") if kinds else ""
+    files = panel_files.as_rows(files)
     settings = _settings(path, files)
     _refuse_others(path, files, settings)
     layers = packed_columns.packed_layers(files)

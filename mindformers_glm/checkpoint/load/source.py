@@ -153,6 +153,14 @@ class WeightSource:
             return None
         return pieces[0].file.mapped_bits(pieces[0].name)
 
+    def panels(self, name: str) -> np.ndarray | None:
+        """Integers or their scales in the order of the kernels, where they lie in a file so; None for others."""
+        pieces = self._pieces[name]
+        found = pieces[0].file.panels.get(pieces[0].name)
+        if found is None or len(pieces) > 1 or (self.rearranged is not None and is_reordered(name)):
+            return None
+        return found()
+
     def scales(self, name: str) -> np.ndarray | None:
         """float16 (rows, groups) where the file has a matrix as whole numbers times these; None for others."""
         pieces = self._pieces[name]

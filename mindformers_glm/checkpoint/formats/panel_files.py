@@ -1,0 +1,57 @@
+"""Files that hold integer weights in the order of the kernels, so that a network computes from them where they lie.
+
+`NAME_panels` stands for the weight or scales NAME of ours, with the same shape and type (ops/panels.py says in what
+order). Whoever does not know the order does not know the name either, and whoever asks for NAME gets rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile, damaged
+from mindformers_glm.ops.panels import PANEL, to_rows
+
+SUFFIX = "_panels"
+_TYPES = ("int8", "uint8", "float16")
+_ALIGNED = 64  # kernels read as much at a time
+
+
+def as_rows(files: Sequence[TensorFile]) -> list[TensorFile]:
+    """The files with weights and scales under their own names, in rows that are computed when they are read.
+
+    Raises:
+        CheckpointError: such a tensor is no matrix of integers or scales.
+    """
+    return [_as_rows(file) if any(name.endswith(SUFFIX) for name in file.entries) else file for file in files]
+
+
+def _as_rows(file: TensorFile) -> TensorFile:
+    entries: dict[str, Entry] = {}
+    computed = dict(file.computed)
+    made = TensorFile(file.path, file.format, entries, file.metadata, computed, dict(file.scales))
+    for stored, entry in file.entries.items():
+        name = stored.removesuffix(SUFFIX)
+        if name != stored:
+            if len(entry.shape) != 2 or entry.dtype not in _TYPES or name in file.entries:
+                fault = f"{stored!r} of shape {entry.shape} {entry.dtype} is no integer weight in panels"
+                raise damaged(file.path, fault)
+            entry = Entry(name, entry.dtype, entry.shape, (), strides=())
+            computed[name] = partial(_rows, file, stored)
+            made.panels[name] = partial(_mapped, file, stored)
+        entries[name] = entry
+    return made
+
+
+def _rows(file: TensorFile, stored: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop), of the panels that they lie in."""
+    begin, end = start // PANEL * PANEL, min(-(-stop // PANEL) * PANEL, file.entries[stored].shape[0])
+    return to_rows(file.read_rows(stored, begin, end))[start - begin : stop - begin]
+
+
+def _mapped(file: TensorFile, stored: str) -> np.ndarray | None:
+    """The panels where they lie in the file; None where a kernel's reads would cross lines of a CPU's cache."""
+    bits = file.mapped_bits(stored)
+    return bits if bits is not None and bits.ctypes.data % _ALIGNED == 0 else None
