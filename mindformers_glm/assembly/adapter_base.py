@@ -17,6 +17,8 @@ from mindformers_glm.errors import CheckpointError
 from mindformers_glm.log import log_once
 from mindformers_glm.models.described import Held
 from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.ops.panels import to_rows
+from mindformers_glm.ops.quantized import SCALE
 
 _COMPARED = ("float32", "float16")  # types of weights that are compared
 _SAMPLES = 64  # rows of a tensor
@@ -60,6 +62,8 @@ def check_base(own: Mapping[str, Held], source: WeightSource) -> None:
             log_once(f"{source.path}: weights beside the adapter are not compared with a base of {held.dtype}")
             continue
         ours, rows = held.asnumpy(), source.shape(name)[0] if source.shape(name) else 1
+        if getattr(own.get(name.removesuffix(SCALE)), "is_packed", False):
+            ours = to_rows(ours)
         if ours.shape != tuple(source.shape(name)):
             continue  # told by name when it is loaded
         for first, end in _samples(rows) if ours.ndim > 1 else [(0, rows)]:

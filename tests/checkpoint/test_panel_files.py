@@ -6,6 +6,7 @@ from safetensors.numpy import save_file
 from tiny_networks import logits_of
 
 from mindformers_glm import AutoModel
+from mindformers_glm.assembly.adapter_base import check_base
 from mindformers_glm.assembly.engine import held_engine, load_held
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.convert.run import run_plan
@@ -72,6 +73,15 @@ def test_a_network_computes_from_them_where_they_lie(folders):
         assert not held.slots[QKV].bits.flags.writeable  # nothing was copied
         assert held.slots[QKV].is_packed == (folder == folders[1])
     assert told[0] == told[1]
+
+
+@pytest.mark.skipif(library.library() is None, reason="no kernels")
+def test_weights_beside_an_adapter_are_compared_in_rows(folders):
+    held = load_held(str(folders[1]))
+    check_base(held.slots, read_weights(folders[0]))
+    held.slots[QKV + "_scale"].bits = held.slots[QKV + "_scale"].bits[::-1].copy()
+    with pytest.raises(CheckpointError, match="differs from the base's"):
+        check_base(held.slots, read_weights(folders[0]))
 
 
 def test_a_network_of_mindspore_has_the_same_numbers(folders):
