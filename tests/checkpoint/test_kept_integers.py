@@ -126,7 +126,7 @@ def test_the_embedding_of_integers_has_the_type_of_its_file(tmp_path, kind):
     from mindformers_glm.assembly.network import load_network  # noqa: PLC0415
 
     ids = np.arange(9, dtype=np.int32)[None]
-    saved = random_network(scale=3.0, quantization_bit=8, embedding_type=kind)
+    saved = random_network(scale=3.0, quantization_bit=8, quantization_group_size=16, embedding_type=kind)
     wanted = logits_of(saved, ids)
     saved.save_pretrained(tmp_path)
     text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
