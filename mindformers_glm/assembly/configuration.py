@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mindformers_glm.assembly.parts import settings_of
@@ -25,12 +26,15 @@ def changed(config: NetworkConfig, overrides: dict[str, Any]) -> NetworkConfig:
     return CONFIGS.build({"type": type(config).__name__, **stated, **overrides}, "model_config").settled()
 
 
-def with_small_table(config: NetworkConfig, weights: WeightSource) -> NetworkConfig:
+def with_small_table(
+    config: NetworkConfig, weights: WeightSource, types: Sequence[str] = ("float16",)
+) -> NetworkConfig:
     """The embedding of a network of integers in two bytes where the file has it so: no number changes, and as float32
-    it takes a third of what all layers of ChatGLM2-6B take in 4 bits. What a configuration says of it stays.
+    it takes a third of what all layers of ChatGLM2-6B take in 4 bits. What a configuration says of it stays. `types`
+    are those of two bytes that tokens can be looked up in: MindSpore's operators on a CPU know no bfloat16 there.
     """
     tables = [weights.dtype(name) for name in weights.names if is_table(name)]
-    is_small = tables in (["float16"], ["bfloat16"])
+    is_small = len(tables) == 1 and tables[0] in types
     if not config.quantization_bit or "embedding_type" in config.model_fields_set or not is_small:
         return config
     return changed(config, {"embedding_type": tables[0]})

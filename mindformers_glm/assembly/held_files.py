@@ -84,7 +84,7 @@ def filled(parts: Parts, config: NetworkConfig, adapter: WeightSource | None) ->
     place = parts.base.weights
     weights = parts.base.read()
     check_weights_fit(weights, config)
-    config = with_small_table(config, weights)
+    config = with_small_table(config, weights, ("float16", "bfloat16"))
     network = HeldNetwork(config) if not is_whole(config) else _with_whole_layers(config, weights, place)
     network.load(weights, new_adapter=adapter is not None)
     if adapter is not None:
