@@ -19,6 +19,12 @@ base_config: configs/tiny/run_glm2_tiny.yaml
 run_mode: eval
 eval_task: {tasks: [ceval-valid], subjects: [law], num_fewshot: 0, data_dir: ceval}
 """
+LOSS = """\
+base_config: configs/tiny/run_glm2_tiny_eval.yaml
+run_mode: eval
+metric: {type: PerplexityMetric}
+eval_dataset: {max_target_length: 127}
+"""
 QUESTION = "id,question,A,B,C,D,answer,explanation\n0,一加一等于几？,一,二,三,四,B,相加\n"
 COMMANDS = [  # words, and what the output says
     ("chat --stats", "tokens/s"),
@@ -32,6 +38,7 @@ COMMANDS = [  # words, and what the output says
     ("predict --config configs/tiny/run_glm2_tiny.yaml --eval_dataset_dir dev.json", "text_generation_text"),
     ("evaluate --config configs/tiny/run_glm2_tiny_eval.yaml --eval_dataset_dir dev.json", "rouge-1"),
     ("evaluate --config benchmark.yaml", "ceval-valid_acc"),
+    ("evaluate --config loss.yaml --eval_dataset_dir dev.json", "Average Loss and PPL Metric"),
     ("chat --model configs/tiny/run_glm2_tiny.yaml --stats", "tokens/s"),
 ]
 
@@ -53,6 +60,7 @@ def folder(root, tmp_path_factory):
     (place / "texts.jsonl").write_text(TEXTS, encoding="utf-8")
     (place / "dev.json").write_text('{"content": "类型#裙", "summary": "裙子"}\n', encoding="utf-8")
     (place / "benchmark.yaml").write_text(BENCHMARK, encoding="utf-8")
+    (place / "loss.yaml").write_text(LOSS, encoding="utf-8")
     for split in ("dev", "val"):
         (place / "ceval" / split).mkdir(parents=True)
         (place / "ceval" / split / f"law_{split}.csv").write_text(QUESTION, encoding="utf-8")

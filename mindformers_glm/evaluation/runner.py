@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -144,18 +145,25 @@ def evaluate_loss(
     model: nn.Cell, dataset: Dataset, metric: PerplexityMetric | None = None, *, share: Share = ALL
 ) -> Evaluation:
     """Mean loss and perplexity of a model on batches with labels as in training; `share` as for generation."""
-    metric = metric or PerplexityMetric()
-    was_training, begin, done = model.training, time.perf_counter(), {}
+    was_training = model.training
     model.set_train(False)
     try:
-        for number, batch in enumerate(dataset.batches(0)):
-            if not share.has(number):
-                continue
-            loss = _loss(model, batch)
-            done[number] = (loss, len(batch.rows), int((batch.labels != IGNORED).sum()))
-            logger.info("Step[%d/%d], loss: %.6f", len(done), share.count(len(dataset)), loss)
+        return mean_loss(partial(_loss, model), dataset, metric or PerplexityMetric(), share=share)
     finally:
         model.set_train(was_training)
+
+
+def mean_loss(
+    loss_of: Callable[[Batch], float], dataset: Dataset, metric: PerplexityMetric, *, share: Share = ALL
+) -> Evaluation:
+    """The same from what gives the loss of a batch."""
+    begin, done = time.perf_counter(), {}
+    for number, batch in enumerate(dataset.batches(0)):
+        if not share.has(number):
+            continue
+        loss = loss_of(batch)
+        done[number] = (loss, len(batch.rows), int((batch.labels != IGNORED).sum()))
+        logger.info("Step[%d/%d], loss: %.6f", len(done), share.count(len(dataset)), loss)
     found = share.joined(done)
     for loss, _, _ in found:
         metric.update(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from mindformers_glm.assembly.engine import held_engine
@@ -9,9 +10,13 @@ from mindformers_glm.assembly.held_files import NeedsMindSpore
 from mindformers_glm.assembly.run_held import held_of_run, reasons_of
 from mindformers_glm.assembly.run_tokenizer import build_tokenizer
 from mindformers_glm.config import RunConfig
+from mindformers_glm.data.batch import Batch
 from mindformers_glm.evaluation.metrics import PerplexityMetric
+from mindformers_glm.evaluation.runner import mean_loss
+from mindformers_glm.evaluation.scored_loss import can_score, scored_loss
 from mindformers_glm.evaluation.share import ALL
 from mindformers_glm.files import user_path
+from mindformers_glm.generation.engine import Engine
 from mindformers_glm.tasks.answers import answer, judge
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tasks.evaluation_data import EvaluationData
@@ -24,14 +29,11 @@ def check_plain(config: RunConfig) -> None:
     """Passes where `run_plainly` can do what a configuration asks for; no weight is read.
 
     Raises:
-        NeedsMindSpore: it cannot.
+        NeedsMindSpore: it cannot. `run_plainly` raises it too, where rows are several texts.
     """
     reasons = [f"run_mode is {config.run_mode}"] if config.run_mode not in MODES else reasons_of(config)
     if config.trainer.type != _TRAINER:
         reasons.append(f"the trainer is a {config.trainer.type}")
-    if config.run_mode == "eval" and config.eval_task is None:
-        names = [spec.type for spec in config.metrics if spec.type == PerplexityMetric.__name__]
-        reasons += [f"{name} computes a loss as in training" for name in names]
     if reasons:
         raise NeedsMindSpore(*reasons)
 
@@ -66,5 +68,14 @@ def _evaluate(config: RunConfig) -> dict[str, float]:
     engine = held_engine(held_of_run(config), {})
     figures: dict[str, float] = {}
     for metric in metrics:
-        figures |= judge(engine, tokenizer, data.of(metric), metric, output=output)
+        if isinstance(metric, PerplexityMetric):
+            figures |= mean_loss(partial(_loss, engine), data.of(metric), metric).scores
+        else:
+            figures |= judge(engine, tokenizer, data.of(metric), metric, output=output)
     return figures
+
+
+def _loss(engine: Engine, batch: Batch) -> float:
+    if not can_score(batch):
+        raise NeedsMindSpore(f"{PerplexityMetric.__name__} is asked of rows that are several texts")
+    return scored_loss(engine, batch)
