@@ -11,6 +11,7 @@ import inspect
 import typing
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pydantic
@@ -289,13 +290,14 @@ def _signature_faults(factory: Callable, given: dict[str, Any], key: str, runtim
             if not open_ended:
                 faults.append(unknown_key(f"{key}.{name}", value, set(named) - runtime))
         elif name in hints:
-            faults += _type_faults(hints[name], value, f"{key}.{name}")
+            faults += _type_faults(_adapter(factory, name), value, f"{key}.{name}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in given and name not in runtime:
             faults.append(ConfigError(f"{key}.{name}", None, "This key must be given."))
     return faults
 
 
+@lru_cache(maxsize=256)  # components are checked again for every change of a configuration
 def _hints(factory: Callable) -> dict[str, Any]:
     try:
         return typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
@@ -303,12 +305,20 @@ def _hints(factory: Callable) -> dict[str, Any]:
         return {}
 
 
-def _type_faults(hint: Any, value: Any, key: str) -> list[ConfigError]:
+@lru_cache(maxsize=1024)
+def _adapter(factory: Callable, name: str) -> pydantic.TypeAdapter | None:
+    """What checks an argument of a component; None for a type that pydantic cannot check."""
+    hint = _hints(factory)[name]
     try:
-        adapter = pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
+        return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
     except pydantic.PydanticUserError:  # a type that carries its own configuration
-        adapter = pydantic.TypeAdapter(hint)
+        return pydantic.TypeAdapter(hint)
     except pydantic.errors.PydanticSchemaGenerationError:
+        return None
+
+
+def _type_faults(adapter: pydantic.TypeAdapter | None, value: Any, key: str) -> list[ConfigError]:
+    if adapter is None:
         return []
     try:
         adapter.validate_python(value)

@@ -75,6 +75,34 @@ def pytest_collection() -> object:
             sys.modules["mindspore"].runtime.launch_blocking()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
+    """What a file leaves behind (caches, compiled graphs, reports) is no garbage either: see `pytest_collection`."""
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+    return done
+
+
+@pytest.fixture(scope="module")
+def no_collection():
+    """For files that read the whole package: a syntax tree has no garbage, and half the time would go into looking."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def a_terminal():
+    """SIGHUP acts as in a terminal, also where the tests are run under nohup, whose children would ignore it."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes do not name a test: compressed ones differ from worker to worker by the time of day."""
     return argname if isinstance(val, bytes) and len(val) > 30 else None

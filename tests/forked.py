@@ -209,6 +209,7 @@ def _become(job: dict[str, Any]) -> None:
     import traceback  # noqa: PLC0415
 
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests are run under nohup
     os.chdir(job["cwd"])
     for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
         handle = os.open(job[name], flags | (os.O_CREAT if number else 0), 0o600)

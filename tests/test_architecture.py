@@ -27,6 +27,14 @@ ONLY_IN_TESTS = {"torch", "transformers", "peft"}
 REFUSED_FILES = {"utils.py", "common.py", "helpers.py"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten(no_collection):
+    """The trees of the whole package are not kept for the tests of other files."""
+    yield
+    for kept in (syntax, nodes, nodes_at_run_time):
+        kept.cache_clear()
+
+
 @cache
 def syntax(path: Path) -> ast.Module:
     """The tree of a file, read once for all tests."""
@@ -239,7 +247,7 @@ def test_each_piece_of_knowledge_has_one_home(what):
 
 def _code(path: Path) -> str:
     """A file without comments and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_text(encoding="utf-8"))  # of its own: it is changed
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body[0] = ast.Pass()

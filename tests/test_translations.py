@@ -15,6 +15,7 @@ from mindformers_glm.messages import CATALOGUE, language, po, say, told
 from mindformers_glm.messages.matching import Matcher
 from tools import messages as source
 
+pytestmark = pytest.mark.usefixtures("no_collection")
 UNSAID = {"verb", "them"}  # values that are English words of the sentence: Chinese has its own, or none
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+pytestmark = pytest.mark.usefixtures("a_terminal")
+
 
 def test_four_arguments_are_one_server(job):
     table = {

@@ -22,6 +22,7 @@ from mindformers_glm.train.callbacks.history import read_history
 from mindformers_glm.train.fit import MAX_OVERFLOWS, fit
 from mindformers_glm.train.interrupt import Interrupt
 
+pytestmark = pytest.mark.usefixtures("a_terminal")
 SCHEDULE = build_schedule(
     {"type": "polynomial", "learning_rate": 0.02, "lr_end": 1e-3, "warmup_steps": 2, "total_steps": 12}
 )

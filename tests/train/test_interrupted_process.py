@@ -15,7 +15,9 @@ import textwrap
 from pathlib import Path
 
 import forked
+import pytest
 
+pytestmark = pytest.mark.usefixtures("a_terminal")
 THIRD_STEP = "step   3/300"
 SCRIPT = """
     import os, signal, sys
@@ -29,7 +31,9 @@ SCRIPT = """
     from mindformers_glm.train.fit import fit
     from mindformers_glm.train.plan import make_plan
     from mindformers_glm.train.state import RunState
+    import mindspore as ms
 
+    ms.set_context(mode=ms.{mode})
     taken, told = os.pipe()
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told)
@@ -57,10 +61,11 @@ SCRIPT = """
 """
 
 
-def write_script(folder: Path, *, stuck: bool) -> Path:
+def write_script(folder: Path, *, stuck: bool = False, mode: str = "PYNATIVE_MODE") -> Path:
+    """A run of 300 steps; a graph need be compiled once among these tests."""
     script = folder / "train_it.py"
     tests = str(Path(__file__).parent)
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, folder=str(folder / "out"), stuck=stuck))
+    script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, folder=str(folder / "out"), stuck=stuck, mode=mode))
     return script
 
 
@@ -72,7 +77,7 @@ def reach_third_step(process: subprocess.Popen | forked.Child) -> None:
 
 
 def test_ctrl_c_in_a_process_saves_and_fails(tmp_path):
-    script = write_script(tmp_path, stuck=False)
+    script = write_script(tmp_path, mode="GRAPH_MODE")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
     reach_third_step(process)
@@ -85,7 +90,7 @@ def test_ctrl_c_in_a_process_saves_and_fails(tmp_path):
 
 def test_a_terminal_that_is_closed_twice_and_a_signal_beside_it_let_the_run_save(tmp_path):
     """What a closing terminal and a system that ends a session send; only a second Ctrl-C or SIGTERM insists."""
-    process = forked.Child([write_script(tmp_path, stuck=False)])
+    process = forked.Child([write_script(tmp_path)])
     reach_third_step(process)
     for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
         process.send_signal(number)
@@ -97,7 +102,7 @@ def test_a_terminal_that_is_closed_twice_and_a_signal_beside_it_let_the_run_save
 
 def test_a_run_in_a_terminal_that_goes_away_saves(tmp_path, monkeypatch):
     """The terminal cannot be written to any more, and the kernel sends SIGHUP."""
-    script = write_script(tmp_path, stuck=False)
+    script = write_script(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     child, terminal = pty.fork()
     if child == 0:
