@@ -21,13 +21,7 @@ from mindformers_glm.models.glm.config import ChatGLM2Config
 from mindformers_glm.models.glm.model import ChatGLM2ForConditionalGeneration
 from mindformers_glm.models.quantized import quantized_layers
 from mindformers_glm.quantization import quantize_model, report
-
-TEXTS = (
-    "这款连衣裙采用柔软的棉质面料，穿着舒适透气，简约的圆领设计，显得优雅大方。",
-    "宽松的版型不挑身材，搭配牛仔裤或者半身裙都很好看，是这个季节必备的单品。",
-    "你好，我在呢。请问需要写一段广告吗？",
-    "精致的刺绣图案点缀在袖口，为整体增添了几分甜美的气息，穿上它走在街上回头率很高。",
-)
+from tools.glm2_tiny.make_corpus import adgen
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +80,8 @@ def test_8_bits_write_what_the_float_model_writes():
 
 
 def test_a_network_that_has_been_compiled_is_compiled_again():
-    model, ids = AutoModel.from_pretrained("glm2_tiny"), Tensor([[5, 6, 7]], ms.int32)
+    tokenizer, model = AutoTokenizer.from_pretrained("glm2_tiny"), AutoModel.from_pretrained("glm2_tiny")
+    ids = Tensor([tokenizer(tokenizer.build_prompt("你好"))["input_ids"]], ms.int32)
     before = model(ids).asnumpy()
     quantize_model(model, bits=4)
     assert 0.01 < np.abs(model(ids).asnumpy() - before).max() < 5
@@ -94,10 +89,11 @@ def test_a_network_that_has_been_compiled_is_compiled_again():
 
 def perplexity(model, tokenizer) -> float:
     engine, total, count = MindSporeEngine(model), 0.0, 0
-    for text in TEXTS:
-        ids = tokenizer(text)["input_ids"]
-        (score,) = engine.score(ids[:2], [ids[2:]])
-        total, count = total - float(score.logprobs.sum()), count + len(ids) - 2
+    for row in adgen("adgen", 16, seed=5):
+        prompt = tokenizer(tokenizer.build_prompt(row["content"]))["input_ids"]
+        reply = tokenizer(row["summary"], add_special_tokens=False)["input_ids"]
+        (score,) = engine.score(prompt, [reply])
+        total, count = total - float(score.logprobs.sum()), count + len(reply)
     return float(np.exp(total / count))
 
 
@@ -119,7 +115,9 @@ def test_loading_with_bits_is_quantising_what_was_loaded():
         np.testing.assert_array_equal(one.asnumpy(), other.asnumpy())
     assert report(loaded) == found
     assert found.bytes_after < 0.2 * found.bytes_before
-    assert {layer.bits for layer in found.layers} == {4, 8} and max(layer.error for layer in found.layers) < 0.12
+    assert {layer.bits for layer in found.layers} == {4, 8}
+    errors = sorted(layer.error for layer in found.layers)
+    assert errors[len(errors) // 2] < 0.1 and errors[-1] < 0.16  # the heads that copy have a few large weights
     assert f"{found.bytes_before:,} bytes in float32" in found.lines()[0] and len(found.lines()) == 18
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,16 +10,29 @@ from safetensors.numpy import load_file
 
 from mindformers_glm.checkpoint.formats.torch_npy import read_table, write_table
 from mindformers_glm.cli.console import main
+from mindformers_glm.config.names import ASSETS
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.quantization.sparse import compress, expand, read_compressed
 from mindformers_glm.quantization.w8a8 import FILES, output, quantized, read_layers, write_divided
 
 NAMES = ("glm2", "glm2_tiny")
+EARLIER = (
+    Path(__file__).parent / "earlier_glm2_tiny"
+)  # the weights of version 0.1, of which the reference data were made
 
 
 @pytest.fixture(scope="module")
 def place(golden):
     return golden / "quantisation/w8a8"
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The glm2_tiny of the reference data as a folder: its weights, and the vocabulary that has stayed."""
+    folder = tmp_path_factory.mktemp("earlier")
+    for file in (*EARLIER.iterdir(), ASSETS / "glm2_tiny/tokenizer.model"):
+        shutil.copyfile(file, folder / file.name)
+    return folder
 
 
 def test_every_number_follows_the_rules(golden, place):
@@ -58,13 +72,13 @@ def test_the_files_by_rank_are_theirs(place, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_on_these_weights_says_their_tokens(golden, place, name):
+def test_a_network_on_these_weights_says_their_tokens(golden, place, earlier, name):
     from mindformers_glm import AutoModel
     from mindformers_glm.generation import GenerationConfig
     from mindformers_glm.generation.generate import engine_of, generate
     from mindformers_glm.models.w8a8 import make_w8a8
 
-    base = golden / "quantisation/base/glm2" if name == "glm2" else "glm2_tiny"
+    base = golden / "quantisation/base/glm2" if name == "glm2" else earlier
     network = AutoModel.from_pretrained(base, param_init_type="float32", compute_dtype="float32")
     make_w8a8(network, read_layers(place / name / "old"))
     expected = np.load(place / name / "expected.npz")
@@ -81,7 +95,7 @@ def test_a_network_on_these_weights_says_their_tokens(golden, place, name):
 @pytest.mark.slow_where(lambda name, way: name == "glm2_tiny" and way == "plain")
 @pytest.mark.parametrize("way", ["kernels", "plain"])
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_theirs(golden, place, name, way):
+def test_logits_are_theirs(golden, place, earlier, name, way):
     """No activation falls on the other side of half a step: theirs were summed in float64, some lie 3e-6 beside one."""
     from tiny_networks import logits_of
 
@@ -92,7 +106,7 @@ def test_logits_are_theirs(golden, place, name, way):
 
     if library.library() is None:
         pytest.skip("the kernels are not built here")
-    base = golden / "quantisation/base/glm2" if name == "glm2" else "glm2_tiny"
+    base = golden / "quantisation/base/glm2" if name == "glm2" else earlier
     model = AutoModel.from_pretrained(base, param_init_type="float32", compute_dtype="float32")
     make_w8a8(model, read_layers(place / name / "old"))
     expected = np.load(place / name / "expected.npz")
@@ -109,13 +123,13 @@ def test_logits_are_theirs(golden, place, name, way):
 
 
 @pytest.mark.slow
-def test_calibration_gives_their_ranges_and_files(place, tmp_path, monkeypatch):
+def test_calibration_gives_their_ranges_and_files(place, earlier, tmp_path):
     """A process of its own: PyNative mode would stay with the tests that follow."""
     import subprocess
     import sys
 
     rows = place / "teacher_qualification.jsonl"
-    words = ["--float_weight", "glm2_tiny", "--data_path", str(rows), "--quant_weight", str(tmp_path / "q")]
+    words = ["--float_weight", str(earlier), "--data_path", str(rows), "--quant_weight", str(tmp_path / "q")]
     subprocess.run([sys.executable, "-m", "mindformers_glm", "export-quant-weight", *words], check=True, timeout=600)
     made, theirs = read_layers(tmp_path / "q"), read_layers(place / "glm2_tiny/old")
     assert list(made) == list(theirs)

@@ -89,10 +89,10 @@ def test_wrong_replies_are_told():
 def test_a_model_is_measured(monkeypatch):
     monkeypatch.setattr(measure, "MOST_NEW", 6)
     skills = ["talk", "arithmetic", "tool_call"]
-    found = measured("glm2_tiny", 3, skills)
+    found = measured("glm2_tiny", 3, skills, judge="glm3_tiny")
     assert set(found) == {"talk", "arithmetic"}  # ChatGLM2 knows no tools
     for row in found.values():
-        assert row["prompts"] == 3 and 0 <= row["right"] <= 100 and row["perplexity"] > 1
+        assert row["prompts"] == 3 and 0 <= row["right"] <= 100 and row["perplexity"] > 1 and row["fluency"] > 1
 
 
 def test_held_back_prompts_are_in_no_corpus():

@@ -17,11 +17,11 @@ SHIPPED = sorted(folder.name for folder in ASSETS.iterdir() if (folder / "model.
 
 
 def test_a_table_has_the_columns_that_were_measured(capsys):
-    found = table.markdown({"advert": {"prompts": 3, "right": 50.0, "coverage": 66.7, "perplexity": 1.3}})
+    found = table.markdown({"advert": {"prompts": 3, "right": 50.0, "coverage": 66.7, "perplexity": 1.3, "fluency": 2}})
     assert found == [
-        "| skill | prompts | right % | named % | perplexity |",
-        "|---|---|---|---|---|",
-        "| advert | 3 | 50 | 66.7 | 1.30 |",
+        "| skill | prompts | right % | named % | perplexity | its replies under the judge |",
+        "|---|---|---|---|---|---|",
+        "| advert | 3 | 50 | 66.7 | 1.30 | 2.00 |",
     ]
     assert table.markdown({"talk": {"prompts": 3}}, "zh")[0] == "| 技能 | 提示词 |"
     table.main(["glm3_tiny", "--lang", "zh"])

@@ -1,6 +1,7 @@
 """What a small model can do, on prompts that no corpus has: per skill how many replies are right, by program.
 
 python -m tools.tiny.measure mindformers_glm/assets/glm3_tiny --count 500 --output figures.json
+python -m tools.tiny.measure glm2_tiny --judge glm3_tiny --output figures.json
 python -m tools.tiny.measure mindformers_glm/assets/glm3_tiny --talks 20
 """
 
@@ -28,6 +29,7 @@ from tools.tiny.corpus import MEASURED, held_back
 from tools.tiny.sample import EARLIER_NAME, NAME, Sample
 
 MOST_NEW = 256
+SCORED = 100  # replies of a skill whose perplexity is taken
 _CLAUSE = re.compile(r"[，。！？,.!?]")
 
 
@@ -95,8 +97,10 @@ class Asked:
             found.append(reply)
         return found
 
-    def log_probability(self, sample: Sample) -> tuple[float, int]:
-        """Of the reply that the corpus would have: the sum, and over how many tokens."""
+    def log_probability(self, sample: Sample, said: str | None = None) -> tuple[float, int]:
+        """Of the corpus' reply, or of a text `said` in its place: the sum, and over how many tokens."""
+        if said is not None:
+            sample = sample._replace(messages=[*sample.messages[:-1], {"role": "assistant", "content": said}])
         prompt = self._prompt(sample.messages[:-1], sample.tools)
         text = json.dumps(sample.messages, ensure_ascii=False).replace(NAME, self.name)
         rest = self.renderer.example(json.loads(text), loss="last", tools=sample.tools).ids[len(prompt) :]
@@ -104,23 +108,38 @@ class Asked:
         return float(sum(score.logprobs)), len(rest)
 
 
-def measured(model: str, count: int, skills: Sequence[str], seed: int = 0) -> dict[str, dict[str, float]]:
-    """Per skill: how many prompts, per cent right (and coverage, repeated, valid), perplexity of the corpus' reply."""
+def measured(
+    model: str, count: int, skills: Sequence[str], seed: int = 0, *, judge: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Per skill: how many prompts, per cent right (and coverage, repeated, valid), perplexity of the corpus' reply.
+
+    With a `judge`, a larger model: `fluency`, the perplexity of the model's own replies under it.
+    """
     asked, table = Asked(model), dict[str, dict[str, float]]()
+    reader = None if judge is None else Asked(judge)
     for skill in skills:
         samples = [one for one in held_back(skill, count, seed) if asked.knows(one)]
         if not samples:
             continue
-        rows = [judged(one, reply) for one, reply in zip(samples, asked.replies(samples), strict=True)]
+        replies = asked.replies(samples)
+        rows = [judged(one, reply) for one, reply in zip(samples, replies, strict=True)]
         names = sorted({name for row in rows for name in row}, reverse=True)
         table[skill] = {"prompts": len(samples)}
         for name in names:
             values = [row[name] for row in rows if name in row]
             table[skill][name] = round(100 * sum(values) / len(values), 1)
-        sums = [asked.log_probability(one) for one in samples[:100]]
-        table[skill]["perplexity"] = round(math.exp(-sum(s for s, _ in sums) / sum(n for _, n in sums)), 3)
+        table[skill]["perplexity"] = _perplexity([asked.log_probability(one) for one in samples[:SCORED]])
+        if reader is not None:
+            said = [(one, reply.content) for one, reply in zip(samples, replies, strict=True) if reply.content.strip()]
+            if said:
+                scores = [reader.log_probability(one, text) for one, text in said[:SCORED]]
+                table[skill]["fluency"] = _perplexity(scores)
         print(f"{skill:15} " + "  ".join(f"{name} {value}" for name, value in table[skill].items()), flush=True)
     return table
+
+
+def _perplexity(scores: Sequence[tuple[float, int]]) -> float:
+    return round(math.exp(-sum(total for total, _ in scores) / sum(tokens for _, tokens in scores)), 3)
 
 
 def talks(model: str, count: int, seed: int) -> list[list[str]]:
@@ -154,6 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=whole(), default=500, help="prompts of each skill")
     parser.add_argument("--skills", nargs="+", choices=sorted(MEASURED), default=list(MEASURED))
     parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--judge", help="a larger model: the perplexity of the replies under it")
     parser.add_argument("--output", help="a JSON file of the figures")
     parser.add_argument("--talks", type=whole(), help="print so many conversations in place of figures")
     given = parser.parse_args(arguments)
@@ -161,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         for number, lines in enumerate(talks(given.model, given.talks, given.seed), 1):
             print(f"{number}.", *lines, sep="\n   ")
         return
-    found = measured(given.model, given.count, given.skills, given.seed)
+    found = measured(given.model, given.count, given.skills, given.seed, judge=given.judge)
     if given.output:
         write_text(Path(given.output), json.dumps(found, indent=1) + "\n")
 

@@ -13,10 +13,19 @@ from mindformers_glm.cli.options import Parser
 from mindformers_glm.cli.report import report
 
 FIGURES = Path(__file__).parent / "figures"  # NAME.json: what `tools.tiny.measure NAME --count 500 --output` wrote
-_COLUMNS = ("right", "coverage", "repeated", "valid", "perplexity")
+_COLUMNS = ("right", "coverage", "repeated", "valid", "perplexity", "fluency")
 _HEADS = {
-    "en": ("skill", "prompts", "right %", "named %", "repeats itself %", "valid calls %", "perplexity"),
-    "zh": ("技能", "提示词", "正确 %", "提到 %", "重复 %", "有效调用 %", "困惑度"),
+    "en": (
+        "skill",
+        "prompts",
+        "right %",
+        "named %",
+        "repeats itself %",
+        "valid calls %",
+        "perplexity",
+        "its replies under the judge",
+    ),
+    "zh": ("技能", "提示词", "正确 %", "提到 %", "重复 %", "有效调用 %", "困惑度", "其回复在评判模型下"),
 }
 
 
@@ -38,7 +47,7 @@ def markdown(figures: dict[str, dict[str, float]], language: str = "en") -> list
 
 
 def _cell(name: str, value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if name == "perplexity" else f"{value:g}"
+    return "" if value is None else f"{value:.2f}" if name in ("perplexity", "fluency") else f"{value:g}"
 
 
 def main(arguments: list[str] | None = None) -> None:
