@@ -152,10 +152,9 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "model.safetensors") as file:
             write_safetensors(file, rows, {"format": "mf10"})
-        described = {
-            **to_yaml(self.family.shipped()),
-            "processor": {"tokenizer": {"type": self.family.tokenizer.__name__}},
-        }
+        described = to_yaml(self.family.shipped())
+        if self.family.tokenizer is not ChatGLM2Tokenizer:  # that of a ChatGLM2Config where none is named
+            described["processor"] = {"tokenizer": {"type": self.family.tokenizer.__name__}}
         write_text(folder / "config.yaml", yaml.safe_dump(described, sort_keys=False))
         with atomic_write(folder / "tokenizer.model") as file:
             file.write((self.work / "tokenizer.model").read_bytes())
