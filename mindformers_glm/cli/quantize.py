@@ -156,6 +156,9 @@ def _to_nearest(args: argparse.Namespace, scheme: str) -> None:
         found, arrays, config = _by_mindspore(args.checkpoint, keys)
     else:
         arrays, config = {tensor.name: tensor.asnumpy() for tensor in held.slots.values()}, held.config
+        if config.embedding_type == "bfloat16":  # in which no operator of MindSpore looks tokens up on a CPU
+            arrays.update({name: one.floats() for name, one in held.slots.items() if one.dtype == "bfloat16"})
+            config = config.model_copy(update={"embedding_type": "float32"})
         found = report_of(
             held.rounded, {name: arrays[name].nbytes + arrays[name + SCALE].nbytes for name in held.rounded}
         )
