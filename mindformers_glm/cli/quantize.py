@@ -49,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--anyway", action="store_true", help="write beyond the bound")
     p.add_argument("--ceval", help="folder of C-Eval: five questions of each subject are answered too")
     p.add_argument("--report", help="folder of the gate's report (OUT_gate)")
+    p.add_argument(
+        "--to",
+        choices=("ours", "ours-panels"),
+        default="ours",
+        help="ours-panels: in the order of the CPU's kernels, which start from it at once (ours)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an output of an earlier run")
     return p
 
@@ -92,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
             embedding_bits=args.embedding_bits,
             max_length=args.max_length,
             overwrite=args.overwrite,
+            form=args.to,
             gate=args.gate,
             gate_tokens=args.gate_tokens,
             bound=args.bound,
@@ -163,7 +170,7 @@ def _to_nearest(args: argparse.Namespace, scheme: str) -> None:
             held.rounded, {name: arrays[name].nbytes + arrays[name + SCALE].nbytes for name in held.rounded}
         )
     tokenizer = there.files.tokenizer
-    made = save_directory(args.output_path, arrays, config, tokenizer=tokenizer, overwrite=args.overwrite)
+    made = save_directory(args.output_path, arrays, config, form=args.to, tokenizer=tokenizer, overwrite=args.overwrite)
     print("\n".join(found.lines()))
     print(f"written: {made}")
 

@@ -100,11 +100,12 @@ def write_ours(
     made: Mapping[str, np.ndarray],
     *,
     tokenizer: Path | None,
+    form: str = "ours",
     overwrite: bool = False,
 ) -> Path:
-    """A folder of ours with integer weights; it appears whole or not at all."""
+    """A folder of ours with integer weights, in rows or in panels (`form`); it appears whole or not at all."""
     arrays = {name: array for name, array in Overlaid(source, made).items()}
-    return save_directory(out, arrays, config, tokenizer=tokenizer, overwrite=overwrite)
+    return save_directory(out, arrays, config, form=form, tokenizer=tokenizer, overwrite=overwrite)
 
 
 def write_ascend_v1(

@@ -61,6 +61,7 @@ class Asked:
     embedding_bits: int = 0
     max_length: int = 2048
     overwrite: bool = False
+    form: str = "ours"
     gate: str | None = None
     gate_tokens: int = 4096
     bound: float = 0.01
@@ -151,11 +152,13 @@ class Job:
         asked = self.asked
         options: dict[str, Any] = {"tokenizer": self.tokenizer_folder, "overwrite": asked.overwrite}
         if choice.scheme.name in _FORM:
+            if asked.form != "ours":
+                raise ConfigError("--to", asked.form, f"{choice.scheme.name} is written as AscendV1: leave it out.")
             return write_ascend_v1(asked.output, self.source, self.config, made, **options)
         if not choice.scheme.network_keys(choice.group_size or None)["quantization_bit"]:
             fix = "It needs no folder: load the float model with quantization_scheme."
             raise ConfigError("--scheme", choice.scheme.name, fix)
-        return write_ours(asked.output, self.source, self.target(choice), made, **options)
+        return write_ours(asked.output, self.source, self.target(choice), made, form=asked.form, **options)
 
     @contextmanager
     def _made(self, choice: Choice, suffix: str) -> Iterator[dict[str, Any]]:

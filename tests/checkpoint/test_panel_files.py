@@ -60,6 +60,13 @@ def test_converting_back_gives_the_file_that_was(folders, tmp_path):
     assert (tmp_path / "again/model.safetensors").read_bytes() == (rows / "model.safetensors").read_bytes()
 
 
+def test_quantising_writes_them_at_once(folders, tmp_path):
+    bits = "8" if read_weights(folders[0]).dtype(QKV) == "int8" else "4"
+    quantize(["--checkpoint", TINY, "--bits", bits, "--to", "ours-panels", "--output_path", str(tmp_path / "out")])
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
 @pytest.mark.skipif(library.library() is None, reason="no kernels")
 def test_a_network_computes_from_them_where_they_lie(folders):
     told = []

@@ -72,6 +72,7 @@ def save_directory(
     arrays: Mapping[str, np.ndarray],
     config: NetworkConfig,
     *,
+    form: str = "ours",
     tokenizer: str | Path | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -79,7 +80,7 @@ def save_directory(
 ) -> Path:
     """Writes a checkpoint folder of ours from arrays under our names: config.yaml, shards, tokenizer, manifest.
 
-    `tokenizer` is a folder that holds its files. The folder appears whole or not at all.
+    `form` is ours or ours-panels, `tokenizer` a folder that holds its files. The folder appears whole or not at all.
 
     Raises:
         CheckpointError: the arrays are not those of `config`, the place is taken, or the disk is full.
@@ -87,7 +88,7 @@ def save_directory(
     plan = plan_conversion(
         ArraySource(arrays),
         folder,
-        "ours",
+        form,
         config=config,
         dtype=dtype,
         shard_bytes=shard_bytes,
