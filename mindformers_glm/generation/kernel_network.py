@@ -15,7 +15,7 @@ import numpy as np
 
 from mindformers_glm.errors import ConfigError, GenerationError
 from mindformers_glm.generation.adapters import AdapterTable
-from mindformers_glm.generation.packed_weights import Merged, Packed, Whole
+from mindformers_glm.generation.packed_weights import Merged, Packed, Packing, Whole
 from mindformers_glm.generation.paged_cache import BlockPool, PagedCache
 from mindformers_glm.models.described import (
     LINEAR,
@@ -26,7 +26,7 @@ from mindformers_glm.models.described import (
     linear_layers,
 )
 from mindformers_glm.ops.kernels import library
-from mindformers_glm.ops.kernels.memory import Arena
+from mindformers_glm.ops.kernels.memory import AT_ONCE, Arena
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
     FEW_TOKENS,
@@ -143,6 +143,10 @@ class KernelNetwork:
         """Whether a sequence with this adapter gets bit for bit the same numbers in whatever pieces it is computed."""
         return not (self._has_floats or adapter)
 
+    def settle(self) -> None:
+        """Returns when the weights are packed: those of a large network are while its first tokens are computed."""
+        self._map.settle()
+
     def version(self) -> Hashable:
         """See Network."""
         return None if self._version is None else self._version()
@@ -220,10 +224,13 @@ class _Map:
         self._is_aimed = self._is_packed = False
         self._pointers: list[tuple[ctypes.Structure, str, Held]] = []
         self._packed: list[Packed | Merged | Whole] = []
+        self._packing: Packing | None = None
         self.adapters = AdapterTable(())
 
     def aim(self) -> None:
         """Sets every pointer."""
+        if self._packing is not None and not self._packing.use():
+            self._packing = None
         if self._is_fixed and self._is_aimed:
             return
         for structure, field, held in self._pointers:
@@ -235,11 +242,24 @@ class _Map:
         if self._is_fixed and self._is_packed:
             return
         arena = None if self._is_packed else self._arena()
+        later: list[Packed] = []
+        if self._is_fixed and arena is not None and arena.nbytes > AT_ONCE:
+            later = [packed for packed in self._packed if isinstance(packed, Packed)]
         for packed in self._packed:
-            packed.refresh(self._functions)
-        if arena is not None:
+            if packed not in later:
+                packed.refresh(self._functions)
+        if later and arena is not None:
+            self._packing = Packing(later, self._functions, arena)
+            weakref.finalize(self, self._packing.end)
+        elif arena is not None:
             arena.settle()
         self._is_packed = True
+
+    def settle(self) -> None:
+        """Returns when nothing is packed any more while the network computes."""
+        if self._packing is not None:
+            self._packing.wait()
+            self.aim()
 
     def _arena(self) -> Arena:
         """The memory for all packed weights, shared out among them."""

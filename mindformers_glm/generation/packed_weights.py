@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import numpy as np
 from mindformers_glm.models.described import LinearWeights
 from mindformers_glm.ops.kernels.memory import Arena, padded
 from mindformers_glm.ops.kernels.structures import KINDS, LAYOUTS, W8A8, LinearStruct, address, kind_of
+from mindformers_glm.ops.panels import PANEL
 
 _SAMPLES = 64  # numbers of an integer weight that are compared to see whether it has changed
 
@@ -43,6 +47,7 @@ class Packed:
         self.structure, self.is_fixed = structure, is_fixed
         self.held: tuple[Any, Any] = (layer.weight, layer.scale)
         self.seen: list[bytes] | None = None
+        self._rows: tuple[np.ndarray, np.ndarray] | None = None
         structure.rows, structure.columns = layer.weight.shape[0], layer.columns
         structure.kind, structure.group = kind_of(layer.weight.dtype), layer.group
         structure.layout = LAYOUTS["panels"]
@@ -70,8 +75,36 @@ class Packed:
             rows = LinearStruct.from_buffer_copy(self.structure)
             rows.weight, rows.scale, rows.layout = address(weight), address(scale), LAYOUTS["rows"]
             functions.glm_pack(ctypes.byref(rows), *map(address, self.packed))
-        self.structure.weight, self.structure.scale = map(address, self.packed)
+        self.use()
         self.seen = samples
+
+    def compute_from_rows(self) -> None:
+        """Points at the weight in rows, until `use`: kernels then pack a panel whenever they read one."""
+        if self._is_packed():
+            self.packed = (self.held[0].asnumpy(), self.held[1].asnumpy())
+            self.use()
+            return
+        self._rows = (self.held[0].asnumpy(), self.held[1].asnumpy())  # kept: another network may replace what is held
+        self.structure.weight, self.structure.scale = map(address, self._rows)
+        self.structure.layout = LAYOUTS["rows"]
+        self._given = LinearStruct.from_buffer_copy(self.structure)
+
+    def pack_beside(self, functions: ctypes.CDLL) -> None:
+        """Packs what is computed from, by this thread alone: a panel at a time takes no other."""
+        if self._rows is None:
+            return
+        some = LinearStruct.from_buffer_copy(self._given)
+        for begin in range(0, self._given.rows, PANEL):
+            end = min(begin + PANEL, self._given.rows)
+            some.rows = end - begin
+            some.weight, some.scale = (address(part[begin:end]) for part in self._rows)
+            functions.glm_pack(ctypes.byref(some), *(address(part[begin:end]) for part in self.packed))
+
+    def use(self) -> None:
+        """Points at the packed weight."""
+        self.structure.weight, self.structure.scale = map(address, self.packed)
+        self.structure.layout = LAYOUTS["panels"]
+        self._rows = None
         if self.is_fixed:
             self._give_back()
 
@@ -134,3 +167,42 @@ class Whole:
 def _sample(array: np.ndarray) -> bytes:
     """Some numbers of an array, to see whether it has changed."""
     return array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes()
+
+
+class Packing:
+    """A thread that packs the weights of a large network while it computes from rows.
+
+    A gigabyte of memory that is new may take seconds, and the first tokens need none of it.
+    """
+
+    def __init__(self, weights: Sequence[Packed], functions: ctypes.CDLL, arena: Arena) -> None:
+        self._left = deque(weights)
+        self._ready: deque[Packed] = deque()
+        self._functions, self._arena, self._is_ended = functions, arena, threading.Event()
+        for packed in weights:
+            packed.compute_from_rows()
+        self._thread = threading.Thread(target=self._run, name="packing", daemon=True)
+        self._thread.start()
+
+    def use(self) -> bool:
+        """Lets the network compute from what has been packed since; only between its steps. False at the end."""
+        ended = not self._thread.is_alive()
+        while self._ready:
+            self._ready.popleft().use()
+        if ended:
+            self._arena.settle()
+        return not ended
+
+    def end(self) -> None:
+        """The network is no longer used."""
+        self._is_ended.set()
+
+    def wait(self) -> None:
+        """Returns when all is packed."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._left and not self._is_ended.is_set():
+            packed = self._left.popleft()
+            packed.pack_beside(self._functions)
+            self._ready.append(packed)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
 import numpy as np
 import pytest
 from tiny_networks import tiny_config
 
 from mindformers_glm.assembly.random_held import random_network
+from mindformers_glm.generation import kernel_network
 from mindformers_glm.generation.kernel_network import KernelNetwork
+from mindformers_glm.generation.packed_weights import Packed
 from mindformers_glm.models.described import linear_layers
 from mindformers_glm.ops.kernels.library import library
 
@@ -40,3 +45,44 @@ def test_what_nobody_else_has_is_replaced_by_what_is_packed(bits, is_own):
         assert layer.weight.asnumpy().shape == rows.shape and layer.weight.asnumpy().dtype == rows.dtype
     np.testing.assert_array_equal(logits(KernelNetwork(held.weights())), found)  # packed already, or again
     np.testing.assert_array_equal(logits(network), found)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_large_network_computes_from_rows_while_it_is_packed(bits, is_own, monkeypatch):
+    held = random_network(tiny_config(quantization_bit=bits, ffn_hidden_size=64))
+    wanted = logits(KernelNetwork(held.weights()))
+    held = random_network(tiny_config(quantization_bit=bits, ffn_hidden_size=64))
+    for tensor in held.slots.values():
+        tensor.is_own = is_own
+    begins, real = threading.Event(), Packed.pack_beside
+    monkeypatch.setattr(kernel_network, "AT_ONCE", 0)
+    monkeypatch.setattr(Packed, "pack_beside", lambda self, functions: begins.wait(60) and real(self, functions))
+    weights = held.weights()
+    rows = [layer.weight.asnumpy() for layer in integers(weights)]
+    network, other = KernelNetwork(weights), KernelNetwork(held.weights())
+    np.testing.assert_array_equal(logits(network), wanted)  # nothing is packed yet
+    np.testing.assert_array_equal(logits(other), wanted)
+    assert all(layer.weight.asnumpy() is one for layer, one in zip(integers(weights), rows, strict=True))
+    begins.set()
+    network.settle()
+    np.testing.assert_array_equal(logits(network), wanted)
+    np.testing.assert_array_equal(logits(other), wanted)  # from what it had, whoever has replaced that meanwhile
+    other.settle()
+    np.testing.assert_array_equal(logits(other), wanted)
+    kept = [layer.weight.asnumpy() is one for layer, one in zip(integers(weights), rows, strict=True)]
+    assert not any(kept) if is_own else all(kept)
+
+
+def test_a_network_that_is_gone_is_packed_no_further(monkeypatch):
+    monkeypatch.setattr(kernel_network, "AT_ONCE", 0)
+    begins, packed = threading.Event(), []
+    monkeypatch.setattr(Packed, "pack_beside", lambda self, functions: packed.append(begins.wait(60)))
+    network = KernelNetwork(random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64)).weights())
+    logits(network)
+    thread = next(thread for thread in threading.enumerate() if thread.name == "packing")
+    del network
+    gc.collect()
+    begins.set()
+    thread.join(60)
+    assert packed == [True]

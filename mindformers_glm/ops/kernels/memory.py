@@ -53,7 +53,7 @@ class Arena:
     """`nbytes` of memory, from which arrays are taken one after the other; it lives as long as one of them."""
 
     def __init__(self, nbytes: int) -> None:
-        self._size = self._left = nbytes
+        self.nbytes = self._left = nbytes
         memory = mmap.mmap(-1, nbytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if _HUGE <= nbytes <= AT_ONCE and hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a Linux kernel without large pages
@@ -77,7 +77,7 @@ class Arena:
 
     def settle(self) -> threading.Thread | None:
         """To be called once all arrays are filled: a large arena moves to large pages, in the thread returned."""
-        if self._size <= AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        if self.nbytes <= AT_ONCE or not hasattr(mmap, "MADV_HUGEPAGE"):
             return None
         used = self._bytes[self._begin : self._at]
         thread = threading.Thread(target=_collapse, args=(used,), name="large-pages", daemon=True)
