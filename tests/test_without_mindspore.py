@@ -115,6 +115,24 @@ def test_with_mindspore_at_hand_it_is_not_imported(folder):
     assert found.returncode == 0, found.stderr
 
 
+NOT_FOR_A_TOKEN = {  # modules that take time to import, and that only others need
+    *("mindspore", "difflib", "importlib.metadata", "email", "argparse", "unittest", "asyncio"),
+    *(f"mindformers_glm.config.{name}" for name in ("run", "schema", "sections")),
+    *(f"mindformers_glm.checkpoint.formats.{name}" for name in ("mindspore_ckpt", "pickle_machine", "torch_bin")),
+    *(f"mindformers_glm.{name}" for name in ("components", "light_components", "train", "serving", "cli")),
+}
+
+
+def test_a_first_token_imports_nothing_else(folder):
+    code = (
+        "import sys; from mindformers_glm.benchmark.first_token import main; sys.argv = ['', 'glm2_tiny']; main(); "
+        "print(*sys.modules, sep='\\n')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert not NOT_FOR_A_TOKEN & set(found.stdout.split())
+
+
 def test_a_configuration_is_read_without_it_and_its_faults_are_still_told(folder):
     """The optimizer of the file is known from signatures.json; a wrong one is held against its class."""
     code = (

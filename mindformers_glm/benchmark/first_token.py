@@ -4,11 +4,15 @@ import json
 import sys
 import time
 
-from mindformers_glm.assembly.engine import load_engine
-from mindformers_glm.assembly.request import ModelRequest
-from mindformers_glm.errors import UserError
-from mindformers_glm.generation.config import GenerationConfig
-from mindformers_glm.tokenizers.chat import Renderer
+from mindformers_glm.plugins import leave_out_plugins
+
+leave_out_plugins()  # as `mindformers-glm chat` does
+
+from mindformers_glm.assembly.engine import load_engine  # noqa: E402
+from mindformers_glm.assembly.request import ModelRequest  # noqa: E402
+from mindformers_glm.errors import UserError  # noqa: E402
+from mindformers_glm.generation.config import GenerationConfig  # noqa: E402
+from mindformers_glm.tokenizers.chat import Renderer  # noqa: E402
 
 _QUESTION = "\u4f60\u597d"
 

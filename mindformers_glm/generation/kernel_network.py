@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,7 +166,8 @@ class KernelNetwork:
         step.cache_kind = CACHE_KINDS[cache.pool.dtype]
         self._aim(starts=bool(((cache.lengths == 0) & (counts > 0)).any()))
         library.library()  # sets the number of threads to what the setting says now
-        state = self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
+        with self._map.step:
+            state = self._functions.glm_forward(ctypes.byref(self._network), ctypes.byref(step), self._space)
         if state == UNKNOWN_ID:
             raise self._unknown_id(tokens, counts)
         if state != 0:
@@ -229,8 +231,6 @@ class _Map:
 
     def aim(self) -> None:
         """Sets every pointer."""
-        if self._packing is not None and not self._packing.use():
-            self._packing = None
         if self._is_fixed and self._is_aimed:
             return
         for structure, field, held in self._pointers:
@@ -259,7 +259,13 @@ class _Map:
         """Returns when nothing is packed any more while the network computes."""
         if self._packing is not None:
             self._packing.wait()
-            self.aim()
+
+    @property
+    def step(self) -> AbstractContextManager[object]:
+        """What a step holds while its pointers must not change."""
+        if self._packing is None or self._packing.is_done:
+            return nullcontext()
+        return self._packing.step
 
     def _arena(self) -> Arena:
         """The memory for all packed weights, shared out among them."""

@@ -99,6 +99,8 @@ class Packed:
             some.rows = end - begin
             some.weight, some.scale = (address(part[begin:end]) for part in self._rows)
             functions.glm_pack(ctypes.byref(some), *(address(part[begin:end]) for part in self.packed))
+        for one in self.held:
+            one.let_go()  # what is mapped can be read again, should a step still be at it
 
     def use(self) -> None:
         """Points at the packed weight."""
@@ -172,10 +174,12 @@ def _sample(array: np.ndarray) -> bytes:
 class Packing:
     """A thread that packs the weights of a large network while it computes from rows.
 
-    A gigabyte of memory that is new may take seconds, and the first tokens need none of it.
+    A gigabyte of memory that is new may take seconds, and the first tokens need none of it. `step` is held by whoever
+    lets the network compute: pointers change between its steps alone.
     """
 
     def __init__(self, weights: Sequence[Packed], functions: ctypes.CDLL, arena: Arena) -> None:
+        self.step = threading.Lock()
         self._left = deque(weights)
         self._ready: deque[Packed] = deque()
         self._functions, self._arena, self._is_ended = functions, arena, threading.Event()
@@ -184,21 +188,17 @@ class Packing:
         self._thread = threading.Thread(target=self._run, name="packing", daemon=True)
         self._thread.start()
 
-    def use(self) -> bool:
-        """Lets the network compute from what has been packed since; only between its steps. False at the end."""
-        ended = not self._thread.is_alive()
-        while self._ready:
-            self._ready.popleft().use()
-        if ended:
-            self._arena.settle()
-        return not ended
+    @property
+    def is_done(self) -> bool:
+        """Whether the network computes from packed weights alone."""
+        return not self._thread.is_alive()
 
     def end(self) -> None:
         """The network is no longer used."""
         self._is_ended.set()
 
     def wait(self) -> None:
-        """Returns when all is packed."""
+        """Returns when all is packed; never called by who holds `step`."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -206,3 +206,10 @@ class Packing:
             packed = self._left.popleft()
             packed.pack_beside(self._functions)
             self._ready.append(packed)
+            if self.step.acquire(blocking=not self._left):  # a long step is no reason to stop packing
+                try:
+                    while self._ready:
+                        self._ready.popleft().use()
+                finally:
+                    self.step.release()
+        self._arena.settle()

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +225,8 @@ def _rows(files: Any, told_by: Path) -> dict[str, dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Versions of this program and of what it stands on."""
+    from importlib import metadata  # noqa: PLC0415 - for what is written alone
+
     found = {"mindformers_glm": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

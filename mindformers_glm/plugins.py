@@ -1,0 +1,20 @@
+"""Plugins of pydantic, which a process of our own commands looks for in vain."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+_LOADER = "pydantic.plugin._loader"  # what finds them; a version without it is left as it is
+
+
+def leave_out_plugins() -> None:
+    """Lets pydantic look for none in this process, as PYDANTIC_DISABLE_PLUGINS=__all__ does.
+
+    It would import what reads the metadata of packages (a tenth of a start), and then read those of all that are
+    installed. Not for a library: whoever imports this package keeps their plugins.
+    """
+    if _LOADER not in sys.modules:
+        loader = ModuleType(_LOADER)
+        loader.get_plugins = tuple  # type: ignore[attr-defined]
+        sys.modules[_LOADER] = loader
