@@ -45,10 +45,13 @@ IDLE: list[TrainStep] = []  # plain steps that tests have used: compiled, and as
 
 
 def renewed(step: TrainStep, fresh: TrainStep) -> TrainStep:
-    """A compiled step with the weights, states and loss scale of a fresh one, which need not be compiled then."""
+    """A compiled step with the weights, states and loss scale of a fresh one, which need not be compiled then.
+
+    They are assigned: after `set_data` the second launch of a compiled step reads what the first had written before.
+    """
     for used, new in ((step.network, fresh.network), (step.optimizer, fresh.optimizer)):
         for parameter, other in zip(used.get_parameters(), new.get_parameters(), strict=True):
-            parameter.set_data(ms.Tensor(other.asnumpy().copy(), other.dtype))
+            ms.ops.assign(parameter, ms.Tensor(other.asnumpy().copy(), other.dtype))
     step.network.set_train(True)
     step.loss_scale = fresh.loss_scale
     return step
@@ -78,7 +81,8 @@ def toy():
         return lent[-1]
 
     class Make:
-        network, square_root, dataset, step = Toy, SquareRoot, Tokens, staticmethod(make_step)
+        network, square_root, dataset = Toy, SquareRoot, Tokens
+        step, renewed = staticmethod(make_step), staticmethod(renewed)
 
         @staticmethod
         def nudge():
