@@ -163,6 +163,7 @@ def test_attention_is_timed_as_the_layer_trains(monkeypatch):
 def test_start(figures, capsys, monkeypatch, compiles):
     """The cold start finds no bytecode, and compiles MindSpore's too: for long proofs alone, else it is told to."""
     run_program, told = start.run_program, []
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
     def with_bytecode(words, *, environment, **settings):
         told.append({name: list(Path(folder).iterdir()) for name, folder in environment.items()})
