@@ -324,9 +324,15 @@ void add_blocks(Item& item, const Attention& shape, const Sequence& s, int64_t k
     auto seen = [&](int64_t t) { return past + t + 1 - begin; };
 #if defined(GLM_WHOLE_BLOCKS)
     if (takes_whole(shape)) {
-      for (int64_t i = 0; next != nullptr && i < form.scale_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
-      NextLines lines = {next, next};
-      if (next != nullptr) lines = {next + form.scale_bytes(), next + form.head_bytes()};
+      // As much of the next block as is there, in the steps that a tile of this one takes.
+      int64_t left = past + tokens - begin - kSlots, e = form.head_dim, bytes = 2 * form.part_bytes();
+      if (left > 0 && form.kind == kWhole) bytes -= (kSlots - std::min(kSlots, left)) / 2 * e * 4;
+      int64_t steps = (count > kSlots / 2 ? e : e / 2) + (count + 1) / 2 * (e / 32);
+      NextLines lines = {next, next, std::max<int64_t>(2, (bytes / 64 + steps - 1) / steps)};
+      if (next != nullptr) {
+        for (int64_t i = 0; i < form.scale_bytes(); i += 64) __builtin_prefetch(next + i, 0, 2);
+        lines.at += form.scale_bytes(), lines.end = lines.at + bytes;
+      }
       item.add_whole(form, head, count, lines, seen);
       continue;
     }

@@ -29,15 +29,17 @@ struct WholeBlock {
       : WholeBlock(reinterpret_cast<const int16_t*>(head) + 256, e, reinterpret_cast<const float*>(head)) {}
 };
 
-// Asks for memory that is read next, a line at a time while something is computed.
+// Asks for memory that is read next, `each` lines at a time, at least two, while something is computed.
 struct NextLines {
   const char *at, *end;
+  int64_t each;
 
   bool there() const { return at < end; }
   void fetch() {
     __builtin_prefetch(at, 0, 2);
     __builtin_prefetch(at + 64, 0, 2);
-    at += 128;
+    for (int64_t i = 2; i < each; ++i) __builtin_prefetch(at + 64 * i, 0, 2);
+    at += 64 * each;
   }
 };
 
