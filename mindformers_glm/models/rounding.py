@@ -44,7 +44,8 @@ class Rounding:
         return self.take_rows(lambda start, stop: weight[start:stop], scales)
 
     def take_rows(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray | None = None) -> Quantized:
-        """Takes the integers of a float weight (out, in) of which `rows` gives a few at a time, and returns them.
+        """Takes the integers of a float weight (out, in) of which `rows` gives a few at a time, to several threads at a
+        time, and returns them.
 
         With `scales` (out, groups) of the integers that the weight was before, it is taken as these where it can be.
         """
@@ -56,10 +57,11 @@ class Rounding:
         self.hold(found)
         return found
 
-    def take_integers(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray) -> bool:
+    def take_integers(self, rows: Callable[[int, int], np.ndarray], is_held_so: bool, scales: np.ndarray) -> bool:
         """Takes the integers of a file as they are, if they can be held so: whether it has.
 
-        `rows` gives some of int8 (out, in), to several threads at a time; `scales` are finite float16 (out, groups).
+        `rows` gives some of int8 (out, in), or of what the layer holds (`is_held_so`), to several threads at a time;
+        `scales` are finite float16 (out, groups).
         """
         groups, least = scales.shape[1], least_and_most(self.bits)
         if self.in_channels % groups or (self.in_channels // groups) % self.group_size:
@@ -71,6 +73,9 @@ class Rounding:
 
         def some(begin: int) -> bool:
             part = rows(begin, min(begin + step, self.out_channels))
+            if is_held_so:
+                weight[begin : begin + step] = part
+                return True
             if part.min() < least[0] or part.max() > least[1]:
                 return False
             weight[begin : begin + step] = packed(part, self.bits)
@@ -102,14 +107,21 @@ class Rounding:
         weight = self._empty()
         scale = np.empty((self.out_channels, self.in_channels // self.group_size), np.float16)
         step, lost, whole = max(1, _BLOCK_NUMBERS // self.in_channels), 0.0, 0.0
-        for begin in range(0, self.out_channels, step):
+
+        def some(begin: int) -> tuple[float, float] | None:
             at = slice(begin, min(begin + step, self.out_channels))
             part = np.asarray(rows(at.start, at.stop), np.float32)
             found = made(part, at)
             if found is None:
                 return None
             weight[at], scale[at] = found
-            errors = squared_error(found, part, bits=self.bits)
-            lost, whole = lost + errors[0], whole + errors[1]
+            return squared_error(found, part, bits=self.bits)
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            for errors in threads.map(some, range(0, self.out_channels, step)):
+                if errors is None:
+                    threads.shutdown(cancel_futures=True)
+                    return None
+                lost, whole = lost + errors[0], whole + errors[1]
         self.error = (lost / whole) ** 0.5 if whole else 0.0
         return Quantized(weight, scale)

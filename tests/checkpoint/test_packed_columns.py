@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindformers_glm.checkpoint.formats.tensor_file import TensorFile
+from mindformers_glm.checkpoint.load.filling import float_rows
 from mindformers_glm.checkpoint.load.source import read_weights
 from mindformers_glm.errors import CheckpointError
 
@@ -30,6 +32,17 @@ def test_the_floats_are_those_of_the_libraries(golden, name):
         assert source.dtype(weight) == "float32" and source.read_bits(weight).tobytes() == expected[key].tobytes()
         rows = np.concatenate(list(source.blocks(weight, 3, 17, block_bytes=2048)))
         assert rows.tobytes() == expected[key][3:17].tobytes()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_layer_is_read_once_however_few_rows_are_asked_for(golden, name, monkeypatch):
+    source, read = read_weights(golden / name), []
+    real = TensorFile.read_bits
+    monkeypatch.setattr(TensorFile, "read_bits", lambda self, one: read.append(one) or real(self, one))
+    weight = next(name for name in source.names if name.endswith("dense_h_to_4h.weight"))
+    whole = np.concatenate([float_rows(source, weight, at, at + 8) for at in range(0, source.shape(weight)[0], 8)])
+    assert len(read) == len(set(read)) and any(name.endswith(".qweight") for name in read)
+    assert whole.tobytes() == source.read_bits(weight).tobytes()
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -16,6 +16,7 @@ import numpy as np
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, convert_bits
 from mindformers_glm.checkpoint.formats.tensor_file import Entry, Rows, Scales, TensorFile
 from mindformers_glm.errors import CheckpointError
+from mindformers_glm.ops.quantized import BLOCK
 
 _SCALE, _EMBEDDING = "_scale", ".word_embeddings.weight"
 
@@ -48,6 +49,7 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
     entries, computed = {}, dict(file.computed)
     scaled: dict[str, Scales] = {}
     integers: dict[str, Rows] = {}
+    halves: dict[str, Rows] = {}
     for name, entry in file.entries.items():
         if name.removesuffix(_SCALE) in packed and name.endswith(_SCALE):
             continue
@@ -59,8 +61,10 @@ def _as_floats(file: TensorFile, files: Sequence[TensorFile], bits: int) -> Tens
             if scales.entries[name + _SCALE].dtype == "float16":
                 scaled[name] = partial(_scales, scales, name)
                 integers[name] = partial(_integers, file, name, bits)
+                if bits == 4 and entry.shape[1] % BLOCK == 0:
+                    halves[name] = partial(_halves, file, name)
         entries[name] = entry
-    return TensorFile(file.path, file.format, entries, file.metadata, computed, scaled, integers)
+    return TensorFile(file.path, file.format, entries, file.metadata, computed, scaled, integers, halves=halves)
 
 
 def _scales(scales: TensorFile, name: str) -> np.ndarray:
@@ -87,6 +91,22 @@ def _integers(file: TensorFile, name: str, bits: int, start: int, stop: int) -> 
     halves ^= np.uint8(8)  # so that two's complement of four bits becomes that of eight
     halves -= np.uint8(8)
     return halves.view(np.int8)
+
+
+def _halves(file: TensorFile, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) with the halves where ours are: column j of a block of 128 beside column j + 64."""
+    stored = file.read_rows(name, start, stop).view(np.uint8).reshape(-1, 2, BLOCK // 4)
+    low, high = stored[:, 0].astype("<u2"), stored[:, 1].astype("<u2")  # two columns each, the first in the high half
+    first = low >> np.uint16(4)
+    first |= high & np.uint16(0xF0)
+    high <<= np.uint16(4)
+    high &= np.uint16(0xF0)
+    low &= np.uint16(0x0F)
+    low |= high
+    low <<= np.uint16(8)
+    low |= first
+    low ^= np.uint16(0x8888)  # two's complement of four bits becomes that many above -8
+    return low.view(np.uint8).reshape(stop - start, -1)
 
 
 def _packed(file: TensorFile, files: Sequence[TensorFile]) -> list[str]:

@@ -15,6 +15,7 @@ packing_utils.py. What tells the two apart is the shape of qweight.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,6 +46,23 @@ class Packed(NamedTuple):
         return self.files[part].read_bits(self.layer + part)
 
 
+class _Last:
+    """The parts of the layer that was read last: its rows are asked for a few at a time, and lie across the file."""
+
+    def __init__(self) -> None:
+        self._lock, self._layer = threading.Lock(), ""
+        self._parts: dict[str, np.ndarray] = {}
+
+    def read(self, layer: Packed, part: str) -> np.ndarray:
+        """The bits of one part."""
+        with self._lock:
+            if self._layer != layer.layer:
+                self._layer, self._parts = layer.layer, {}
+            if part not in self._parts:
+                self._parts[part] = layer.read(part)
+            return self._parts[part]
+
+
 def packed_layers(files: Sequence[TensorFile]) -> list[Packed]:
     """The layers that are packed so, each checked: types and shapes agree.
 
@@ -62,6 +80,7 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[Packed], settings: M
     made: dict[int, dict[str, Packed]] = {}
     for layer in layers:
         made.setdefault(id(layer.files[".qweight"]), {})[layer.layer + ".qweight"] = layer
+    last = _Last()
     offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
     found = []
     for file in files:
@@ -72,7 +91,7 @@ def as_floats(files: Sequence[TensorFile], layers: Sequence[Packed], settings: M
                 layer = own[name]
                 weight = layer.layer + ".weight"
                 entries[weight] = Entry(weight, "float32", (layer.rows, layer.columns), (), strides=())
-                computed[weight] = partial(_dequantised, layer, offset)
+                computed[weight] = partial(_dequantised, layer, last, offset)
                 if _is_in_order(layer):
                     scaled[weight] = partial(_scales, layer)
             elif name not in parts:
@@ -130,24 +149,24 @@ def _told(entries: Mapping[str, Entry]) -> str:
     return ", ".join(f"{part[1:]} {shorten(entry.shape)} {entry.dtype}" for part, entry in entries.items())
 
 
-def _dequantised(layer: Packed, offset: int, start: int, stop: int) -> np.ndarray:
+def _dequantised(layer: Packed, parts: _Last, offset: int, start: int, stop: int) -> np.ndarray:
     """Rows [start, stop) of the weight, float32."""
     scale = convert_bits(
-        layer.read(".scales"), layer.files[".scales"].entries[layer.layer + ".scales"].dtype, "float32"
+        parts.read(layer, ".scales"), layer.files[".scales"].entries[layer.layer + ".scales"].dtype, "float32"
     )
     scale = scale.astype(np.float32)[:, start:stop]
-    words, zeros = layer.read(".qweight").view(np.uint32), layer.read(".qzeros").view(np.uint32)
+    words, zeros = (parts.read(layer, part).view(np.uint32) for part in (".qweight", ".qzeros"))
     if layer.method == "gptq":
         whole = _unpacked(words[:, start:stop].T, layer.bits, range(32 // layer.bits))  # (rows, columns)
         zero = (_unpacked(zeros, layer.bits, range(32 // layer.bits)) + offset) & (
             (1 << layer.bits) - 1 if offset else 255
         )
-        groups = _groups(layer, len(scale))
+        groups = _groups(layer, parts, len(scale))
     else:
         order = np.argsort(_AWQ_ORDER)
         first, last = start // 8 * 8, -(-stop // 8) * 8
         whole = _unpacked(words[:, first // 8 : last // 8], 4, order).T[start - first : stop - first]
-        zero, groups = _unpacked(zeros, 4, order), _groups(layer, len(scale))
+        zero, groups = _unpacked(zeros, 4, order), _groups(layer, parts, len(scale))
     zero = zero[:, start:stop].astype(np.float32)
     value = whole.astype(np.float32)
     value -= zero.T[:, groups]
@@ -155,7 +174,7 @@ def _dequantised(layer: Packed, offset: int, start: int, stop: int) -> np.ndarra
     return value
 
 
-def _groups(layer: Packed, count: int) -> np.ndarray:
+def _groups(layer: Packed, parts: _Last, count: int) -> np.ndarray:
     """The group of each column.
 
     Raises:
@@ -163,7 +182,7 @@ def _groups(layer: Packed, count: int) -> np.ndarray:
     """
     if ".g_idx" not in layer.files:
         return np.arange(layer.columns) // (layer.columns // count)
-    groups = layer.read(".g_idx")
+    groups = parts.read(layer, ".g_idx")
     if groups.min() < 0 or groups.max() >= count:
         place = str(layer.files[".g_idx"].path)
         fault = f"{layer.layer}.g_idx names group {max(int(groups.max()), -int(groups.min()))} of {count}"

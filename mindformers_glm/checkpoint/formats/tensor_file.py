@@ -61,6 +61,7 @@ class TensorFile:
     scales: dict[str, Scales] = field(default_factory=dict)  # of integers: float16 (rows, groups)
     integers: dict[str, Rows] = field(default_factory=dict)  # int8, which times scales are what is computed
     panels: dict[str, Callable[[], np.ndarray | None]] = field(default_factory=dict)  # where they lie (panel_files.py)
+    halves: dict[str, Rows] = field(default_factory=dict)  # the same of 4 bits, two in a byte as ops/quantized.py says
     network: Mapping[str, Any] | None = None  # what a config.json would say, of a file that is a whole model
     vocabulary: Callable[[], dict[str, bytes]] | None = None  # its tokenizer's files: name -> content
     mapping: mmap.mmap | None = None  # the file, where it has been mapped

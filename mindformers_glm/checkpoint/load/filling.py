@@ -141,8 +141,8 @@ def fill_from(
 
 def _take(layer: Rounding, weights: _Weights, name: str) -> None:
     """Gives a layer of integers what the file has: its own integers where the layer can hold them."""
-    scales, integers = weights.scales(name), weights.integers(name)
-    if scales is None or integers is None or not layer.take_integers(integers, scales):
+    scales, integers = weights.scales(name), weights.integers(name, layer.bits)
+    if scales is None or integers is None or not layer.take_integers(*integers, scales):
         layer.take_rows(partial_rows(weights, name), scales)
 
 
@@ -251,9 +251,15 @@ class _Weights:
         name = self.stored(name)
         return self.source.scales(name) if isinstance(self.source, WeightSource) else None
 
-    def integers(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+    def integers(self, name: str, bits: int) -> tuple[Callable[[int, int], np.ndarray], bool] | None:
+        """What gives rows of integers, and whether as a layer of so many bits holds them."""
         name = self.stored(name)
-        return self.source.integers(name) if isinstance(self.source, WeightSource) else None
+        if not isinstance(self.source, WeightSource):
+            return None
+        if bits == 4 and (halves := self.source.halves(name)) is not None:
+            return halves, True
+        found = self.source.integers(name)
+        return None if found is None else (found, False)
 
     def bits(self, name: str) -> tuple[np.ndarray, str]:
         name = self.stored(name)

@@ -174,8 +174,15 @@ class WeightSource:
         """What gives rows [start, stop) of the whole numbers int8 (rows, columns) that `scales` belong to; None for
         others. It may be called by several threads at a time.
         """
+        return self._whole_numbers(name, "integers")
+
+    def halves(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """The same of 4 bits, two in a byte as ops/quantized.py says; None where a file has them in another order."""
+        return self._whole_numbers(name, "halves")
+
+    def _whole_numbers(self, name: str, kind: str) -> Callable[[int, int], np.ndarray] | None:
         pieces = self._pieces[name]
-        made = [rows for piece in pieces if (rows := piece.file.integers.get(piece.name))]
+        made = [rows for piece in pieces if (rows := getattr(piece.file, kind).get(piece.name))]
         if len(made) < len(pieces) or (self.rearranged is not None and is_reordered(name)):
             return None
         ends = np.cumsum([piece.shape[0] for piece in pieces]).tolist()
