@@ -21,7 +21,7 @@ from mindformers_glm.ops.quantized import (
 )
 from mindformers_glm.registry import SCHEMES
 
-_BLOCK_NUMBERS = 1 << 20  # of a float weight that are looked at together
+_BLOCK_NUMBERS = 1 << 18  # of a float weight that a thread looks at together
 _BLOCK_INTEGERS = 1 << 18  # they fit into a CPU's cache with what is computed from them
 
 
