@@ -268,7 +268,7 @@ def test_requests_that_cannot_be_served(engine, prompt, config, message):
 
 
 def test_a_budget_for_steps_needs_a_cache_of_blocks(network):
-    with pytest.raises(ConfigError, match="^max_num_batched_tokens: got 64. Prompts and answers share steps"):
+    with pytest.raises(ConfigError, match="^max_num_batched_tokens: got 64. Only with the kernels do prompts"):
         Engine(network, max_num_batched_tokens=64)
 
 
