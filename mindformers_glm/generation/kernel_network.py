@@ -265,7 +265,7 @@ class _Map:
         """What a step holds while its pointers must not change."""
         if self._packing is None or self._packing.is_done:
             return nullcontext()
-        return self._packing.step
+        return self._packing
 
     def _arena(self) -> Arena:
         """The memory for all packed weights, shared out among them."""

