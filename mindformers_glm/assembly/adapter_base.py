@@ -15,12 +15,11 @@ from mindformers_glm.checkpoint.load.resolve import resolve
 from mindformers_glm.checkpoint.load.source import WeightSource
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.log import log_once
-from mindformers_glm.models.described import Held
+from mindformers_glm.models.described import Held, kept
 from mindformers_glm.models.interface import NetworkConfig
 from mindformers_glm.ops.panels import to_rows
-from mindformers_glm.ops.quantized import SCALE
 
-_COMPARED = ("float32", "float16")  # types of weights that are compared
+_COMPARED = ("float32", "float16", "bfloat16")  # types of weights that are compared
 _SAMPLES = 64  # rows of a tensor
 
 
@@ -61,9 +60,11 @@ def check_base(own: Mapping[str, Held], source: WeightSource) -> None:
         if kind not in _COMPARED:
             log_once(f"{source.path}: weights beside the adapter are not compared with a base of {held.dtype}")
             continue
-        ours, rows = held.asnumpy(), source.shape(name)[0] if source.shape(name) else 1
-        if getattr(own.get(name.removesuffix(SCALE)), "is_packed", False):
+        (ours, is_packed), rows = kept(held), source.shape(name)[0] if source.shape(name) else 1
+        if is_packed:
             ours = to_rows(ours)
+        if kind == "bfloat16":
+            ours = ours.view(np.uint16)
         if ours.shape != tuple(source.shape(name)):
             continue  # told by name when it is loaded
         for first, end in _samples(rows) if ours.ndim > 1 else [(0, rows)]:

@@ -34,12 +34,37 @@ _PARTS: Any = described.BlockWeights._fields
 class HeldTensor:
     """A tensor by its name, shape and type; its bits are there once it has been filled."""
 
-    __slots__ = ("bits", "dtype", "is_own", "is_packed", "name", "shape")
+    __slots__ = ("_kept", "dtype", "is_own", "name", "shape")
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: str, bits: np.ndarray | None = None) -> None:
-        self.name, self.shape, self.dtype, self.bits = name, shape, dtype, bits
+        self.name, self.shape, self.dtype = name, shape, dtype
         self.is_own = False  # nobody else has this memory
-        self.is_packed = False  # integers in the order of the kernels, which then is the only one there is
+        self.keep(bits)
+
+    def keep(self, bits: np.ndarray | None, *, is_packed: bool = False) -> None:
+        """Replaces its bits and their order at once: another thread sees both of before or both of after."""
+        self._kept = (bits, is_packed)
+
+    @property
+    def kept(self) -> tuple[np.ndarray, bool]:
+        """Its bits, and whether they are integers in the order of the kernels, both of one moment."""
+        bits, is_packed = self._kept
+        assert bits is not None, self.name
+        return bits, is_packed
+
+    @property
+    def bits(self) -> np.ndarray | None:
+        """Its bits; None while there are none. Those that are set are in rows."""
+        return self._kept[0]
+
+    @bits.setter
+    def bits(self, bits: np.ndarray | None) -> None:
+        self.keep(bits)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its integers are in the order of the kernels, which then is the only one there is."""
+        return self._kept[1]
 
     @property
     def has_init(self) -> bool:
@@ -52,8 +77,7 @@ class HeldTensor:
 
     def asnumpy(self) -> np.ndarray:
         """Its bits, in a type that NumPy knows (checkpoint/formats/dtypes.py)."""
-        assert self.bits is not None, self.name
-        return self.bits
+        return self.kept[0]
 
     def let_go(self) -> None:
         """Gives back the memory of pages of its file; they are read again when they are touched."""
@@ -133,9 +157,9 @@ class HeldNetwork:
     def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
         """Sets a tensor to these bits of its own type; `is_packed`: integers in the order of the kernels."""
         tensor = self.slots[name]
-        tensor.is_packed = is_packed
-        tensor.bits = np.ascontiguousarray(bits)
-        tensor.is_own = self._is_read and tensor.bits.flags.writeable
+        whole = np.ascontiguousarray(bits)
+        tensor.keep(whole, is_packed=is_packed)
+        tensor.is_own = self._is_read and whole.flags.writeable
 
     def load(self, source: WeightSource | Mapping[str, np.ndarray], *, new_adapter: bool = False) -> LoadReport:
         """Fills it from files, or arrays under our names; see `filling.fill_from`.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mindformers_glm.models.described import LinearWeights
+from mindformers_glm.log import logger
+from mindformers_glm.models.described import LinearWeights, kept
 from mindformers_glm.ops.kernels.memory import Arena, padded
 from mindformers_glm.ops.kernels.structures import KINDS, LAYOUTS, W8A8, LinearStruct, address, kind_of
 from mindformers_glm.ops.panels import PANEL
 
+_REPLACING = threading.Lock()  # a weight and its scales are replaced, and looked at, together
 _SAMPLES = 64  # numbers of an integer weight that are compared to see whether it has changed
 
 
@@ -55,21 +59,22 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes that it needs from an arena."""
-        return 0 if self._is_packed() else sum(padded(one.asnumpy().nbytes) for one in self.held)
+        given, is_packed = self._given_now()
+        return 0 if is_packed else sum(padded(one.nbytes) for one in given)
 
     def take(self, arena: Arena) -> None:
         """Takes its memory from an arena."""
-        if not self._is_packed():
-            weight, scale = (one.asnumpy() for one in self.held)
+        (weight, scale), is_packed = self._given_now()
+        if not is_packed:
             self.packed = (arena.take(weight.shape, weight.dtype), arena.take(scale.shape, np.float16))
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs the weight of the layer, if it has changed."""
-        weight, scale = (one.asnumpy() for one in self.held)
+        (weight, scale), is_packed = self._given_now()
         samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
         if self.seen is not None and samples == self.seen:
             return
-        if self._is_packed():
+        if is_packed:
             self.packed = (weight, scale)
         else:
             rows = LinearStruct.from_buffer_copy(self.structure)
@@ -80,11 +85,12 @@ class Packed:
 
     def compute_from_rows(self) -> None:
         """Points at the weight in rows, until `use`: kernels then pack a panel whenever they read one."""
-        if self._is_packed():
-            self.packed = (self.held[0].asnumpy(), self.held[1].asnumpy())
+        given, is_packed = self._given_now()
+        if is_packed:
+            self.packed = given
             self.use()
             return
-        self._rows = (self.held[0].asnumpy(), self.held[1].asnumpy())  # kept: another network may replace what is held
+        self._rows = given  # kept: another network may replace what is held
         self.structure.weight, self.structure.scale = map(address, self._rows)
         self.structure.layout = LAYOUTS["rows"]
         self._given = LinearStruct.from_buffer_copy(self.structure)
@@ -110,18 +116,22 @@ class Packed:
         if self.is_fixed:
             self._give_back()
 
-    def _is_packed(self) -> bool:
-        return getattr(self.held[0], "is_packed", False)
+    def _given_now(self) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
+        """Weight and scale as they are held, and whether both are packed."""
+        with _REPLACING:
+            (weight, is_packed), (scale, _) = map(kept, self.held)
+        return (weight, scale), is_packed
 
     def _give_back(self) -> None:
         """Keeps the packed form only, where nothing else reads the original; drops pages that a file can give again."""
-        if self._is_packed():
-            return
-        if all(one.is_own for one in self.held):
-            for one, packed in zip(self.held, self.packed, strict=True):
-                one.bits = packed
-            self.held[0].is_packed = True
-        else:
+        with _REPLACING:
+            if kept(self.held[0])[1]:
+                return
+            is_own = all(one.is_own for one in self.held)
+            if is_own:
+                for one, packed in zip(self.held, self.packed, strict=True):
+                    one.keep(packed, is_packed=True)
+        if not is_own:
             for one in self.held:
                 one.let_go()
 
@@ -185,11 +195,13 @@ class Packing:
         self._functions, self._arena, self._is_ended = functions, arena, threading.Event()
         for packed in weights:
             packed.compute_from_rows()
-        self._thread = threading.Thread(target=self._run, name="packing", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        _PACKINGS.add(self)
+        self._start()
 
     def __enter__(self) -> None:
         self._step.acquire()
+        self._start()
 
     def __exit__(self, *_: object) -> None:
         self._step.release()
@@ -197,8 +209,12 @@ class Packing:
 
     @property
     def is_done(self) -> bool:
-        """Whether the network computes from packed weights alone."""
-        return not self._thread.is_alive()
+        """Whether no pointer changes any more."""
+        return not self._left and not self._ready
+
+    def is_forked(self) -> None:
+        """In the child of a fork there is neither the thread nor whatever that held."""
+        self._step, self._begins, self._thread = threading.Lock(), threading.Event(), None
 
     def end(self) -> None:
         """The network is no longer used."""
@@ -207,19 +223,51 @@ class Packing:
 
     def wait(self) -> None:
         """Returns when all is packed; never called in a step."""
-        self._begins.set()
+        with self:
+            assert self._thread is not None
         self._thread.join()
+
+    def _start(self) -> None:
+        """Starts the thread where there is none: at first, and in a process that was forked meanwhile."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="packing", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         self._begins.wait()
-        while self._left and not self._is_ended.is_set():
-            packed = self._left.popleft()
-            packed.pack_beside(self._functions)
-            self._ready.append(packed)
-            if self._step.acquire(blocking=not self._left):  # a long step is no reason to stop packing
+        while not self.is_done and not self._is_ended.is_set():
+            if self._left:
+                if self._is_packed_beside(self._left[0]):
+                    self._ready.append(self._left[0])
+                self._left.popleft()  # after that: a process that is forked meanwhile does it again
+            if self._ready and self._step.acquire(blocking=not self._left):  # a long step is no reason to stop packing
                 try:
                     while self._ready:
-                        self._ready.popleft().use()
+                        self._ready[0].use()
+                        self._ready.popleft()  # after that: `is_done` says that pointers stay
                 finally:
                     self._step.release()
-        self._arena.settle()
+        if not self._is_ended.is_set():
+            self._arena.settle()
+
+    def _is_packed_beside(self, packed: Packed) -> bool:
+        try:
+            packed.pack_beside(self._functions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the layer computes from its rows
+            logger.warning("a layer is not packed and computes more slowly: %s: %s", type(error).__name__, error)
+            return False
+        return True
+
+
+_PACKINGS: weakref.WeakSet[Packing] = weakref.WeakSet()
+
+
+def _begin_again() -> None:
+    """In the child of a fork."""
+    _REPLACING.release()
+    for packing in list(_PACKINGS):
+        packing.is_forked()
+
+
+if hasattr(os, "register_at_fork"):  # a child finds nothing half replaced
+    os.register_at_fork(before=_REPLACING.acquire, after_in_parent=_REPLACING.release, after_in_child=_begin_again)

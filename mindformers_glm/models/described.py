@@ -36,6 +36,12 @@ class Held(Protocol):
         ...
 
 
+def kept(held: Held) -> tuple[np.ndarray, bool]:
+    """The numbers of a tensor, not copied, and whether they have the order of the kernels, both of one moment."""
+    found: tuple[np.ndarray, bool] | None = getattr(held, "kept", None)
+    return (held.asnumpy(), False) if found is None else found
+
+
 class LowRank(NamedTuple):
     """A LoRA: y = W x + scale * up (down x); with DoRA's `magnitude` as LoraConfig says.
 

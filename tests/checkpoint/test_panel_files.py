@@ -1,13 +1,21 @@
 """Integers that lie in their files in the order of the kernels: the same numbers for everybody who reads them."""
 
+import logging
+import shutil
+
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
-from tiny_networks import logits_of
+from tiny_networks import logits_of, tiny_config
 
 from mindformers_glm import AutoModel
 from mindformers_glm.assembly.adapter_base import check_base
 from mindformers_glm.assembly.engine import held_engine, load_held
+from mindformers_glm.assembly.held import HeldNetwork
+from mindformers_glm.assembly.parts import parts_of
+from mindformers_glm.assembly.random_held import random_network
+from mindformers_glm.checkpoint.convert import save_directory
 from mindformers_glm.checkpoint.convert.job import plan_job
 from mindformers_glm.checkpoint.convert.run import run_plan
 from mindformers_glm.checkpoint.load.source import read_weights
@@ -91,6 +99,18 @@ def test_weights_beside_an_adapter_are_compared_in_rows(folders):
         check_base(held.slots, read_weights(folders[0]))
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_an_embedding_beside_an_adapter_is_compared_whatever_its_type(tmp_path, kind):
+    held = random_network(tiny_config(quantization_bit=8, embedding_type=kind, ffn_hidden_size=64))
+    table = held.weights().table.weight.name
+    assert held.slots[table].dtype == kind
+    save_file({table: held.slots[table].floats()}, tmp_path / "same.safetensors")
+    save_file({table: held.slots[table].floats() * np.float32(1.5)}, tmp_path / "other.safetensors")
+    check_base(held.slots, read_weights(tmp_path / "same.safetensors"))
+    with pytest.raises(CheckpointError, match="differs from the base's"):
+        check_base(held.slots, read_weights(tmp_path / "other.safetensors"))
+
+
 def test_a_network_of_mindspore_has_the_same_numbers(folders):
     ids = np.array([PROMPT], np.int32)
     one, other = (logits_of(AutoModel.from_pretrained(folder, compute_dtype="float32"), ids) for folder in folders)
@@ -106,3 +126,86 @@ def test_a_file_whose_panels_are_no_integers_is_damaged(tmp_path):
     save_file({"transformer.final_panels": np.zeros((4, 4), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="no integer weight in panels"):
         read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("form", ["ours", "ours-panels"])
+def test_another_type_of_floats_leaves_integers_and_scales_as_they_are(folders, tmp_path, form, dtype):
+    rows, _ = folders
+    run_plan(plan_job(rows, tmp_path / "out", form, dtype=dtype))
+    old, new = read_weights(rows), read_weights(tmp_path / "out")
+    for name in (QKV, QKV + "_scale", HEAD + "_scale"):
+        assert new.dtype(name) == old.dtype(name) and new.read_bits(name).tobytes() == old.read_bits(name).tobytes()
+    norm = "transformer.encoder.final_layernorm.weight"
+    assert new.dtype(norm) == {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
+
+
+def saved(folder, form, **changes):
+    """A random network of integers, as a folder of ours and as one of another form: both."""
+    held = random_network(tiny_config(quantization_bit=8, quantization_group_size=16, ffn_hidden_size=64, **changes))
+    arrays = {tensor.name: tensor.asnumpy() for tensor in held.slots.values()}
+    save_directory(folder / "ours", arrays, held.config)
+    run_plan(plan_job(folder / "ours", folder / form, form, lora_alpha=8))
+    return folder / "ours", folder / form
+
+
+def test_scales_of_another_type_are_float16_in_panels(tmp_path):
+    held = random_network(tiny_config(quantization_bit=8, quantization_group_size=16, ffn_hidden_size=64))
+    arrays = {name: slot.floats() if name.endswith("_scale") else slot.asnumpy() for name, slot in held.slots.items()}
+    save_directory(tmp_path / "out", arrays, held.config, form="ours-panels")
+    scale = held.slots[QKV + "_scale"].asnumpy()
+    assert read_weights(tmp_path / "out").read_bits(QKV + "_scale").tobytes() == scale.tobytes()
+
+
+@pytest.mark.parametrize("form", ["ours", "ours-panels"])
+def test_an_adapter_beside_integers_is_written_into_the_configuration(tmp_path, form):
+    lora = {"pet_type": "lora", "lora_rank": 2, "lora_alpha": 8, "target_modules": ".*query_key_value.*"}
+    rows, _ = saved(tmp_path, "ours-panels", pet_config=lora)
+    stated = yaml.safe_load((rows / "config.yaml").read_text(encoding="utf-8"))
+    assert stated["model"]["model_config"].pop("pet_config")
+    (rows / "config.yaml").write_text(yaml.safe_dump(stated), encoding="utf-8")
+    run_plan(plan_job(rows, tmp_path / "again", form, lora_alpha=8))
+    held = load_held(str(tmp_path / "again"))
+    assert held.config.adapter.lora_rank == 2
+    wanted = read_weights(rows)
+    for name in (name for name in wanted.names if "lora" in name or name == QKV + "_scale"):
+        assert read_weights(tmp_path / "again").read_bits(name).tobytes() == wanted.read_bits(name).tobytes()
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 4000])
+def test_one_odd_tensor_moves_no_other_out_of_its_place(tmp_path, shard_bytes):
+    rows, _ = saved(tmp_path, "ours-panels")
+    run_plan(plan_job(rows, tmp_path / "out", "ours-panels", shard_size=shard_bytes))
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 2) == (shard_bytes == 4000)
+    source = read_weights(tmp_path / "out")
+    stored = [name for name in source.names if source.pieces(name)[0].file.panels.get(source.pieces(name)[0].name)]
+    moved = [name for name in stored if source.panels(name) is None]
+    assert source.shape(HEAD)[0] == 101 and len(stored) == 18 and set(moved) <= {HEAD, HEAD + "_scale"}
+    for name in stored:
+        assert source.read_bits(name).tobytes() == read_weights(rows).read_bits(name).tobytes()
+
+
+def test_whoever_packs_again_is_told(folders, tmp_path, caplog):
+    moved = shutil.copytree(folders[1], tmp_path / "moved", copy_function=shutil.copyfile)
+    content = (moved / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length] + b" " * 8
+    (moved / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    with caplog.at_level(logging.INFO):
+        held = load_held(str(moved))
+    assert not held.slots[QKV].is_packed and "not aligned to 64 bytes" in caplog.text
+    assert held.slots[QKV].asnumpy().tobytes() == read_weights(folders[0]).read_bits(QKV).tobytes()
+
+
+def test_rows_after_panels_are_read_as_rows(folders):
+    rows, panels = folders
+    held = load_held(str(panels))
+    assert held.slots[QKV].is_packed
+    held.load(read_weights(rows))
+    assert not held.slots[QKV].is_packed
+    held.load(read_weights(panels))
+    fresh = HeldNetwork(held.config)
+    for network in (held, fresh):
+        network.load(parts_of(TINY).base.read())
+    assert not held.slots[QKV].is_packed
+    assert held.slots[QKV].asnumpy().tobytes() == fresh.slots[QKV].asnumpy().tobytes()

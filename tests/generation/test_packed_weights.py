@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 
 import numpy as np
@@ -86,3 +87,70 @@ def test_a_network_that_is_gone_is_packed_no_further(monkeypatch):
     begins.set()
     thread.join(60)
     assert len(packed) <= 1  # of nine
+
+
+def test_a_process_that_is_forked_while_a_network_is_packed_packs_the_rest(monkeypatch):
+    held = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64))
+    wanted = logits(KernelNetwork(held.weights()))
+    begun, goes_on, real, parent = threading.Event(), threading.Event(), Packed.pack_beside, os.getpid()
+
+    def in_the_parent_only_when_told(packed, functions):
+        begun.set()
+        if os.getpid() == parent:
+            goes_on.wait(60)
+        real(packed, functions)
+
+    monkeypatch.setattr(kernel_network, "AT_ONCE", 0)
+    monkeypatch.setattr(Packed, "pack_beside", in_the_parent_only_when_told)
+    weights = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64)).weights()
+    network = KernelNetwork(weights)
+    np.testing.assert_array_equal(logits(network), wanted)
+    assert begun.wait(60)
+    rows = [layer.weight.asnumpy() for layer in integers(weights)]
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            same = np.array_equal(logits(network), wanted)
+            network.settle()
+            packed = [layer.weight.asnumpy() is not one for layer, one in zip(integers(weights), rows, strict=True)]
+            status = 0 if same and all(packed) and np.array_equal(logits(network), wanted) else 2
+        finally:
+            os._exit(status)
+    goes_on.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    network.settle()
+    np.testing.assert_array_equal(logits(network), wanted)
+
+
+def test_a_layer_that_cannot_be_packed_computes_from_its_rows(monkeypatch, caplog):
+    held = random_network(tiny_config(quantization_bit=4, ffn_hidden_size=64))
+    wanted = logits(KernelNetwork(held.weights()))
+    real, failed = Packed.pack_beside, []
+
+    def fails_once(packed, functions):
+        if not failed:
+            failed.append(packed)
+            raise OSError("no memory")
+        real(packed, functions)
+
+    monkeypatch.setattr(kernel_network, "AT_ONCE", 0)
+    monkeypatch.setattr(Packed, "pack_beside", fails_once)
+    weights = random_network(tiny_config(quantization_bit=4, ffn_hidden_size=64)).weights()
+    rows = [layer.weight.asnumpy() for layer in integers(weights)]
+    network = KernelNetwork(weights)
+    logits(network)
+    network.settle()
+    np.testing.assert_array_equal(logits(network), wanted)
+    kept = [layer.weight.asnumpy() is one for layer, one in zip(integers(weights), rows, strict=True)]
+    assert sum(kept) == 1 and "computes more slowly: OSError: no memory" in caplog.text
+
+
+def test_rows_loaded_after_packing_are_rows():
+    held = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64))
+    rows = {name: tensor.asnumpy().copy() for name, tensor in held.slots.items()}
+    wanted = logits(KernelNetwork(held.weights()))
+    assert any(tensor.is_packed for tensor in held.slots.values())
+    held.load(rows)
+    assert not any(tensor.is_packed for tensor in held.slots.values())
+    np.testing.assert_array_equal(logits(KernelNetwork(held.weights())), wanted)

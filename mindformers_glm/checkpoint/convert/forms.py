@@ -16,3 +16,6 @@ FORMS = {
     "official-int8": "hf",
     "gptq": "hf",
 }
+
+OURS = ("ours", "ours-panels")  # folders with a config.yaml of ours
+PANELS = "ours-panels"

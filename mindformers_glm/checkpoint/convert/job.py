@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sentencepiece
 
 from mindformers_glm.checkpoint.convert.checks import check_adapter, refuse_packed
-from mindformers_glm.checkpoint.convert.forms import FORMS
+from mindformers_glm.checkpoint.convert.forms import FORMS, OURS
 from mindformers_glm.checkpoint.convert.megatron import MegatronWeights
 from mindformers_glm.checkpoint.convert.plan import SHARD_BYTES, ConversionPlan, plan_conversion
 from mindformers_glm.checkpoint.load import peft
@@ -115,7 +115,7 @@ def plan_job(
             f"The shapes of {shown(input_path)} do not tell the channels of a head, which {form} writes down: give it.",
         )
     network = opened.config
-    if form == "ours" and network is not None and any(LORA_NAME in name for name in opened.source.names):
+    if form in OURS and network is not None and any(LORA_NAME in name for name in opened.source.names):
         network = network.model_copy(update={"pet_config": _needed(opened)})
     vocabulary = tokenizer_folder(tokenizer) if tokenizer else opened.tokenizer
     if vocabulary is not None and opened.exact and opened.config is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mindformers_glm.checkpoint.convert.arrays import Source
 from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
-from mindformers_glm.checkpoint.convert.forms import FORMS
+from mindformers_glm.checkpoint.convert.forms import FORMS, PANELS
 from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_packed, packing_of
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, float_name
 from mindformers_glm.checkpoint.formats.panel_files import SUFFIX
@@ -152,8 +152,8 @@ def plan_conversion(
     tensors = [tensor for name in names for tensor in _tensors(source, name, form, naming, config, dtype)]
     if packing is not None:
         tensors = [made for tensor in tensors for made in _packed(tensor, packing)]
-    if form == "ours-panels":
-        tensors = [_with_panels(tensor, _needed(config, form)) for tensor in tensors]
+    if form == PANELS:
+        tensors = [_with_panels(tensor, source, _needed(config, form)) for tensor in tensors]
         if not any(tensor.has_panels for tensor in tensors):
             fix = "Quantise it first: mindformers-glm quantize."
             raise ConfigError("to", form, f"Panels hold integers, and {source.path} has floats. {fix}")
@@ -191,7 +191,8 @@ def _tensors(
     source: Source, name: str, form: str, naming: Naming, config: NetworkConfig | None, dtype: str | None
 ) -> list[OutTensor]:
     stored, shape = source.dtype(name), source.shape(name)
-    kind = dtype if dtype and stored in FLOATS else stored
+    is_scale = name.endswith(SCALE)  # of integers, which are not rounded a second time
+    kind = dtype if dtype and stored in FLOATS and not is_scale else stored
     if is_adapter(name):
         _check_joined(source, name, naming)
         new = peft.peft_name(name) if form == "peft" else HF_PREFIX_NAME if form == "hf" else name
@@ -212,12 +213,13 @@ def _packed(tensor: OutTensor, packing: Packing) -> list[OutTensor]:
     return [OutTensor(stem + p.suffix, p.dtype, p.shape, tensor.ours, tensor.target, p) for p in parts]
 
 
-def _with_panels(tensor: OutTensor, config: NetworkConfig) -> OutTensor:
+def _with_panels(tensor: OutTensor, source: Source, config: NetworkConfig) -> OutTensor:
     """Integers of linear layers, and their scales, in panels; a table that tokens are looked up in stays in rows."""
     name = tensor.ours.removesuffix(SCALE)
     if is_table(name) or name in tied(config) or is_adapter(name) or not bits_of(name, config):
         return tensor
-    return tensor._replace(name=tensor.name + SUFFIX, has_panels=True)
+    dtype = "float16" if tensor.ours.endswith(SCALE) else source.dtype(tensor.ours)
+    return tensor._replace(name=tensor.name + SUFFIX, dtype=dtype, has_panels=True)
 
 
 def _check_joined(source: Source, name: str, naming: Naming) -> None:

@@ -26,6 +26,7 @@ from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, HashingFile, 
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, convert_bits
 from mindformers_glm.checkpoint.formats.folder import FolderWriter, check_free, disk_fault
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import value_heads
+from mindformers_glm.checkpoint.formats.panel_files import ALIGNED
 from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
 from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.model_files import config_file, tokenizer_contents
@@ -116,7 +117,7 @@ def _blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
         yield from _packed_blocks(source, tensor.ours, tensor.part)
         return
     if tensor.has_panels:
-        yield from _panel_blocks(source, tensor.ours)
+        yield from _panel_blocks(source, tensor)
         return
     if target is not None and target.rearranged:
         whole = reorder_rows(source.read_bits(tensor.ours), plan.network, rearranged_row_order)
@@ -137,13 +138,18 @@ def _packed_blocks(source: Source, name: str, part: Part) -> Iterator[np.ndarray
         yield np.ascontiguousarray(made).reshape(-1)
 
 
-def _panel_blocks(source: Source, name: str) -> Iterator[np.ndarray]:
+def _panel_blocks(source: Source, tensor: OutTensor) -> Iterator[np.ndarray]:
     """Integers or their scales in the order of the kernels, some whole panels at a time."""
+    name, target = tensor.ours, tensor.target
     rows, numbers = source.shape(name)
-    storage = DTYPES[source.dtype(name)].storage
+    assert target is None or (target.start, target.stop, target.rearranged) == (0, rows, False), name
+    storage, kind = DTYPES[tensor.dtype].storage, source.dtype(name)
     step = max(1, BLOCK_BYTES // (PANEL * numbers * storage.itemsize)) * PANEL
     for start in range(0, rows, step):
-        parts = list(map(np.copy, source.blocks(name, start, min(start + step, rows))))
+        blocks = source.blocks(name, start, min(start + step, rows))
+        if kind != tensor.dtype:
+            blocks = converted(blocks, kind, tensor.dtype, name=name, place=source.path)
+        parts = [block.copy() for block in blocks]
         yield to_panels(np.concatenate(parts).reshape(-1, numbers)).reshape(-1)
 
 
@@ -166,13 +172,24 @@ def float_rows(source: Source, name: str, start: int, stop: int) -> np.ndarray:
 
 def write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, progress: Callable[[int], None]) -> None:
     """Writes one safetensors file of the plan, tensor by tensor in blocks."""
-    tensors = sorted(file.tensors, key=lambda t: -DTYPES[t.dtype].storage.itemsize)  # wide types first: aligned
-    aligned = 64 if any(tensor.has_panels for tensor in tensors) else 8
+    aligned = ALIGNED if any(tensor.has_panels for tensor in file.tensors) else 8
+
+    def order(tensor: OutTensor) -> tuple[bool, int]:
+        """Wide types first, so that all are aligned; for panels what moves nothing behind it comes first."""
+        is_odd = aligned == ALIGNED and tensor.size % ALIGNED != 0
+        return is_odd, -DTYPES[tensor.dtype].storage.itemsize
+
+    tensors = sorted(file.tensors, key=order)
     out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}, aligned=aligned))
     for tensor in tensors:
+        written = 0
         for block in _blocks(plan, tensor):
             out.write(block)
+            written += block.nbytes
             progress(block.nbytes)
+        if written != tensor.size:
+            fault = f"{tensor.name} came as {written:,} bytes instead of {tensor.size:,}"
+            raise CheckpointError(str(plan.source.path), fault, "Nothing was written: this is a fault of the program.")
 
 
 def _write_ckpt_file(plan: ConversionPlan, overwrite: bool, progress: Callable[[int], None]) -> Path:

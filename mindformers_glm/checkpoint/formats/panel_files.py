@@ -12,11 +12,12 @@ from functools import partial
 import numpy as np
 
 from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile, damaged
+from mindformers_glm.log import log_once
 from mindformers_glm.ops.panels import PANEL, to_rows
 
 SUFFIX = "_panels"
 _TYPES = ("int8", "uint8", "float16")
-_ALIGNED = 64  # kernels read as much at a time
+ALIGNED = 64  # kernels read as much at a time
 
 
 def as_rows(files: Sequence[TensorFile]) -> list[TensorFile]:
@@ -54,4 +55,7 @@ def _rows(file: TensorFile, stored: str, start: int, stop: int) -> np.ndarray:
 def _mapped(file: TensorFile, stored: str) -> np.ndarray | None:
     """The panels where they lie in the file; None where a kernel's reads would cross lines of a CPU's cache."""
     bits = file.mapped_bits(stored)
-    return bits if bits is not None and bits.ctypes.data % _ALIGNED == 0 else None
+    if bits is not None and bits.ctypes.data % ALIGNED == 0:
+        return bits
+    log_once(f"{file.path}: weights that are not aligned to {ALIGNED} bytes are read as rows, and packed again")
+    return None
