@@ -64,7 +64,7 @@ class Rounding:
         `scales` are finite float16 (out, groups).
         """
         groups, least = scales.shape[1], least_and_most(self.bits)
-        if self.in_channels % groups or (self.in_channels // groups) % self.group_size:
+        if not groups or self.in_channels % groups or (self.in_channels // groups) % self.group_size:
             return False
         if not np.isfinite(scales).all():
             return False  # whoever reads the floats says which they are

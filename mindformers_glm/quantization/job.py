@@ -83,9 +83,11 @@ class Job:
         """Reads what is needed to know that everything fits; no weight yet.
 
         Raises:
-            UserError: the model is quantised or has no configuration, or a file of texts cannot be read.
+            UserError: the model is quantised or has no configuration, a file of texts cannot be read, or the scheme
+                is not written so.
         """
         self.asked = asked
+        _check_form(asked)
         parts = parts_of(asked.checkpoint)
         self.config: NetworkConfig = config_of(parts.base)
         if self.config.quantization_bit or self.config.quantization_scheme:
@@ -152,12 +154,7 @@ class Job:
         asked = self.asked
         options: dict[str, Any] = {"tokenizer": self.tokenizer_folder, "overwrite": asked.overwrite}
         if choice.scheme.name in _FORM:
-            if asked.form != "ours":
-                raise ConfigError("--to", asked.form, f"{choice.scheme.name} is written as AscendV1: leave it out.")
             return write_ascend_v1(asked.output, self.source, self.config, made, **options)
-        if not choice.scheme.network_keys(choice.group_size or None)["quantization_bit"]:
-            fix = "It needs no folder: load the float model with quantization_scheme."
-            raise ConfigError("--scheme", choice.scheme.name, fix)
         return write_ours(asked.output, self.source, self.target(choice), made, form=asked.form, **options)
 
     @contextmanager
@@ -292,6 +289,16 @@ def choice_of(scheme: str, **settings: Any) -> Choice:
     """
     found = scheme_of(scheme, "--scheme")
     return Choice(found, group_size=found.group(settings.pop("group_size", None), "--group_size"), **settings)
+
+
+def _check_form(asked: Asked) -> None:
+    scheme = asked.choice.scheme
+    if scheme.name in _FORM:
+        if asked.form != "ours":
+            raise ConfigError("--to", asked.form, f"{scheme.name} is written as AscendV1: leave it out.")
+    elif not scheme.network_keys(asked.choice.group_size or None)["quantization_bit"]:
+        fix = "It needs no folder: load the float model with quantization_scheme."
+        raise ConfigError("--scheme", scheme.name, fix)
 
 
 def _check_place(asked: Asked) -> None:

@@ -10,13 +10,11 @@ from mindformers_glm.assembly.held_files import NeedsMindSpore
 from mindformers_glm.assembly.run_held import held_of_run, reasons_of
 from mindformers_glm.assembly.run_tokenizer import build_tokenizer
 from mindformers_glm.config import RunConfig
-from mindformers_glm.data.batch import Batch
 from mindformers_glm.evaluation.metrics import PerplexityMetric
 from mindformers_glm.evaluation.runner import mean_loss
 from mindformers_glm.evaluation.scored_loss import can_score, scored_loss
 from mindformers_glm.evaluation.share import ALL
 from mindformers_glm.files import user_path
-from mindformers_glm.generation.engine import Engine
 from mindformers_glm.tasks.answers import answer, judge
 from mindformers_glm.tasks.benchmarks import Benchmarks
 from mindformers_glm.tasks.evaluation_data import EvaluationData
@@ -64,18 +62,14 @@ def _evaluate(config: RunConfig) -> dict[str, float]:
         return benchmarks.figures(held_engine(held_of_run(config), {}), tokenizer, ALL, output_dir=output)
     data, metrics = EvaluationData(config), [spec.build() for spec in config.metrics]
     for metric in metrics:
-        data.of(metric)
+        rows = data.of(metric)
+        if isinstance(metric, PerplexityMetric) and not all(map(can_score, rows.batches(0))):
+            raise NeedsMindSpore(f"{PerplexityMetric.__name__} is asked of rows that are several texts")
     engine = held_engine(held_of_run(config), {})
     figures: dict[str, float] = {}
     for metric in metrics:
         if isinstance(metric, PerplexityMetric):
-            figures |= mean_loss(partial(_loss, engine), data.of(metric), metric).scores
+            figures |= mean_loss(partial(scored_loss, engine), data.of(metric), metric).scores
         else:
             figures |= judge(engine, tokenizer, data.of(metric), metric, output=output)
     return figures
-
-
-def _loss(engine: Engine, batch: Batch) -> float:
-    if not can_score(batch):
-        raise NeedsMindSpore(f"{PerplexityMetric.__name__} is asked of rows that are several texts")
-    return scored_loss(engine, batch)

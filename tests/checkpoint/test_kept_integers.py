@@ -74,6 +74,7 @@ def test_integers_that_a_layer_cannot_hold_are_not_taken(golden):
     rows, scales, shape = source.integers(QKV), source.scales(QKV), source.shape(QKV)
     assert not Layer(shape, 4).take_integers(rows, False, scales)  # eight bits in four
     assert not Layer(shape, 8, group_size=96).take_integers(rows, False, scales)  # groups across scales
+    assert not Layer(shape, 8).take_integers(rows, False, scales[:, :0])
     scales[3] = np.inf
     assert not Layer(shape, 8).take_integers(rows, False, scales)
 

@@ -122,8 +122,12 @@ def test_floats_have_no_panels(tmp_path):
         plan_job(TINY, tmp_path / "out", "ours-panels")
 
 
-def test_a_file_whose_panels_are_no_integers_is_damaged(tmp_path):
-    save_file({"transformer.final_panels": np.zeros((4, 4), np.float32)}, tmp_path / "model.safetensors")
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((4, 4), "float32"), ((5, 7), "uint8"), ((16, 32), "uint8"), ((17, 6), "int8"), ((16,), "int8"), ((0, 4), "int8")],
+)
+def test_a_file_whose_panels_are_no_integers_is_damaged(tmp_path, shape, kind):
+    save_file({"transformer.final_panels": np.zeros(shape, kind)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="no integer weight in panels"):
         read_weights(tmp_path)
 

@@ -1,5 +1,7 @@
 """The loss of labelled rows from an engine is that of training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from mindspore_modes import pynative  # noqa: F401 - a fixture
@@ -7,12 +9,14 @@ from tiny_networks import random_network
 
 from mindformers_glm.assembly.engine import held_engine
 from mindformers_glm.assembly.held import HeldNetwork
+from mindformers_glm.assembly.held_files import NeedsMindSpore
 from mindformers_glm.data.batch import Batch
-from mindformers_glm.evaluation.metrics import PerplexityMetric
+from mindformers_glm.evaluation.metrics import EmF1Metric, PerplexityMetric
 from mindformers_glm.evaluation.runner import evaluate_loss, mean_loss
 from mindformers_glm.evaluation.scored_loss import can_score, scored_loss
 from mindformers_glm.labels import IGNORED
 from mindformers_glm.ops.kernels import library
+from mindformers_glm.tasks import plain
 
 LINES = np.array([1, 2])
 
@@ -25,6 +29,27 @@ def batch(*, gap: bool = False) -> Batch:
     if gap:
         labels[0, 8:10] = IGNORED
     return Batch(text[:, :16], labels, LINES)
+
+
+class Data:
+    """Evaluation data whose rows are several texts."""
+
+    def __init__(self, config) -> None:
+        del config
+
+    def of(self, metric):
+        one = batch()
+        return Rows(batch(), one._replace(position_ids=np.zeros_like(one.input_ids)))
+
+
+def test_rows_that_are_several_texts_are_seen_before_anything_is_generated(monkeypatch, tmp_path):
+    monkeypatch.setattr(plain, "EvaluationData", Data)
+    monkeypatch.setattr(plain, "build_tokenizer", lambda config: None)
+    monkeypatch.setattr(plain, "held_of_run", lambda config: pytest.fail("weights are read"))
+    metrics = [SimpleNamespace(build=EmF1Metric), SimpleNamespace(build=PerplexityMetric)]
+    config = SimpleNamespace(run_mode="eval", eval_task=None, metrics=metrics, output_dir=str(tmp_path))
+    with pytest.raises(NeedsMindSpore, match="several texts"):
+        plain.run_plainly(config)
 
 
 class Rows:

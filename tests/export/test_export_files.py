@@ -15,7 +15,7 @@ from mindformers_glm.config.sections import InferSection
 from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.export import graph_file
 from mindformers_glm.export.export import export_model
-from mindformers_glm.export.lite.engine import choose, is_2_0
+from mindformers_glm.export.lite.engine import Export, choose, is_2_0, open_lite
 from mindformers_glm.export.lite.network import Fixed, LiteNetwork
 from mindformers_glm.export.lite.settings import read_pair, read_settings
 from mindformers_glm.export.manifest import check_file, find_manifest
@@ -269,3 +269,9 @@ def test_the_graph_that_a_lite_can_read(exported):
     assert is_2_0("2.0.0") and is_2_0("2.0.1") and not is_2_0("2.3.0") and not is_2_0("2.10.0")
     assert [graph.name for graph in choose(manifest, "2.0.0", folder=exported)] == ["net_seq64_v1.mindir"]
     assert [graph.name for graph in choose(manifest, "2.10.0", folder=exported)] == ["net_prefill_seq64.mindir"]
+
+
+@pytest.mark.parametrize("key", ["increment", "tokenizer"])
+def test_what_an_export_that_was_read_would_ignore_is_refused(tmp_path, key):
+    with pytest.raises(ConfigError, match=f"{key}.*read_export"):
+        open_lite(Export(None, tmp_path, None, None, None), **{key: tmp_path})

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm.checkpoint.formats.dtypes import bits_of, convert, name_of
-from mindformers_glm.errors import CheckpointError
+from mindformers_glm.cli.quantize import main as quantize
+from mindformers_glm.errors import CheckpointError, ConfigError
 from mindformers_glm.quantization.work import Work
 
 
@@ -48,3 +49,13 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     with pytest.raises(CheckpointError, match="not a folder of an interrupted calibration"):
         Work(tmp_path / "out", {})
     assert (tmp_path / "out.work/mine.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [("--scheme w8a8 --to ours-panels", "AscendV1: leave it out"), ("--scheme w8a8-token", "needs no folder")],
+)
+def test_what_cannot_be_written_is_told_before_rows_are_read(tmp_path, words, fault):
+    given = ["--checkpoint", "glm2_tiny", "--data_path", str(tmp_path / "absent.jsonl"), *words.split()]
+    with pytest.raises(ConfigError, match=fault):
+        quantize([*given, "--output_path", str(tmp_path / "out")])

@@ -16,7 +16,7 @@ from mindformers_glm.log import log_once
 from mindformers_glm.ops.panels import PANEL, to_rows
 
 SUFFIX = "_panels"
-_TYPES = ("int8", "uint8", "float16")
+_COLUMNS = {"int8": 4, "uint8": 64, "float16": 1}  # a row of a panel is so many numbers, or several times as many
 ALIGNED = 64  # kernels read as much at a time
 
 
@@ -36,7 +36,7 @@ def _as_rows(file: TensorFile) -> TensorFile:
     for stored, entry in file.entries.items():
         name = stored.removesuffix(SUFFIX)
         if name != stored:
-            if len(entry.shape) != 2 or entry.dtype not in _TYPES or name in file.entries:
+            if not _is_panel(entry) or name in file.entries:
                 fault = f"{stored!r} of shape {entry.shape} {entry.dtype} is no integer weight in panels"
                 raise damaged(file.path, fault)
             entry = Entry(name, entry.dtype, entry.shape, (), strides=())
@@ -44,6 +44,11 @@ def _as_rows(file: TensorFile) -> TensorFile:
             made.panels[name] = partial(_mapped, file, stored)
         entries[name] = entry
     return made
+
+
+def _is_panel(entry: Entry) -> bool:
+    step = _COLUMNS.get(entry.dtype, 0)
+    return step > 0 and len(entry.shape) == 2 and 0 not in entry.shape and entry.shape[1] % step == 0
 
 
 def _rows(file: TensorFile, stored: str, start: int, stop: int) -> np.ndarray:

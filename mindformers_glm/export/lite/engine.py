@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_glm.checkpoint.load.model_files import check_tokenizer
-from mindformers_glm.errors import CheckpointError, DeviceError
+from mindformers_glm.errors import CheckpointError, ConfigError, DeviceError
 from mindformers_glm.export.lite.interpreter import can_import_here, find_python
 from mindformers_glm.export.lite.network import INCREMENT, PREFILL, Fixed, LiteNetwork
 from mindformers_glm.export.lite.process import SharedArray, Worker
@@ -139,6 +139,8 @@ def open_lite(
 ) -> LiteChat:
     """An export, loaded: `path` is its folder, its manifest or one of its graphs, or what `read_export` found there.
 
+    `increment` and `tokenizer` belong to `read_export` where that has been called.
+
     The file that the Lite on this machine can read is chosen, unless a `.ms` file is named; of two that it can read the
     one that the Converter made, which loads faster, unless `prefer_converted` is False. `increment` is the second
     graph where the user names both; a graph of any length is loaded once. `tokenizer` replaces the one that was
@@ -154,6 +156,10 @@ def open_lite(
     if max_rows is not None:
         logger.warning("max_rows is called max_num_seqs now")
         max_num_seqs = max_rows if max_num_seqs is None else max_num_seqs
+    if isinstance(path, Export):
+        for key, given in (("increment", increment), ("tokenizer", tokenizer)):
+            if given is not None:
+                raise ConfigError(key, str(given), "The export has been read already: give it to read_export.")
     export = path if isinstance(path, Export) else read_export(path, increment=increment, tokenizer=tokenizer)
     manifest, folder, config = export.manifest, export.folder, export.config
     settings = read_pair(config_path, target=target, threads=threads, device_id=device_id, rank_id=rank_id)
