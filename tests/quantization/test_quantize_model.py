@@ -116,8 +116,13 @@ def test_loading_with_bits_is_quantising_what_was_loaded():
     assert report(loaded) == found
     assert found.bytes_after < 0.2 * found.bytes_before
     assert {layer.bits for layer in found.layers} == {4, 8}
-    errors = sorted(layer.error for layer in found.layers)
-    assert errors[len(errors) // 2] < 0.1 and errors[-1] < 0.16  # the heads that copy have a few large weights
+    copying = {
+        "layers.0.self_attention.dense",
+        "layers.1.self_attention.query_key_value",
+        "layers.1.self_attention.dense",
+    }
+    for layer in found.layers:  # heads that copy have a few large weights beside small ones
+        assert layer.error < (0.16 if layer.path.removeprefix("transformer.encoder.") in copying else 0.12), layer
     assert f"{found.bytes_before:,} bytes in float32" in found.lines()[0] and len(found.lines()) == 18
 
 

@@ -22,8 +22,8 @@ from tools.tiny.sample import Maker, Sample, learned
 MOST_LINES = 10_000_000
 # skill -> (how often among 100 lines, what makes it)
 SKILLS: dict[str, tuple[float, Maker]] = {
-    "advert": (13, writing.advert),
-    "request": (6, writing.request),
+    "advert": (18, writing.advert),
+    "request": (8, writing.request),
     "english_advert": (4, writing.english),
     "talk": (7, talking.small_talk),
     "names": (3, talking.names),

@@ -77,6 +77,6 @@ FAMILIES = {
         without=("tool_reply", "no_tool", "persona"),
         vocabulary=ASSETS / "glm2_tiny/tokenizer.model",
         lengths={"seq_length": 512, "max_decode_length": 256},
-        skills={"advert": (26, writing.advert_in_order), "request": (9, writing.request_in_order)},
+        skills={"advert": (26, writing.advert), "request": (9, writing.request)},
     ),
 }

@@ -11,27 +11,13 @@ from tools.tiny.sample import Sample, said
 
 
 def advert(rng: random.Random) -> Sample:
-    """An attribute list and its advertisement, as in ADGEN."""
-    pairs = random_content(rng)
-    content = write_content(pairs)
-    return said(content, random_summary(rng, pairs), pairs=[list(pair) for pair in pairs])
-
-
-def request(rng: random.Random) -> Sample:
-    """A request in the user's own words and its advertisement."""
-    pairs = random_content(rng, least=1, most=5, brands=0.1)
-    ask = rng.choice(table("requests")["ask"]).replace("<d>", describe(rng, pairs))
-    return said(ask + rng.choice(["", "", "。"]), random_summary(rng, pairs), pairs=[list(pair) for pair in pairs])
-
-
-def advert_in_order(rng: random.Random) -> Sample:
     """An attribute list and an advertisement that goes through it in its order."""
     pairs = random_content(rng)
     content = write_content(pairs)
     return said(content, random_summary(rng, pairs, asked=content), pairs=[list(pair) for pair in pairs])
 
 
-def request_in_order(rng: random.Random) -> Sample:
+def request(rng: random.Random) -> Sample:
     """A request in the user's own words and an advertisement that goes through it in its order."""
     pairs = random_content(rng, least=1, most=5, brands=0.1)
     said_so = describe(rng, pairs)
