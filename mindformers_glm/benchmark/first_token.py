@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from mindformers_glm.plugins import leave_out_plugins
+from mindformers_glm.pydantic_start import leave_out_plugins
 
 leave_out_plugins()  # as `mindformers-glm chat` does
 

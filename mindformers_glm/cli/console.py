@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(say("error: {line}", line=told(fault)), file=sys.stderr)
         return 2
     from mindformers_glm.cli.commands import COMMANDS  # noqa: PLC0415 - an unfit Python is told first
-    from mindformers_glm.plugins import leave_out_plugins  # noqa: PLC0415
+    from mindformers_glm.pydantic_start import leave_out_plugins  # noqa: PLC0415
 
     leave_out_plugins()
     if "_ARGCOMPLETE" in os.environ:

@@ -1,4 +1,7 @@
-"""What every section of the YAML is, and the one that a network has too; generating needs no others."""
+"""`SectionModel`, the base of all sections of the YAML, and the one section that networks have too (recomputation).
+
+Generating text needs no others, so the rest is in sections.py, which takes longer to import.
+"""
 
 from __future__ import annotations
 

@@ -72,6 +72,8 @@ class Scheme(ABC):
     ) -> Any:
         """What `dequantise` and `matmul` take, of a float weight (N, K) with groups of `group_size` columns.
 
+        Several threads call it at once, each with some rows of a weight: nothing of one call is kept for the next.
+
         Raises:
             ConfigError: it needs inputs that were seen, and there are none.
         """

@@ -1,7 +1,9 @@
 """GPTQ and AWQ folders: floats bit for bit, logits, packings that are refused, shapes and groups that lie."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -43,6 +45,26 @@ def test_a_layer_is_read_once_however_few_rows_are_asked_for(golden, name, monke
     whole = np.concatenate([float_rows(source, weight, at, at + 8) for at in range(0, source.shape(weight)[0], 8)])
     assert len(read) == len(set(read)) and any(name.endswith(".qweight") for name in read)
     assert whole.tobytes() == source.read_bits(weight).tobytes()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_layer_that_has_been_read_takes_no_memory(golden, name, monkeypatch):
+    source, read = read_weights(golden / name), []
+    real = TensorFile.read_bits
+
+    def noted(file, one):
+        found = real(file, one)
+        read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(TensorFile, "read_bits", noted)
+    weight = next(name for name in source.names if name.endswith("dense_h_to_4h.weight"))
+    rows = source.shape(weight)[0]
+    float_rows(source, weight, 0, rows // 2)
+    assert any(one() is not None for one in read)
+    float_rows(source, weight, rows // 2, rows)
+    gc.collect()
+    assert not any(one() is not None for one in read)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

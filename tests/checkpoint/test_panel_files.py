@@ -123,6 +123,32 @@ def test_floats_have_no_panels(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("official/glm2_int4", "--scheme official-int4 --to ours-panels"),
+        ("official/glm3_int8", "--scheme official-int8 --to ours-panels"),
+        ("gptq/glm2_g32", "gptq int4 weights: take .* --to ours-panels"),
+    ],
+)
+def test_integers_that_are_read_as_floats_name_the_way(shared, tmp_path, name, fix):
+    with pytest.raises(ConfigError, match=fix) as caught:
+        plan_job(shared / "golden/quantisation" / name, tmp_path / "out", "ours-panels")
+    assert "has floats" not in str(caught.value)
+
+
+def test_official_integers_become_panels_as_they_are(shared, tmp_path):
+    folder = str(shared / "golden/quantisation/official/glm2_int4")
+    words = ["--checkpoint", folder, "--scheme", "official-int4", "--output_path"]
+    quantize([*words, str(tmp_path / "panels"), "--to", "ours-panels"])
+    quantize([*words, str(tmp_path / "rows")])
+    panels, rows = read_weights(tmp_path / "panels"), read_weights(tmp_path / "rows")
+    assert panels.panels(QKV) is not None and panels.read_bits(QKV).tobytes() == rows.read_bits(QKV).tobytes()
+    official = read_weights(folder)
+    halves = official.halves(QKV)(0, official.shape(QKV)[0])
+    assert panels.read_bits(QKV).tobytes() == halves.tobytes()
+
+
+@pytest.mark.parametrize(
     ("shape", "kind"),
     [((4, 4), "float32"), ((5, 7), "uint8"), ((16, 32), "uint8"), ((17, 6), "int8"), ((16,), "int8"), ((0, 4), "int8")],
 )

@@ -155,14 +155,28 @@ def plan_conversion(
     if form == PANELS:
         tensors = [_with_panels(tensor, source, _needed(config, form)) for tensor in tensors]
         if not any(tensor.has_panels for tensor in tensors):
-            fix = "Quantise it first: mindformers-glm quantize."
-            raise ConfigError("to", form, f"Panels hold integers, and {source.path} has floats. {fix}")
+            raise ConfigError("to", form, _quantise_first(source))
     if FORMS[form] == "hf" and any(not is_adapter(name) for name in names):
         tensors.append(_inv_freq(_needed(config, form), dtype or source.dtype(names[0])))
     files = _files(Path(out), tensors, form, shard_bytes)
     return ConversionPlan(
         source, Path(out), form, naming, config, files, left_out, pet_config, tokenizer, config_is_exact
     )
+
+
+def _quantise_first(source: Source) -> str:
+    """What to do about a source from which conversion reads floats."""
+    packing, path = getattr(source, "packing", ""), source.path
+    if getattr(source, "official_bits", 0):
+        scheme = packing.replace(" ", "-")
+        return f"{path} has {packing} weights: mindformers-glm quantize --scheme {scheme} --to {PANELS} keeps them."
+    if packing == "W8A8":
+        return f"{path} has W8A8 layers, which panels do not hold: use it as it is, or quantise the float weights."
+    if packing:
+        return (
+            f"{path} has {packing} weights: take mindformers-glm quantize --to {PANELS}, with bits and groups of them."
+        )
+    return f"Panels hold integers, and {path} has floats. Quantise it first: mindformers-glm quantize."
 
 
 def _chosen(source: Source, form: str) -> tuple[list[str], dict[str, str]]:

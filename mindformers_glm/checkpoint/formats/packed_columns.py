@@ -50,17 +50,25 @@ class _Last:
     """The parts of the layer that was read last: its rows are asked for a few at a time, and lie across the file."""
 
     def __init__(self) -> None:
-        self._lock, self._layer = threading.Lock(), ""
+        self._lock, self._layer, self._rows = threading.Lock(), "", 0
         self._parts: dict[str, np.ndarray] = {}
 
     def read(self, layer: Packed, part: str) -> np.ndarray:
         """The bits of one part."""
         with self._lock:
             if self._layer != layer.layer:
-                self._layer, self._parts = layer.layer, {}
+                self._layer, self._rows, self._parts = layer.layer, 0, {}
             if part not in self._parts:
                 self._parts[part] = layer.read(part)
             return self._parts[part]
+
+    def made(self, layer: Packed, rows: int) -> None:
+        """Gives the memory back once as many rows have been made as the layer has."""
+        with self._lock:
+            if self._layer == layer.layer:
+                self._rows += rows
+                if self._rows >= layer.rows:
+                    self._layer, self._rows, self._parts = "", 0, {}
 
 
 def packed_layers(files: Sequence[TensorFile]) -> list[Packed]:
@@ -171,6 +179,7 @@ def _dequantised(layer: Packed, parts: _Last, offset: int, start: int, stop: int
     value = whole.astype(np.float32)
     value -= zero.T[:, groups]
     value *= scale.T[:, groups]
+    parts.made(layer, stop - start)
     return value
 
 

@@ -46,7 +46,11 @@ def unpacked(path: Path, files: list[TensorFile]) -> tuple[list[TensorFile], str
 
 
 def _told(path: Path, packing: str) -> str:
-    logger.info("%s: %s weights, read as the floats that they stand for", path, packing)
+    logger.info(
+        "%s: %s weights, read as the floats that they stand for, or kept where the network holds such integers",
+        path,
+        packing,
+    )
     return packing
 
 

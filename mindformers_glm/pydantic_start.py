@@ -1,4 +1,4 @@
-"""Plugins of pydantic, which a process of our own commands looks for in vain."""
+"""A shorter start of our own commands: pydantic looks for no plugins in them, and so a user's plugins are off there."""
 
 from __future__ import annotations
 
