@@ -60,8 +60,8 @@ def check_base(own: Mapping[str, Held], source: WeightSource) -> None:
         if kind not in _COMPARED:
             log_once(f"{source.path}: weights beside the adapter are not compared with a base of {held.dtype}")
             continue
-        (ours, is_packed), rows = kept(held), source.shape(name)[0] if source.shape(name) else 1
-        if is_packed:
+        (ours, is_in_panels), rows = kept(held), source.shape(name)[0] if source.shape(name) else 1
+        if is_in_panels:
             ours = to_rows(ours)
         if kind == "bfloat16":
             ours = ours.view(np.uint16)

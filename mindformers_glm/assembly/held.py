@@ -41,16 +41,16 @@ class HeldTensor:
         self.is_own = False  # nobody else has this memory
         self.keep(bits)
 
-    def keep(self, bits: np.ndarray | None, *, is_packed: bool = False) -> None:
+    def keep(self, bits: np.ndarray | None, *, is_in_panels: bool = False) -> None:
         """Replaces its bits and their order at once: another thread sees both of before or both of after."""
-        self._kept = (bits, is_packed)
+        self._kept = (bits, is_in_panels)
 
     @property
     def kept(self) -> tuple[np.ndarray, bool]:
         """Its bits, and whether they are integers in the order of the kernels, both of one moment."""
-        bits, is_packed = self._kept
+        bits, is_in_panels = self._kept
         assert bits is not None, self.name
-        return bits, is_packed
+        return bits, is_in_panels
 
     @property
     def bits(self) -> np.ndarray | None:
@@ -62,7 +62,7 @@ class HeldTensor:
         self.keep(bits)
 
     @property
-    def is_packed(self) -> bool:
+    def is_in_panels(self) -> bool:
         """Whether its integers are in the order of the kernels, which then is the only one there is."""
         return self._kept[1]
 
@@ -149,16 +149,16 @@ class HeldNetwork:
             self._add(PREFIX_NAME, (config.adapter.pre_seq_len, columns), "float32")
 
     @property
-    def packs(self) -> set[str]:
+    def may_be_panels(self) -> set[str]:
         """Integers of linear layers and their scales: a table is looked up by rows."""
         names = [name for name in self.rounded if name != self._parts.table]
         return {*names, *(name + SCALE for name in names)}
 
-    def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
-        """Sets a tensor to these bits of its own type; `is_packed`: integers in the order of the kernels."""
+    def put(self, name: str, bits: np.ndarray, *, is_in_panels: bool = False) -> None:
+        """Sets a tensor to these bits of its own type; `is_in_panels`: integers in the order of the kernels."""
         tensor = self.slots[name]
         whole = np.ascontiguousarray(bits)
-        tensor.keep(whole, is_packed=is_packed)
+        tensor.keep(whole, is_in_panels=is_in_panels)
         tensor.is_own = self._is_read and whole.flags.writeable
 
     def load(self, source: WeightSource | Mapping[str, np.ndarray], *, new_adapter: bool = False) -> LoadReport:

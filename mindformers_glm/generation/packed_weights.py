@@ -59,22 +59,22 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes that it needs from an arena."""
-        given, is_packed = self._given_now()
-        return 0 if is_packed else sum(padded(one.nbytes) for one in given)
+        given, is_in_panels = self._given_now()
+        return 0 if is_in_panels else sum(padded(one.nbytes) for one in given)
 
     def take(self, arena: Arena) -> None:
         """Takes its memory from an arena."""
-        (weight, scale), is_packed = self._given_now()
-        if not is_packed:
+        (weight, scale), is_in_panels = self._given_now()
+        if not is_in_panels:
             self.packed = (arena.take(weight.shape, weight.dtype), arena.take(scale.shape, np.float16))
 
     def refresh(self, functions: ctypes.CDLL) -> None:
         """Packs the weight of the layer, if it has changed."""
-        (weight, scale), is_packed = self._given_now()
+        (weight, scale), is_in_panels = self._given_now()
         samples = None if self.is_fixed else [_sample(array) for array in (weight, scale)]
         if self.seen is not None and samples == self.seen:
             return
-        if is_packed:
+        if is_in_panels:
             self.packed = (weight, scale)
         else:
             rows = LinearStruct.from_buffer_copy(self.structure)
@@ -85,8 +85,8 @@ class Packed:
 
     def compute_from_rows(self) -> None:
         """Points at the weight in rows, until `use`: kernels then pack a panel whenever they read one."""
-        given, is_packed = self._given_now()
-        if is_packed:
+        given, is_in_panels = self._given_now()
+        if is_in_panels:
             self.packed = given
             self.use()
             return
@@ -119,8 +119,8 @@ class Packed:
     def _given_now(self) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
         """Weight and scale as they are held, and whether both are packed."""
         with _REPLACING:
-            (weight, is_packed), (scale, _) = map(kept, self.held)
-        return (weight, scale), is_packed
+            (weight, is_in_panels), (scale, _) = map(kept, self.held)
+        return (weight, scale), is_in_panels
 
     def _give_back(self) -> None:
         """Keeps the packed form only, where nothing else reads the original; drops pages that a file can give again."""
@@ -130,7 +130,7 @@ class Packed:
             is_own = all(one.is_own for one in self.held)
             if is_own:
                 for one, packed in zip(self.held, self.packed, strict=True):
-                    one.keep(packed, is_packed=True)
+                    one.keep(packed, is_in_panels=True)
         if not is_own:
             for one in self.held:
                 one.let_go()

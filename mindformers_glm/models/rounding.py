@@ -57,7 +57,7 @@ class Rounding:
         self.hold(found)
         return found
 
-    def take_integers(self, rows: Callable[[int, int], np.ndarray], is_held_so: bool, scales: np.ndarray) -> bool:
+    def take_integers(self, rows: Callable[[int, int], np.ndarray], scales: np.ndarray, *, is_held_so: bool) -> bool:
         """Takes the integers of a file as they are, if they can be held so: whether it has.
 
         `rows` gives some of int8 (out, in), or of what the layer holds (`is_held_so`), to several threads at a time;

@@ -13,7 +13,7 @@ from mindspore import nn
 
 from mindformers_glm.assembly.pieces import network_with_weights
 from mindformers_glm.checkpoint.convert import save_directory
-from mindformers_glm.checkpoint.convert.integers import is_packed
+from mindformers_glm.checkpoint.convert.integers import is_block_matrix
 from mindformers_glm.checkpoint.convert.run import inv_freq_bits
 from mindformers_glm.checkpoint.formats.ascend_v1 import DESCRIPTION, WEIGHTS
 from mindformers_glm.checkpoint.formats.blocks import HashingFile
@@ -58,7 +58,7 @@ def to_nearest(source: WeightSource, config: NetworkConfig, choice: Choice) -> t
     made: dict[str, np.ndarray] = {}
     lost = []
     for name in expected_shapes(config):
-        if name.endswith(SCALE) or is_head(name) or not is_packed(name):
+        if name.endswith(SCALE) or is_head(name) or not is_block_matrix(name):
             continue
         weight = floats(source, name)
         found = choice.scheme.quantise(weight, group_size=choice.group_size)

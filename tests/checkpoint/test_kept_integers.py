@@ -56,7 +56,7 @@ def test_official_integers_are_taken_without_a_float(golden, name, wider, layer)
     whole, rows = source.integers(layer), source.shape(layer)[0]
     np.testing.assert_array_equal(np.concatenate([whole(0, 7), whole(7, rows)]), whole(0, rows))
     taken = Layer(source.shape(layer), bits)
-    assert taken.take_integers(whole, False, source.scales(layer)) and taken.error == 0
+    assert taken.take_integers(whole, source.scales(layer), is_held_so=False) and taken.error == 0
     wanted = exactly(source.read_bits(layer), source.scales(layer), bits=bits, group_size=32)
     assert taken.found.weight.tobytes() == wanted.weight.tobytes()
     assert taken.found.scale.tobytes() == wanted.scale.tobytes()
@@ -64,7 +64,7 @@ def test_official_integers_are_taken_without_a_float(golden, name, wider, layer)
     assert (halves is not None) == (FILES[name] == 4)
     if halves is not None and not wider:
         again = Layer(source.shape(layer), bits)
-        assert again.take_integers(halves, True, source.scales(layer))
+        assert again.take_integers(halves, source.scales(layer), is_held_so=True)
         assert again.found.weight.tobytes() == wanted.weight.tobytes()
         np.testing.assert_array_equal(halves(5, 9), wanted.weight[5:9])
 
@@ -72,11 +72,11 @@ def test_official_integers_are_taken_without_a_float(golden, name, wider, layer)
 def test_integers_that_a_layer_cannot_hold_are_not_taken(golden):
     source = read_weights(golden / "official/glm3_int8")
     rows, scales, shape = source.integers(QKV), source.scales(QKV), source.shape(QKV)
-    assert not Layer(shape, 4).take_integers(rows, False, scales)  # eight bits in four
-    assert not Layer(shape, 8, group_size=96).take_integers(rows, False, scales)  # groups across scales
-    assert not Layer(shape, 8).take_integers(rows, False, scales[:, :0])
+    assert not Layer(shape, 4).take_integers(rows, scales, is_held_so=False)  # eight bits in four
+    assert not Layer(shape, 8, group_size=96).take_integers(rows, scales, is_held_so=False)  # groups across scales
+    assert not Layer(shape, 8).take_integers(rows, scales[:, :0], is_held_so=False)
     scales[3] = np.inf
-    assert not Layer(shape, 8).take_integers(rows, False, scales)
+    assert not Layer(shape, 8).take_integers(rows, scales, is_held_so=False)
 
 
 def test_a_scale_that_is_no_number_is_refused(golden, tmp_path):

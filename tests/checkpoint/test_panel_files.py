@@ -86,7 +86,7 @@ def test_a_network_computes_from_them_where_they_lie(folders):
         told.append((found.ids, score.logprobs.tobytes()))
         engine.close()
         assert not held.slots[QKV].bits.flags.writeable  # nothing was copied
-        assert held.slots[QKV].is_packed == (folder == folders[1])
+        assert held.slots[QKV].is_in_panels == (folder == folders[1])
     assert told[0] == told[1]
 
 
@@ -223,19 +223,19 @@ def test_whoever_packs_again_is_told(folders, tmp_path, caplog):
     (moved / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     with caplog.at_level(logging.INFO):
         held = load_held(str(moved))
-    assert not held.slots[QKV].is_packed and "not aligned to 64 bytes" in caplog.text
+    assert not held.slots[QKV].is_in_panels and "not aligned to 64 bytes" in caplog.text
     assert held.slots[QKV].asnumpy().tobytes() == read_weights(folders[0]).read_bits(QKV).tobytes()
 
 
 def test_rows_after_panels_are_read_as_rows(folders):
     rows, panels = folders
     held = load_held(str(panels))
-    assert held.slots[QKV].is_packed
+    assert held.slots[QKV].is_in_panels
     held.load(read_weights(rows))
-    assert not held.slots[QKV].is_packed
+    assert not held.slots[QKV].is_in_panels
     held.load(read_weights(panels))
     fresh = HeldNetwork(held.config)
     for network in (held, fresh):
         network.load(parts_of(TINY).base.read())
-    assert not held.slots[QKV].is_packed
+    assert not held.slots[QKV].is_in_panels
     assert held.slots[QKV].asnumpy().tobytes() == fresh.slots[QKV].asnumpy().tobytes()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_networks import tiny_config
 
+from mindformers_glm.assembly.held import HeldTensor
 from mindformers_glm.assembly.random_held import random_network
 from mindformers_glm.generation import kernel_network
 from mindformers_glm.generation.kernel_network import KernelNetwork
@@ -150,7 +151,27 @@ def test_rows_loaded_after_packing_are_rows():
     held = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64))
     rows = {name: tensor.asnumpy().copy() for name, tensor in held.slots.items()}
     wanted = logits(KernelNetwork(held.weights()))
-    assert any(tensor.is_packed for tensor in held.slots.values())
+    assert any(tensor.is_in_panels for tensor in held.slots.values())
     held.load(rows)
-    assert not any(tensor.is_packed for tensor in held.slots.values())
+    assert not any(tensor.is_in_panels for tensor in held.slots.values())
     np.testing.assert_array_equal(logits(KernelNetwork(held.weights())), wanted)
+
+
+def test_a_weight_and_its_scales_are_replaced_together(monkeypatch):
+    held = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64))
+    wanted = logits(KernelNetwork(held.weights()))
+    held = random_network(tiny_config(quantization_bit=8, ffn_hidden_size=64))
+    first, second = KernelNetwork(held.weights()), KernelNetwork(held.weights())
+    real, found = HeldTensor.keep, []
+    beside = threading.Thread(target=lambda: found.append(logits(second)), daemon=True)
+
+    def seen_in_between(tensor, bits, *, is_in_panels=False):
+        real(tensor, bits, is_in_panels=is_in_panels)
+        if beside.ident is None:
+            beside.start()
+            beside.join(0.2)
+
+    monkeypatch.setattr(HeldTensor, "keep", seen_in_between)
+    np.testing.assert_array_equal(logits(first), wanted)
+    beside.join(60)
+    np.testing.assert_array_equal(found[0], wanted)

@@ -62,7 +62,7 @@ def packing_of(form: str, config: NetworkConfig) -> Packing | None:
     return Packing(partial(_gptq, group), {"quantization_config": settings}, {"quantize_config.json": settings})
 
 
-def is_packed(name: str) -> bool:
+def is_block_matrix(name: str) -> bool:
     """True for the weights that packings hold as integers: matrices of the blocks."""
     row = weight(name)
     return row is not None and row.is_matrix and not is_head(name) and name.endswith(".weight")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mindformers_glm.checkpoint.convert.arrays import Source
 from mindformers_glm.checkpoint.convert.checks import check_adapter, check_complete
 from mindformers_glm.checkpoint.convert.forms import FORMS, PANELS
-from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_packed, packing_of
+from mindformers_glm.checkpoint.convert.integers import Packing, Part, is_block_matrix, packing_of
 from mindformers_glm.checkpoint.formats.dtypes import FLOATS, float_name
 from mindformers_glm.checkpoint.formats.panel_files import SUFFIX
 from mindformers_glm.checkpoint.formats.tensor_file import Entry
@@ -220,7 +220,7 @@ def _tensors(
 
 def _packed(tensor: OutTensor, packing: Packing) -> list[OutTensor]:
     """The tensors that stand for one, itself where it stays a float."""
-    if not is_packed(tensor.ours):
+    if not is_block_matrix(tensor.ours):
         return [tensor]
     stem = tensor.name.removesuffix(".weight")
     parts = packing.parts(tensor.shape)

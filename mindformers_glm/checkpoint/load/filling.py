@@ -76,12 +76,12 @@ class Fillable(Protocol):
         ...
 
     @property
-    def packs(self) -> Collection[str]:
+    def may_be_panels(self) -> Collection[str]:
         """Integers and scales that may have the order of the kernels (ops/panels.py)."""
         ...
 
-    def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
-        """Sets a tensor to these bits of its own type; `is_packed` says that they have the order of the kernels."""
+    def put(self, name: str, bits: np.ndarray, *, is_in_panels: bool = False) -> None:
+        """Sets a tensor to these bits of its own type; `is_in_panels` says that they have the order of the kernels."""
         ...
 
 
@@ -126,8 +126,8 @@ def fill_from(
     for name in fitting:
         if name in layers:
             _take(layers[name], weights, name)
-        elif name in network.packs and (panels := _panels(weights, name)) is not None:
-            network.put(name, panels, is_packed=True)
+        elif name in network.may_be_panels and (panels := _panels(weights, name)) is not None:
+            network.put(name, panels, is_in_panels=True)
         else:
             network.put(name, _read(weights, name, str(slots[name].dtype).lower()))
     _tell(weights, layers)
@@ -142,7 +142,7 @@ def fill_from(
 def _take(layer: Rounding, weights: _Weights, name: str) -> None:
     """Gives a layer of integers what the file has: its own integers where the layer can hold them."""
     scales, integers = weights.scales(name), weights.integers(name, layer.bits)
-    if scales is None or integers is None or not layer.take_integers(*integers, scales):
+    if scales is None or integers is None or not layer.take_integers(integers[0], scales, is_held_so=integers[1]):
         layer.take_rows(partial_rows(weights, name), scales)
 
 

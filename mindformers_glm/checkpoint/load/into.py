@@ -43,7 +43,7 @@ class _Network:
     """A MindSpore network as what weights are put into: those that were read are taken as they are, others copied."""
 
     is_mapped = False  # a file's pages cannot be written, and parameters are
-    packs = ()
+    may_be_panels = ()
 
     def __init__(self, model: nn.Cell, *, is_read: bool) -> None:
         self._is_read = is_read
@@ -53,9 +53,9 @@ class _Network:
         self.slots = {one.name: one for one in model.get_parameters() if one.name not in settled}
         self.rounded, self.whole = quantized_layers(model), list(layers)
 
-    def put(self, name: str, bits: np.ndarray, *, is_packed: bool = False) -> None:
+    def put(self, name: str, bits: np.ndarray, *, is_in_panels: bool = False) -> None:
         """Sets a parameter."""
-        assert not is_packed, name
+        assert not is_in_panels, name
         parameter = self.slots[name]
         kind = str(parameter.dtype).lower()
         values = typed(bits, kind)
