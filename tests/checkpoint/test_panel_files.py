@@ -215,6 +215,16 @@ def test_one_odd_tensor_moves_no_other_out_of_its_place(tmp_path, shard_bytes):
         assert source.read_bits(name).tobytes() == read_weights(rows).read_bits(name).tobytes()
 
 
+@pytest.mark.parametrize("form", ["ours", "mindformers"])
+def test_a_tensor_of_another_length_than_its_table_says_is_not_written(tmp_path, form):
+    plan = plan_job(TINY, tmp_path / ("out.ckpt" if form == "mindformers" else "out"), form)
+    first = plan.files[0].tensors[0]
+    plan.files[0].tensors[0] = first._replace(shape=(first.shape[0] + 1, *first.shape[1:]))
+    with pytest.raises(CheckpointError, match="bytes instead of"):
+        run_plan(plan)
+    assert not plan.out.exists()
+
+
 def test_whoever_packs_again_is_told(folders, tmp_path, caplog):
     moved = shutil.copytree(folders[1], tmp_path / "moved", copy_function=shutil.copyfile)
     content = (moved / "model.safetensors").read_bytes()

@@ -129,6 +129,17 @@ def _blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
     yield from converted(blocks, source.dtype(tensor.ours), tensor.dtype, name=tensor.ours, place=source.path)
 
 
+def _counted_blocks(plan: ConversionPlan, tensor: OutTensor) -> Iterator[np.ndarray]:
+    """The same, as many bytes as the table of the file says."""
+    written = 0
+    for block in _blocks(plan, tensor):
+        written += block.nbytes
+        yield block
+    if written != tensor.size:
+        fault = f"{tensor.name} came as {written:,} bytes instead of {tensor.size:,}"
+        raise CheckpointError(str(plan.source.path), fault, "Nothing was written: this is a fault of the program.")
+
+
 def _packed_blocks(source: Source, name: str, part: Part) -> Iterator[np.ndarray]:
     """A tensor of a packed weight, made of a few rows at a time where it can be."""
     rows, columns = source.shape(name)
@@ -182,14 +193,9 @@ def write_safetensors(plan: ConversionPlan, file: OutFile, out: HashingFile, pro
     tensors = sorted(file.tensors, key=order)
     out.write(header_bytes([(t.name, t.dtype, t.shape) for t in tensors], {"format": "np"}, aligned=aligned))
     for tensor in tensors:
-        written = 0
-        for block in _blocks(plan, tensor):
+        for block in _counted_blocks(plan, tensor):
             out.write(block)
-            written += block.nbytes
             progress(block.nbytes)
-        if written != tensor.size:
-            fault = f"{tensor.name} came as {written:,} bytes instead of {tensor.size:,}"
-            raise CheckpointError(str(plan.source.path), fault, "Nothing was written: this is a fault of the program.")
 
 
 def _write_ckpt_file(plan: ConversionPlan, overwrite: bool, progress: Callable[[int], None]) -> Path:
@@ -221,7 +227,7 @@ def write_ckpt_tensor(
     """Writes one tensor into a MindSpore .ckpt file, in the slices of its format."""
     heads = iter(value_heads(tensor.name, tensor.dtype, tensor.shape))
     left = 0
-    for block in _blocks(plan, tensor):
+    for block in _counted_blocks(plan, tensor):
         data = block.data.cast("B")
         while len(data):
             if left == 0:
