@@ -128,6 +128,7 @@ def test_floats_have_no_panels(tmp_path):
         ("official/glm2_int4", "--scheme official-int4 --to ours-panels"),
         ("official/glm3_int8", "--scheme official-int8 --to ours-panels"),
         ("gptq/glm2_g32", "gptq int4 weights: take .* --to ours-panels"),
+        ("w8a8/glm2/ascendv1", "W8A8 layers, which panels do not hold"),
     ],
 )
 def test_integers_that_are_read_as_floats_name_the_way(shared, tmp_path, name, fix):
