@@ -36,7 +36,7 @@ class BeamSearch:
 
     def __init__(self, prompt: Sequence[int], config: GenerationConfig, limits: Limits) -> None:
         self.prompt, self.config, self.limits = list(prompt), config, limits
-        self.num_rows = config.num_beams
+        self.num_sequences = config.num_beams
         self._beams = [_Beam([], 0.0)]
         self._finished: list[_Finished] = []
         self._is_over = False
@@ -52,9 +52,9 @@ class BeamSearch:
             best = max(best, total)
             new = [*self._beams[parent].new, token]
             if finish_reason(new, self.config, self.limits) == "stop":
-                if rank < self.num_rows:
+                if rank < self.num_sequences:
                     self._finish(new, total, "stop")
-            elif len(next_beams) < self.num_rows:
+            elif len(next_beams) < self.num_sequences:
                 next_beams.append(_Beam(new, total))
                 parents.append(parent)
         self._beams = next_beams
@@ -100,7 +100,7 @@ class BeamSearch:
         So many that `num_beams` open ones remain even where every beam could end with every stop id.
         """
         flat = totals.ravel()
-        count = min(max(2, 1 + len(self.config.stop_ids)) * self.num_rows, len(flat))
+        count = min(max(2, 1 + len(self.config.stop_ids)) * self.num_sequences, len(flat))
         places = np.argpartition(-flat, count - 1)[:count]
         places = places[np.lexsort((places, -flat[places]))]
         return [(int(place), float(flat[place])) for place in places if flat[place] > -np.inf]
@@ -109,11 +109,11 @@ class BeamSearch:
         score = total / len(new) ** self.config.length_penalty
         self._finished.append(_Finished(new, score, reason))
         self._finished.sort(key=lambda found: -found.score)
-        del self._finished[self.num_rows :]
+        del self._finished[self.num_sequences :]
 
     def _is_done(self, best: float, length: int) -> bool:
         """Whether the search is over: by the rule of `early_stopping` no open beam can replace a finished one."""
-        if len(self._finished) < self.num_rows:
+        if len(self._finished) < self.num_sequences:
             return False
         if self.config.early_stopping is True:
             return True

@@ -246,16 +246,18 @@ class Engine:
             search = BeamSearch(prompt, config, limits)
         else:
             search = Samples(prompt, config, limits, index=index)
-        if search.num_rows > self.max_num_seqs:
-            raise GenerationError(f"{search.num_rows} sequences for one prompt: max_num_seqs is {self.max_num_seqs}")
+        if search.num_sequences > self.max_num_seqs:
+            raise GenerationError(
+                f"{search.num_sequences} sequences for one prompt: max_num_seqs is {self.max_num_seqs}"
+            )
         ticket = Ticket(search, listener)
         job = Job(prompt, search, ticket, use_past=config.use_past, **{"reuse_prefix": False, **known})
         pool = getattr(self.network, "blocks", None)
         if pool is not None and pool.max_blocks is not None and job.blocks > pool.max_blocks:
             tokens, room = len(prompt) + limits.max_new, pool.max_blocks * BLOCK
             raise GenerationError(
-                f"{search.num_rows} sequences of up to {tokens} tokens: the cache of this engine holds {room} tokens "
-                "(cache_tokens)"
+                f"{search.num_sequences} sequences of up to {tokens} tokens: the cache of this engine holds {room} "
+                "tokens (cache_tokens)"
             )
         return job
 

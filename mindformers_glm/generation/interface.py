@@ -56,7 +56,7 @@ class Step(NamedTuple):
 class Search(Protocol):
     """What the engine knows of a search."""
 
-    num_rows: int
+    num_sequences: int
     limits: Limits
 
     def advance(self, logits: np.ndarray) -> Step:

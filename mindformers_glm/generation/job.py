@@ -30,7 +30,7 @@ class Job:
         self.tokens: list[int] = []  # the newest token of each open sequence
         self.replayed: list[int] = []  # new tokens that lost their KV cache: computed again, like a prompt
         self.has_waited = False  # preempted: from then on the memory that it may need is kept free
-        self.due = 0  # see paged_rows.py
+        self.due = 0  # see paged_batch.py
         self.leader: Job | None = None  # another job with a common prefix, which is computed first
 
     @property
@@ -47,7 +47,7 @@ class Job:
     def blocks(self) -> int:
         """The most blocks of a paged cache that all its sequences can need; full blocks of the prompt are shared."""
         shared = len(self.prompt) // BLOCK if self.use_past else 0
-        return shared + self.search.num_rows * (self.final_blocks - shared)
+        return shared + self.search.num_sequences * (self.final_blocks - shared)
 
     @property
     def done(self) -> int:

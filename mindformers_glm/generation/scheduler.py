@@ -1,8 +1,8 @@
 """Which requests are computed next. It handles numbers of sequences and tokens only; an engine's owner thread calls it.
 
 A job waits until there are free sequences and memory for it; lower `priority` first. Then it is in the network's KV
-cache: a paged one (paged_rows.py), where prompts and sequences of any length share a forward pass, or arrays
-(grouped_rows.py), where sequences of similar length do. Jobs without a KV cache are computed here.
+cache: a paged one (paged_batch.py), where prompts and sequences of any length share a forward pass, or arrays
+(grouped_batch.py), where sequences of similar length do. Jobs without a KV cache are computed here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from mindformers_glm.generation.cache import KVCache, PrefixStore
-from mindformers_glm.generation.grouped_rows import GroupedRows
+from mindformers_glm.generation.grouped_batch import GroupedBatch
 from mindformers_glm.generation.interface import AdaptedNetwork, Network
 from mindformers_glm.generation.job import Job
-from mindformers_glm.generation.paged_rows import PagedRows
+from mindformers_glm.generation.paged_batch import PagedBatch
 from mindformers_glm.generation.turns import Turn, places_after_prompt, take_turns
 
 
-class Rows(Protocol):
+class Batch(Protocol):
     """Jobs while they have sequences in a KV cache."""
 
     @property
@@ -48,7 +48,7 @@ class Rows(Protocol):
 
 
 class Scheduler:
-    """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prefills and decodes (paged_rows.py)."""
+    """Jobs in, steps out. `step_tokens` bounds the tokens of a step that prefills and decodes (paged_batch.py)."""
 
     def __init__(
         self, network: Network, *, max_num_seqs: int, chunk: int, prefixes: PrefixStore, step_tokens: int | None = None
@@ -59,7 +59,7 @@ class Scheduler:
         self.guessed = self.accepted = 0  # guesses of prompt lookup, and those that were right
         self._waiting: list[Job] = []
         self.uncached: list[Job] = []
-        self._rows: Rows = PagedRows(self) if hasattr(network, "blocks") else GroupedRows(self)
+        self._batch: Batch = PagedBatch(self) if hasattr(network, "blocks") else GroupedBatch(self)
         self._retired: set[int] = set()  # adapters to remove when no job uses them any more
         self._version: Hashable | None = None
         self._failures: list[BaseException] = []
@@ -67,7 +67,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """True while there are jobs."""
-        return bool(self._waiting or self.uncached or self._rows.jobs)
+        return bool(self._waiting or self.uncached or self._batch.jobs)
 
     def add(self, job: Job) -> None:
         """Takes a new job."""
@@ -75,7 +75,7 @@ class Scheduler:
 
     def step(self) -> None:
         """One step of all jobs that do not wait; an error ends the jobs of the part in which it was raised."""
-        self._rows.keep_cancelled()
+        self._batch.keep_cancelled()
         for job in self._all():
             if job.ticket.is_cancelled:
                 self._remove(job)
@@ -83,7 +83,7 @@ class Scheduler:
         self._admit()
         for job in list(self.uncached):
             self.guarded([job], self._step_uncached, job)
-        self._rows.step()
+        self._batch.step()
         self._remove_adapters()
 
     def retire(self, adapter: int) -> None:
@@ -95,7 +95,7 @@ class Scheduler:
         for job in [*arrived, *self._all()]:
             self.end(job, error)
         self._waiting, self.uncached = [], []
-        self._rows.clear()
+        self._batch.clear()
 
     def take_failures(self) -> list[BaseException]:
         """The errors that ended jobs since the last call."""
@@ -131,7 +131,7 @@ class Scheduler:
             logits = self.forward([piece], cache, [(0, len(piece) - 1)] if last else [])
         return logits, cache
 
-    # --- what Rows asks ----------------------------------------------------------------------------------------------
+    # --- what Batch asks ---------------------------------------------------------------------------------------------
 
     def advance(self, turns: Sequence[Turn], logits: np.ndarray) -> list[Turn]:
         """Chooses the next tokens; returns the turns without those of jobs that an error has ended."""
@@ -157,7 +157,7 @@ class Scheduler:
 
     def keep(self, job: Job, cache: KVCache, row: int) -> None:
         """Puts the first result of a job into the prefix cache; its newest token has no keys and values yet."""
-        if job.reuse_prefix and job.search.num_rows == 1:
+        if job.reuse_prefix and job.search.num_sequences == 1:
             ids = [*job.prompt, *job.search.results()[0].ids]
             self.prefixes.put(ids[: int(cache.lengths[row])], cache, row, job.adapter)
 
@@ -180,14 +180,14 @@ class Scheduler:
     # --- stations ----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        rows = sum(job.search.num_rows for job in [*self.uncached, *self._rows.jobs])
-        while self._waiting and rows + self._waiting[0].search.num_rows <= self.max_num_seqs:
-            if not self._rows.has_memory_for(self._waiting[0]):
+        rows = sum(job.search.num_sequences for job in [*self.uncached, *self._batch.jobs])
+        while self._waiting and rows + self._waiting[0].search.num_sequences <= self.max_num_seqs:
+            if not self._batch.has_memory_for(self._waiting[0]):
                 break
             job = self._waiting.pop(0)
-            rows += job.search.num_rows
+            rows += job.search.num_sequences
             if job.use_past:
-                self.guarded([job], self._rows.add, job)
+                self.guarded([job], self._batch.add, job)
             else:
                 self.uncached.append(job)
 
@@ -213,10 +213,10 @@ class Scheduler:
         for place in (self._waiting, self.uncached):
             if job in place:
                 place.remove(job)
-        self._rows.remove(job)
+        self._batch.remove(job)
 
     def _all(self) -> list[Job]:
-        return [*self._waiting, *self.uncached, *self._rows.jobs]
+        return [*self._waiting, *self.uncached, *self._batch.jobs]
 
 
 def _urgency(job: Job) -> int:

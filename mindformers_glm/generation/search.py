@@ -51,10 +51,10 @@ class Samples:
 
     def __init__(self, prompt: Sequence[int], config: GenerationConfig, limits: Limits, *, index: int = 0) -> None:
         self.prompt, self.config, self.limits = list(prompt), config, limits
-        self.num_rows = config.num_return_sequences
+        self.num_sequences = config.num_return_sequences
         self.seed = None if config.greedy else config.drawn_seed()
         ids = np.asarray(self.prompt, np.int32) if config.edits_logits else None
-        self._rows = [_Row(sample, (self.seed or 0, index, sample), ids) for sample in range(self.num_rows)]
+        self._rows = [_Row(sample, (self.seed or 0, index, sample), ids) for sample in range(self.num_sequences)]
         self._open = list(self._rows)
         if config.prompt_lookup_num_tokens:
             for row in self._rows:

@@ -67,8 +67,8 @@ class Group:
         self.cache.set_rows(rows)
 
 
-class GroupedRows:
-    """See scheduler.Rows."""
+class GroupedBatch:
+    """See scheduler.Batch."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -77,22 +77,22 @@ class GroupedRows:
 
     @property
     def jobs(self) -> list[Job]:
-        """See Rows."""
+        """See Batch."""
         return [*self._prompts, *(job for group in self._groups.values() for job in group.jobs)]
 
     def has_memory_for(self, job: Job) -> bool:
-        """See Rows; a cache in arrays has no bound."""
+        """See Batch; a cache in arrays has no bound."""
         return True
 
     def add(self, job: Job) -> None:
-        """See Rows."""
+        """See Batch."""
         self._prompts.append(job)
         if job.reuse_prefix and self._scheduler.prefixes.capacity:
             self._scheduler.check_version()
             job.cache = self._scheduler.prefixes.take(job.prompt, job.adapter)[1]
 
     def step(self) -> None:
-        """See Rows: one forward pass over prompts, and one for each group."""
+        """See Batch: one forward pass over prompts, and one for each group."""
         if self._prompts:
             step, jobs = self._next_prompts()
             self._scheduler.guarded(jobs, step, jobs)
@@ -101,7 +101,7 @@ class GroupedRows:
             self._scheduler.guarded(list(group.jobs), self._step_group, level)
 
     def remove(self, job: Job) -> None:
-        """See Rows."""
+        """See Batch."""
         if job in self._prompts:
             self._prompts.remove(job)
         for level in list(self._groups):
@@ -111,14 +111,14 @@ class GroupedRows:
                     del self._groups[level]
 
     def keep_cancelled(self) -> None:
-        """See Rows."""
+        """See Batch."""
         for group in self._groups.values():
             for job in group.jobs:
                 if job.ticket.is_cancelled:
                     self._scheduler.keep(job, group.cache, job.slots[0])
 
     def clear(self) -> None:
-        """See Rows."""
+        """See Batch."""
         self._prompts, self._groups = [], {}
 
     def _next_prompts(self) -> tuple[Callable[[list[Job]], None], list[Job]]:

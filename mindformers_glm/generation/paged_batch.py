@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindformers_glm.generation.cache import common_beginning
-from mindformers_glm.generation.grouped_rows import Group
+from mindformers_glm.generation.grouped_batch import Group
 from mindformers_glm.generation.job import Job
 from mindformers_glm.generation.lookup import Lookup, StepCost
 from mindformers_glm.generation.paged_cache import BLOCK
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _LEAST_PIECE, _PIECE_PER_ANSWER = 16, 5
 
 
-class PagedRows:
-    """See scheduler.Rows."""
+class PagedBatch:
+    """See scheduler.Batch."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -48,11 +48,11 @@ class PagedRows:
 
     @property
     def jobs(self) -> list[Job]:
-        """See Rows."""
+        """See Batch."""
         return [] if self._group is None else list(self._group.jobs)
 
     def has_memory_for(self, job: Job) -> bool:
-        """See Rows: beside the blocks that running jobs may still take."""
+        """See Batch: beside the blocks that running jobs may still take."""
         pool = self._network.blocks
         if pool.max_blocks is None:
             return True
@@ -64,7 +64,7 @@ class PagedRows:
         return is_alone or wanted <= pool.max_blocks - pool.used_blocks
 
     def add(self, job: Job) -> None:
-        """See Rows."""
+        """See Batch."""
         group = self._group
         if group is None:
             group = self._group = Group(self._scheduler.new_cache([0]))
@@ -80,7 +80,7 @@ class PagedRows:
         job.due = self._computed + len(job.prompt) - begun
 
     def step(self) -> None:
-        """See Rows."""
+        """See Batch."""
         group = self._group
         if group is None:
             return
@@ -98,7 +98,7 @@ class PagedRows:
         self._tidy()
 
     def remove(self, job: Job) -> None:
-        """See Rows."""
+        """See Batch."""
         if self._group is not None and job in self._group.jobs:
             followers = sorted((other for other in self._prompts if other.leader is job), key=_order)
             for place, other in enumerate(followers):
@@ -109,14 +109,14 @@ class PagedRows:
                 self._prompts.remove(job)
 
     def keep_cancelled(self) -> None:
-        """See Rows."""
+        """See Batch."""
         if self._group is not None:
             for job in self._group.jobs:
                 if job.ticket.is_cancelled and job.tokens:
                     self._scheduler.keep(job, self._group.cache, job.slots[0])
 
     def clear(self) -> None:
-        """See Rows."""
+        """See Batch."""
         self._group, self._prompts = None, []
 
     # --- prompts -----------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class PagedRows:
 
     def _may_wait(self, job: Job) -> bool:
         """Whether a job can be preempted: its sequence computed again later to the same numbers. It happens once."""
-        is_one = isinstance(job.search, Samples) and job.search.num_rows == 1
+        is_one = isinstance(job.search, Samples) and job.search.num_sequences == 1
         return is_one and not job.has_waited and self._network.is_exact(job.adapter)
 
     def _wanted_blocks(self, job: Job) -> int:
@@ -286,7 +286,7 @@ class PagedRows:
             final = min(final, max(len(job.prompt), self._length(job)) // BLOCK + 1)
         own = job.final_blocks - len(job.prompt) // BLOCK  # for each sequence that begins after the prompt
         missing = sum(cache.missing_blocks(slot, final) for slot in job.slots)
-        return missing + (job.search.num_rows - len(job.slots)) * own
+        return missing + (job.search.num_sequences - len(job.slots)) * own
 
     def _has_room(self, wanted: list[tuple[Job, int]]) -> bool:
         """Whether there is memory for so many more tokens of these jobs in this step."""
