@@ -30,7 +30,6 @@ from mindformers_glm.ops.kernels import library
 from mindformers_glm.ops.kernels.memory import AT_ONCE, Arena
 from mindformers_glm.ops.kernels.structures import (
     CACHE_KINDS,
-    FEW_TOKENS,
     KINDS,
     LAYOUTS,
     UNKNOWN_ID,
@@ -109,6 +108,7 @@ class KernelNetwork:
         self._map = _Map(self._functions, is_fixed=weights.version is None)
         self._network = self._map.network(weights)
         self._network.rotary = address(self._rotary)
+        self._tokens_as_alone = self._functions.glm_tokens_as_alone(ctypes.byref(self._network))
         self.blocks = self._pool(cache_dtype, cache_tokens)
         self._score_blocks = self._pool("float32", cache_tokens) if has_exact_scores else self.blocks
         self._space = self._functions.glm_new_workspace()
@@ -134,10 +134,11 @@ class KernelNetwork:
 
     def guesses_beside(self, rows: int, *, has_adapters: bool) -> int:
         """How many guesses a step of `rows` sequences may check, so that every number stays bit for bit the same as in
-        a step without guesses. From FEW_TOKENS tokens on, products with float weights are summed in another order.
+        a step without guesses. With float weights or adapters that holds for so many tokens of a step as the kernels
+        say; products of more are summed in another order.
         """
         if self._has_floats or has_adapters:
-            return max(0, FEW_TOKENS - rows)
+            return max(0, self._tokens_as_alone - rows)
         return _MOST_GUESSES
 
     def is_exact(self, adapter: int) -> bool:

@@ -108,4 +108,6 @@ def declare(found: ctypes.CDLL) -> None:
     found.glm_choose.argtypes = [pointer, size, pointer, size]
     found.glm_block_bytes.argtypes = [pointer, ctypes.c_int32]
     found.glm_block_bytes.restype = size
+    found.glm_tokens_as_alone.argtypes = [pointer]
+    found.glm_tokens_as_alone.restype = size
     found.glm_read_cache.argtypes = [pointer, ctypes.c_int32, pointer, size, pointer, pointer]

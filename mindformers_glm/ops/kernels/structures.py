@@ -22,7 +22,6 @@ W8A8 = 5  # int8 weights and integer inputs
 
 CACHE_KINDS = {"float32": 0, "float16": 2, "int8": 3}  # types of numbers in the KV cache
 LAYOUTS = {"rows": 0, "panels": 1}  # as ops/quantized.py says; as source/packing.h says
-FEW_TOKENS = 8  # of a step, up to which source/linear.cpp computes each as if it were alone, with float weights
 UNKNOWN_ID = 2  # glm_forward: an id is not in the vocabulary
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32

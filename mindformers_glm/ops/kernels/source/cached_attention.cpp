@@ -296,7 +296,7 @@ class Item {
     Floats sum = {};
     for (int j = 0; j < 4; ++j) {
       Floats score = load(w + j * kLanes), weight = exponential(score - top);
-      if (!all) weight = score <= kLowest ? Floats{} : weight;
+      if (!all) weight = choose(score <= kLowest, Floats{}, weight);
       sum += weight;
       if (value_scales != nullptr) weight *= load(value_scales + j * kLanes);
       store(w + j * kLanes, weight);

@@ -64,7 +64,7 @@ double mass(const float* x, int64_t count, float top, double temperature) {
   constexpr int64_t kPiece = 1024;
   double total = 0;
   float inverse = float(1.0 / temperature);
-  auto lowest_is_none = [](Floats shifted) { return shifted < -87.0f ? Floats{} : exponential(shifted); };
+  auto lowest_is_none = [](Floats shifted) { return choose(shifted < -87.0f, Floats{}, exponential(shifted)); };
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     int64_t end = std::min(count, begin + kPiece), i = begin;
     Floats sums = {};

@@ -189,11 +189,7 @@ inline void add_scaled(Totals& total, Sums sums, Totals scale) {
   total = {_mm256_fmadd_ps(_mm256_cvtepi32_ps(sums.a), scale.a, total.a),
            _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums.b), scale.b, total.b)};
 }
-inline Floats to_floats(Totals total) {
-  Floats v;
-  std::memcpy(&v, &total, sizeof v);
-  return v;
-}
+inline Floats to_floats(Totals total) { return {(FloatRegister)total.a, (FloatRegister)total.b}; }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
@@ -291,11 +287,7 @@ inline Totals times(Totals scale, float x) {
 inline void add_scaled(Totals& total, Sums sums, Totals scale) {
   for (int i = 0; i < 4; ++i) total.part[i] = vfmaq_f32(total.part[i], vcvtq_f32_s32(sums.part[i]), scale.part[i]);
 }
-inline Floats to_floats(Totals total) {
-  Floats v;
-  std::memcpy(&v, &total, sizeof v);
-  return v;
-}
+inline Floats to_floats(Totals total) { return read<Floats>(&total); }
 
 #else
 
@@ -313,8 +305,7 @@ inline Weights low_halves(Weights w) { return w & 15; }
 inline Weights high_halves(Weights w) { return w >> 4; }
 template <bool kSmall>
 inline Sums add_dots(Sums sums, Weights w, int32_t four) {
-  Ints words;
-  std::memcpy(&words, &w, sizeof words);
+  Ints words = read<Ints>(&w);
   for (int j = 0; j < 4; ++j) sums += ((words >> (8 * j)) & 255) * (int32_t(uint32_t(four) << (24 - 8 * j)) >> 24);
   return sums;
 }
@@ -322,9 +313,7 @@ inline Sums add_dots(Sums sums, Weights w, int32_t four) {
 typedef Floats Totals;
 inline Totals read_scales(const uint16_t* p) { return load_halves(p); }
 inline Totals times(Totals scale, float x) { return scale * x; }
-inline void add_scaled(Totals& total, Sums sums, Totals scale) {
-  total += __builtin_convertvector(sums, Floats) * scale;
-}
+inline void add_scaled(Totals& total, Sums sums, Totals scale) { total += convert<Floats>(sums) * scale; }
 inline Floats to_floats(Totals total) { return total; }
 
 #endif
@@ -372,10 +361,8 @@ inline Sums add_whole_at(Sums sums, Weights w, const char* four) {
 }
 
 inline Ints to_ints(Sums sums) {
-  Ints v;
-  static_assert(sizeof v == sizeof sums);
-  std::memcpy(&v, &sums, sizeof v);
-  return v;
+  static_assert(sizeof(Ints) == sizeof sums);
+  return read<Ints>(&sums);
 }
 
 }  // namespace glm

@@ -1,6 +1,7 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include "kept.h"
@@ -11,18 +12,23 @@
 namespace glm {
 namespace {
 
-constexpr int64_t kFewTokens = 64;    // up to so many each weight is read where it lies, and no panels are packed
-constexpr int64_t kFewInDoubles = 8;  // where more are summed in float64
-constexpr int64_t kPasses = 2;      // fours of tokens for which rows of a weight are widened as often as they are read
 constexpr int64_t kWidened = 1024;  // rows of a weight that are widened together
 constexpr int64_t kTaskBytes = 1 << 17;
 constexpr int64_t kNumbersTogether = 4096;  // that a thread finishes at least
-constexpr int kTokens = 4;
+// Of a weight of floats and few tokens, kTokens by kRows sums are in registers at once, kTokens by kRowsOfFew for up to
+// kTokensWidened, for which rows are widened as often as they are read. Up to kFewTokens all that takes less time than
+// packing panels.
 #if defined(__AVX512F__)
-constexpr int kRows = 6;  // 24 of 32 registers hold sums
+constexpr int kTokens = 4, kRows = 6, kRowsOfFew = 4;
+constexpr int64_t kTokensWidened = 8, kFewTokens = 64;
+#elif defined(__AVX2__)
+constexpr int kTokens = 2, kRows = 3, kRowsOfFew = 4;
+constexpr int64_t kTokensWidened = 4, kFewTokens = 16;
 #else
-constexpr int kRows = 4;
+constexpr int kTokens = 2, kRows = 3, kRowsOfFew = 3;
+constexpr int64_t kTokensWidened = 2, kFewTokens = 64;
 #endif
+constexpr int64_t kFewInDoubles = 8;  // the same where more are summed in float64
 
 // Asks for `bytes` that are read next, a part of them in each of `passes`.
 struct NextRows {
@@ -37,6 +43,16 @@ struct NextRows {
     for (int64_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at, 0, 2);
   }
 };
+
+// s + a b in one rounding where the CPU has that, whatever the compiler makes of the loop around it: a token has the
+// same numbers alone and beside others.
+inline float added(float s, float a, float b) {
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
+  return std::fma(a, b, s);
+#else
+  return s + a * b;
+#endif
+}
 
 template <class Format, int kCount, int kTogether>
 inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, int64_t ldw, int64_t k, NextRows next,
@@ -55,7 +71,7 @@ inline void dots(const float* x, int64_t ldx, const typename Format::Stored* w, 
   for (int t = 0; t < kTogether; ++t) {
     for (int r = 0; r < kCount; ++r) {
       float s = sum(total[t][r]);
-      for (int64_t j = i; j < k; ++j) s += x[t * ldx + j] * Format::one(w[r * ldw + j]);
+      for (int64_t j = i; j < k; ++j) s = added(s, x[t * ldx + j], Format::one(w[r * ldw + j]));
       out[t][r] = s;
     }
   }
@@ -75,7 +91,8 @@ void some_rows(const float* x, int64_t m, const typename Format::Stored* w, int6
   };
   int64_t t = 0;
   for (; t + kTokens <= m; t += kTokens) some(t, std::integral_constant<int, kTokens>());
-  for (; t + 2 <= m; t += 2) some(t, std::integral_constant<int, 2>());
+  if (kTokens > 2)
+    for (; t + 2 <= m; t += 2) some(t, std::integral_constant<int, 2>());
   if (t < m) some(t, std::integral_constant<int, 1>());
 }
 
@@ -83,7 +100,7 @@ void some_rows(const float* x, int64_t m, const typename Format::Stored* w, int6
 template <class Format, int kCount>
 void rows_of_weight(const float* x, int64_t m, const typename Format::Stored* w, int64_t k, float* out, int64_t ldout) {
   const auto* next = w + kCount * k;
-  if (std::is_same_v<typename Format::Stored, float> || m <= kPasses * kTokens) {
+  if (std::is_same_v<typename Format::Stored, float> || m <= kTokensWidened) {
     some_rows<Format, kCount>(x, m, w, k, next, out, ldout);
     return;
   }
@@ -99,9 +116,10 @@ template <class Format>
 void each_row(const float* x, int64_t m, const Linear& w, int64_t begin, int64_t end, float* out, int64_t ldout) {
   const auto* data = static_cast<const typename Format::Stored*>(w.weight);
   int64_t n = begin, k = w.columns;
-  if (m > kPasses * kTokens)
+  if (m > kTokensWidened)
     for (; n + kRows <= end; n += kRows) rows_of_weight<Format, kRows>(x, m, data + n * k, k, out + n - begin, ldout);
-  for (; n + 4 <= end; n += 4) rows_of_weight<Format, 4>(x, m, data + n * k, k, out + n - begin, ldout);
+  for (; n + kRowsOfFew <= end; n += kRowsOfFew)
+    rows_of_weight<Format, kRowsOfFew>(x, m, data + n * k, k, out + n - begin, ldout);
   for (; n < end; ++n) rows_of_weight<Format, 1>(x, m, data + n * k, k, out + n - begin, ldout);
 }
 
@@ -109,7 +127,7 @@ int64_t number_bytes(const Linear& w) { return w.kind == kFloat32 ? 4 : 2; }
 
 void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
   int64_t some = std::min<int64_t>(w.rows / threads() + 1, kTaskBytes / (w.columns * number_bytes(w)));
-  int64_t unit = m > kPasses * kTokens ? 2 * kRows : 4;
+  int64_t unit = m > kTokensWidened ? 2 * kRows : kRowsOfFew;
   parallel_ranges(w.rows, std::max<int64_t>(24, some / unit * unit), [&](int64_t begin, int64_t end) {
     if (w.kind == kFloat32) each_row<Float32>(x, m, w, begin, end, y + begin, n);
     if (w.kind == kBfloat16) each_row<Bfloat16>(x, m, w, begin, end, y + begin, n);
@@ -121,7 +139,7 @@ void few(const float* x, int64_t m, const Linear& w, float* y, int64_t n) {
 void plain(const float* x, int64_t m, const Linear& w, float* y, int64_t n, Workspace& space) {
   int64_t k = w.columns;
   Numbers numbers = space.in_doubles ? Numbers::kDouble : Numbers::kFloat32;
-  if (m <= (space.in_doubles ? kFewInDoubles : kFewTokens)) {
+  if (m <= tokens_as_alone(space.in_doubles)) {
     few(x, m, w, y, n);
   } else if (w.kind == kFloat32) {
     matmul(rows_of(x, m, k), rows_of(static_cast<const float*>(w.weight), w.rows, k), k, y, n, nullptr, false, numbers);
@@ -193,6 +211,8 @@ void adapt(const float* x, const std::vector<Share>& shares, const Linear& w, fl
 }
 
 }  // namespace
+
+int64_t tokens_as_alone(bool in_doubles) { return in_doubles ? kFewInDoubles : kFewTokens; }
 
 float* Buffer::take(int64_t count) {
   if (int64_t(floats.size()) < count + 16) floats.resize(size_t(count + 16));

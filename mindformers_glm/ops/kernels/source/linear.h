@@ -62,6 +62,9 @@ enum Finish { kWrite, kAdd, kSwiglu };
 void linear(const float* x, int64_t m, const Linear& w, float* y, Finish finish, Workspace& space,
             const std::vector<Share>* shares = nullptr);
 
+// Up to so many tokens a float weight gives each the numbers that it has alone, bit for bit; more are summed otherwise.
+int64_t tokens_as_alone(bool in_doubles);
+
 // The numbers of row `row` of a weight of floats, int8 or int4 (in rows) as float32.
 void read_row(const Linear& w, int64_t row, float* out);
 // `count` numbers of a vector of this kind.

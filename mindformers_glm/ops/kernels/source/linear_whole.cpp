@@ -23,17 +23,14 @@ struct Whole {
 };
 
 inline Ints rounded(Floats v) {  // of numbers between -2^21 and 2^21, to even where they are halfway
-  Floats shifted = v + 12582912.0f;
-  Ints whole;
-  std::memcpy(&whole, &shifted, sizeof whole);
-  return whole - 0x4b400000;
+  return bits_as<Ints>(v + 12582912.0f) - 0x4b400000;
 }
 
 float largest(const float* x, int64_t count) {
   Floats top = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     Floats v = load_some(x + i, std::min<int64_t>(kLanes, count - i));
-    top = larger(top, v < 0 ? -v : v);
+    top = larger(top, choose(v < 0.0f, -v, v));
   }
   return highest(top);
 }
@@ -48,16 +45,13 @@ void round_row(const float* x, const Linear& w, const Words& out, int32_t* sum, 
     Floats v = load_some(x + i, left);
     check += v * 0.0f;
     v = v / divisor + offset;
-    v = v > -128.0f ? v : splat(-128.0f);
-    v = v < 127.0f ? v : splat(127.0f);
+    v = choose(v > -128.0f, v, splat(-128.0f));
+    v = choose(v < 127.0f, v, splat(127.0f));
     Ints whole = rounded(v);
-    typedef int8_t Bytes __attribute__((vector_size(16)));
-    Bytes bytes = __builtin_convertvector(whole, Bytes);
     alignas(16) int8_t numbers[kLanes];
-    std::memcpy(numbers, &bytes, sizeof bytes);
+    store_bytes(numbers, whole);
     Words{out.at + i * out.tokens, out.tokens}.put(numbers, left);
-    for (int64_t j = left; j < kLanes; ++j) whole[j] = 0;
-    total += whole;
+    total += left == kLanes ? whole : choose(numbered() < int32_t(left), whole, Ints{});
   }
   *sum = -kWholeOffset * glm::sum(total);
   *factor = (is_static ? 1.0f : scale) + glm::sum(check);
@@ -106,7 +100,7 @@ struct Kind {
       add_steps<kTokens, 1, false, true>(whole, at, x, ahead);
     for (int i = 0; i < kTokens; ++i) {
       Ints total = to_ints(whole[i]) + factors.bias;
-      Floats y = __builtin_convertvector(total, Floats) * factors.scale * r.factors[first + i];
+      Floats y = convert<Floats>(total) * factors.scale * r.factors[first + i];
       if (panel.rows == kLanes) {
         store(out + i * ldout, y);
       } else {

@@ -79,8 +79,9 @@ void multiply(int64_t depth, const void* a_panel, const void* b_panel, float* ti
 }
 
 void put_doubles(double* out, int64_t place, Floats numbers, int64_t count) {
-  Doubles wide = __builtin_convertvector(numbers, Doubles);
-  std::memcpy(out + place, &wide, size_t(count) * sizeof(double));
+  double wide[kLanes];
+  write(wide, convert<Doubles>(numbers));
+  std::memcpy(out + place, wide, size_t(count) * sizeof(double));
 }
 
 void pack_double_rows(const Vectors& v, int64_t first, int64_t count, int64_t p, int64_t depth, float scale,
@@ -100,12 +101,11 @@ void multiply_doubles(int64_t depth, const void* a_panel, const void* b_panel, f
   const double *a = (const double*)a_panel, *b = (const double*)b_panel;
   Doubles sums[kDoubleRows] = {};
   for (int64_t p = 0; p < depth; ++p, a += kDoubleRows, b += kLanes) {
-    Doubles right;
-    std::memcpy(&right, b, sizeof right);
+    Doubles right = read<Doubles>(b);
 #pragma GCC unroll 16
     for (int i = 0; i < kDoubleRows; ++i) sums[i] += right * a[i];
   }
-  for (int i = 0; i < kDoubleRows; ++i) store(tile + i * kLanes, __builtin_convertvector(sums[i], Floats));
+  for (int i = 0; i < kDoubleRows; ++i) store(tile + i * kLanes, to_floats(sums[i]));
 }
 
 const MatmulForm double_form = {kDoubleRows, kLanes, 8, 8, pack_double_rows, pack_double_columns, multiply_doubles};
@@ -127,10 +127,8 @@ float largest_of(const Vectors& v, int64_t depth) {
       const float* line = v.data + i * apart;
       for (int64_t j = 0; j < length; j += kLanes) {
         Floats numbers = j + kLanes <= length ? load(line + j) : load_some(line + j, length - j);
-        Ints bits;
-        std::memcpy(&bits, &numbers, sizeof bits);
-        bits &= 0x7fffffff;  // sizes of numbers are ordered as their bits are, what is not a number above all
-        most = bits > most ? bits : most;
+        Ints bits = bits_as<Ints>(numbers) & 0x7fffffff;  // ordered as sizes are, what is not a number above all
+        most = choose(bits > most, bits, most);
       }
     }
     int32_t best = 0;

@@ -18,11 +18,7 @@ int32_t glm_read_memory(const int32_t* numbers, int64_t count) {
     const int32_t* end = numbers + std::min(count, (piece + 1) * kPiece);
     glm::Ints mixed[kStreams] = {};
     for (; at + kStreams * glm::kLanes <= end; at += kStreams * glm::kLanes)
-      for (int64_t i = 0; i < kStreams; ++i) {
-        glm::Ints v;
-        std::memcpy(&v, at + i * glm::kLanes, sizeof v);
-        mixed[i] ^= v;
-      }
+      for (int64_t i = 0; i < kStreams; ++i) mixed[i] ^= glm::read<glm::Ints>(at + i * glm::kLanes);
     int32_t one = 0;
     for (const glm::Ints& some : mixed)
       for (int i = 0; i < glm::kLanes; ++i) one ^= some[i];

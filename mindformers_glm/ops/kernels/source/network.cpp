@@ -207,6 +207,8 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
   return 1;
 }
 
+int64_t glm_tokens_as_alone(const GlmNetwork* network) { return tokens_as_alone(rounds_inputs(*network)); }
+
 int64_t glm_block_bytes(const GlmNetwork* network, int32_t cache_kind) {
   CacheForm form = cache_form(*network, cache_kind);
   return network->layers * form.kv_heads * form.head_bytes();

@@ -54,6 +54,8 @@ int glm_forward(const GlmNetwork* network, const GlmStep* step, void* workspace)
 void glm_set_threads(int count);
 void glm_linear(const float* x, int64_t m, const glm::Linear* w, float* y, void* workspace);
 void glm_pack(const glm::Linear* w, void* weight, uint16_t* scale);
+// So many tokens of a step get from float weights the numbers that each has alone, bit for bit.
+int64_t glm_tokens_as_alone(const GlmNetwork* network);
 // Bytes of a block of the cache of a network.
 int64_t glm_block_bytes(const GlmNetwork* network, int32_t cache_kind);
 // Keys and values (L, K, count, E) of the first `count` tokens of a sequence with these blocks.

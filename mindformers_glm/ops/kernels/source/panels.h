@@ -9,25 +9,19 @@
 
 namespace glm {
 
-#if defined(__clang__)
-#define GLM_INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define GLM_INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
-#endif
-
 // Rows become columns: four perfect shuffles.
 inline void transpose(Floats* r) {
   Floats t[16];
   for (int round = 0; round < 4; round += 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      t[2 * i] = GLM_INTERLEAVE(r[i], r[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      t[2 * i + 1] = GLM_INTERLEAVE(r[i], r[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      t[2 * i] = first_halves(r[i], r[i + 8]);
+      t[2 * i + 1] = last_halves(r[i], r[i + 8]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      r[2 * i] = GLM_INTERLEAVE(t[i], t[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      r[2 * i + 1] = GLM_INTERLEAVE(t[i], t[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      r[2 * i] = first_halves(t[i], t[i + 8]);
+      r[2 * i + 1] = last_halves(t[i], t[i + 8]);
     }
   }
 }

@@ -105,10 +105,8 @@ void spread(const float* from, int64_t width, int64_t channels, int64_t lanes, c
 // -1 in the lanes of queries, from number `first` on, that see `key`; missing queries see nothing.
 // `from` holds the first key that each query sees.
 inline Ints seen_by(int64_t key, int64_t first, int64_t count, const int32_t* from) {
-  constexpr Ints kNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  Ints lane = kNumbers + int32_t(first), begins;
-  std::memcpy(&begins, from, sizeof(begins));
-  return (lane >= int32_t(key)) & (begins <= int32_t(key)) & (kNumbers < int32_t(count));
+  Ints lane = numbered() + int32_t(first), begins = read<Ints>(from);
+  return (lane >= int32_t(key)) & (begins <= int32_t(key)) & (numbered() < int32_t(count));
 }
 
 // Where the keys of a block of queries begin: for each query, and, in whole panels, for all of them together.
@@ -136,11 +134,11 @@ void soften(float* scores, int64_t keys, const Sight& sight, int64_t first, int6
     Floats top = splat(-1e30f), sums = {};
     for (int64_t key = 0; key < keys; ++key) {
       Floats v = load(scores + key * width + l);
-      top = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? larger(v, top) : top;
+      top = choose(seen_by(sight.begin + key, first + l, count - l, sight.from + l), larger(v, top), top);
     }
     for (int64_t key = 0; key < keys; ++key) {
       Floats v = exponential(load(scores + key * width + l) - top);
-      v = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? v : Floats{};
+      v = choose(seen_by(sight.begin + key, first + l, count - l, sight.from + l), v, Floats{});
       sums += v;
       store(scores + key * width + l, v);
     }
@@ -272,7 +270,7 @@ void attend_back(const Arguments& given, bool is_packed) {
           for (int64_t l = 0; l < wide; l += kLanes) {
             float *p = probs + key * wide + l, *d = slopes + key * wide + l;
             Floats prob = exponential(load(p) - load(log + l));
-            prob = seen_by(sight.begin + key, first + l, count - l, sight.from + l) ? prob : Floats{};
+            prob = choose(seen_by(sight.begin + key, first + l, count - l, sight.from + l), prob, Floats{});
             store(p, prob);
             store(d, prob * (load(d) - load(own + l)));
           }

@@ -16,9 +16,13 @@ constexpr int64_t kNumbersOfTask = 1 << 16;
 inline Floats root(Floats x) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return {(FloatRegister)_mm256_sqrt_ps((__m256)x.low), (FloatRegister)_mm256_sqrt_ps((__m256)x.high)};
 #else
-  for (int i = 0; i < kLanes; ++i) x[i] = std::sqrt(x[i]);
-  return x;
+  float numbers[kLanes];
+  store(numbers, x);
+  for (float& number : numbers) number = std::sqrt(number);
+  return load(numbers);
 #endif
 }
 
@@ -33,25 +37,20 @@ struct Adam {
   }
 };
 
-typedef uint32_t Words __attribute__((vector_size(64)));
-
-inline Words bits_of(Floats v) {
-  Words bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  return bits;
-}
+inline Bits bits_of(Floats v) { return bits_as<Bits>(v); }
 
 // Sixteen bits of noise, which follow from the numbers at hand, so that a run can be repeated.
-inline Words noise(Floats a, Floats b) {
-  Words h = bits_of(a) * 0x9e3779b1u ^ bits_of(b) * 0x85ebca6bu;
+inline Bits noise(Floats a, Floats b) {
+  Bits h = bits_of(a) * 0x9e3779b1u ^ bits_of(b) * 0x85ebca6bu;
   h = (h ^ (h >> 15)) * 0x2c1b3c6du;
   return (h ^ (h >> 13)) & 0xffffu;
 }
 
 // To bfloat16, up as often as the number is near the upper one: a moment that changes by less than a step still moves.
-inline void store_rounded(uint16_t* p, Floats v, Words dither, int64_t count) {
-  Halves halves = __builtin_convertvector((bits_of(v) + dither) >> 16, Halves);
-  std::memcpy(p, &halves, size_t(count) * 2);
+inline void store_rounded(uint16_t* p, Floats v, Bits dither, int64_t count) {
+  uint16_t halves[kLanes];
+  write(halves, convert<Halves>((bits_of(v) + dither) >> 16));
+  std::memcpy(p, halves, size_t(count) * 2);
 }
 
 inline Floats load_some_bfloats(const uint16_t* p, int64_t count) {

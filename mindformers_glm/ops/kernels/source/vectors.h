@@ -1,8 +1,10 @@
-// Sixteen numbers at a time, in the vector extension of GCC and Clang, which compiles for every CPU.
+// What is computed with sixteen numbers at a time, on every CPU.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "lanes.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -12,23 +14,18 @@
 
 namespace glm {
 
-constexpr int kLanes = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(128)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-
 enum Kind : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt8 = 3, kInt4 = 4, kW8A8 = 5 };
 
 inline Floats splat(float x) { return x - Floats{}; }  // x - 0 is x and costs nothing, 0 + x is an addition
 
-inline Floats load(const float* p) {
-  Floats v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
+inline Floats load(const float* p) { return read<Floats>(p); }
 
-inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+inline void store(float* p, Floats v) { write(p, v); }
+
+inline Ints numbered() {
+  static const int32_t numbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return read<Ints>(numbers);
+}
 
 inline float half_to_float(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 1023, bits;
@@ -83,35 +80,21 @@ inline uint16_t float_to_bfloat(float f) {  // to nearest, ties to even
   return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-inline Floats load_bfloats(const uint16_t* p) {
-  Halves h;
-  std::memcpy(&h, p, sizeof h);
-  Ints wide = __builtin_convertvector(h, Ints) << 16;
-  Floats v;
-  std::memcpy(&v, &wide, sizeof v);
-  return v;
-}
+inline Floats load_bfloats(const uint16_t* p) { return bits_as<Floats>(convert<Ints>(read<Halves>(p)) << 16); }
 
 inline Floats load_halves(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-#elif defined(__F16C__)
-  Floats v;
-  __m256 parts[2] = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
-                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
-  std::memcpy(&v, parts, sizeof v);
-  return v;
+#elif defined(__AVX2__) && defined(__F16C__)
+  return {(FloatRegister)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          (FloatRegister)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 #elif defined(__aarch64__)
-  Floats v;
-  for (int i = 0; i < kLanes; i += 4) {
-    float32x4_t four = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + i)));
-    std::memcpy((char*)&v + i * sizeof(float), &four, sizeof four);
-  }
-  return v;
+  auto four = [&](int i) { return (FloatRegister)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + i))); };
+  return {{four(0), four(4)}, {four(8), four(12)}};
 #else
-  Floats v;
-  for (int i = 0; i < kLanes; ++i) v[i] = half_to_float(p[i]);
-  return v;
+  float numbers[kLanes];
+  for (int i = 0; i < kLanes; ++i) numbers[i] = half_to_float(p[i]);
+  return load(numbers);
 #endif
 }
 
@@ -134,16 +117,36 @@ struct Float16 {
   static float one(uint16_t x) { return half_to_float(x); }
 };
 
+inline Ints load_bytes(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return {(IntRegister)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)),
+          (IntRegister)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
+#else
+  int32_t numbers[kLanes];
+  for (int i = 0; i < kLanes; ++i) numbers[i] = p[i];
+  return read<Ints>(numbers);
+#endif
+}
+
+inline void store_bytes(int8_t* p, Ints v) {  // the lowest eight bits of each
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  int32_t numbers[kLanes];
+  write(numbers, v);
+  for (int i = 0; i < kLanes; ++i) p[i] = int8_t(numbers[i]);
+#endif
+}
+
 struct Int8 {
   typedef int8_t Stored;
   static Floats read(const int8_t* p) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #else
-    typedef int8_t Bytes __attribute__((vector_size(16)));
-    Bytes bytes;
-    std::memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, Floats);
+    return convert<Floats>(load_bytes(p));
 #endif
   }
   static float one(int8_t x) { return float(x); }
@@ -153,20 +156,22 @@ inline float sum(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
 #else
-  float s[8] = {};
-  for (int i = 0; i < kLanes; ++i) s[i & 7] += v[i];
+  float all[kLanes], s[8];
+  write(all, v);
+  for (int i = 0; i < 8; ++i) s[i] = all[i] + all[i + 8];
   return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 #endif
 }
 
 inline double sum(Doubles v) {
-  double s[4] = {};
-  for (int i = 0; i < kLanes; ++i) s[i & 3] += v[i];
+  double all[kLanes], s[4] = {};
+  write(all, v);
+  for (int i = 0; i < kLanes; ++i) s[i & 3] += all[i];
   return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
 inline Doubles squares(Floats v) {
-  Doubles wide = __builtin_convertvector(v, Doubles);
+  Doubles wide = convert<Doubles>(v);
   return wide * wide;
 }
 
@@ -174,7 +179,7 @@ inline Floats larger(Floats a, Floats b) {  // b where one is not a number
 #if defined(__AVX512F__)
   return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
 #else
-  return a > b ? a : b;
+  return choose(a > b, a, b);
 #endif
 }
 
@@ -182,8 +187,10 @@ inline float highest(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)v);
 #endif
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  float all[kLanes];
+  write(all, v);
+  float best = all[0];
+  for (int i = 1; i < kLanes; ++i) best = all[i] > best ? all[i] : best;
   return best;
 }
 
@@ -191,8 +198,9 @@ inline int32_t sum(Ints v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)v);
 #else
-  int32_t s = 0;
-  for (int i = 0; i < kLanes; ++i) s += v[i];
+  int32_t all[kLanes], s = 0;
+  write(all, v);
+  for (int i = 0; i < kLanes; ++i) s += all[i];
   return s;
 #endif
 }
@@ -203,8 +211,8 @@ inline Floats exponential(Floats x) {
   x = (Floats)_mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), (__m512)x));
   Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT);
 #else
-  x = x < -87.0f ? splat(-87.0f) : x;
-  x = x > 88.0f ? splat(88.0f) : x;
+  x = choose(x < -87.0f, splat(-87.0f), x);
+  x = choose(x > 88.0f, splat(88.0f), x);
   Floats scaled = x * 1.44269504088896341f;
   Floats shifted = scaled + 12582912.0f;  // 1.5 * 2^23 rounds to a whole number
   Floats n = shifted - 12582912.0f;
@@ -220,10 +228,7 @@ inline Floats exponential(Floats x) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  Floats two_to_n;
-  std::memcpy(&two_to_n, &power, sizeof power);
-  return p * two_to_n;
+  return p * bits_as<Floats>((convert<Ints>(n) + 127) << 23);
 #endif
 }
 
@@ -234,9 +239,10 @@ inline Floats load_some(const float* p, int64_t count) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
 #else
-  Floats v = {};
-  std::memcpy(&v, p, size_t(count) * sizeof(float));
-  return v;
+  if (count == kLanes) return load(p);
+  float numbers[kLanes] = {};
+  std::memcpy(numbers, p, size_t(count) * sizeof(float));
+  return load(numbers);
 #endif
 }
 
@@ -244,7 +250,10 @@ inline void store_some(float* p, Floats v, int64_t count) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
 #else
-  std::memcpy(p, &v, size_t(count) * sizeof(float));
+  if (count == kLanes) return store(p, v);
+  float numbers[kLanes];
+  store(numbers, v);
+  std::memcpy(p, numbers, size_t(count) * sizeof(float));
 #endif
 }
 

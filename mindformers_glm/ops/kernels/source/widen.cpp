@@ -11,23 +11,15 @@
 namespace glm {
 namespace {
 
-typedef uint8_t Sixteen __attribute__((vector_size(16)));
-typedef int8_t SignedSixteen __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 // Sixteen columns of a row from column c on, a multiple of 16: they have one scale and lie in one half of their bytes.
 inline Floats sixteen(const Integers& w, const uint8_t* row, int64_t c) {
-  Ints whole;
-  if (w.four) {
-    Sixteen bytes;
-    std::memcpy(&bytes, row + c / 128 * 64 + c % 64, sizeof bytes);
-    bytes = c % 128 < 64 ? bytes & 15 : bytes >> 4;
-    whole = __builtin_convertvector(bytes, Ints) - 8;
-  } else {
-    SignedSixteen bytes;
-    std::memcpy(&bytes, row + c, sizeof bytes);
-    whole = __builtin_convertvector(bytes, Ints);
-  }
-  return __builtin_convertvector(whole, Floats);
+  if (!w.four) return convert<Floats>(load_bytes((const int8_t*)row + c));
+  auto halves = read<Bytes>(row + c / 128 * 64 + c % 64);
+  int8_t small[kLanes];
+  write(small, c % 128 < 64 ? halves & 15 : halves >> 4);
+  return convert<Floats>(load_bytes(small) - 8);
 }
 
 // out (rows, end - begin), `apart` floats from row to row: rows from `first` on, columns [begin, end), multiples of 16.
