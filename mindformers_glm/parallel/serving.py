@@ -20,7 +20,7 @@ _FORMS = {
     "int4": (0.5 + 2 / 32, 1.0 + 2 / 32, 2.0),
 }
 _WHOLE = ("w8a8", "int8", "int4")  # integers are not divided among processes
-_CACHE_BYTES = 2
+_CACHE_BYTES = 2  # of float16 on a device; the CPU's kernels also keep scales and tell their own size (glm_block_bytes)
 
 
 class Served(NamedTuple):
