@@ -7,6 +7,7 @@ python -m tools.tiny.measure mindformers_glm/assets/glm3_tiny --talks 20
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -147,8 +148,8 @@ def talks(model: str, count: int, seed: int) -> list[list[str]]:
     asked, rng = Asked(model), random.Random(seed)
     skills = list(MEASURED)
     rng.shuffle(skills)
-    samples = [held_back(skills[number % len(skills)], 1, seed + number)[0] for number in range(count)]
-    samples = [one for one in samples if asked.knows(one)]
+    drawn = (held_back(skills[number % len(skills)], 1, seed + number)[0] for number in itertools.count())
+    samples = list(itertools.islice(filter(asked.knows, drawn), count))
     found = []
     for one, reply in zip(samples, asked.replies(samples), strict=True):
         lines = [f"[{'; '.join(tool['name'] for tool in one.tools)}]"] if one.tools else []
