@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from mindformers_glm.ops.quantized import (
     squared_error,
 )
 from mindformers_glm.registry import SCHEMES
+from mindformers_glm.threads import side_by_side
 
 _BLOCK_NUMBERS = 1 << 18  # of a float weight that a thread looks at together
 _BLOCK_INTEGERS = 1 << 18  # they fit into a CPU's cache with what is computed from them
@@ -81,9 +80,8 @@ class Rounding:
             weight[begin : begin + step] = packed(part, self.bits)
             return True
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            if not all(threads.map(some, range(0, self.out_channels, step))):
-                return False
+        if not all(side_by_side(some, range(0, self.out_channels, step))):
+            return False
         self.hold(Quantized(weight, np.repeat(scales, self.in_channels // groups // self.group_size, axis=1)))
         self.error = 0.0
         return True
@@ -117,11 +115,9 @@ class Rounding:
             weight[at], scale[at] = found
             return squared_error(found, part, bits=self.bits)
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            for errors in threads.map(some, range(0, self.out_channels, step)):
-                if errors is None:
-                    threads.shutdown(cancel_futures=True)
-                    return None
-                lost, whole = lost + errors[0], whole + errors[1]
+        for errors in side_by_side(some, range(0, self.out_channels, step)):
+            if errors is None:
+                return None
+            lost, whole = lost + errors[0], whole + errors[1]
         self.error = (lost / whole) ** 0.5 if whole else 0.0
         return Quantized(weight, scale)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mindformers_glm.ops.quantized import BLOCK
+
 PANEL = 16
-_HALF = 64  # columns whose halves of a byte are 64 columns apart, in rows
+_HALF = BLOCK // 2  # in rows, the halves of a byte are columns so far apart
 _OFFSET = 0x80
 
 

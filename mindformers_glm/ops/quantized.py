@@ -7,11 +7,11 @@ NumPy alone; the matmul with such a weight is in linear.py and, for CPUs, in ker
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+from mindformers_glm.threads import side_by_side
 
 SCALE = "_scale"  # after the name of a weight: the name of its scales
 BLOCK, ZERO = 128, 8
@@ -56,8 +56,7 @@ def quantize(weight: np.ndarray, *, bits: int, group_size: int) -> Quantized:
         whole = whole.reshape(part.shape)
         packed[begin : begin + step] = whole if bits == 8 else _pack(whole)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy releases the lock of the interpreter
-        list(threads.map(some_rows, range(0, rows, step)))
+    list(side_by_side(some_rows, range(0, rows, step)))
     return Quantized(packed, scale)
 
 

@@ -26,7 +26,6 @@ from mindformers_glm.checkpoint.formats.blocks import BLOCK_BYTES, HashingFile, 
 from mindformers_glm.checkpoint.formats.dtypes import DTYPES, convert_bits
 from mindformers_glm.checkpoint.formats.folder import FolderWriter, check_free, disk_fault
 from mindformers_glm.checkpoint.formats.mindspore_ckpt import value_heads
-from mindformers_glm.checkpoint.formats.panel_files import ALIGNED
 from mindformers_glm.checkpoint.formats.safetensors_file import header_bytes
 from mindformers_glm.checkpoint.load import peft
 from mindformers_glm.checkpoint.load.model_files import config_file, tokenizer_contents
@@ -34,6 +33,7 @@ from mindformers_glm.checkpoint.load.source import rearranged_row_order, reorder
 from mindformers_glm.errors import CheckpointError
 from mindformers_glm.files import atomic_write, write_text
 from mindformers_glm.models.interface import NetworkConfig
+from mindformers_glm.ops.kernels.memory import ALIGNED
 from mindformers_glm.ops.panels import PANEL, to_panels
 
 _LARGEST_HALF = 65504.0

@@ -6,8 +6,6 @@ it as it is); the bits of float16 and bfloat16 pass through here unchanged when 
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from mindformers_glm.errors import ConfigError
 from mindformers_glm.ops.kernels.memory import small_pages
+from mindformers_glm.threads import side_by_side
 
 
 class Dtype(NamedTuple):
@@ -106,11 +105,7 @@ def convert_bits(bits: np.ndarray, source: str, target: str) -> np.ndarray:
             found[begin : begin + _BLOCK] = _converted(part, source, target)
 
     begins = range(0, flat.size, _BLOCK)
-    if flat.size < _LARGE:
-        list(map(some, begins))
-    else:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # NumPy lets go of the interpreter's lock
-            list(threads.map(some, begins))
+    list(map(some, begins) if flat.size < _LARGE else side_by_side(some, begins))
     return found.reshape(bits.shape)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from mindformers_glm.checkpoint.formats.tensor_file import Entry, TensorFile, damaged
 from mindformers_glm.log import log_once
+from mindformers_glm.ops.kernels.memory import ALIGNED
 from mindformers_glm.ops.panels import PANEL, to_rows
 
 SUFFIX = "_panels"
 _COLUMNS = {"int8": 4, "uint8": 64, "float16": 1}  # a row of a panel is so many numbers, or several times as many
-ALIGNED = 64  # kernels read as much at a time
 
 
 def as_rows(files: Sequence[TensorFile]) -> list[TensorFile]:

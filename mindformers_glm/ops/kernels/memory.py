@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 _HUGE = 2 << 20
-_ALIGNED = 64  # bytes of a cache line
+ALIGNED = 64  # bytes of a cache line, which kernels read at a time
 AT_ONCE = 1 << 30  # larger arenas get large pages in the background: the system may search for them for long
 _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
 _NICE = 10
@@ -25,13 +25,13 @@ _NICE = 10
 
 def padded(nbytes: int) -> int:
     """Bytes that an array of `nbytes` takes in an arena."""
-    return -(-nbytes // _ALIGNED) * _ALIGNED
+    return -(-nbytes // ALIGNED) * ALIGNED
 
 
 def aligned(nbytes: int) -> np.ndarray:
     """Bytes, of any content, that begin where a line of a CPU's cache does: reading 64 of them reads one line."""
-    memory = np.empty(nbytes + _ALIGNED, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNED
+    memory = np.empty(nbytes + ALIGNED, np.uint8)
+    begin = -memory.ctypes.data % ALIGNED
     return memory[begin : begin + nbytes]
 
 
