@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,24 @@ def test_what_he_cannot_repair_keeps_its_traceback(error):
 def test_the_status_is_the_number_that_the_work_returns():
     assert report(lambda: None) == 0 and report(lambda: 1) == 1 and report(lambda: "text") == 0
     assert report(raising(KeyboardInterrupt())) == 130
+
+
+HALF = """
+import os, signal, sys
+
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Stop())
+from mindformers_glm.cli.report import report
+sys.exit(report(lambda: __import__("mindspore")))
+"""
+
+
+@pytest.mark.parametrize("module", ["mindspore.context", "mindspore.train"])
+def test_ctrl_c_while_mindspore_is_imported_is_one_line(module):
+    done = subprocess.run([sys.executable, "-c", HALF, module], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (130, ["stopped by Ctrl-C"])
+    assert "Traceback" not in done.stderr
